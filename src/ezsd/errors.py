@@ -1,0 +1,33 @@
+"""Faults the user can mend. The command line prints them without a traceback and exits with 2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class EzsdError(Exception):
+    """One or several faults; each says what is wrong, where, what was expected and what to do.
+
+    Args:
+        faults: one message, or several that are told at once.
+    """
+
+    def __init__(self, faults: str | Sequence[str]) -> None:
+        self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class RecipeError(EzsdError):
+    """The recipe, or a value given with ``--set``, cannot be used."""
+
+
+class DataError(EzsdError):
+    """Photos or annotations cannot be used."""
+
+
+class ArtifactError(EzsdError):
+    """A file or folder that ezsd wrote (or should write) cannot be used."""
+
+
+class MissingExtraError(EzsdError):
+    """An optional package is not installed; the message names the extra."""
