@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from ezsd import progress
+
+
+def test_where_there_is_no_terminal_plain_lines_tell_count_rate_and_text(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    with progress.track(10, "adapt", start=4) as advance:
+        advance(2, "loss [1.5]")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    first = captured.err.splitlines()[0]
+    assert first.startswith("adapt: 6/10, ") and "/s" in first and "left" in first and first.endswith("loss [1.5]")
+
+
+def test_a_quick_stage_says_one_line_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.track(3, "adapt") as advance:
+        for _ in range(3):
+            advance(1, "")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "3/3" in lines[0]
+
+
+def test_only_the_first_of_several_processes_speaks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    progress.say("twice?")
+    with progress.track(3, "adapt") as advance:
+        advance(3, "")
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_said_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    progress.say("photos/[bold]/a.jpg is broken")
+    assert capsys.readouterr().err == "photos/[bold]/a.jpg is broken\n"
