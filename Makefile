@@ -1,0 +1,36 @@
+# Nothing but Python is needed: the first target you call makes .venv with the tested versions.
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.ezsd-installed
+# A folder with images/, instances_train.json and instances_val.json (COCO format).
+PHOTOS ?= ../shared/data/coco2k
+OUT ?= runs/demo
+
+.PHONY: install demo test lint
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[offline,dev]"
+	touch $@
+
+demo: install
+	@for part in images instances_train.json instances_val.json; do \
+		if [ ! -e "$(PHOTOS)/$$part" ]; then \
+			echo "$(PHOTOS)/$$part is missing. Give a folder with images/, instances_train.json and instances_val.json"; \
+			echo "(COCO format, COCO category names): make demo PHOTOS=path/to/folder"; \
+			echo "COCO's own photos (cocodataset.org, val2017 and its instances JSON, cut in two) will do."; \
+			exit 2; \
+		fi; \
+	done
+	$(VENV)/bin/ezsd run recipes/smoke.yaml --out $(OUT) \
+		--set data.train.images=$(PHOTOS)/images --set data.train.annotations=$(PHOTOS)/instances_train.json \
+		--set data.val.images=$(PHOTOS)/images --set data.val.annotations=$(PHOTOS)/instances_val.json
+
+test: install
+	$(VENV)/bin/python -m pytest
+
+lint: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
