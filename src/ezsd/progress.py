@@ -44,17 +44,25 @@ def track(total: int, title: str, start: int = 0) -> Iterator[Callable[[int, str
         ``advance(n, text)``: n more steps are done; ``text`` says how it goes ("loss 1.2").
     """
     if not _first_process():
-        yield lambda n, text="": None
+        yield _silent
         return
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if console.is_terminal:
         with _bar(console) as progress:
             task = progress.add_task(title, total=total, completed=start, start_at=start, note="")
-            yield lambda n, text="": progress.update(task, advance=n, note=text)
+
+            def advance(n: int, text: str = "") -> None:
+                progress.update(task, advance=n, note=text)
+
+            yield advance
         return
     lines = _Lines(console, total, title, start)
     yield lines.advance
     lines.show()
+
+
+def _silent(n: int, text: str = "") -> None:
+    """Under several processes all but the first say nothing."""
 
 
 def _bar(console: Console) -> Progress:
