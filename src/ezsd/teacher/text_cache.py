@@ -1,0 +1,45 @@
+"""Text embeddings of a vocabulary, kept on disk between runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ezsd.errors import ArtifactError
+from ezsd.files import digest, read_tensors, write_tensors
+from ezsd.teacher.base import Teacher
+
+
+def cache_folder() -> Path:
+    """``$EZSD_CACHE``, or ``~/.cache/ezsd``."""
+    return Path(os.environ.get("EZSD_CACHE") or Path.home() / ".cache" / "ezsd")
+
+
+@torch.no_grad()
+def text_embeddings(teacher: Teacher, names: Sequence[str], prompt: str) -> Tensor:
+    """Embed names with the teacher's text tower; asked again, they come from the disk.
+
+    Args:
+        teacher: its fingerprint is part of the key, so an adapted teacher has entries of its own.
+        names: category names.
+        prompt: text with ``{name}`` in it.
+
+    Returns:
+        ``[C, D]`` unit length, float32, on the CPU.
+    """
+    texts = [prompt.replace("{name}", name) for name in names]
+    path = cache_folder() / "text" / f"{digest(teacher.fingerprint, *texts)}.safetensors"
+    try:
+        return read_tensors(path)[0]["text_embeddings"]
+    except (ArtifactError, KeyError):
+        pass  # not there yet, or damaged: made again below
+    embeddings = teacher.encode_names(texts).float().cpu()
+    try:
+        write_tensors(path, {"text_embeddings": embeddings})
+    except ArtifactError:
+        pass  # a cache that cannot be written only costs time
+    return embeddings
