@@ -2,53 +2,86 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ezsd.errors import RecipeError
 from ezsd.files import write_text
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+# Strict, so that `epochs: true` is not read as 1 and a number in quotes is told.
+Fraction = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+CountOrZero = Annotated[int, Field(strict=True, ge=0)]
+Flag = Annotated[bool, Field(strict=True)]
 Sides = Annotated[tuple[Count, ...], Field(min_length=1)]
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+
+
+def _short_then_long(size: tuple[int, int]) -> tuple[int, int]:
+    if size[0] > size[1]:
+        raise ValueError("expected the short side first, then the long side, as in [800, 1333]")
+    return size
+
+
+def _with_place_for_the_name(prompt: str) -> str:
+    try:
+        good = "cat" in prompt.format(name="cat") and "{name}" in prompt
+    except (LookupError, ValueError, AttributeError):
+        good = False
+    if not good:
+        raise ValueError('expected a text with {name} and no other braces, as in "a photo of a {name}"')
+    return prompt
+
+
+ImageSize = Annotated[tuple[Count, Count], AfterValidator(_short_then_long)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_section(cls, values: Any) -> Any:
+        return {} if values is None else values  # "train:" with every key below it commented out
+
 
 class Part(_Section):
     """One part (train or val) of the photos. Relative paths start at the working directory."""
 
-    images: Path
-    annotations: Path
+    images: UserPath
+    annotations: UserPath
     limit: Count | None = None  # only the first so many photos, by image id
 
 
 class Data(_Section):
+    """The photos and their boxes."""
+
     train: Part
     val: Part
-    skip_bad: bool = False  # list, count and leave out bad photos and boxes instead of stopping
-    workers: Annotated[int, Field(ge=0)] = 2
+    skip_bad: Flag = False  # list, count and leave out bad photos and boxes instead of stopping
+    workers: CountOrZero = 2
 
 
 class Adapt(_Section):
     """Stage 1: train the teacher's normalisation layers on crops of base objects."""
 
-    enabled: bool = True
+    enabled: Flag = True
     towers: tuple[Literal["image", "text"], ...] = ("image", "text")
     epochs: Count = 12
     batch_size: Count = 64
     lr: Positive = 1e-4
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    weight_decay: NotNegative = 1e-4
     clip_norm: Positive = 0.1
     jitter: Fraction = 0.1  # box corners move by up to this part of the box's sides
-    min_side: Annotated[float, Field(ge=0)] = 0  # smaller boxes (pixels, longer side) are left out
+    min_side: NotNegative = 0  # smaller boxes (pixels, longer side) are left out
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 
@@ -57,14 +90,14 @@ class Propose(_Section):
 
     scoring: Literal["dense", "exhaustive"] = "dense"
     ranking: Literal["entropy", "max_probability"] = "entropy"
-    image_size: tuple[Count, Count] = (800, 1333)  # short and long side the anchor grid is laid on
+    image_size: ImageSize = (800, 1333)  # short and long side the anchor grid is laid on
     stride: Count = 32
     sides: Sides = (32, 64, 128, 256, 512)
     ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     dense_sides: Sides = (640, 1280)  # long sides at which the teacher sees the whole photo
     nms: Fraction = 0.7
     shortlist: Count = 1000  # boxes left after NMS
-    base_filter: bool = True  # drop boxes whose best name is a base name
+    base_filter: Flag = True  # drop boxes whose best name is a base name
     keep: Count = 300  # boxes cropped, embedded and stored
     crop_rank: Fraction = 0.5  # share of the crop's score, beside the dense score, in the final rank
     batch_size: Count = 256  # crops a teacher pass
@@ -76,8 +109,8 @@ class Detector(_Section):
     """The detector: backbone + FPN + RPN + RoI heads."""
 
     backbone: Literal["resnet50", "tf_efficientnet_lite0"] = "resnet50"
-    pretrained: bool = True
-    image_size: tuple[Count, Count] = (800, 1333)  # photos are resized to this short side, at most this long side
+    pretrained: Flag = True
+    image_size: ImageSize = (800, 1333)  # photos are resized to this short side, at most this long side
     fpn_channels: Count = 256
     anchor_sides: Annotated[tuple[Count, ...], Field(min_length=5, max_length=5)] = (32, 64, 128, 256, 512)
     rpn_proposals: Count = 1000  # after NMS, training and inference
@@ -86,8 +119,8 @@ class Detector(_Section):
     head_channels: Count = 256
     head_features: Count = 1024
     rois_per_photo: Count = 512  # sampled for the box losses
-    masks: Literal["auto"] | bool = "auto"  # auto: when the annotations have them
-    semantic_regression: bool = True
+    masks: Literal["auto"] | Flag = "auto"  # auto: when the annotations have them
+    semantic_regression: Flag = True
     semantic_top_k: Count = 5  # names of a region whose boxes are regressed apart; 1 = paper
     score_threshold: Fraction = 0.001
     nms: Fraction = 0.5
@@ -103,16 +136,16 @@ class Train(_Section):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 0.005
     backbone_lr: Positive = 1.0  # factor on lr for the backbone
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    weight_decay: NotNegative = 1e-4
     schedule: Literal["step", "cosine"] = "step"
     milestones: tuple[Fraction, ...] = (2 / 3, 11 / 12)  # parts of the schedule where lr falls tenfold
-    warmup_steps: Annotated[int, Field(ge=0)] = 500
+    warmup_steps: CountOrZero = 500
     clip_norm: Positive = 10.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     flip: Fraction = 0.5
-    distillation_weight: Annotated[float, Field(ge=0)] = 1.0  # 0 = no distillation
-    proposals_per_photo: Annotated[int, Field(ge=0)] = 200
-    ignore_overlap: Fraction = 1.0  # RoI negatives that overlap a CLIP proposal more are ignored; 1 = paper
+    distillation_weight: NotNegative = 1.0  # 0 = no distillation
+    proposals_per_photo: CountOrZero = 200
+    ignore_top: CountOrZero = 0  # negatives on so many of the best CLIP proposals are ignored; 0 = paper
     checkpoint_steps: Count = 500
 
 
@@ -120,7 +153,7 @@ class Evaluate(_Section):
     """Stage 4: zsd and gzsd on the val part."""
 
     batch_size: Count = 4
-    proposals: bool = True  # also measure the novel recall of the CLIP proposals on the val photos
+    proposals: Flag = True  # also measure the novel recall of the CLIP proposals on the val photos
 
 
 class Recipe(_Section):
@@ -129,19 +162,13 @@ class Recipe(_Section):
     split: str | dict[Literal["base", "novel"], tuple[str, ...]]
     teacher: str
     data: Data
-    seed: Annotated[int, Field(ge=0)] = 0
-    prompt: str = "a photo of a {name}"
+    seed: CountOrZero = 0
+    prompt: Annotated[str, AfterValidator(_with_place_for_the_name)] = "a photo of a {name}"
     adapt: Adapt = Adapt()
     propose: Propose = Propose()
     detector: Detector = Detector()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
-
-    @model_validator(mode="after")
-    def _prompt_has_a_place_for_the_name(self) -> Recipe:
-        if "{name}" not in self.prompt:
-            raise ValueError('prompt must contain "{name}", as in "a photo of a {name}"')
-        return self
 
 
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
@@ -155,16 +182,21 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         RecipeError: the file is missing or not YAML, or keys or values are wrong (all told at once).
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"Recipe {path} cannot be read: {error}. Give the path of a recipe (YAML).") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"Recipe {path} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"Recipe {path} holds no keys; expected split, teacher, data and so on (see recipes/).")
-    for change in changes:
-        _apply(values, change)
-    return parse_recipe(values, str(path))
+    faults = [fault for change in changes if (fault := _apply(values, change))]
+    try:
+        recipe = parse_recipe(values, str(path))
+    except RecipeError as error:
+        raise RecipeError([*faults, *error.faults]) from None
+    if faults:
+        raise RecipeError(faults)
+    return recipe
 
 
 def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
@@ -176,35 +208,99 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError([_fault(where, entry) for entry in error.errors()]) from None
+        by_key: dict[str, list[Any]] = {}
+        for entry in error.errors():
+            by_key.setdefault(_key_of(values, entry), []).append(entry)
+        raise RecipeError([f"{where}: {_fault(key, entries)}" for key, entries in by_key.items()]) from None
 
 
 def save_recipe(recipe: Recipe, path: Path, notes: Mapping[str, Any] | None = None) -> None:
     """Write the resolved recipe as YAML; ``notes`` (versions, hardware) become comment lines above it."""
-    header = "".join(f"# {key}: {value}\n" for key, value in (notes or {}).items())
-    write_text(path, header + yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    header = "".join(f"# {key}: {' '.join(str(value).split())}\n" for key, value in (notes or {}).items())
+    write_text(path, header + yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
-def _apply(values: dict[str, Any], change: str) -> None:
+def recipe_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
+    """Return every key a recipe may have, in order, as ``data.train.images``."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            keys += recipe_keys(inner, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people expect it: ``1e-4`` is a number, and a key given twice is a fault."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue
+            if key_node.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key_node.value} is given twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
+
+
+def _apply(values: dict[str, Any], change: str) -> str:
+    """Set one ``--set`` value in ``values``; return what is wrong with it, or an empty text."""
     key, equals, text = change.partition("=")
     if not equals or not all(key.split(".")):
-        raise RecipeError(f'--set {change}: expected KEY=VALUE, as in --set train.lr=0.01')
+        return f"--set {change}: expected KEY=VALUE, as in --set train.lr=0.01."
     try:
-        value = yaml.safe_load(text)
+        value = _read_yaml(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"--set {change}: the value is not YAML: {error}") from None
+        return f"--set {change}: the value is not YAML: {error}"
     *parents, last = key.split(".")
+    section: Any = values
     for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise RecipeError(f"--set {change}: {parent} is a single value, it has no keys below it")
-    values[last] = value
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+        if not isinstance(section, dict):
+            return f"--set {change}: {parent} is a single value, it has no keys below it."
+    section[last] = value
+    return ""
 
 
-def _fault(where: str, entry: Any) -> str:
-    key = ".".join(str(part) for part in entry["loc"]) or "recipe"
+def _key_of(values: Any, entry: Any) -> str:
+    """Return the key a fault is about; pydantic's own words for types in between are left out."""
+    parts = []
+    for part in entry["loc"]:
+        inside = isinstance(values, Mapping) and part in values
+        if inside or (isinstance(values, (list, tuple)) and isinstance(part, int) and part < len(values)):
+            values = values[part]
+        elif entry["type"] != "missing" or part != entry["loc"][-1]:
+            continue
+        parts.append(str(part))
+    return ".".join(parts) or "recipe"
+
+
+def _fault(key: str, entries: Sequence[Any]) -> str:
+    entry = entries[0]
     if entry["type"] == "extra_forbidden":
-        return f"{where}: unknown key {key}. Remove it, or see docs/recipes.md for the keys there are."
+        near = difflib.get_close_matches(key, recipe_keys(), n=1, cutoff=0.8)
+        hint = f"Did you mean {near[0]}?" if near else "Remove it, or see docs/recipes.md for the keys there are."
+        return f"unknown key {key}. {hint}"
     if entry["type"] == "missing":
-        return f"{where}: {key} is missing. Add it (see recipes/ for examples)."
-    return f"{where}: {key} = {entry['input']!r}: {entry['msg']}."
+        return f"{key} is missing. Add it (see recipes/ for examples)."
+    given = repr(entry["input"])
+    told = f"{given[:77]}..." if len(given) > 80 else given
+    reasons = [entry["msg"].removeprefix("Value error, ").replace("Input should be", "expected") for entry in entries]
+    hint = " Put names in quotes." if isinstance(entry["input"], bool) and key.startswith("split.") else ""
+    return f"{key} = {told}: {' or '.join(dict.fromkeys(reasons))}.{hint}"

@@ -1,0 +1,188 @@
+"""What a user reads when a recipe is wrong, and what a right one gives."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from ezsd.errors import RecipeError
+from ezsd.recipe import Recipe, load_recipe, parse_recipe, recipe_keys, save_recipe
+
+ROOT = Path(__file__).parents[1]
+GOOD = """
+split: {base: [cat], novel: [dog]}
+teacher: offline
+data:
+  train: {images: a, annotations: a.json}
+  val: {images: b, annotations: b.json}
+"""
+
+
+def _load(folder: Path, more: str = "", changes: tuple[str, ...] = ()) -> Recipe:
+    path = folder / "recipe.yaml"
+    path.write_text(GOOD + more)
+    return load_recipe(path, changes)
+
+
+def _faults(folder: Path, more: str = "", changes: tuple[str, ...] = ()) -> str:
+    with pytest.raises(RecipeError) as caught:
+        _load(folder, more, changes)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "more, expected",
+    [
+        ("train: {epoch: 3}", "unknown key train.epoch. Did you mean train.epochs?"),
+        ("colour: red", "unknown key colour. Remove it"),
+        ("train: {epochs: true}", "train.epochs = True: expected a valid number"),
+        ("train: {batch_size: true}", "train.batch_size = True: expected a valid integer"),
+        ("train: {batch_size: 2.5}", "train.batch_size = 2.5: expected a valid integer"),
+        ("train: {lr: '0.1'}", "train.lr = '0.1': expected a valid number"),
+        ("train: {lr: .inf}", "train.lr = inf: expected a finite number"),
+        ("adapt: {enabled: 1}", "adapt.enabled = 1: expected a valid boolean"),
+        ("detector: {masks: 3}", "detector.masks = 3: expected 'auto' or expected a valid boolean"),
+        ("detector: {image_size: [800, 400]}", "detector.image_size = [800, 400]: expected the short side first"),
+        ("detector: {anchor_sides: [1, 2]}", "detector.anchor_sides = [1, 2]"),
+        ("propose: {ratios: [1, -1]}", "propose.ratios.1 = -1: expected greater than 0"),
+        ("prompt: a photo", "prompt = 'a photo': expected a text with {name}"),
+        ("prompt: '{name} in {place}'", "no other braces"),
+        ("train: fast", "train = 'fast'"),
+    ],
+)
+def test_a_wrong_key_or_value_is_told_with_its_key_and_what_was_expected(
+    tmp_path: Path, more: str, expected: str
+) -> None:
+    faults = _faults(tmp_path, more)
+    assert expected in faults
+    assert len(faults) < 300
+    assert len(faults.splitlines()) == 1
+
+
+def test_a_fault_in_the_prompt_does_not_print_the_whole_recipe(tmp_path: Path) -> None:
+    assert "teacher" not in _faults(tmp_path, "prompt: a photo")
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    faults = _faults(tmp_path, "train: {lr: -1, epoch: 3}\nseed: x", ("adapt.epochs", "propose.nms=2"))
+    for key in ("train.lr", "train.epoch", "seed", "--set adapt.epochs", "propose.nms"):
+        assert key in faults
+    assert len(faults.splitlines()) == 5
+
+
+def test_what_is_missing_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("split: coco_48_17\ndata: {train: {images: a}}")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    faults = str(caught.value)
+    for key in ("teacher", "data.train.annotations", "data.val"):
+        assert f"{key} is missing" in faults
+
+
+@pytest.mark.parametrize("split", ["3", "{base: cat, novel: [dog]}", "{base: [cat], other: [dog]}", "{base: [on]}"])
+def test_a_wrong_split_names_the_key_in_the_users_words(tmp_path: Path, split: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(GOOD.replace("{base: [cat], novel: [dog]}", split))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert "split" in str(caught.value)
+    assert "dict[" not in str(caught.value)
+    assert "tuple" not in str(caught.value).split(":")[1]
+
+
+def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
+    recipe = _load(tmp_path, "train: {lr: 1e-4, epochs: 3, clip_norm: 1e+1}")
+    assert (recipe.train.lr, recipe.train.epochs, recipe.train.clip_norm) == (1e-4, 3.0, 10.0)
+
+
+def test_a_section_without_keys_means_its_defaults(tmp_path: Path) -> None:
+    assert _load(tmp_path, "train:\n  # lr: 0.1\n").train == _load(tmp_path).train
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    assert "train is given twice" in _faults(tmp_path, "train: {lr: 0.1}\ntrain: {epochs: 2}")
+
+
+def test_set_changes_nested_new_and_list_values(tmp_path: Path) -> None:
+    recipe = _load(
+        tmp_path,
+        "train: {lr: 0.1}\nadapt:",
+        ("train.lr=1e-3", "propose.sides=[16, 32]", "data.train.limit=5", "prompt=a {name}", "adapt.epochs=2",
+         "split={base: [a=b], novel: []}"),
+    )
+    assert recipe.train.lr == 1e-3
+    assert recipe.propose.sides == (16, 32)
+    assert recipe.data.train.limit == 5
+    assert recipe.prompt == "a {name}"
+    assert recipe.adapt.epochs == 2
+    assert recipe.split == {"base": ("a=b",), "novel": ()}
+
+
+@pytest.mark.parametrize("change", ["train.lr", "=3", "train..lr=3", "train.lr=[1", "seed.a=3"])
+def test_a_set_that_cannot_be_read_is_told(tmp_path: Path, change: str) -> None:
+    assert f"--set {change}" in _faults(tmp_path, "seed: 0", (change,))
+
+
+@pytest.mark.parametrize("content", [b"", b"- a", b"a: [", b"\xff\xfe", None])
+def test_a_file_that_is_no_recipe_is_told(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "recipe.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RecipeError, match=re.escape(str(path))):
+        load_recipe(path)
+
+
+def test_a_saved_recipe_is_read_back_the_same(tmp_path: Path) -> None:
+    recipe = _load(tmp_path, "train: {milestones: [0.5], lr: 1e-5}\nprompt: 'ein Bild: {name} für Ü'")
+    save_recipe(recipe, tmp_path / "out.yaml", {"ezsd": "1.2", "torch": "2"})
+    assert load_recipe(tmp_path / "out.yaml") == recipe
+    assert (tmp_path / "out.yaml").read_text().startswith("# ezsd: 1.2\n# torch: 2\n")
+
+
+def test_a_note_of_several_lines_stays_a_comment(tmp_path: Path) -> None:
+    recipe = _load(tmp_path)
+    save_recipe(recipe, tmp_path / "out.yaml", {"command": "a\nseed: 7"})
+    assert load_recipe(tmp_path / "out.yaml") == recipe
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path) -> None:
+    assert _load(tmp_path, changes=("data.train.images=~/x",)).data.train.images == Path.home() / "x"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_recipe_loads_and_its_header_has_its_command_and_its_number(path: Path) -> None:
+    load_recipe(path)
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any(f"ezsd run recipes/{path.name} --out " in line for line in header)
+    assert any("AP50" in line for line in header)
+
+
+def test_every_key_is_documented_and_no_other() -> None:
+    documented = re.findall(r"^\| `([a-z0-9_.]+)` \|", (ROOT / "docs/recipes.md").read_text(), re.MULTILINE)
+    assert documented == recipe_keys()
+
+
+def test_documented_defaults_are_the_real_ones() -> None:
+    rows = re.findall(r"^\| `([a-z0-9_.]+)` \| (.+?) \|", (ROOT / "docs/recipes.md").read_text(), re.MULTILINE)
+    plain = parse_recipe(
+        {"split": "s", "teacher": "t", "data": {part: {"images": "i", "annotations": "a"} for part in ("train", "val")}},
+        "test",
+    ).model_dump(mode="json")
+    for key, told in rows:
+        value = plain
+        for part in key.split("."):
+            value = value[part]
+        if told != "required":
+            assert told == f"`{_as_yaml(value)}`", key
+
+
+def _as_yaml(value: object) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_as_yaml(entry) for entry in value) + "]"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value) if isinstance(value, str) else json.dumps(value)
