@@ -1,0 +1,249 @@
+"""Pictures with boxes in COCO or LVIS format. Boxes of names that were not asked for never leave this room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from faster_coco_eval.core import mask as rle
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ezsd.data.annotations import Boxes, Record, find_boxes, find_labels, find_records, read_annotations
+from ezsd.data.pictures import decode_picture, picture_faults
+from ezsd.errors import DataError
+from ezsd.recipe import Part
+
+Segmentation = list[list[float]] | dict[str, Any]
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """One picture file and its boxes.
+
+    Attributes:
+        image_id: as in the annotations.
+        path: the picture file.
+        width: pixels, after the EXIF orientation is applied.
+        height: pixels, likewise.
+        boxes: [N, 4] xyxy absolute pixels float32, inside the picture; N may be 0.
+        labels: [N] int64, 1-based index into the names of :class:`Photos`.
+        crowd: [N] bool, True where one box covers a group of objects.
+        segmentations: for each box its COCO polygons or RLE as in the file (a crowd box may have an empty one);
+            None where the data has no masks.
+        areas: [N] float32 square pixels as in the file (COCO: of the mask), or of the box where the file gives none.
+    """
+
+    image_id: int
+    path: Path
+    width: int
+    height: int
+    boxes: Tensor
+    labels: Tensor
+    crowd: Tensor
+    segmentations: list[Segmentation] | None
+    areas: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Photos:
+    """One part of the data.
+
+    Attributes:
+        photos: sorted by image_id; photos without a box of ``names`` are there too.
+        names: what the labels mean; label 1 is ``names[0]``.
+        has_masks: every box that is no crowd has a segmentation.
+        skipped: what ``skip_bad`` left out, one message each.
+    """
+
+    photos: list[Photo]
+    names: tuple[str, ...]
+    has_masks: bool
+    skipped: tuple[str, ...] = ()
+
+
+def load_photos(part: Part, names: Sequence[str], skip_bad: bool = False, required: Sequence[str] = ()) -> Photos:
+    """Read the annotations of one part and check its pictures.
+
+    Nothing that is returned depends on boxes of other categories than ``names``; faults of such boxes count for
+    nothing either. For training, ``names`` are the base names.
+
+    Args:
+        part: where photos and annotations are, and how many photos to take.
+        names: categories to keep; label 1 is the first.
+        skip_bad: leave bad photos and boxes out, and list them in ``skipped``, instead of stopping. Every picture is
+            then decoded, not only its header.
+        required: names that the annotation file must have.
+
+    Raises:
+        DataError: the annotations cannot be used, or photos or boxes are bad (all told at once, the first 20 in full).
+    """
+    found = _read(part, tuple(names), required, decode=skip_bad)
+    faults = found.of_file if skip_bad else found.of_file + found.of_items
+    if faults:
+        advice = [] if skip_bad or found.of_file else [
+            "Mend them, or set data.skip_bad: true to leave these photos and boxes out (they are listed and counted)."
+        ]
+        more = [f"and {len(faults) - _SHOWN} more."] if len(faults) > _SHOWN else []
+        raise DataError([*faults[:_SHOWN], *more, *advice])
+    if not found.photos.photos:
+        raise DataError([f"{part.annotations}: no photo is left, all are bad.", *found.of_items[:_SHOWN]])
+    return replace(found.photos, skipped=tuple(found.of_items))
+
+
+def validate_part(part: Part, names: Sequence[str], required: Sequence[str] = ()) -> list[str]:
+    """Return all faults that :func:`load_photos` would find; every picture is decoded. No fault: an empty list."""
+    try:
+        found = _read(part, tuple(names), required, decode=True)
+    except DataError as error:
+        return list(error.faults)
+    return found.of_file + found.of_items
+
+
+def read_picture(photo: Photo | Path) -> Tensor:
+    """Decode a picture: uint8 [3, H, W], RGB, turned as its EXIF orientation says.
+
+    Raises:
+        DataError: the file is missing or damaged, or its size is not what it was when the photo was loaded.
+    """
+    if isinstance(photo, Path):
+        return decode_picture(photo)
+    picture = decode_picture(photo.path)
+    if picture.shape[1:] != (photo.height, photo.width):
+        raise DataError(
+            f"{photo.path}: {picture.shape[2]} x {picture.shape[1]} pixels, expected {photo.width} x {photo.height}. "
+            "The file has changed; bring the old one back, or mend the annotations and run again."
+        )
+    return picture
+
+
+def masks_of(photo: Photo) -> Tensor:
+    """Return the masks of a photo's boxes: [N, H, W] uint8 of 0 and 1; a crowd without segmentation fills its box.
+
+    Raises:
+        DataError: an RLE is damaged.
+        ValueError: the photo has no segmentations.
+    """
+    if not len(photo.boxes):
+        return torch.zeros(0, photo.height, photo.width, dtype=torch.uint8)
+    try:
+        encoded = [rle.segmToRle(entry, photo.width, photo.height) for entry in _drawn(photo)]
+        masks = rle.decode(encoded)
+    except (ValueError, RuntimeError) as error:
+        raise DataError(f"Photo {photo.image_id} ({photo.path}): a segmentation cannot be read: {error}") from None
+    return torch.from_numpy(np.ascontiguousarray(masks.transpose(2, 0, 1)))
+
+
+def coco_ground_truth(photos: Photos) -> dict[str, Any]:
+    """Return the photos as a COCO dictionary for the evaluator: category id = label, annotation ids from 1."""
+    annotations: list[dict[str, Any]] = []
+    for photo in photos.photos:
+        drawn = _drawn(photo) if photos.has_masks else None
+        sides = photo.boxes[:, 2:] - photo.boxes[:, :2]
+        areas = (sides.prod(1) if photo.areas is None else photo.areas).tolist()
+        bboxes = torch.cat([photo.boxes[:, :2], sides], dim=1).tolist()
+        for index, (label, crowd) in enumerate(zip(photo.labels.tolist(), photo.crowd.tolist(), strict=True)):
+            annotations.append({
+                "id": len(annotations) + 1,
+                "image_id": photo.image_id,
+                "category_id": label,
+                "bbox": bboxes[index],
+                "area": areas[index],
+                "iscrowd": int(crowd),
+            } | ({} if drawn is None else {"segmentation": drawn[index]}))
+    return {
+        "images": [{"id": photo.image_id, "width": photo.width, "height": photo.height} for photo in photos.photos],
+        "annotations": annotations,
+        "categories": [{"id": label, "name": name} for label, name in enumerate(photos.names, start=1)],
+    }
+
+
+def _drawn(photo: Photo) -> list[Segmentation]:
+    if photo.segmentations is None:
+        raise ValueError(f"photo {photo.image_id} has no segmentations")
+    return [
+        entry or [[x1, y1, x2, y1, x2, y2, x1, y2]]
+        for entry, (x1, y1, x2, y2) in zip(photo.segmentations, photo.boxes.tolist(), strict=True)
+    ]
+
+
+@dataclass
+class _Found:
+    photos: Photos
+    of_file: list[str]  # faults that stop in any case
+    of_items: list[str]  # faults of single photos and boxes
+
+
+def _read(part: Part, names: tuple[str, ...], required: Sequence[str], decode: bool) -> _Found:
+    """Read everything and collect the faults; only a file that cannot be read at all raises."""
+    content = read_annotations(part.annotations)
+    label_of, of_file = find_labels(content["categories"], names, required)
+    records, places, of_items = find_records(content["images"], part)
+    if not places:
+        of_file.append("no photo in images; expected at least one.")
+    pictures = picture_faults([(record.path, record.width, record.height) for record in records], decode)
+    of_items += [f"photo {record.image_id}: {fault}" for record, fault in zip(records, pictures, strict=True) if fault]
+    boxes, box_faults = find_boxes(content["annotations"], label_of, places, records, names)
+    usable = [fault is None for fault in pictures]
+    photos, has_masks = _assemble(records, boxes, usable)
+    where = part.annotations
+    return _Found(
+        Photos(photos, names, has_masks),
+        [f"{where}: {fault}" for fault in of_file],
+        [f"{where}: {fault}" for fault in of_items + box_faults],
+    )
+
+
+def _assemble(records: list[Record], boxes: Boxes, usable: list[bool]) -> tuple[list[Photo], bool]:
+    """Give every usable photo its good boxes, in the order of the file."""
+    good = np.flatnonzero(boxes.good & np.array([*usable, False])[boxes.photo])
+    order = good[np.argsort(boxes.photo[good], kind="stable")]
+    rows = [boxes.rows[place] for place in order.tolist()]
+    crowd = np.array([bool(entry.get("iscrowd")) for entry in rows], dtype=np.bool_)
+    counts = np.bincount(boxes.photo[order], minlength=len(records)).tolist()
+    corners = boxes.boxes[order]
+    has_masks = any(map(_has_segmentation, rows)) and all(
+        bool(is_crowd) or _has_segmentation(entry) for entry, is_crowd in zip(rows, crowd, strict=True)
+    )
+    columns = zip(
+        records,
+        usable,
+        _split(corners, counts),
+        _split(boxes.labels[order], counts),
+        _split(crowd, counts),
+        _split(_areas(rows, corners), counts),
+        np.cumsum(counts).tolist(),
+        strict=True,
+    )
+    return [
+        Photo(
+            record.image_id, record.path, record.width, record.height, box, label, is_crowd,
+            [entry.get("segmentation") or [] for entry in rows[end - len(box) : end]] if has_masks else None, area,
+        )
+        for record, wanted, box, label, is_crowd, area, end in columns if wanted
+    ], has_masks
+
+
+def _has_segmentation(entry: dict[str, Any]) -> bool:
+    return bool(entry.get("segmentation"))
+
+
+def _areas(rows: list[dict[str, Any]], corners: NDArray[np.float32]) -> NDArray[np.float32]:
+    own = (corners[:, 2:] - corners[:, :2]).prod(1)
+    given = np.array([_number(entry.get("area")) for entry in rows], dtype=np.float32)
+    usable: NDArray[np.bool_] = np.isfinite(given) & (given > 0)
+    return np.where(usable, given, own)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else float("nan")
+
+
+def _split(values: NDArray[Any], counts: list[int]) -> tuple[Tensor, ...]:
+    return torch.split(torch.from_numpy(values), counts)
