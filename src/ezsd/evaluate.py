@@ -1,96 +1,373 @@
-"""Stage 4: COCO-style figures for zsd (novel names alone) and gzsd (base and novel names together), LVIS rules included."""
+"""Stage 4: detect in the val photos and measure zsd (novel names alone) and gzsd (base and novel names together)."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import csv
+import io
+import itertools
+import json
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
+import torch
+from accelerate import PartialState
+from faster_coco_eval.core import mask as mask_api
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
 
-_COCO_DETECTIONS = 100  # a photo and category, as in COCO's own evaluator
-_LVIS_DETECTIONS = 300  # a photo
+from ezsd.crops import read_ahead
+from ezsd.data.annotations import read_annotations
+from ezsd.data.augment import resize_scale
+from ezsd.data.categories import CategorySplit
+from ezsd.data.coco import Photo, Photos, coco_ground_truth
+from ezsd.detector.model_folder import CONFIG, MODEL, ModelConfig, load_model
+from ezsd.detector.rcnn import PADDED_TO, Rcnn
+from ezsd.detector.roi_heads import Detections
+from ezsd.errors import ArtifactError
+from ezsd.files import digest, read_json, write_json, write_text
+from ezsd.metrics import Figures, coco_metrics, harmonic_mean, mean_figures
+from ezsd.progress import track
+from ezsd.recipe import Recipe
+from ezsd.teacher import Teacher
+
+_PART_PHOTOS = 32  # a killed run loses the detections of at most so many photos
+_COST = {  # metrics.json's cost: stage and key it comes from
+    "adapt_s": ("adapt", "seconds"),
+    "propose_s": ("targets", "seconds"),
+    "train_s": ("train", "seconds"),
+    "teacher_crops": ("targets", "crops"),
+    "teacher_dense_passes": ("targets", "dense_passes"),
+    "target_bytes": ("targets", "bytes"),
+}
+_RECALL = ("novel_recall_at_100", "novel_recall_at_300")
+_FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
+_ACCURACY = ("accuracy_base_before", "accuracy_base_after", "accuracy_novel_before", "accuracy_novel_after")
+
+ByCategory = dict[int, Figures]
 
 
 @dataclass(frozen=True)
-class Figures:
-    """AP (mean over IoU 0.50:0.95), AP at IoU 0.50 and average recall, in 0..100; None = there is no box to measure on."""
+class Rules:
+    """What the annotation file says beyond boxes; a label is 1 + the index of a name.
 
-    ap: float | None
-    ap50: float | None
-    ar: float | None
+    Attributes:
+        category_ids: the file's own category id of each name; names that the file lacks follow after its largest id.
+        images: LVIS: ``neg_category_ids`` and ``not_exhaustive_category_ids`` by image id, as labels; else empty.
+        frequencies: LVIS: "r", "c" or "f" by label; else empty.
+    """
+
+    category_ids: tuple[int, ...]
+    images: dict[int, dict[str, list[int]]]
+    frequencies: dict[int, str]
 
 
-def coco_metrics(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
-    categories: Iterable[int] | None = None,
-    kind: str = "bbox",
-) -> dict[int, Figures]:
-    """Measure detections category by category, as COCO's evaluator does; a mean over categories is COCO's own AP.
+def run_evaluate(
+    recipe: Recipe, photos: Photos, teacher: Teacher | None, run_folder: Path, device: str
+) -> dict[str, Any]:
+    """Evaluate the model of a run on the val photos; a killed run goes on from the last part it detected.
 
-    LVIS's federated rules apply when the pictures of the ground truth have ``neg_category_ids``: a category counts in a
-    photo where it is known to be present or absent, false positives of ``not_exhaustive_category_ids`` are ignored,
-    and the 300 best detections of a photo count (Gupta et al. 2019, section 3).
+    zsd asks for the novel names alone and counts novel boxes alone; gzsd asks for base and novel names together. Both
+    look at every val photo. Writes ``evaluate/``: metrics.json, per_category.csv (gzsd), and in COCO's results form,
+    with the annotation file's own category ids, detections.json (gzsd) and detections_zsd.json.
 
     Args:
-        ground_truth: COCO dictionary (images, annotations with area and iscrowd, categories).
-        detections: COCO results: image_id, category_id, bbox (x, y, width, height), score; segmentation (RLE) for masks.
-        categories: the category ids that count; boxes and detections of others are left out. None = all.
-        kind: "bbox" or "segm".
+        recipe: data.val.annotations, evaluate, propose and prompt are used.
+        photos: the val part, read for the model's names (base, then novel).
+        teacher: adapted; measures the novel recall of CLIP proposals. None = not measured.
+        run_folder: holds train/model; metrics.json of adapt/, targets/ and train/ tell the cost.
+        device: where the detector runs.
 
     Returns:
-        Figures by category id.
+        what metrics.json holds. AP in 0..100, None = not measured. Beside the keys of every run: "lvis" (ap, ap_r,
+        ap_c, ap_f of gzsd) for LVIS annotations, "masks" (gzsd, zsd) when model and annotations have masks.
+
+    Raises:
+        ArtifactError: the model cannot be used, or has other names than ``photos``.
+        DataError: a photo cannot be read.
     """
-    federated = any("neg_category_ids" in image for image in ground_truth["images"])
-    wanted = sorted({category["id"] for category in ground_truth["categories"]} if categories is None else set(categories))
-    kept = [dict(entry) for entry in detections if entry["category_id"] in wanted]
-    if not wanted or not ground_truth["images"]:
-        return {category: Figures(None, None, None) for category in wanted}
-    truth = COCO({
-        **ground_truth,
-        "annotations": [dict(entry) for entry in ground_truth["annotations"]],  # the evaluator writes into them
-        "categories": [{"frequency": "f", **entry} for entry in ground_truth["categories"]],  # it asks for the key
-    })
-    found = truth.loadRes(_best_of_each_photo(kept, _LVIS_DETECTIONS) if federated else kept)
-    evaluator = COCOeval_faster(truth, found, kind, lvis_style=federated)
-    evaluator.params.catIds = wanted
-    evaluator.params.maxDets = [_LVIS_DETECTIONS if federated else _COCO_DETECTIONS]
-    evaluator.params.areaRng, evaluator.params.areaRngLbl = [[0.0, 1e10]], ["all"]
-    evaluator.evaluate()
-    evaluator.accumulate()
-    precision = evaluator.eval["precision"][:, :, :, 0, 0]  # [IoU, recall, category]
-    recall = evaluator.eval["recall"][:, :, 0, 0]  # [IoU, category]
+    folder, model_folder = run_folder / "evaluate", run_folder / "train" / "model"
+    model, config, text = load_model(model_folder, device)
+    if photos.names != config.names:
+        raise ArtifactError(
+            f"{model_folder} was trained for the names of split {config.split}, the val photos were read for others. "
+            "Evaluate it with the split it was trained with, or train again."
+        )
+    rules = read_rules(recipe.data.val.annotations, photos.names)
+    truth = ground_truth_of(photos, rules)
+    kinds = ("bbox", "segm") if config.masks and photos.has_masks else ("bbox",)
+    ids = [f"{photo.image_id} {photo.path.name}" for photo in photos.photos]
+    parts = folder / "parts" / digest(model_folder / MODEL, model_folder / CONFIG, *ids)[:16]
+    base, main = len(config.base), PartialState().is_main_process
+    figures: dict[str, dict[str, ByCategory]] = {kind: {} for kind in kinds}
+    for protocol, file, first in (("gzsd", "detections.json", 0), ("zsd", "detections_zsd.json", base)):
+        labels = range(first + 1, len(photos.names) + 1)
+        found = _detect_in_parts(
+            model, photos.photos, text[first:], labels, recipe.evaluate.batch_size, parts / protocol
+        )
+        if main:
+            for kind in kinds:
+                figures[kind][protocol] = coco_metrics(truth, found, labels, kind)
+            _write_detections(folder / file, found, rules.category_ids)
+    if main:
+        metrics = {
+            "setting": config.setting,
+            "split": config.split,
+            **headline(**figures["bbox"], base=base),
+            "proposals": _proposal_recall(recipe, photos, config, teacher, device),
+            **_told_by_stages(run_folder, counts_of(photos, base)),
+            **({"lvis": by_frequency(figures["bbox"]["gzsd"], rules.frequencies)} if rules.frequencies else {}),
+            **({"masks": headline(**figures["segm"], base=base)} if "segm" in kinds else {}),
+        }
+        write_text(folder / "per_category.csv", per_category_csv(photos, figures["bbox"]["gzsd"], base))
+        write_json(folder / "metrics.json", _rounded(metrics))
+        shutil.rmtree(folder / "parts", ignore_errors=True)
+        Console().print(metrics_table(metrics))
+    PartialState().wait_for_everyone()
+    result: dict[str, Any] = read_json(folder / "metrics.json")
+    return result
+
+
+def read_rules(annotations: Path, names: Sequence[str]) -> Rules:
+    """Read category ids and, from LVIS files, what is known to be absent or not exhaustively annotated.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    content = read_annotations(annotations)
+    ids = {category["name"]: int(category["id"]) for category in content["categories"]}
+    following = itertools.count(max(ids.values(), default=0) + 1)
+    category_ids = tuple(ids[name] if name in ids else next(following) for name in names)
+    labels = {category_id: label for label, category_id in enumerate(category_ids, start=1)}
+    frequencies = {
+        labels[category["id"]]: str(category["frequency"])
+        for category in content["categories"]
+        if category["id"] in labels and "frequency" in category
+    }
+    images = {
+        int(image["id"]): {
+            key: [labels[category] for category in image.get(key, ()) if category in labels] for key in _FEDERATED
+        }
+        for image in content["images"]
+        if _FEDERATED[0] in image
+    }
+    return Rules(category_ids, images, frequencies if images else {})
+
+
+def ground_truth_of(photos: Photos, rules: Rules) -> dict[str, Any]:
+    """Return the evaluator's dictionary; category id = label; LVIS's rules are in it when the file has them."""
+    truth = coco_ground_truth(photos)
+    if rules.images:
+        truth["images"] = [{**image, **rules.images.get(image["id"], {})} for image in truth["images"]]
+    return truth
+
+
+def headline(gzsd: ByCategory, zsd: ByCategory, base: int) -> dict[str, dict[str, float | None]]:
+    """Sum figures up into the keys "gzsd" and "zsd" of metrics.json.
+
+    Args:
+        gzsd: figures of all names by label.
+        zsd: figures of the novel names by label.
+        base: number of base names; labels up to it are base.
+    """
+    of_base = mean_figures(figures for label, figures in gzsd.items() if label <= base)
+    of_novel = mean_figures(figures for label, figures in gzsd.items() if label > base)
+    of_all, of_zsd = mean_figures(gzsd.values()), mean_figures(zsd.values())
     return {
-        category: Figures(_percent(precision[:, :, k]), _percent(precision[0, :, k]), _percent(recall[:, k]))
-        for k, category in enumerate(wanted)
+        "gzsd": {
+            "ap50_base": of_base.ap50,
+            "ap50_novel": of_novel.ap50,
+            "ap50_all": of_all.ap50,
+            "harmonic_mean": harmonic_mean(of_base.ap50, of_novel.ap50),
+            "ap_base": of_base.ap,
+            "ap_novel": of_novel.ap,
+            "ap_all": of_all.ap,
+        },
+        "zsd": {"ap50": of_zsd.ap50, "ap": of_zsd.ap},
     }
 
 
-def mean_figures(figures: Iterable[Figures]) -> Figures:
-    """Mean over the categories that could be measured."""
-    measured = [entry for entry in figures if entry.ap is not None]
-    if not measured:
-        return Figures(None, None, None)
-    ap, ap50, ar = np.mean([(entry.ap, entry.ap50, entry.ar) for entry in measured], axis=0, dtype=np.float64)
-    return Figures(float(ap), float(ap50), float(ar))
+def by_frequency(figures: ByCategory, frequencies: Mapping[int, str]) -> dict[str, float | None]:
+    """Return LVIS's AP of all, rare, common and frequent names."""
+    groups = {f"ap_{group}": [figures[label] for label, of in frequencies.items() if of == group] for group in "rcf"}
+    return {
+        "ap": mean_figures(figures.values()).ap,
+        **{key: mean_figures(members).ap for key, members in groups.items()},
+    }
 
 
-def harmonic_mean(first: float | None, second: float | None) -> float | None:
-    """Harmonic mean of two figures; None when one was not measured, 0 when both are 0."""
-    if first is None or second is None:
-        return None
-    return 2 * first * second / (first + second) if first + second else 0.0
+def counts_of(photos: Photos, base: int) -> dict[str, int]:
+    """Count photos, boxes (crowds apart) and what was left out as bad."""
+    labels = torch.cat([torch.zeros(0, dtype=torch.int64), *(photo.labels[~photo.crowd] for photo in photos.photos)])
+    return {
+        "photos": len(photos.photos),
+        "boxes_base": int((labels <= base).sum()),
+        "boxes_novel": int((labels > base).sum()),
+        "crowds": sum(int(photo.crowd.sum()) for photo in photos.photos),
+        "skipped": len(photos.skipped),
+    }
 
 
-def _percent(values: np.ndarray) -> float | None:
-    return 100 * float(values.mean()) if (values > -1).all() else None
+def per_category_csv(photos: Photos, figures: ByCategory, base: int) -> str:
+    """Return a table name, base or novel, boxes, ap, ap50, ar; a figure that was not measured is left empty."""
+    boxes = Counter(label for photo in photos.photos for label in photo.labels[~photo.crowd].tolist())
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["name", "split", "boxes", "ap", "ap50", "ar"])
+    for label, name in enumerate(photos.names, start=1):
+        row = (figures[label].ap, figures[label].ap50, figures[label].ar)
+        side = "base" if label <= base else "novel"
+        table.writerow([name, side, boxes[label], *("" if value is None else round(value, 4) for value in row)])
+    return text.getvalue()
 
 
-def _best_of_each_photo(detections: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    by_photo = defaultdict(list)
-    for entry in detections:
-        by_photo[entry["image_id"]].append(entry)
-    return [entry for entries in by_photo.values() for entry in sorted(entries, key=lambda e: -e["score"])[:most]]
+def metrics_table(metrics: Mapping[str, Any]) -> Table:
+    """Return what metrics.json says as a table for people: figures, setting and cost."""
+    gzsd, zsd = metrics["gzsd"], metrics["zsd"]
+    table = Table(title=f"split {metrics['split']}, setting {metrics['setting']}", caption=_cost_line(metrics))
+    for column in ("", "base", "novel", "all", "harmonic mean"):
+        table.add_column(column, justify="right" if column else "left")
+    table.add_row("gzsd AP50", *(_shown(gzsd[key]) for key in ("ap50_base", "ap50_novel", "ap50_all", "harmonic_mean")))
+    table.add_row("gzsd AP", *(_shown(gzsd[key]) for key in ("ap_base", "ap_novel", "ap_all")))
+    table.add_row("zsd AP50", "", _shown(zsd["ap50"]))
+    table.add_row("zsd AP", "", _shown(zsd["ap"]))
+    return table
+
+
+def detect_pictures(
+    model: Rcnn, pictures: Sequence[Tensor], text_embeddings: Tensor, batch_size: int
+) -> Iterator[tuple[int, Detections]]:
+    """Detect in pictures of any sizes; what is found does not depend on the batch size.
+
+    Padding changes the features near a picture's edge, so only pictures that are padded alike share a batch.
+
+    Args:
+        model: the detector.
+        pictures: uint8 [3, H, W] each.
+        text_embeddings: [C, D], the vocabulary.
+        batch_size: pictures at a time, at most.
+
+    Yields:
+        index of the picture and what was found in it; each picture once, in any order.
+    """
+    device = next(model.parameters()).device
+    text_embeddings = text_embeddings.to(device)
+    alike = defaultdict(list)
+    for index, picture in enumerate(pictures):
+        alike[_padded_size(picture, model.image_size)].append(index)
+    for indices in alike.values():
+        for start in range(0, len(indices), batch_size):
+            batch = indices[start : start + batch_size]
+            yield from zip(batch, model.detect([pictures[i].to(device) for i in batch], text_embeddings), strict=True)
+
+
+def encode_mask(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Turn a mask [H, W] into COCO's compressed run lengths, ready for JSON."""
+    rle = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def _padded_size(picture: Tensor, image_size: tuple[int, int]) -> tuple[int, int]:
+    height, width = picture.shape[-2:]
+    scale = resize_scale(height, width, image_size)
+    return -(-round(height * scale) // PADDED_TO), -(-round(width * scale) // PADDED_TO)
+
+
+def _cost_line(metrics: Mapping[str, Any]) -> str:
+    counts = metrics["counts"]
+    cost = {key: _shown(value) for key, value in metrics["cost"].items()}
+    stored = metrics["cost"]["target_bytes"]
+    return (
+        f"{counts['photos']} photos, {counts['boxes_base']} base and {counts['boxes_novel']} novel boxes, "
+        f"{counts['skipped']} skipped. AP in 0..100; - = not measured.\n"
+        f"cost: adapt {cost['adapt_s']} s, propose {cost['propose_s']} s, train {cost['train_s']} s; "
+        f"teacher: {cost['teacher_crops']} crops, {cost['teacher_dense_passes']} dense passes, "
+        f"{_shown(None if stored is None else stored / 1e6)} MB stored"
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def _told_by_stages(run_folder: Path, counts: Mapping[str, int]) -> dict[str, Any]:
+    """Gather what earlier stages measured; None where a stage did not run."""
+    paths = {stage: run_folder / stage / "metrics.json" for stage in ("adapt", "targets", "train")}
+    told = {stage: read_json(path) if path.exists() else {} for stage, path in paths.items()}
+    return {
+        "teacher": {key: told["adapt"].get(key) for key in _ACCURACY},
+        "counts": dict(counts),
+        "cost": {key: told[stage].get(entry) for key, (stage, entry) in _COST.items()},
+    }
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _detect_in_parts(
+    model: Rcnn, photos: Sequence[Photo], text: Tensor, labels: Sequence[int], batch_size: int, folder: Path
+) -> list[dict[str, Any]]:
+    """Detect in all photos, part by part; parts that are there are not done again. Processes share the parts.
+
+    Returns:
+        COCO results of all photos (in the first process; else empty); category_id = label.
+    """
+    parts = [photos[start : start + _PART_PHOTOS] for start in range(0, len(photos) if labels else 0, _PART_PHOTOS)]
+    paths = [folder / f"{index:05d}.json" for index in range(len(parts))]
+    own = range(PartialState().process_index, len(parts), PartialState().num_processes)
+    missing = [index for index in own if not paths[index].exists()]
+    total, left = (sum(len(parts[index]) for index in indices) for indices in (own, missing))
+    with track(total, f"evaluate ({folder.name})", total - left) as advance:
+        for index in missing:
+            pictures = list(read_ahead(parts[index]))
+            found: list[list[dict[str, Any]]] = [[] for _ in pictures]
+            for place, detections in detect_pictures(model, pictures, text, batch_size):
+                found[place] = _coco_results(parts[index][place].image_id, detections, labels)
+            write_text(paths[index], json.dumps([entry for entries in found for entry in entries]))
+            advance(len(pictures), "")
+    PartialState().wait_for_everyone()
+    return [entry for path in paths for entry in read_json(path)] if PartialState().is_main_process else []
+
+
+def _coco_results(image_id: int, found: Detections, labels: Sequence[int]) -> list[dict[str, Any]]:
+    corners = found.boxes.double().cpu()
+    boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()
+    rows = zip(found.labels.tolist(), boxes, found.scores.tolist(), strict=True)
+    results: list[dict[str, Any]] = [
+        {
+            "image_id": image_id,
+            "category_id": labels[row],
+            "bbox": [round(side, 3) for side in box],
+            "score": round(score, 6),
+        }
+        for row, box, score in rows
+    ]
+    if found.masks is not None:
+        for result, mask in zip(results, found.masks.cpu().numpy(), strict=True):
+            result["segmentation"] = encode_mask(mask)
+    return results
+
+
+def _write_detections(path: Path, found: Sequence[Mapping[str, Any]], category_ids: Sequence[int]) -> None:
+    lines = (json.dumps({**entry, "category_id": category_ids[entry["category_id"] - 1]}) for entry in found)
+    write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def _proposal_recall(
+    recipe: Recipe, photos: Photos, config: ModelConfig, teacher: Teacher | None, device: str
+) -> dict[str, float | None]:
+    if teacher is None or not recipe.evaluate.proposals or not config.novel:
+        return dict.fromkeys(_RECALL)
+    from ezsd.propose import measure_proposals
+
+    split = CategorySplit(config.split, config.base, config.novel)
+    measured = measure_proposals(teacher, photos, split, recipe.propose, recipe.prompt, device)
+    return {key: measured.get(key) for key in _RECALL}

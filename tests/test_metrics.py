@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ezsd.evaluate import Figures, coco_metrics, harmonic_mean, mean_figures
+from ezsd.metrics import Figures, coco_metrics, harmonic_mean, mean_figures
 
 SIDE = 200
 
@@ -30,12 +30,19 @@ def _truth(rng: np.random.Generator, photos: int = 12, categories: int = 5, crow
     for photo in range(2, photos + 1):
         for _ in range(rng.integers(0, 7)):
             box = _box(rng)
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": photo, "category_id": int(rng.integers(1, categories)),
-                "bbox": box, "area": box[2] * box[3], "iscrowd": int(crowds and rng.random() < 1 / 6),
-            })
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": photo,
+                    "category_id": int(rng.integers(1, categories)),
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": int(crowds and rng.random() < 1 / 6),
+                }
+            )
+    ids = range(1, photos + 1)
     return {
-        "images": [{"id": photo, "width": SIDE, "height": SIDE, "file_name": f"{photo}.png"} for photo in range(1, photos + 1)],
+        "images": [{"id": photo, "width": SIDE, "height": SIDE, "file_name": f"{photo}.png"} for photo in ids],
         "annotations": annotations,
         "categories": [{"id": category, "name": f"name {category}"} for category in range(1, categories + 1)],
     }
@@ -188,9 +195,7 @@ def _federated(rng: np.random.Generator) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_federated_figures_equal_the_lvis_package(
-    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_federated_figures_equal_the_lvis_package(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lvis import LVIS, LVISEval
 
     monkeypatch.setattr(np, "float", float, raising=False)  # lvis 0.5.3 still uses the name numpy took away

@@ -1,0 +1,97 @@
+"""COCO and LVIS figures from boxes and detections; pure functions around the evaluator."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+
+_COCO_DETECTIONS = 100  # a photo and category, as in COCO's own evaluator
+_LVIS_DETECTIONS = 300  # a photo
+
+
+@dataclass(frozen=True)
+class Figures:
+    """AP (mean over IoU 0.50:0.95), AP at IoU 0.50, average recall, in 0..100; None = there is no box to measure on."""
+
+    ap: float | None
+    ap50: float | None
+    ar: float | None
+
+
+def coco_metrics(
+    ground_truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    categories: Iterable[int] | None = None,
+    kind: str = "bbox",
+) -> dict[int, Figures]:
+    """Measure detections category by category, as COCO's evaluator does; a mean over categories is COCO's own AP.
+
+    LVIS's federated rules apply when the pictures of the ground truth have ``neg_category_ids``: a category counts in a
+    photo where it is known to be present or absent, false positives of ``not_exhaustive_category_ids`` are ignored,
+    and the 300 best detections of a photo count (Gupta et al. 2019, section 3).
+
+    Args:
+        ground_truth: COCO dictionary (images, annotations with area and iscrowd, categories).
+        detections: COCO results: image_id, category_id, bbox (x, y, width, height), score; segmentation (RLE) for segm.
+        categories: the category ids that count; boxes and detections of others are left out. None = all.
+        kind: "bbox" or "segm".
+
+    Returns:
+        Figures by category id.
+    """
+    federated = any("neg_category_ids" in image for image in ground_truth["images"])
+    known = {category["id"] for category in ground_truth["categories"]}
+    wanted = sorted(known if categories is None else set(categories))
+    kept = [dict(entry) for entry in detections if entry["category_id"] in wanted]
+    if not wanted or not ground_truth["images"]:
+        return {category: Figures(None, None, None) for category in wanted}
+    truth = COCO(
+        {
+            **ground_truth,
+            "annotations": [dict(entry) for entry in ground_truth["annotations"]],  # the evaluator writes into them
+            "categories": [{"frequency": "f", **entry} for entry in ground_truth["categories"]],  # it asks for the key
+        }
+    )
+    found = truth.loadRes(_best_of_each_photo(kept, _LVIS_DETECTIONS) if federated else kept)
+    evaluator = COCOeval_faster(truth, found, kind, lvis_style=federated)
+    evaluator.params.catIds = wanted
+    evaluator.params.maxDets = [_LVIS_DETECTIONS if federated else _COCO_DETECTIONS]
+    evaluator.params.areaRng, evaluator.params.areaRngLbl = [[0.0, 1e10]], ["all"]
+    evaluator.evaluate()
+    evaluator.accumulate()
+    precision = evaluator.eval["precision"][:, :, :, 0, 0]  # [IoU, recall, category]
+    recall = evaluator.eval["recall"][:, :, 0, 0]  # [IoU, category]
+    return {
+        category: Figures(_percent(precision[:, :, k]), _percent(precision[0, :, k]), _percent(recall[:, k]))
+        for k, category in enumerate(wanted)
+    }
+
+
+def mean_figures(figures: Iterable[Figures]) -> Figures:
+    """Mean over the categories that could be measured."""
+    columns = zip(*((entry.ap, entry.ap50, entry.ar) for entry in figures if entry.ap is not None), strict=True)
+    means = [float(np.mean(np.array(column, dtype=np.float64))) for column in columns]
+    return Figures(*means) if means else Figures(None, None, None)
+
+
+def harmonic_mean(first: float | None, second: float | None) -> float | None:
+    """Harmonic mean of two figures; None when one was not measured, 0 when both are 0."""
+    if first is None or second is None:
+        return None
+    return 2 * first * second / (first + second) if first + second else 0.0
+
+
+def _percent(values: np.ndarray) -> float | None:
+    return 100 * float(values.mean()) if (values > -1).all() else None
+
+
+def _best_of_each_photo(detections: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    by_photo = defaultdict(list)
+    for entry in detections:
+        by_photo[entry["image_id"]].append(entry)
+    return [entry for entries in by_photo.values() for entry in sorted(entries, key=lambda e: -e["score"])[:most]]
