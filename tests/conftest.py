@@ -1,0 +1,27 @@
+"""Fixtures every room's tests may ask for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tiny import TinyCoco, make_tiny_coco
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the real photos; a test that asks for it is marked ``real_data``."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("EZSD_TEST_DATA") or beside)
+    if not (folder / "coco2k" / "instances_val.json").is_file():
+        pytest.skip(f"no real photos in {folder}; set EZSD_TEST_DATA to the folder that holds coco2k")
+    return folder
+
+
+@pytest.fixture
+def tiny_coco() -> Callable[..., TinyCoco]:
+    """``tiny_coco(folder)`` makes the data set of tests/tiny.py in ``folder``."""
+    return make_tiny_coco
