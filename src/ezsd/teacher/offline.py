@@ -2,7 +2,9 @@
 
 It is not CLIP: the image tower knows the 1,000 ImageNet classes, and many novel categories of COCO are among them.
 An image embedding is the mean of the text embeddings of its most probable ImageNet classes, weighted by probability
-(Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic Embeddings").
+(Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic Embeddings"). The text of a class is its
+WordNet names and definition in the usual prompt: on base boxes of COCO train photos (shorter side >= 16 of 384 px)
+the mean accuracy over 48 base among 65 names is 0.26 with bare names and 0.32 with these texts and a softer softmax.
 
 The embeddings of the ImageNet names are made once, by the text tower as it was loaded, and stay fixed: they belong
 to the image tower. Adapting the text tower's norms moves the embeddings of the categories only.
@@ -18,9 +20,9 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.data import ImageNetInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models._meta import _IMAGENET_CATEGORIES
 from typing_extensions import Self
 
 from ezsd.errors import ArtifactError, MissingExtraError
@@ -31,8 +33,10 @@ from ezsd.teacher.regions import box_means, read_at_scales
 IMAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 TEXT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 INPUT_SIZE = 128
+CLASS_PROMPT = "a photo of a {name}"
 TOP_CLASSES = 10
-LOGIT_SCALE = 20.0
+SOFTNESS = 0.5  # multiplies ImageNet logits before softmax
+LOGIT_SCALE = 10.0
 STRIDE = 32
 TEXT_BATCH = 256
 BOX_BATCH = 4096
@@ -61,11 +65,11 @@ class OfflineTeacher:
         self._tokenizer = tokenizer
         self._middle = torch.zeros(self.embedding_dim)
         with torch.no_grad():
-            classes = self._raw_names(_IMAGENET_CATEGORIES)
+            classes = self._raw_names(class_texts())
             self._middle = classes.mean(0)
             self._classes = F.normalize(classes - self._middle, dim=-1)
-        settings = f"{INPUT_SIZE} {TOP_CLASSES} {LOGIT_SCALE}"
-        self.weights_digest = digest(IMAGE_SHA256, TEXT_SHA256, settings, "\n".join(_IMAGENET_CATEGORIES))
+        settings = f"{INPUT_SIZE} {TOP_CLASSES} {SOFTNESS} {LOGIT_SCALE}"
+        self.weights_digest = digest(IMAGE_SHA256, TEXT_SHA256, settings, *class_texts())
 
     @property
     def fingerprint(self) -> str:
@@ -108,7 +112,7 @@ class OfflineTeacher:
         return torch.cat(parts)
 
     def _aligned(self, logits: Tensor) -> Tensor:
-        probabilities, indices = logits.float().softmax(-1).topk(TOP_CLASSES)
+        probabilities, indices = (logits.float() * SOFTNESS).softmax(-1).topk(TOP_CLASSES)
         mixed = F.embedding_bag(indices, self._classes, per_sample_weights=probabilities, mode="sum")
         return F.normalize(mixed, dim=-1)
 
@@ -122,6 +126,13 @@ class OfflineTeacher:
             mask = mask[..., None].to(states)
             parts.append(F.normalize((states * mask).sum(1) / mask.sum(1), dim=-1))
         return torch.cat(parts) if parts else torch.zeros(0, self.embedding_dim, device=self._middle.device)
+
+
+def class_texts() -> list[str]:
+    """Texts of the 1,000 ImageNet classes: WordNet names and definition, in a prompt."""
+    info = ImageNetInfo("imagenet-1k")
+    described = (info.index_to_description(index, detailed=True) for index in range(info.num_classes()))
+    return [CLASS_PROMPT.replace("{name}", text) for text in described]
 
 
 def load_offline() -> OfflineTeacher:
