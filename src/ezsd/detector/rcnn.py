@@ -1,0 +1,139 @@
+"""The detector put together: backbone, RPN, RoI heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import MultiScaleRoIAlign
+
+from ezsd.data.augment import resize_picture
+from ezsd.detector.backbone import Backbone
+from ezsd.detector.box_head import BoxHead
+from ezsd.detector.roi_heads import Detections, Target, ZeroShotRoIHeads, paste_masks
+from ezsd.detector.rpn import Rpn, build_rpn
+from ezsd.detector.text_classifier import TextClassifier
+from ezsd.recipe import Detector as DetectorSettings
+
+FEATURE_LEVELS = ["0", "1", "2", "3"]
+PADDED_TO = 32  # the coarsest stride of the backbone
+
+
+class Rcnn(nn.Module):
+    """A two-stage detector whose vocabulary is given with every call.
+
+    Args:
+        backbone: pictures to a feature pyramid.
+        rpn: features to proposals.
+        roi_heads: proposals to detections.
+        image_size: short and longest long side that pictures are resized to in :meth:`detect`.
+    """
+
+    def __init__(
+        self, backbone: Backbone, rpn: Rpn, roi_heads: ZeroShotRoIHeads, image_size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.rpn = rpn
+        self.roi_heads = roi_heads
+        self.image_size = image_size
+
+    def forward(self, pictures: Sequence[Tensor], targets: list[Target], text_embeddings: Tensor) -> dict[str, Tensor]:
+        """Return the losses of a batch.
+
+        Args:
+            pictures: resized, [3, H, W] uint8 or float in 0..1 each.
+            targets: see :class:`ZeroShotRoIHeads`; boxes in pixels of the resized pictures.
+            text_embeddings: [C, D] unit length, the vocabulary of training.
+        """
+        images, features = self._features(pictures)
+        proposals, rpn_losses = self.rpn(images, features, targets)
+        _, losses = self.roi_heads(features, proposals, images.image_sizes, text_embeddings, targets)
+        return {**rpn_losses, **losses}
+
+    @torch.inference_mode()
+    def detect(self, pictures: Sequence[Tensor], text_embeddings: Tensor) -> list[Detections]:
+        """Find the vocabulary's objects.
+
+        Args:
+            pictures: any sizes, [3, H, W] uint8 or float in 0..1 each.
+            text_embeddings: [C, D] unit length, any vocabulary.
+
+        Returns:
+            per picture, in its own pixels, best first.
+        """
+        resized = [resize_picture(picture, self.image_size) for picture in pictures]
+        images, features = self._features(resized)
+        proposals, _ = self.rpn(images, features)
+        found, _ = self.roi_heads(features, proposals, images.image_sizes, text_embeddings)
+        for detections, picture, small in zip(found, pictures, resized, strict=True):
+            height, width = picture.shape[-2:]
+            scale = torch.tensor([width / small.shape[-1], height / small.shape[-2]] * 2, device=small.device)
+            detections.boxes = detections.boxes * scale
+            paste_masks(detections, (height, width))
+        return found
+
+    def _features(self, pictures: Sequence[Tensor]) -> tuple[ImageList, dict[str, Tensor]]:
+        images = batch_pictures(pictures)
+        return images, self.backbone(images.tensors)
+
+
+def batch_pictures(pictures: Sequence[Tensor]) -> ImageList:
+    """Pad pictures [3, H, W] (uint8, or float in 0..1) at the right and the bottom to one size, float in 0..1."""
+    sizes = [(int(picture.shape[-2]), int(picture.shape[-1])) for picture in pictures]
+    height, width = (-(-max(side) // PADDED_TO) * PADDED_TO for side in zip(*sizes, strict=True))
+    padded = [
+        F.pad(picture, (0, width - picture.shape[-1], 0, height - picture.shape[-2])) for picture in pictures
+    ]
+    batch = torch.stack(padded).contiguous(memory_format=torch.channels_last)
+    return ImageList(batch.float() / 255 if batch.dtype == torch.uint8 else batch, sizes)
+
+
+def build_detector(settings: DetectorSettings, embedding_dim: int, masks: bool, pretrained: bool) -> Rcnn:
+    """Put a detector together.
+
+    Args:
+        settings: the recipe's section.
+        embedding_dim: D of the teacher.
+        masks: whether there is a mask branch.
+        pretrained: whether the backbone starts from ImageNet weights (False when a model is loaded).
+    """
+    backbone = Backbone(settings.backbone, settings.fpn_channels, pretrained)
+    channels = backbone.out_channels
+    # The FPN paper's 224 px at level 4 are meant for photos of short side 800.
+    canonical = round(224 * settings.image_size[0] / 800)
+    box_head = BoxHead(
+        channels,
+        settings.roi_size,
+        embedding_dim,
+        settings.head_convs,
+        settings.head_channels,
+        settings.head_features,
+        settings.semantic_regression,
+    )
+    mask_parts = {
+        "mask_roi_pool": MultiScaleRoIAlign(FEATURE_LEVELS, 14, 2, canonical_scale=canonical),
+        "mask_head": MaskRCNNHeads(channels, (channels,) * 4, 1),
+        "mask_predictor": MaskRCNNPredictor(channels, channels, 1),
+    }
+    roi_heads = ZeroShotRoIHeads(
+        box_head,
+        TextClassifier(embedding_dim),
+        settings.semantic_top_k,
+        box_roi_pool=MultiScaleRoIAlign(FEATURE_LEVELS, settings.roi_size, 2, canonical_scale=canonical),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=settings.rois_per_photo,
+        positive_fraction=0.25,
+        bbox_reg_weights=None,
+        score_thresh=settings.score_threshold,
+        nms_thresh=settings.nms,
+        detections_per_img=settings.detections_per_photo,
+        **(mask_parts if masks else {}),
+    )
+    model = Rcnn(backbone, build_rpn(settings, channels), roi_heads, settings.image_size)
+    return model.to(memory_format=torch.channels_last)

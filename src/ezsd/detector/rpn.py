@@ -1,0 +1,78 @@
+"""The region proposal network: torchvision's, with regions that teach neither object nor background."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import box_area, box_iou
+
+from ezsd.recipe import Detector as DetectorSettings
+
+
+class Rpn(RegionProposalNetwork):
+    """torchvision's RPN; negatives on crowds and on the best CLIP proposals are ignored."""
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Label anchors: 1 object, 0 background, -1 ignored."""
+        labels, matched = super().assign_targets_to_anchors(anchors, targets)
+        for label, anchor, target in zip(labels, anchors, targets, strict=True):
+            label[(label == 0) & on_ignored(anchor, target)] = -1
+        return labels, matched
+
+
+class _FullPrecision(nn.Module):
+    """An RPN head whose outputs are float32: half precision makes ties among scores."""
+
+    def __init__(self, head: RPNHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        objectness, deltas = self.head(features)
+        return [level.float() for level in objectness], [level.float() for level in deltas]
+
+
+def build_rpn(settings: DetectorSettings, channels: int) -> Rpn:
+    """Put the RPN together: one anchor side a pyramid level, three ratios."""
+    anchors = AnchorGenerator(
+        sizes=tuple((side,) for side in settings.anchor_sides), aspect_ratios=((0.5, 1.0, 2.0),) * 5
+    )
+    kept = {"training": settings.rpn_proposals, "testing": settings.rpn_proposals}
+    options: dict[str, Any] = {
+        "fg_iou_thresh": 0.7,
+        "bg_iou_thresh": 0.3,
+        "batch_size_per_image": 256,
+        "positive_fraction": 0.5,
+        "pre_nms_top_n": {mode: 2 * count for mode, count in kept.items()},
+        "post_nms_top_n": kept,
+        "nms_thresh": 0.7,
+    }
+    return Rpn(anchors, _FullPrecision(RPNHead(channels, 3)), **options)
+
+
+def on_ignored(boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
+    """Tell which boxes [N, 4] lie on a crowd (half of the box inside) or on an ignored region (IoU over 0.5).
+
+    Args:
+        boxes: [N, 4] xyxy.
+        target: ``crowd_boxes`` [K, 4] and ``ignored_boxes`` [M, 4] of the same photo.
+    """
+    ignored = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    if len(target["crowd_boxes"]):
+        ignored |= (covered_share(boxes, target["crowd_boxes"]) > 0.5).any(dim=1)
+    if len(target["ignored_boxes"]):
+        ignored |= (box_iou(boxes, target["ignored_boxes"]) > 0.5).any(dim=1)
+    return ignored
+
+
+def covered_share(boxes: Tensor, others: Tensor) -> Tensor:
+    """Return [N, K]: the share of each box [N, 4] that lies inside each of the others [K, 4]."""
+    corner = torch.maximum(boxes[:, None, :2], others[None, :, :2])
+    sides = (torch.minimum(boxes[:, None, 2:], others[None, :, 2:]) - corner).clamp(min=0)
+    return sides.prod(dim=2) / box_area(boxes).clamp(min=1e-6)[:, None]

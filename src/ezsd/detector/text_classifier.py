@@ -1,0 +1,34 @@
+"""Classify regions by the meaning of names: cosine with text embeddings."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TextClassifier(nn.Module):
+    """Cosine classifier with a learned background embedding and a learned logit scale.
+
+    Args:
+        embedding_dim: D, the dimension of text and region embeddings.
+        logit_scale: the scale that training starts from; it multiplies the cosines.
+    """
+
+    def __init__(self, embedding_dim: int, logit_scale: float = 100.0) -> None:
+        super().__init__()
+        self.background_embedding = nn.Parameter(torch.randn(1, embedding_dim) * embedding_dim**-0.5)
+        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
+
+    def forward(self, region_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
+        """Return logits [N, 1 + C]; column 0 is the background.
+
+        Args:
+            region_embeddings: [N, D] unit length.
+            text_embeddings: [C, D] unit length, any vocabulary.
+        """
+        background = F.normalize(self.background_embedding, dim=1)
+        names = torch.cat([background, text_embeddings.to(background.dtype)])
+        return self.log_logit_scale.exp() * (region_embeddings @ names.T)
