@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import gc
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -202,24 +203,40 @@ def _bad_segmentations(rows: list[dict[str, Any]], sizes: NDArray[np.float64]) -
 
 
 def _is_segmentation(segmentation: Any, size: NDArray[np.float64]) -> bool:
-    """Tell whether it is polygons of three points or more, or an RLE of the picture's size."""
+    """Tell whether it is polygons of three points or more, or an RLE of the picture's size (width, height)."""
     if isinstance(segmentation, list):
-        return all(
-            isinstance(polygon, list)
-            and len(polygon) >= 6
-            and len(polygon) % 2 == 0
-            and all(map(_FINITE_KINDS.__contains__, map(type, polygon)))
-            for polygon in segmentation
-        )
+        return all(map(_is_polygon, segmentation))
     if not isinstance(segmentation, dict) or segmentation.get("size") != [size[1], size[0]]:
         return False
     counts = segmentation.get("counts")
-    if isinstance(counts, list):
-        return all(isinstance(count, int) and count >= 0 for count in counts) and sum(counts) == size[0] * size[1]
-    return isinstance(counts, str) and bool(counts)
+    runs = _unpacked(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list):
+        return False
+    return all(isinstance(run, int) and run >= 0 for run in runs) and sum(runs) == size[0] * size[1]
 
 
-_FINITE_KINDS = frozenset((int, float))
+def _is_polygon(polygon: Any) -> bool:
+    try:
+        return len(polygon) >= 6 and len(polygon) % 2 == 0 and math.isfinite(sum(polygon))
+    except (TypeError, OverflowError):
+        return False
+
+
+def _unpacked(counts: str) -> list[int] | None:
+    """Return the runs of a compressed COCO RLE (cocoapi, ``rleFrString``): six bits a character, the third run and
+    all after it as differences; None where the text breaks off.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for code in counts.encode():
+        bits = code - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16 and 1) << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return None if shift else runs
 
 
 def _box_fault(entry: dict[str, Any], name: str, reason: int, size: NDArray[np.float64]) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 
 from ezsd.errors import RecipeError
 
-_LVIS_BASE = {"lvis_rare": ("f", "c"), "lvis_common_rare": ("f",)}
+_LVIS_FREQUENCIES = {"f": "frequent", "c": "common", "r": "rare"}
+_LVIS_BASE = {"lvis_rare": ("frequent", "common"), "lvis_common_rare": ("frequent",)}
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _lvis_split(name: str, annotations: Path | None) -> dict[str, list[str]]:
         raise RecipeError(f'split: "{name}" is made from an LVIS annotation file; give data.train.annotations.')
     try:
         categories = json.loads(annotations.read_text(encoding="utf-8"))["categories"]
-        frequencies = {category["name"]: category["frequency"] for category in _by_id(categories)}
+        frequencies = {category["name"]: _LVIS_FREQUENCIES[category["frequency"]] for category in _by_id(categories)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecipeError(
             f'split: "{name}" is made from the frequency (f, c or r) of each category of an LVIS file, and '

@@ -1,0 +1,99 @@
+"""Which names are base and which are novel."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ezsd.data.categories import CategorySplit, load_split, shipped_splits
+from ezsd.errors import RecipeError
+
+
+def test_the_coco_split_has_48_base_and_17_novel_names_of_coco() -> None:
+    split = load_split("coco_48_17")
+
+    assert split.name == "coco_48_17"
+    assert (len(set(split.base)), len(set(split.novel)), len(set(split.names))) == (48, 17, 65)
+    assert split.names == split.base + split.novel
+    assert split.base[0] == "person" and "toothbrush" in split.base and "horse" in split.base
+    assert set(split.novel) == {
+        "umbrella", "cow", "cup", "bus", "keyboard", "skateboard", "dog", "couch", "tie", "snowboard", "sink",
+        "elephant", "cake", "scissors", "airplane", "cat", "knife",
+    }  # fmt: skip
+
+
+@pytest.mark.real_data
+def test_every_name_of_the_coco_split_is_a_category_of_coco(shared_data: Path) -> None:
+    content = json.loads((shared_data / "coco2k" / "instances_val.json").read_text())
+    assert set(load_split("coco_48_17").names) < {entry["name"] for entry in content["categories"]}
+
+
+def test_own_names_make_a_split() -> None:
+    split = load_split({"base": ["hard hat"], "novel": ["traffic cone", "van"]})
+    assert split == CategorySplit("custom", ("hard hat",), ("traffic cone", "van"))
+
+
+def test_an_unknown_name_lists_the_shipped_splits() -> None:
+    with pytest.raises(RecipeError) as told:
+        load_split("coco_48_7")
+    assert all(name in str(told.value) for name in shipped_splits())
+    assert 'Did you mean "coco_48_17"?' in str(told.value)
+
+
+def test_all_faults_of_a_split_are_told_at_once() -> None:
+    with pytest.raises(RecipeError) as told:
+        load_split({"base": ["cat", "dog", "dog"], "novel": ["dog", "cow", "cow"], "unseen": ["emu"]})
+    faults = told.value.faults
+    assert len(faults) == 4
+    assert "unseen" in faults[0]
+    assert "split.base" in faults[1] and '"dog"' in faults[1]
+    assert "split.novel" in faults[2] and '"cow"' in faults[2]
+    assert '"dog" is base too' in faults[3]
+
+
+@pytest.mark.parametrize("names", [{}, {"base": []}, {"novel": ["cat"]}, {"base": "cat"}, {"base": [""]}])
+def test_a_split_without_base_names_is_refused(names: dict[str, list[str]]) -> None:
+    with pytest.raises(RecipeError, match=r"split\.base"):
+        load_split(names)
+
+
+def _lvis(folder: Path, **changes: object) -> Path:
+    categories = [
+        {"id": 3, "name": "zebra", "frequency": "f"},
+        {"id": 1, "name": "alarm_clock", "frequency": "c"},
+        {"id": 2, "name": "aerosol_can", "frequency": "r"},
+    ]
+    path = folder / "lvis.json"
+    path.write_text(json.dumps({"categories": [entry | changes for entry in categories]}))
+    return path
+
+
+def test_lvis_splits_follow_the_frequencies_in_order_of_category_id(tmp_path: Path) -> None:
+    path = _lvis(tmp_path)
+    assert load_split("lvis_rare", path) == CategorySplit("lvis_rare", ("alarm_clock", "zebra"), ("aerosol_can",))
+    assert load_split("lvis_common_rare", path) == CategorySplit(
+        "lvis_common_rare", ("zebra",), ("alarm_clock", "aerosol_can")
+    )
+
+
+@pytest.mark.real_data
+def test_lvis_v1_has_866_base_and_337_rare_names(shared_data: Path, tmp_path: Path) -> None:
+    categories = json.loads((shared_data / "text" / "lvis_v1_categories.json").read_text())
+    path = tmp_path / "lvis.json"
+    path.write_text(json.dumps({"categories": categories}))
+    assert tuple(map(len, (load_split("lvis_rare", path).base, load_split("lvis_rare", path).novel))) == (866, 337)
+    assert len(load_split("lvis_common_rare", path).base) == 405
+
+
+def test_an_lvis_split_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"data\.train\.annotations"):
+        load_split("lvis_rare")
+    with pytest.raises(RecipeError, match="missing.json"):
+        load_split("lvis_rare", tmp_path / "missing.json")
+    with pytest.raises(RecipeError, match="frequency.*often"):
+        load_split("lvis_rare", _lvis(tmp_path, frequency="often"))
+    (tmp_path / "coco.json").write_text(json.dumps({"categories": [{"id": 1, "name": "cat"}]}))
+    with pytest.raises(RecipeError, match="frequency"):
+        load_split("lvis_rare", tmp_path / "coco.json")
