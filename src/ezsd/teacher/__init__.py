@@ -39,6 +39,10 @@ def _load(spec: str) -> Teacher:
         from ezsd.teacher.offline import load_offline
 
         return load_offline()
+    if kind == "open_clip" and rest:
+        from ezsd.teacher.clip import load_clip
+
+        return load_clip(spec)
     if kind and colon and rest:
         return _load_custom(spec, kind, rest)
     raise RecipeError(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self
 
 from ezsd.files import digest
 
-_NORMS = (nn.LayerNorm, _BatchNorm, nn.GroupNorm)
+_NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
 
 
 @runtime_checkable
@@ -81,6 +80,6 @@ def fingerprint_of(weights_digest: str, norms: dict[str, nn.Parameter]) -> str:
     return digest(weights_digest, *values)
 
 
-def frozen(module: nn.Module) -> nn.Module:
+def frozen(module: Any) -> Any:
     """Put ``module`` in evaluation mode, without gradients."""
     return module.eval().requires_grad_(False)

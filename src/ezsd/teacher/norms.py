@@ -33,9 +33,7 @@ def load_norms(teacher: Teacher, path: Path) -> None:
             f"{teacher.name}. Run stage adapt again, or name the teacher that was adapted."
         )
     parameters = teacher.norm_parameters()
-    wrong = [
-        name for name, value in tensors.items() if name not in parameters or parameters[name].shape != value.shape
-    ]
+    wrong = [name for name, value in tensors.items() if name not in parameters or parameters[name].shape != value.shape]
     if wrong:
         raise ArtifactError(f"{path} holds parameters that {teacher.name} lacks: {', '.join(wrong)}. Run adapt again.")
     for name, value in tensors.items():

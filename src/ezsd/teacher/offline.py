@@ -20,7 +20,7 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.data import ImageNetInfo
+from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
@@ -108,7 +108,7 @@ class OfflineTeacher:
         features = self._image.forward_features(_network_input(padded[None]))[0]
         # The classifier is linear, so the mean of its outputs is its output for the mean feature; cells are fewer.
         logits = self._image.classifier(features.permute(1, 2, 0)).permute(2, 0, 1)
-        parts = [self._aligned(box_means(logits, part, STRIDE)) for part in boxes.split(BOX_BATCH)]
+        parts = [self._aligned(box_means(logits, part, STRIDE)) for part in torch.split(boxes, BOX_BATCH)]
         return torch.cat(parts)
 
     def _aligned(self, logits: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class OfflineTeacher:
 def class_texts() -> list[str]:
     """Texts of the 1,000 ImageNet classes: WordNet names and definition, in a prompt."""
     info = ImageNetInfo("imagenet-1k")
-    described = (info.index_to_description(index, detailed=True) for index in range(info.num_classes()))
+    described = (info.index_to_description(index, detailed=True) for index in range(1000))
     return [CLASS_PROMPT.replace("{name}", text) for text in described]
 
 
@@ -185,10 +185,10 @@ def missing_extra(error: ImportError) -> MissingExtraError:
 
 def load_image_tower(weights: Path) -> nn.Module:
     """EfficientNet-Lite0 of timm with the package's weights; both list their tensors in the same order."""
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    model: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     theirs = torch.load(weights, map_location="cpu", weights_only=True)
     model.load_state_dict(dict(zip(model.state_dict(), theirs.values(), strict=True)))
-    return frozen(model)
+    return model
 
 
 def check_weights(path: Path, expected: str, package: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -38,8 +39,6 @@ def text_embeddings(teacher: Teacher, names: Sequence[str], prompt: str) -> Tens
     except (ArtifactError, KeyError):
         pass  # not there yet, or damaged: made again below
     embeddings = teacher.encode_names(texts).float().cpu()
-    try:
+    with suppress(ArtifactError):  # a cache that cannot be written only costs time
         write_tensors(path, {"text_embeddings": embeddings})
-    except ArtifactError:
-        pass  # a cache that cannot be written only costs time
     return embeddings

@@ -1,0 +1,155 @@
+"""Teachers of open_clip: any architecture it knows, with weights from the hub or from a file."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import Self
+
+from ezsd.errors import ArtifactError, RecipeError
+from ezsd.files import digest
+from ezsd.teacher.base import fingerprint_of, frozen, norms_of
+from ezsd.teacher.dense import reader_of
+from ezsd.teacher.regions import read_at_scales
+
+TEXT_BATCH = 256
+
+
+class ClipTeacher:
+    """A model of open_clip; see :class:`ezsd.teacher.base.Teacher`.
+
+    Args:
+        name: as in the recipe.
+        model: CLIP or CustomTextCLIP, with its preprocessing settings attached (open_clip does that).
+        tokenizer: of its text tower.
+        settings: what its weights do not say (architecture, activation), as a text; part of the fingerprint.
+
+    Raises:
+        RecipeError: the image tower's input is not square, or the tower is of an unknown kind.
+    """
+
+    def __init__(self, name: str, model: nn.Module, tokenizer: Any, settings: str) -> None:
+        self.name = name
+        self._model: Any = frozen(model)
+        self._visual: Any = self._model.visual.to(memory_format=torch.channels_last)
+        self._tokenizer = tokenizer
+        preprocess = open_clip.get_model_preprocess_cfg(self._model)
+        self.input_size = _square_side(self._visual.image_size, name)
+        self._mean = torch.tensor(preprocess["mean"]).view(3, 1, 1)
+        self._std = torch.tensor(preprocess["std"]).view(3, 1, 1)
+        self.logit_scale = math.exp(self._model.logit_scale.item())
+        weights = (value.cpu().numpy().tobytes() for _, value in sorted(self._model.state_dict().items()))
+        self.weights_digest = digest(settings, json.dumps([preprocess["mean"], preprocess["std"]]), *weights)
+        self._read_boxes = reader_of(self._visual, self.input_size)
+        with torch.no_grad():
+            self.embedding_dim = self.encode_names([""]).shape[1]
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the weights, adapted norms included."""
+        return fingerprint_of(self.weights_digest, self.norm_parameters())
+
+    def encode_names(self, texts: Sequence[str]) -> Tensor:
+        """Finished texts -> ``[C, D]`` unit length."""
+        parts = [
+            self._model.encode_text(self._tokenizer(list(texts[start : start + TEXT_BATCH])).to(self._mean.device))
+            for start in range(0, len(texts), TEXT_BATCH)
+        ]
+        return F.normalize(torch.cat(parts).float(), dim=-1)
+
+    def encode_crops(self, crops: Tensor) -> Tensor:
+        """Crops ``[N, 3, S, S]``, values 0..1 -> ``[N, D]`` unit length."""
+        return F.normalize(self._model.encode_image(self._normalised(crops)).float(), dim=-1)
+
+    @torch.no_grad()
+    def dense_embeddings(self, picture: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
+        """Embed boxes from the whole picture; see :meth:`ezsd.teacher.base.Teacher.dense_embeddings`."""
+
+        def read(resized: Tensor, scaled_boxes: Tensor) -> Tensor:
+            return self._read_boxes(self._normalised(resized), scaled_boxes)
+
+        return read_at_scales(picture, boxes, sides, self.input_size, read)
+
+    def norm_parameters(self, towers: Sequence[str] = ("image", "text")) -> dict[str, nn.Parameter]:
+        """Every LayerNorm, BatchNorm and GroupNorm of the towers."""
+        found = {"image": norms_of(self._visual, "image")}
+        everything = norms_of(self._model, "text")
+        found["text"] = {key: value for key, value in everything.items() if not key.startswith("text.visual.")}
+        return {key: value for tower in towers for key, value in found[tower].items()}
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move both towers to ``device``."""
+        self._model.to(device)
+        self._mean, self._std = self._mean.to(device), self._std.to(device)
+        return self
+
+    def _normalised(self, pictures: Tensor) -> Tensor:
+        return (pictures - self._mean) / self._std
+
+
+def load_clip(spec: str) -> ClipTeacher:
+    """Load ``open_clip:ARCH/PRETRAINED``; PRETRAINED is a tag of open_clip or the path of a checkpoint.
+
+    Raises:
+        RecipeError: there is no such architecture, tag or file.
+        ArtifactError: the weights cannot be fetched, or are not those of the architecture.
+    """
+    architecture, _, pretrained = spec.removeprefix("open_clip:").partition("/")
+    _check_spec(spec, architecture, pretrained)
+    # Some tags were trained with another activation than their architecture says; open_clip only warns.
+    tag = open_clip.get_pretrained_cfg(architecture, pretrained)
+    quick_gelu = bool(tag.get("quick_gelu", False))
+    try:
+        model = open_clip.create_model(architecture, pretrained=pretrained, force_quick_gelu=quick_gelu)
+        tokenizer = open_clip.get_tokenizer(architecture)
+    except (OSError, RuntimeError, KeyError, pickle.UnpicklingError, SafetensorError, HfHubHTTPError) as error:
+        raise ArtifactError(
+            f"teacher: the weights of {spec} cannot be loaded: {_first_line(error)}. Without a network, give the path "
+            f"of a checkpoint of {architecture} (.safetensors, or .pt with tensors alone): "
+            f"open_clip:{architecture}/PATH."
+        ) from error
+    settings = json.dumps([open_clip.get_model_config(architecture), quick_gelu], sort_keys=True)
+    return ClipTeacher(spec, model, tokenizer, settings)
+
+
+def _check_spec(spec: str, architecture: str, pretrained: str) -> None:
+    architectures = open_clip.list_models()
+    if architecture not in architectures:
+        raise RecipeError(
+            f"teacher: open_clip has no architecture {architecture} (in {spec})."
+            + _suggestion(architecture, architectures)
+        )
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if not open_clip.is_pretrained_cfg(architecture, pretrained) and not Path(pretrained).is_file():
+        raise RecipeError(
+            f"teacher: {pretrained or 'nothing'} (in {spec}) is neither a file nor a tag of open_clip for "
+            f"{architecture}.{_suggestion(pretrained, tags)} Tags: {', '.join(tags) or 'none'}."
+        )
+
+
+def _suggestion(word: str, known: Sequence[str]) -> str:
+    close = get_close_matches(word, known, n=5, cutoff=0.5)
+    return f" Did you mean {', '.join(close)}?" if close else ""
+
+
+def _square_side(image_size: int | Sequence[int], name: str) -> int:
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if height != width:
+        raise RecipeError(f"teacher: {name} takes pictures of {height}x{width}; only square inputs are supported.")
+    return height
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

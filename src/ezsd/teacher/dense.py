@@ -1,0 +1,165 @@
+"""Embeddings of many boxes from open_clip image towers that see the whole picture: one way per kind of tower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ezsd.errors import RecipeError
+from ezsd.teacher.regions import box_means
+
+Read = Callable[[Tensor], Tensor]
+Reader = Callable[[Tensor, Tensor], Tensor]  # normalised picture [3, H, W] and boxes [N, 4] xyxy -> [N, D]
+MULTIPLE = 64  # pictures are padded to this, so that strided layers drop no border
+BOX_BATCH = 4096
+TILE_BATCH = 32
+STEP = 0.75  # between tiles, as a part of their side
+
+
+def reader_of(visual: nn.Module, input_size: int) -> Reader:
+    """Choose how boxes are read from an image tower.
+
+    - ModifiedResNet: its feature map through the value path of its attention pool.
+    - timm model with a convolutional trunk: its feature map, mean over each box, then its head.
+    - vision transformers: the patches of overlapping tiles; see :func:`read_tiles`.
+
+    Raises:
+        RecipeError: the tower is of another kind.
+    """
+    tower: Any = visual
+    if isinstance(visual, ModifiedResNet):
+        return partial(read_map, features=partial(_resnet_values, tower), head=nn.Identity())
+    if isinstance(visual, VisionTransformer):
+        early, end, grid = partial(_vit_early, tower), partial(_vit_end, tower), tower.grid_size[0]
+        return partial(read_tiles, size=input_size, grid=grid, early=early, end=end)
+    if isinstance(visual, TimmModel) and isinstance(tower.trunk, (TimmVisionTransformer, Eva)):
+        early, end, grid = partial(_timm_early, tower), partial(_timm_end, tower), tower.trunk.patch_embed.grid_size[0]
+        return partial(read_tiles, size=input_size, grid=grid, early=early, end=end)
+    if isinstance(visual, TimmModel):
+        return partial(read_map, features=tower.trunk.forward_features, head=partial(_timm_head, tower))
+    raise RecipeError(
+        f"teacher: open_clip's image tower {type(visual).__name__} is not supported. Expected a vision transformer, "
+        "a ModifiedResNet or a timm model."
+    )
+
+
+def read_map(picture: Tensor, boxes: Tensor, features: Read, head: Read) -> Tensor:
+    """Read boxes from a convolutional feature map: mean over the box, then the head.
+
+    Args:
+        picture: normalised ``[3, H, W]``.
+        boxes: ``[N, 4]`` xyxy, pixels of ``picture``.
+        features: ``[1, 3, H', W']`` -> ``[1, F, h, w]``.
+        head: ``[n, F]`` -> ``[n, D]``.
+    """
+    height, width = picture.shape[1:]
+    padded = F.pad(picture, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+    cells = features(padded[None].contiguous(memory_format=torch.channels_last))[0]
+    stride = padded.shape[2] / cells.shape[2]
+    parts = [head(box_means(cells, part, stride)).float() for part in torch.split(boxes, BOX_BATCH)]
+    return F.normalize(torch.cat(parts), dim=-1)
+
+
+def read_tiles(picture: Tensor, boxes: Tensor, size: int, grid: int, early: Read, end: Read) -> Tensor:
+    """Read boxes from the patches of a vision transformer that sees the picture in overlapping tiles.
+
+    All blocks but the last run as usual. Each patch then goes through the last block, the pooling and the projection
+    as if it were the whole picture: attention over equal tokens returns their value, so this is the value path of
+    MaskCLIP (Zhou et al. 2022, "Extract Free Dense Labels from CLIP") with residuals and MLP, and each patch lives in
+    text space. Tiles have the size the tower was trained at, so positions keep their meaning. Unit patch embeddings
+    are averaged where tiles overlap.
+
+    Args:
+        picture: normalised ``[3, H, W]``.
+        boxes: ``[N, 4]`` xyxy, pixels of ``picture``.
+        size: side of a tile, pixels.
+        grid: patches along a tile.
+        early: tiles ``[n, 3, size, size]`` -> tokens before the last block ``[n, C, grid, grid]``.
+        end: tokens ``[m, C]`` -> ``[m, D]``.
+    """
+    patch = size // grid
+    height, width = picture.shape[1:]
+    places = [(row, column) for row in _starts(height, patch, grid) for column in _starts(width, patch, grid)]
+    rows, columns = places[-1][0] + grid, places[-1][1] + grid
+    spare = size - patch * grid  # pixels a tower takes in beyond its last whole patch
+    padded = F.pad(picture, (0, max(0, columns * patch + spare - width), 0, max(0, rows * patch + spare - height)))
+    parts = []
+    for start in range(0, len(places), TILE_BATCH):
+        tiles = [
+            padded[:, y * patch : y * patch + size, x * patch : x * patch + size]
+            for y, x in places[start : start + TILE_BATCH]
+        ]
+        tokens = early(torch.stack(tiles)).permute(0, 2, 3, 1)
+        parts.append(F.normalize(end(tokens.flatten(0, 2)).float(), dim=-1).view(*tokens.shape[:3], -1))
+    means = _stitched(torch.cat(parts), places).permute(2, 0, 1)
+    return F.normalize(torch.cat([box_means(means, part, patch) for part in torch.split(boxes, BOX_BATCH)]), dim=-1)
+
+
+def _stitched(tiles: Tensor, places: list[tuple[int, int]]) -> Tensor:
+    """Tiles ``[T, g, g, D]`` at their places -> one map ``[rows, columns, D]``; the mean where they overlap."""
+    grid = tiles.shape[1]
+    rows, columns = places[-1][0] + grid, places[-1][1] + grid
+    sums, counts = tiles.new_zeros(rows, columns, tiles.shape[-1]), tiles.new_zeros(rows, columns, 1)
+    for (y, x), tile in zip(places, tiles, strict=True):
+        sums[y : y + grid, x : x + grid] += tile
+        counts[y : y + grid, x : x + grid] += 1
+    return sums / counts
+
+
+def _starts(length: int, patch: int, grid: int) -> list[int]:
+    """First patches of the tiles along a side of ``length`` pixels; the last tile ends where the picture does."""
+    spare = max(0, -(-length // patch) - grid)
+    count = 1 + -(-spare // max(1, int(grid * STEP)))
+    return [round(index * spare / max(1, count - 1)) for index in range(count)]
+
+
+def _resnet_values(tower: Any, pictures: Tensor) -> Tensor:
+    features = tower.stem(pictures)
+    for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
+        features = layer(features)
+    pool = tower.attnpool  # both projections are linear: the mean of their outputs is their output for the mean
+    values: Tensor = pool.c_proj(pool.v_proj(features.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+    return values
+
+
+def _vit_early(tower: Any, tiles: Tensor) -> Tensor:
+    before_last = [len(tower.transformer.resblocks) - 2]
+    found = tower.forward_intermediates(tiles, indices=before_last, intermediates_only=True, stop_early=True)
+    values: Tensor = found["image_intermediates"][0]
+    return values
+
+
+def _vit_end(tower: Any, tokens: Tensor) -> Tensor:
+    alone = tower.transformer.resblocks[-1](tokens[:, None].expand(-1, 2, -1))
+    values: Tensor = tower._pool(alone)[0] @ tower.proj
+    return values
+
+
+def _timm_early(tower: Any, tiles: Tensor) -> Tensor:
+    before_last = [len(tower.trunk.blocks) - 2]
+    values: Tensor = tower.trunk.forward_intermediates(
+        tiles, indices=before_last, intermediates_only=True, stop_early=True
+    )[0]
+    return values
+
+
+def _timm_end(tower: Any, tokens: Tensor) -> Tensor:
+    trunk = tower.trunk
+    alone = trunk.blocks[-1](tokens[:, None].expand(-1, trunk.num_prefix_tokens + 1, -1))
+    values: Tensor = tower.head(trunk.forward_head(trunk.norm(alone)))
+    return values
+
+
+def _timm_head(tower: Any, features: Tensor) -> Tensor:
+    values: Tensor = tower.head(tower.trunk.forward_head(features[:, :, None, None]))
+    return values

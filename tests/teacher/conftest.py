@@ -1,0 +1,68 @@
+"""Tiny open_clip models with random weights, saved to a file and loaded the way users load theirs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+TOWERS: dict[str, dict[str, Any]] = {
+    "vit": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8},
+    "vit_avg": {
+        "image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8, "pool_type": "avg",
+        "final_ln_after_pool": True,
+    },
+    "resnet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
+    "timm_cnn": {
+        "image_size": 64, "timm_model_name": "resnet10t", "timm_model_pretrained": False, "timm_pool": "",
+        "timm_proj": "linear",
+    },
+    "timm_map": {
+        "image_size": 160, "timm_model_name": "test_vit", "timm_model_pretrained": False, "timm_pool": "map",
+        "timm_proj": "none",
+    },
+    "timm_token": {
+        "image_size": 160, "timm_model_name": "test_vit", "timm_model_pretrained": False, "timm_pool": "token",
+        "timm_proj": None,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """``tiny_clip("vit")`` saves a tiny model and returns the spec that loads it."""
+    folder = tmp_path_factory.mktemp("open_clip")
+
+    def make(tower: str, suffix: str = ".safetensors") -> str:
+        name = f"ezsd_tiny_{tower}"
+        checkpoint = folder / f"{name}{suffix}"
+        if not checkpoint.is_file():
+            width = 64 if tower == "timm_map" else 24
+            config = {"embed_dim": width, "vision_cfg": TOWERS[tower], "text_cfg": TEXT}
+            (folder / f"{name}.json").write_text(json.dumps(config))
+            open_clip.add_model_config(folder / f"{name}.json")
+            model = _random(open_clip.create_model(name, pretrained=None))
+            tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
+            save_file(tensors, checkpoint) if suffix == ".safetensors" else torch.save(tensors, checkpoint)
+        return f"open_clip:{name}/{checkpoint}"
+
+    return make
+
+
+def _random(model: nn.Module) -> nn.Module:
+    """Norms and statistics away from their neutral start, so that leaving one out shows."""
+    generator = torch.Generator().manual_seed(0)
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and value.ndim <= 1 and "logit_scale" not in key:
+            value += 0.3 * torch.rand(value.shape, generator=generator)
+        elif value.is_floating_point() and value.ndim > 1:
+            value.copy_(torch.randn(value.shape, generator=generator) * max(value[0].numel(), 1) ** -0.5)
+    return model
