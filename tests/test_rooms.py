@@ -12,9 +12,10 @@ SOURCE = Path(__file__).parents[1] / "src" / "ezsd"
 # From the top; docs/architecture.md says what each is for. A package stands for all its modules.
 ROOMS = [
     "errors", "files", "recipe", "progress",
-    "data.categories", "data.coco", "data.augment", "data.pocket",
+    "data.categories", "data.pictures", "data.annotations", "data.coco", "data.augment", "data.pocket",
     "teacher", "checkpoint", "crops", "adapt", "targets", "propose",
-    "detector", "train_data", "train", "evaluate", "predict", "report", "run", "serve", "export", "cli",
+    "detector", "train_data", "train", "metrics", "evaluate", "predict", "detect", "report",
+    "own_data", "lock", "fingerprints", "run", "serve", "export", "cli",
 ]  # fmt: skip
 
 

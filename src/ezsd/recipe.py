@@ -159,7 +159,7 @@ class Evaluate(_Section):
 class Recipe(_Section):
     """One run. Read it with :func:`load_recipe`."""
 
-    split: str | dict[Literal["base", "novel"], tuple[str, ...]]
+    split: str | dict[str, tuple[str, ...]]  # a shipped name, or base and novel names
     teacher: str
     data: Data
     seed: CountOrZero = 0
@@ -181,6 +181,22 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: the file is missing or not YAML, or keys or values are wrong (all told at once).
     """
+    values, faults = read_values(path, changes)
+    try:
+        recipe = parse_recipe(values, str(path))
+    except RecipeError as error:
+        raise RecipeError([*faults, *error.faults]) from None
+    if faults:
+        raise RecipeError(faults)
+    return recipe
+
+
+def read_values(path: Path, changes: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """Read a recipe's plain values, unchecked; also return what is wrong with ``changes``.
+
+    Raises:
+        RecipeError: the file is missing, not YAML, or no mapping.
+    """
     try:
         values = _read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -189,14 +205,7 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"Recipe {path} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"Recipe {path} holds no keys; expected split, teacher, data and so on (see recipes/).")
-    faults = [fault for change in changes if (fault := _apply(values, change))]
-    try:
-        recipe = parse_recipe(values, str(path))
-    except RecipeError as error:
-        raise RecipeError([*faults, *error.faults]) from None
-    if faults:
-        raise RecipeError(faults)
-    return recipe
+    return values, [fault for change in changes if (fault := _apply(values, change))]
 
 
 def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:

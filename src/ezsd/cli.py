@@ -1,0 +1,166 @@
+"""The command line. Rooms are imported by the command that needs them, so that ``ezsd --help`` is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import ezsd
+from ezsd.errors import EzsdError
+
+app = typer.Typer(
+    help="Zero-shot object detection: train a fast detector for objects you have only the names of.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Until(str, Enum):
+    """The stages of a run."""
+
+    adapt = "adapt"
+    propose = "propose"
+    train = "train"
+    evaluate = "evaluate"
+
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (YAML).")]
+RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, made by ezsd run.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value: train.lr=0.01.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Redo what was made from another recipe or other data; it is removed.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"ezsd {ezsd.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The run folder.")],
+    changes: Set = None,
+    until: Annotated[Until, typer.Option(help="The last stage to run.")] = Until.evaluate,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run a recipe: adapt, propose, train, evaluate. Run again, it goes on where it was."""
+    with _told():
+        from ezsd.recipe import load_recipe
+        from ezsd.run import run_recipe
+
+        run_recipe(load_recipe(recipe, changes or ()), out, until.value, overwrite)
+
+
+@app.command()
+def adapt(folder: RunFolder, overwrite: Overwrite = False) -> None:
+    """Stage 1 of a run folder: the teacher's normalisation layers learn the photos' domain."""
+    _run_stage(folder, Until.adapt, overwrite)
+
+
+@app.command()
+def propose(folder: RunFolder, overwrite: Overwrite = False) -> None:
+    """Stage 2 of a run folder: CLIP proposals and the teacher's embeddings."""
+    _run_stage(folder, Until.propose, overwrite)
+
+
+@app.command()
+def train(folder: RunFolder, overwrite: Overwrite = False) -> None:
+    """Stage 3 of a run folder: train the detector."""
+    _run_stage(folder, Until.train, overwrite)
+
+
+@app.command()
+def evaluate(folder: RunFolder, overwrite: Overwrite = False) -> None:
+    """Stage 4 of a run folder: zsd and gzsd figures on the val photos."""
+    _run_stage(folder, Until.evaluate, overwrite)
+
+
+@app.command()
+def validate(recipe: RecipePath, changes: Set = None) -> None:
+    """Check a recipe, its split and every photo; all faults are told at once."""
+    with _told():
+        from ezsd.own_data import check_recipe
+
+        typer.echo(check_recipe(recipe, changes or ()))
+
+
+@app.command()
+def init(
+    images: Annotated[Path, typer.Option(metavar="DIR", help="Folder of your photos.")],
+    annotations: Annotated[Path, typer.Option(metavar="JSON", help="Their boxes, COCO JSON.")],
+    novel: Annotated[str, typer.Option(metavar="NAMES", help='What to find without boxes: "traffic cone, umbrella".')],
+    val_annotations: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="Boxes of other photos, to validate on; else a fifth is kept.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="RECIPE", help="The recipe to write.")] = Path("recipe.yaml"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+) -> None:
+    """Write a recipe for your own photos; base names are the categories that have boxes."""
+    with _told():
+        from ezsd.own_data import make_recipe
+
+        names = [name.strip() for name in novel.split(",") if name.strip()]
+        for path in make_recipe(images, annotations, names, out, val_annotations, overwrite):
+            typer.echo(f"wrote {path}")
+        typer.echo(f"Next: ezsd validate {out}, then: ezsd run {out} --out runs/{out.stem}")
+
+
+@app.command()
+def detect(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or the run folder it is in.")],
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Picture files.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where drawn pictures and detections.json go.")],
+    vocabulary: Annotated[
+        str | None, typer.Option(metavar="NAMES", help='Names to look for: "cat, traffic cone"; else the model\'s own.')
+    ] = None,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Detections with a lower score are left out.")] = 0.3,
+) -> None:
+    """Find objects by their names: drawn pictures and detections.json."""
+    with _told():
+        from ezsd.detect import detect_files
+
+        path = detect_files(model, pictures, vocabulary, threshold, out)
+        typer.echo(f"wrote {path}")
+
+
+def _run_stage(folder: Path, stage: Until, overwrite: bool) -> None:
+    with _told():
+        from ezsd.run import run_stage
+
+        run_stage(folder, stage.value, overwrite)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn faults the user can mend into messages and exit code 2, and Ctrl-C into exit code 130."""
+    try:
+        yield
+    except EzsdError as error:
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        console.print("Error:" if len(error.faults) > 1 else "Error: ", style="bold red", end="")
+        for fault in error.faults:
+            console.print(f"\n  {fault}" if len(error.faults) > 1 else fault, markup=False, end="")
+        console.print()
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("\nInterrupted. Run the same command again to go on.", err=True)
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """Run the command line; a teacher ``module:function`` is looked for in the working directory too."""
+    sys.path.append(os.getcwd())
+    app()

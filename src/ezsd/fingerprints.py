@@ -1,0 +1,111 @@
+"""What each stage's result depends on: settings and data by content. What has not changed need not be done again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from ezsd.data.annotations import find_records, read_annotations
+from ezsd.data.categories import CategorySplit
+from ezsd.files import digest
+from ezsd.recipe import Part, Recipe
+from ezsd.train_data import needs_targets
+
+FORMAT = 1  # raised when a stage writes other files, or other values for the same recipe
+_CONTENT = "sha256:"
+_SPEED_ONLY = ("propose.batch_size", "train.checkpoint_steps", "evaluate.batch_size")
+
+Inputs = dict[str, Any]
+
+
+def stage_inputs(recipe: Recipe, split: CategorySplit) -> dict[str, Inputs]:
+    """Return, for each stage, everything its result depends on: JSON values by recipe key; files as digests.
+
+    Raises:
+        DataError: an annotation file cannot be read.
+    """
+    common: Inputs = {
+        "format": FORMAT,
+        "teacher": recipe.teacher,
+        "teacher.file": _digest_of_weights(recipe.teacher),
+        "prompt": recipe.prompt,
+        "seed": recipe.seed,
+        "split.base": list(split.base),
+        "split.novel": list(split.novel),
+        "data.skip_bad": recipe.data.skip_bad,
+        **_of_part("data.train", recipe.data.train),
+    }
+    val = _of_part("data.val", recipe.data.val)
+    proposing = _of_section("propose", recipe.propose)
+    adapted = common | (_of_section("adapt", recipe.adapt) if recipe.adapt.enabled else {"adapt.enabled": False})
+    trained = adapted | _of_section("detector", recipe.detector) | _of_section("train", recipe.train)
+    if needs_targets(recipe.train):
+        trained |= proposing
+    return {
+        "adapt": adapted | val,  # the figures it reports are measured on val
+        "propose": adapted | proposing,
+        "train": trained,
+        "evaluate": trained | val | proposing | _of_section("evaluate", recipe.evaluate),
+    }
+
+
+def fingerprint(inputs: Inputs) -> str:
+    """Return the digest of a stage's inputs."""
+    return digest(json.dumps(inputs, sort_keys=True))
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Tell in the user's words where the inputs of a stage differ."""
+    told = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if old == new:
+            continue
+        if any(str(value).startswith(_CONTENT) for value in (old, new)):
+            told.append(f"{key}: the content has changed")
+        else:
+            told.append(f"{key} was {_short(old)}, is now {_short(new)}")
+    return told
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return f"{text[:57]}..." if len(text) > 60 else text
+
+
+def _of_section(name: str, section: BaseModel) -> Inputs:
+    values = {f"{name}.{key}": value for key, value in section.model_dump(mode="json").items()}
+    return {key: value for key, value in values.items() if key not in _SPEED_ONLY}
+
+
+def _of_part(name: str, part: Part) -> Inputs:
+    records, _, _ = find_records(read_annotations(part.annotations)["images"], part)
+    photos = "\n".join(f"{record.image_id} {record.path.name} {_size(record.path)}" for record in records)
+    return {
+        f"{name}.annotations": _CONTENT + digest(part.annotations),
+        f"{name}.images": _CONTENT + digest(photos),
+        f"{name}.limit": part.limit,
+    }
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _digest_of_weights(teacher: str) -> str | None:
+    path = weights_path(teacher)
+    return None if path is None else _CONTENT + digest(path)
+
+
+def weights_path(teacher: str) -> Path | None:
+    """Return the checkpoint file that an ``open_clip:ARCH/PATH`` teacher names; None for other teachers."""
+    kind, _, rest = teacher.partition(":")
+    path = Path(rest.partition("/")[2]).expanduser()
+    return path if kind == "open_clip" and path.is_file() else None

@@ -1,0 +1,56 @@
+"""One process at a time in a run folder."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ezsd.errors import ArtifactError
+
+LOCK = ".lock"
+
+
+@contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """Hold the folder (made when missing) for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        ArtifactError: another process holds the folder, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise ArtifactError(f"Cannot write in {folder}: {error}. Give another folder.") from None
+    with file:
+        if not _locked(file.fileno()):
+            file.seek(0)
+            raise ArtifactError(
+                f"{folder} is in use by {file.read().strip() or 'another process'}. "
+                "Wait until it is done, stop it, or give another folder."
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock by process, not by open file: workers that outlive a killed run do not hold its folder."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # a lock on Windows forbids reading, so far from the text
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
