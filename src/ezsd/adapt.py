@@ -1,0 +1,282 @@
+"""Stage 1: the teacher's normalisation layers learn the look of the photos' crops; everything else is frozen.
+
+Cross-entropy over base names on crops of base objects (arXiv 2303.12145, section "adapting the feature space"). Only
+the affine parameters of LayerNorm / BatchNorm move, so the teacher keeps telling names apart that it was not shown.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.nn import functional as F
+
+from ezsd.checkpoint import load_latest, save_checkpoint, seeded
+from ezsd.crops import PictureCache, autocast, encode_regions, read_ahead
+from ezsd.data.categories import CategorySplit
+from ezsd.data.coco import Photo, Photos
+from ezsd.errors import ArtifactError, DataError
+from ezsd.files import digest, write_json
+from ezsd.progress import say, track
+from ezsd.recipe import Adapt
+from ezsd.teacher import Teacher, save_norms
+from ezsd.teacher.regions import crop_regions
+
+_GROUP = 64  # photos whose boxes are mixed into batches together, so that each is decoded about once an epoch
+_CHECKPOINT_SECONDS = 30.0
+_EVALUATE_BATCH = 256
+
+
+def run_adapt(
+    teacher: Teacher,
+    train: Photos,
+    val: Photos | None,
+    split: CategorySplit,
+    settings: Adapt,
+    prompt: str,
+    seed: int,
+    folder: Path,
+    device: str,
+) -> dict[str, Any]:
+    """Adapt ``teacher`` in place; write ``norms.safetensors`` and ``metrics.json``. Run again, it goes on.
+
+    Every random number comes from (seed, epoch) or (seed, step), so that a resumed run ends at the same weights.
+    Under several processes each takes its part of every batch, and gradients are summed.
+
+    Args:
+        teacher: on ``device``; its norm parameters are changed.
+        train: photos with base boxes.
+        val: photos with boxes of base and novel names, to report accuracy on; None: not reported.
+        split: base and novel names.
+        settings: section ``adapt`` of the recipe.
+        prompt: text with ``{name}``.
+        seed: of the run.
+        folder: where the results go, and the checkpoint until they are there.
+        device: where the teacher computes.
+
+    Returns:
+        What metrics.json holds: accuracies 0..1 before and after (``accuracy_base`` and ``accuracy_novel`` among all
+        names, ``accuracy_novel_among_novel`` among novel names; null = not measured), crops, steps, seconds.
+
+    Raises:
+        DataError: no base box to learn from.
+        ArtifactError: ``folder`` holds a checkpoint of other settings, or cannot be written.
+    """
+    began = time.monotonic()
+    batches = _Batches(train, split.base, settings, seed)
+    say(f"Adapt: {len(batches.boxes)} base boxes, {settings.epochs} epochs = {batches.steps} steps of "
+        f"{settings.batch_size} crops, forward and backward ({settings.precision}).")  # fmt: skip
+    before, seconds = _learn(teacher, batches, val, split, settings, prompt, folder / "checkpoint", device)
+    after = _accuracy(teacher, val, split, settings, prompt, device)
+    metrics: dict[str, Any] = {}
+    for name in after:
+        metrics |= {f"{name}_before": before[name], f"{name}_after": after[name]}
+    metrics |= {
+        "crops": settings.epochs * len(batches.boxes), "base_boxes": len(batches.boxes), "steps": batches.steps,
+        "val_crops": 0 if val is None else sum(len(_usable(photo, settings.min_side)) for photo in val.photos),
+        "seconds": round(seconds + time.monotonic() - began, 1),
+    }  # fmt: skip
+    state = PartialState()
+    if state.is_main_process:
+        save_norms(teacher, folder / "norms.safetensors", settings.towers)
+        write_json(folder / "metrics.json", metrics)
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    state.wait_for_everyone()
+    return metrics
+
+
+def _learn(
+    teacher: Teacher, batches: _Batches, val: Photos | None, split: CategorySplit, settings: Adapt, prompt: str,
+    checkpoints: Path, device: str,
+) -> tuple[dict[str, float | None], float]:  # fmt: skip
+    """Train from the last checkpoint to the end; returns accuracies before, and seconds of the interrupted runs."""
+    state, began = PartialState(), time.monotonic()
+    parameters = teacher.norm_parameters(settings.towers)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
+    key = digest(teacher.weights_digest, settings.model_dump_json(), prompt, *split.names, batches.digest)
+    found = load_latest(checkpoints, parameters, optimizer)
+    step, extra = found or (0, {"key": key, "seconds": 0.0})
+    if extra["key"] != key:
+        raise ArtifactError(f"{checkpoints} was written with other settings, photos or another teacher. "
+                            "Go back to those, or start anew with --overwrite or another --out.")  # fmt: skip
+    if "before" not in extra:
+        extra["before"] = _accuracy(teacher, val, split, settings, prompt, device)
+    scaler = GradScaler(torch.device(device).type, enabled=settings.precision == "fp16")
+    if extra.get("scaler"):
+        scaler.load_state_dict(extra["scaler"])
+    texts = [prompt.format(name=name) for name in split.base]
+    take = _step_function(teacher, parameters, texts, optimizer, scaler, settings, device)
+    saved = time.monotonic()
+    with _learning(parameters), track(batches.steps, "Adapt", start=step) as advance:
+        while step < batches.steps:
+            loss = take(*batches.crops(step, teacher.input_size, device))
+            step += 1
+            advance(1, f"loss {loss:.3f}")
+            if state.is_main_process and time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                seconds = extra["seconds"] + time.monotonic() - began
+                now = {**extra, "seconds": seconds, "scaler": scaler.state_dict()}
+                save_checkpoint(checkpoints, step, parameters, optimizer, now)
+                saved = time.monotonic()
+    return extra["before"], extra["seconds"]
+
+
+def _step_function(
+    teacher: Teacher, parameters: Mapping[str, nn.Parameter], texts: Sequence[str], optimizer: torch.optim.Optimizer,
+    scaler: GradScaler, settings: Adapt, device: str,
+) -> Callable[[Tensor, Tensor, int], float]:  # fmt: skip
+    """One optimizer step: crops ``[n, 3, S, S]``, labels ``[n]`` of this process, crops of all processes -> loss."""
+    with torch.no_grad():
+        fixed = None if "text" in settings.towers else teacher.encode_names(texts).float()
+
+    def take(crops: Tensor, labels: Tensor, total: int) -> float:
+        with autocast(device, settings.precision):
+            names = teacher.encode_names(texts) if fixed is None else fixed
+            embeddings = teacher.encode_crops(crops)
+        logits = teacher.logit_scale * embeddings.float() @ names.float().T
+        loss = F.cross_entropy(logits, labels, reduction="sum") / total
+        optimizer.zero_grad()
+        torch.autograd.backward(scaler.scale(loss))
+        for parameter in parameters.values():
+            if parameter.grad is not None:
+                parameter.grad = reduce(parameter.grad, "sum")
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(parameters.values(), settings.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        return float(reduce(loss.detach(), "sum"))
+
+    return take
+
+
+@contextmanager
+def _learning(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in parameters.values():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+
+class _Batches:
+    """Crops of base boxes by step. An epoch mixes the boxes of 64 shuffled photos at a time.
+
+    Args:
+        train: photos with base boxes.
+        base: base names; label i + 1 of a photo need not be name i.
+        settings: section ``adapt``.
+        seed: of the run.
+
+    Raises:
+        DataError: there is no box.
+    """
+
+    def __init__(self, train: Photos, base: Sequence[str], settings: Adapt, seed: int) -> None:
+        self.photos, self.settings, self.seed = train.photos, settings, seed
+        index = {name: place for place, name in enumerate(base)}
+        self.of_photo: list[list[int]] = []  # rows of boxes, by photo
+        owners: list[int] = []
+        boxes, labels = [], []
+        for place, photo in enumerate(train.photos):
+            rows = [row for row in _usable(photo, settings.min_side) if train.names[photo.labels[row] - 1] in index]
+            self.of_photo.append(list(range(len(owners), len(owners) + len(rows))))
+            owners += [place] * len(rows)
+            boxes.append(photo.boxes[rows])
+            labels += [index[train.names[photo.labels[row] - 1]] for row in rows]
+        if not owners:
+            raise DataError(f"adapt: none of the {len(train.photos)} photos has a base box of at least "
+                            f"{settings.min_side:g} pixels. Lower adapt.min_side, or check the split.")  # fmt: skip
+        self.boxes, self.labels, self.owners = torch.cat(boxes), torch.tensor(labels), owners
+        self.steps_an_epoch = math.ceil(len(owners) / settings.batch_size)
+        self.steps = self.steps_an_epoch * settings.epochs
+        self._order = lru_cache(maxsize=2)(self._order_of)
+        self._reader = PictureCache(train.photos, 2 * _GROUP)
+
+    @property
+    def digest(self) -> str:
+        """Of everything that the order and the content of batches come from."""
+        values = (self.boxes.numpy().tobytes(), self.labels.numpy().tobytes(), str(self.owners), str(self.seed))
+        return digest(*values)
+
+    def crops(self, step: int, size: int, device: str) -> tuple[Tensor, Tensor, int]:
+        """This process's crops ``[n, 3, size, size]`` and labels ``[n]`` of a step, and the step's crops in all."""
+        rows = self._rows(step)
+        self._reader.ask([self.owners[row] for row in rows + (self._rows(step + 1) if step + 1 < self.steps else [])])
+        boxes = self.boxes[rows]
+        sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+        moves = torch.rand(boxes.shape, generator=seeded(self.seed, 1, step)) * 2 - 1
+        boxes = boxes + moves * sides * self.settings.jitter
+        state = PartialState()
+        owner_of = [self.owners[row] for row in rows]
+        mine = sorted(range(state.process_index, len(rows), state.num_processes), key=owner_of.__getitem__)
+        parts = []
+        for owner, places in groupby(mine, key=owner_of.__getitem__):
+            parts.append(crop_regions(self._reader.get(owner).to(device), boxes[list(places)].to(device), size))
+        crops = torch.cat(parts) if parts else torch.zeros(0, 3, size, size, device=device)
+        return crops, self.labels[rows][mine].to(device), len(rows)
+
+    def _rows(self, step: int) -> list[int]:
+        epoch, place = divmod(step, self.steps_an_epoch)
+        return self._order(epoch)[place * self.settings.batch_size :][: self.settings.batch_size]
+
+    def _order_of(self, epoch: int) -> list[int]:
+        numbers = seeded(self.seed, 0, epoch)
+        photos = torch.randperm(len(self.photos), generator=numbers).tolist()
+        order: list[int] = []
+        for start in range(0, len(photos), _GROUP):
+            rows = [row for photo in photos[start : start + _GROUP] for row in self.of_photo[photo]]
+            order += [rows[place] for place in torch.randperm(len(rows), generator=numbers).tolist()]
+        return order
+
+
+def _usable(photo: Photo, min_side: float) -> list[int]:
+    """Rows of the boxes that are no crowd and whose longer side has at least ``min_side`` pixels."""
+    longer = (photo.boxes[:, 2:] - photo.boxes[:, :2]).amax(1)
+    rows: list[int] = ((longer >= min_side) & ~photo.crowd).nonzero()[:, 0].tolist()
+    return rows
+
+
+@torch.no_grad()
+def _accuracy(
+    teacher: Teacher, val: Photos | None, split: CategorySplit, settings: Adapt, prompt: str, device: str
+) -> dict[str, float | None]:
+    """Accuracy on the ground-truth crops of ``val``: base and novel among all names, novel among novel names."""
+    names = ("accuracy_base", "accuracy_novel", "accuracy_novel_among_novel")
+    if val is None:
+        return dict.fromkeys(names)
+    place = {name: index for index, name in enumerate(split.names)}
+    state = PartialState()
+    photos = val.photos[state.process_index :: state.num_processes]
+    rows = [[row for row in _usable(photo, settings.min_side) if val.names[photo.labels[row] - 1] in place]
+            for photo in photos]  # fmt: skip
+    boxes = [photo.boxes[kept] for photo, kept in zip(photos, rows, strict=True)]
+    regions = zip(read_ahead(photos), boxes, strict=True)
+    texts = teacher.encode_names([prompt.format(name=name) for name in split.names]).float().cpu()
+    counts = torch.zeros(3, 2)  # base, novel, novel among novel: right and all
+    with track(len(photos), "Accuracy of crops") as advance:
+        embedded = encode_regions(teacher, regions, _EVALUATE_BATCH, device, settings.precision)
+        for photo, kept, embeddings in zip(photos, rows, embedded, strict=True):
+            labels = torch.tensor([place[val.names[label - 1]] for label in photo.labels[kept].tolist()])
+            cosines = embeddings @ texts.T
+            novel = labels >= len(split.base)
+            right = cosines.argmax(1) == labels
+            among = cosines[:, len(split.base) :].argmax(1) + len(split.base) == labels if novel.any() else right
+            for line, (hits, chosen) in enumerate(((right, ~novel), (right, novel), (among, novel))):
+                counts[line] += torch.tensor([hits[chosen].sum(), chosen.sum()])
+            advance(1, "")
+    counts = reduce(counts.to(device), "sum").cpu()
+    return {name: float(right / total) if total else None for name, (right, total) in zip(names, counts, strict=True)}

@@ -1,0 +1,339 @@
+"""Stage 2: CLIP proposals, and the teacher's embeddings of them and of the base boxes, in one pass over the photos.
+
+Published (arXiv 2303.12145): every box of an anchor grid is cropped and sent through the teacher; boxes the teacher is
+sure about (low entropy over all names) are probably objects, novel ones too. Here the whole grid is scored densely,
+from the teacher's features of the whole photo, and only what is kept is cropped. ``scoring: exhaustive`` is the
+published way, the reference for recall.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+from torchvision.ops import box_iou, nms
+
+from ezsd.checkpoint import seeded
+from ezsd.crops import autocast, encode_regions, read_ahead
+from ezsd.data.augment import resize_scale
+from ezsd.data.categories import CategorySplit
+from ezsd.data.coco import Photo, Photos
+from ezsd.files import digest, write_json
+from ezsd.progress import say, track
+from ezsd.recipe import Propose
+from ezsd.targets import Regions, read_notes, write_index, write_shard
+from ezsd.teacher import Teacher, text_embeddings
+
+
+def anchor_grid(height: int, width: int, settings: Propose) -> Tensor:
+    """Boxes of every side and ratio about the cells of a grid, laid on the photo resized to ``image_size``.
+
+    Args:
+        height: of the photo, pixels.
+        width: of the photo, pixels.
+        settings: image_size, stride, sides and ratios (height / width).
+
+    Returns:
+        ``[A, 4]`` xyxy, pixels of the photo as it is, clipped to it; boxes that fall together, or keep less than a
+        pixel, are dropped.
+    """
+    scale = resize_scale(height, width, settings.image_size)
+    rows, columns = (max(1, math.ceil(round(side * scale) / settings.stride)) for side in (height, width))
+    y = (torch.arange(rows) + 0.5) * settings.stride
+    x = (torch.arange(columns) + 0.5) * settings.stride
+    centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 1, 2)
+    sides = torch.tensor(settings.sides, dtype=torch.float32)[:, None]
+    root = torch.tensor(settings.ratios, dtype=torch.float32).sqrt()
+    halves = torch.stack([sides / root, sides * root], dim=-1).reshape(1, -1, 2) / 2
+    grid = torch.cat([centres - halves, centres + halves], dim=-1).reshape(-1, 4) / scale
+    limits = grid.new_tensor([width, height, width, height])
+    boxes: Tensor = torch.unique(torch.minimum(grid.clamp(min=0), limits), dim=0)
+    return boxes[((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)]
+
+
+def confidence(probabilities: Tensor, ranking: Literal["entropy", "max_probability"]) -> Tensor:
+    """How sure the teacher is: ``[N, C]`` probabilities -> ``[N]`` in 0..1.
+
+    ``entropy`` is (log C - entropy) / log C, ``max_probability`` the best name's probability.
+    """
+    if ranking == "max_probability":
+        return probabilities.amax(1)
+    entropy: Tensor = torch.special.entr(probabilities).sum(1)
+    return 1 - entropy / math.log(max(probabilities.shape[1], 2))
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Boxes of one photo that are cropped; ``probabilities`` of the dense pass, None where there was none."""
+
+    photo: Photo
+    boxes: Tensor
+    probabilities: Tensor | None
+
+
+def select(boxes: Tensor, probabilities: Tensor, base_names: int, settings: Propose) -> Tensor:
+    """Choose proposals among scored boxes.
+
+    Args:
+        boxes: ``[A, 4]`` xyxy.
+        probabilities: ``[A, C]`` over base names, then novel names.
+        base_names: how many of the C are base names.
+        settings: ranking, nms, shortlist, base_filter and keep.
+
+    Returns:
+        Indices of at most ``keep`` boxes, best first: class-agnostic NMS, the shortlist, and of it what is not best
+        told by a base name.
+    """
+    chosen: Tensor = nms(boxes, confidence(probabilities, settings.ranking), settings.nms)[: settings.shortlist]
+    if settings.base_filter:
+        chosen = chosen[probabilities[chosen].argmax(1) >= base_names]
+    return chosen[: settings.keep]
+
+
+def propose_photos(
+    teacher: Teacher, photos: Sequence[Photo], base_boxes: Sequence[tuple[Tensor, Tensor]], text: Tensor,
+    base_names: int, settings: Propose, device: str,
+) -> Iterator[Regions]:  # fmt: skip
+    """Propose boxes in photo after photo, and embed them together with the base boxes.
+
+    Args:
+        teacher: on ``device``.
+        photos: whose pictures are read.
+        base_boxes: for each photo its base boxes ``[N, 4]`` and their 1-based labels ``[N]``.
+        text: ``[C, D]`` text embeddings of base names, then novel names, CPU.
+        base_names: how many of the C are base names.
+        settings: section ``propose``.
+        device: where the teacher computes.
+
+    Yields:
+        The regions of each photo, in order, on the CPU.
+    """
+    waiting: deque[_Candidates] = deque()
+
+    def to_encode() -> Iterator[tuple[Tensor, Tensor]]:
+        for photo, picture, (boxes, _) in zip(photos, read_ahead(photos), base_boxes, strict=True):
+            picture = picture.to(device).float() / 255
+            waiting.append(_candidates(teacher, photo, picture, text, base_names, settings, device))
+            yield picture, torch.cat([waiting[-1].boxes, boxes])
+
+    embedded = encode_regions(teacher, to_encode(), settings.batch_size, device, settings.precision)
+    for embeddings, (boxes, labels) in zip(embedded, base_boxes, strict=True):
+        candidates = waiting.popleft()
+        count = len(candidates.boxes)
+        proposals = _finish(candidates, embeddings[:count], teacher.logit_scale, text, base_names, settings)
+        base = Regions(boxes, embeddings[count:].half(), torch.ones(len(boxes)), torch.ones(len(boxes)), labels,
+                       torch.ones(len(boxes), dtype=torch.bool))  # fmt: skip
+        names = [field.name for field in fields(Regions)]
+        yield Regions(**{name: torch.cat([getattr(proposals, name), getattr(base, name)]) for name in names})
+
+
+@torch.no_grad()
+def _candidates(
+    teacher: Teacher, photo: Photo, picture: Tensor, text: Tensor, base_names: int, settings: Propose, device: str
+) -> _Candidates:
+    anchors = anchor_grid(photo.height, photo.width, settings)
+    if settings.scoring == "exhaustive":
+        return _Candidates(photo, anchors, None)
+    with autocast(device, settings.precision):
+        embeddings = teacher.dense_embeddings(picture, anchors.to(device), settings.dense_sides)
+    probabilities = (teacher.logit_scale * embeddings.float().cpu() @ text.T).softmax(1)
+    chosen = select(anchors, probabilities, base_names, settings)
+    return _Candidates(photo, anchors[chosen], probabilities[chosen])
+
+
+def _finish(
+    candidates: _Candidates, embeddings: Tensor, logit_scale: float, text: Tensor, base_names: int, settings: Propose
+) -> Regions:
+    """Final score, label and weight of the proposals of a photo, from what the crops say and what was dense."""
+    boxes = candidates.boxes
+    probabilities = (logit_scale * embeddings @ text.T).softmax(1)
+    scores = confidence(probabilities, settings.ranking)
+    if candidates.probabilities is None:
+        order = select(boxes, probabilities, base_names, settings)
+    else:
+        share = settings.crop_rank
+        scores = share * scores + (1 - share) * confidence(candidates.probabilities, settings.ranking)
+        order = scores.argsort(descending=True, stable=True)
+    weights, names = probabilities.max(1)
+    none = torch.zeros(len(order), dtype=torch.bool)
+    return Regions(boxes[order], embeddings[order].half(), weights[order], scores[order], names[order] + 1, none)
+
+
+def run_propose(
+    teacher: Teacher, photos: Photos, split: CategorySplit, settings: Propose, prompt: str, folder: Path, device: str
+) -> dict[str, Any]:
+    """Write the targets of all photos: shards, ``metrics.json``, and ``index.json`` last.
+
+    A finished shard of the same teacher, settings and boxes is kept, so a stopped run goes on. Under several processes
+    process r takes shards r, r + world and so on.
+
+    Args:
+        teacher: on ``device``, adapted or not.
+        photos: of the train part; boxes of other than base names are not used.
+        split: base and novel names; all are used to score.
+        settings: section ``propose`` of the recipe.
+        prompt: text with ``{name}``.
+        folder: of the targets.
+        device: where the teacher computes.
+
+    Returns:
+        What metrics.json holds: photos, proposals, base boxes, teacher passes, bytes and seconds (of all runs).
+
+    Raises:
+        ArtifactError: ``folder`` cannot be written.
+    """
+    state = PartialState()
+    text = text_embeddings(teacher, split.names, prompt)
+    key = digest(teacher.fingerprint, settings.model_dump_json(), prompt, *split.names, str(len(split.base)))
+    size = settings.shard_photos
+    chunks = [photos.photos[start : start + size] for start in range(0, len(photos.photos), size)]
+    paths = [folder / f"shard-{number:05d}.arrow" for number in range(len(chunks))]
+    jobs = [_job(key, path, chunk, photos, split) for path, chunk in zip(paths, chunks, strict=True)]
+    mine = jobs[state.process_index :: state.num_processes]
+    missing = [job for job in mine if (read_notes(job.path) or {}).get("key") != job.key]
+    _tell_cost(photos, settings, sum(len(job.photos) for job in missing))
+    total = sum(len(job.photos) for job in mine)
+    with track(total, "Propose", start=total - sum(len(job.photos) for job in missing)) as advance:
+        for job in missing:
+            began = time.monotonic()
+            regions: dict[int, Regions] = {}
+            found = propose_photos(teacher, job.photos, job.base_boxes, text, len(split.base), settings, device)
+            for photo, region in zip(job.photos, found, strict=True):
+                regions[photo.image_id] = region
+                advance(1, "")
+            cost = _cost(job, regions, settings, time.monotonic() - began)
+            write_shard(job.path, regions, {"key": job.key, "cost": cost})
+    state.wait_for_everyone()
+    metrics = _metrics(paths)
+    if state.is_main_process:
+        for path in set(folder.glob("shard-*.arrow")) - set(paths):
+            path.unlink()
+        write_json(folder / "metrics.json", metrics)
+        facts = {"teacher": teacher.name, "teacher_fingerprint": teacher.fingerprint, "names": split.names,
+                 "embedding_dim": teacher.embedding_dim, **metrics}  # fmt: skip
+        write_index(folder, paths, facts)
+    state.wait_for_everyone()
+    return metrics
+
+
+@dataclass(frozen=True)
+class _Job:
+    path: Path
+    key: str
+    photos: list[Photo]
+    base_boxes: list[tuple[Tensor, Tensor]]
+
+
+def _job(key: str, path: Path, photos: list[Photo], part: Photos, split: CategorySplit) -> _Job:
+    place = {name: index for index, name in enumerate(split.base, start=1)}
+    base_boxes = []
+    for photo in photos:
+        labels = torch.tensor([place.get(part.names[label - 1], 0) for label in photo.labels.tolist()]).long()
+        wanted = (labels > 0) & ~photo.crowd
+        base_boxes.append((photo.boxes[wanted], labels[wanted]))
+    contents = [f"{photo.image_id} {boxes.tolist()} {labels.tolist()}"
+                for photo, (boxes, labels) in zip(photos, base_boxes, strict=True)]  # fmt: skip
+    return _Job(path, digest(key, *contents), photos, base_boxes)
+
+
+def _tell_cost(photos: Photos, settings: Propose, missing: int) -> None:
+    first = photos.photos[0]
+    anchors = len(anchor_grid(first.height, first.width, settings))
+    crops = anchors if settings.scoring == "exhaustive" else min(anchors, settings.keep)
+    boxes = sum(len(photo.boxes) for photo in photos.photos) / len(photos.photos)
+    dense = 0 if settings.scoring == "exhaustive" else missing * len(settings.dense_sides)
+    say(f"Propose: {missing} of {len(photos.photos)} photos to do, about {anchors} grid boxes each; at most "
+        f"{round(missing * (crops + boxes))} crops and {dense} dense passes of the teacher ({settings.precision}).")
+
+
+def _cost(job: _Job, regions: Mapping[int, Regions], settings: Propose, seconds: float) -> dict[str, Any]:
+    """What a shard holds and what it cost, kept in its notes so that a resumed run can tell the whole."""
+    base_boxes = sum(len(boxes) for boxes, _ in job.base_boxes)
+    proposals = sum(map(len, regions.values())) - base_boxes
+    exhaustive = settings.scoring == "exhaustive"
+    grid = sum(len(anchor_grid(photo.height, photo.width, settings)) for photo in job.photos)
+    return {
+        "photos": len(job.photos), "grid_boxes": grid, "proposals": proposals, "base_boxes": base_boxes,
+        "crops": base_boxes + (grid if exhaustive else proposals),
+        "dense_passes": 0 if exhaustive else len(job.photos) * len(settings.dense_sides), "seconds": seconds,
+    }  # fmt: skip
+
+
+def _metrics(paths: Sequence[Path]) -> dict[str, Any]:
+    notes = [read_notes(path) or {} for path in paths]
+    totals = {key: sum(note["cost"][key] for note in notes) for key in notes[0]["cost"]}
+    size = sum(path.stat().st_size for path in paths)
+    return {**totals, "seconds": round(totals["seconds"], 1), "bytes": size}
+
+
+def novel_recall(
+    proposals: Mapping[int, Tensor], photos: Photos, novel: Sequence[str], at: Sequence[int] = (100, 300)
+) -> dict[str, float | None]:
+    """Share of novel boxes that one of the best proposals of their photo meets (IoU of at least 0.5).
+
+    Args:
+        proposals: by image id, boxes ``[N, 4]`` xyxy, best first; photos without an entry are left out.
+        photos: with boxes of the novel names; crowds do not count.
+        novel: names.
+        at: how many proposals of a photo count.
+
+    Returns:
+        ``{"novel_recall_at_100": ...}``, 0..1; None where there is no novel box.
+    """
+    wanted = torch.tensor([False, *(name in set(novel) for name in photos.names)])
+    met = dict.fromkeys(at, 0)
+    total = 0
+    for photo in photos.photos:
+        if photo.image_id not in proposals:
+            continue
+        boxes = photo.boxes[wanted[photo.labels] & ~photo.crowd]
+        total += len(boxes)
+        overlaps = box_iou(boxes, proposals[photo.image_id])
+        for count in at:
+            met[count] += int((overlaps[:, :count] >= 0.5).any(1).sum())
+    return {f"novel_recall_at_{count}": met[count] / total if total else None for count in at}
+
+
+def measure_proposals(
+    teacher: Teacher, photos: Photos, split: CategorySplit, settings: Propose, prompt: str, device: str,
+    random: bool = False,
+) -> dict[str, float | None]:  # fmt: skip
+    """Novel recall of the proposals on photos with boxes of all names; only photos with a novel box are looked at.
+
+    Args:
+        teacher: on ``device``.
+        photos: val photos, names = base and novel.
+        split: base and novel names.
+        settings: section ``propose``.
+        prompt: text with ``{name}``.
+        device: where the teacher computes.
+        random: instead of proposals, measure as many random boxes of the same grid.
+
+    Returns:
+        As :func:`novel_recall`, at 100 and 300.
+    """
+    novel = {label for label, name in enumerate(photos.names, start=1) if name in split.novel}
+    chosen = [photo for photo in photos.photos if novel.intersection(photo.labels[~photo.crowd].tolist())]
+    boxes: dict[int, Tensor] = {}
+    if random:
+        for photo in chosen:
+            grid = anchor_grid(photo.height, photo.width, settings)
+            order = torch.randperm(len(grid), generator=seeded(0, photo.image_id))
+            boxes[photo.image_id] = grid[order[: settings.keep]]
+        return novel_recall(boxes, photos, split.novel)
+    text = text_embeddings(teacher, split.names, prompt)
+    nothing = [(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))] * len(chosen)
+    found = propose_photos(teacher, chosen, nothing, text, len(split.base), settings, device)
+    with track(len(chosen), "Recall of proposals") as advance:
+        for photo, regions in zip(chosen, found, strict=True):
+            boxes[photo.image_id] = regions.boxes
+            advance(1, "")
+    return novel_recall(boxes, photos, split.novel)
