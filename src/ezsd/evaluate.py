@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from faster_coco_eval.core import mask as mask_api
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from torch import Tensor
 
@@ -33,6 +33,7 @@ from ezsd.errors import ArtifactError
 from ezsd.files import digest, read_json, write_json, write_text
 from ezsd.metrics import Figures, coco_metrics, harmonic_mean, mean_figures
 from ezsd.progress import track
+from ezsd.propose import measure_proposals
 from ezsd.recipe import Recipe
 from ezsd.teacher import Teacher
 
@@ -48,6 +49,11 @@ _COST = {  # metrics.json's cost: stage and key it comes from
 _RECALL = ("novel_recall_at_100", "novel_recall_at_300")
 _FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 _ACCURACY = ("accuracy_base_before", "accuracy_base_after", "accuracy_novel_before", "accuracy_novel_after")
+_SETTINGS = {
+    "strict": " (novel names unknown while training)",
+    "named": " (novel names known while training, no boxes)",
+    "open": " (other data)",
+}
 
 ByCategory = dict[int, Figures]
 
@@ -127,7 +133,7 @@ def run_evaluate(
         write_text(folder / "per_category.csv", per_category_csv(photos, figures["bbox"]["gzsd"], base))
         write_json(folder / "metrics.json", _rounded(metrics))
         shutil.rmtree(folder / "parts", ignore_errors=True)
-        Console().print(metrics_table(metrics))
+        Console(highlight=False).print(summary(metrics))
     PartialState().wait_for_everyone()
     result: dict[str, Any] = read_json(folder / "metrics.json")
     return result
@@ -226,17 +232,18 @@ def per_category_csv(photos: Photos, figures: ByCategory, base: int) -> str:
     return text.getvalue()
 
 
-def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Return what metrics.json says as a table for people: figures, setting and cost."""
+def summary(metrics: Mapping[str, Any]) -> Group:
+    """Return what metrics.json says for people: a table of figures, with their setting and cost."""
     gzsd, zsd = metrics["gzsd"], metrics["zsd"]
-    table = Table(title=f"split {metrics['split']}, setting {metrics['setting']}", caption=_cost_line(metrics))
-    for column in ("", "base", "novel", "all", "harmonic mean"):
-        table.add_column(column, justify="right" if column else "left")
+    known = _SETTINGS.get(metrics["setting"], "")
+    table = Table(title=f"Split {metrics['split']}, setting {metrics['setting']}{known}", title_justify="left")
+    for column in ("AP in 0..100", "base", "novel", "all", "harmonic mean"):
+        table.add_column(column, justify="right" if table.columns else "left")
     table.add_row("gzsd AP50", *(_shown(gzsd[key]) for key in ("ap50_base", "ap50_novel", "ap50_all", "harmonic_mean")))
     table.add_row("gzsd AP", *(_shown(gzsd[key]) for key in ("ap_base", "ap_novel", "ap_all")))
     table.add_row("zsd AP50", "", _shown(zsd["ap50"]))
     table.add_row("zsd AP", "", _shown(zsd["ap"]))
-    return table
+    return Group(table, _cost_line(metrics))
 
 
 def detect_pictures(
@@ -284,8 +291,8 @@ def _cost_line(metrics: Mapping[str, Any]) -> str:
     stored = metrics["cost"]["target_bytes"]
     return (
         f"{counts['photos']} photos, {counts['boxes_base']} base and {counts['boxes_novel']} novel boxes, "
-        f"{counts['skipped']} skipped. AP in 0..100; - = not measured.\n"
-        f"cost: adapt {cost['adapt_s']} s, propose {cost['propose_s']} s, train {cost['train_s']} s; "
+        f"{counts['skipped']} skipped; - = not measured\n"
+        f"Cost: adapt {cost['adapt_s']} s, propose {cost['propose_s']} s, train {cost['train_s']} s; "
         f"teacher: {cost['teacher_crops']} crops, {cost['teacher_dense_passes']} dense passes, "
         f"{_shown(None if stored is None else stored / 1e6)} MB stored"
     )
@@ -366,8 +373,6 @@ def _proposal_recall(
 ) -> dict[str, float | None]:
     if teacher is None or not recipe.evaluate.proposals or not config.novel:
         return dict.fromkeys(_RECALL)
-    from ezsd.propose import measure_proposals
-
     split = CategorySplit(config.split, config.base, config.novel)
     measured = measure_proposals(teacher, photos, split, recipe.propose, recipe.prompt, device)
-    return {key: measured.get(key) for key in _RECALL}
+    return {key: measured[key] for key in _RECALL}
