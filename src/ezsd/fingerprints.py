@@ -49,7 +49,10 @@ def stage_inputs(recipe: Recipe, split: CategorySplit) -> dict[str, Inputs]:
         "adapt": adapted | val,  # the figures it reports are measured on val
         "propose": adapted | proposing,
         "train": trained,
-        "evaluate": trained | val | proposing | _of_section("evaluate", recipe.evaluate),
+        "evaluate": trained
+        | val
+        | _of_section("evaluate", recipe.evaluate)
+        | (proposing if recipe.evaluate.proposals else {}),
     }
 
 

@@ -1,0 +1,80 @@
+"""A teacher small enough for whole runs in seconds: it sees mean colours, and a name is a fixed random direction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ezsd.files import digest
+from ezsd.teacher.base import fingerprint_of, frozen, norms_of
+from ezsd.teacher.regions import crop_regions
+
+TEACHER = "tiny_teacher:ColourTeacher"
+
+
+class ColourTeacher:
+    """See :class:`ezsd.teacher.base.Teacher`."""
+
+    name = TEACHER
+    embedding_dim = 16
+    input_size = 16
+    logit_scale = 10.0
+    weights_digest = "colours"
+
+    def __init__(self) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self._image = frozen(nn.Sequential(nn.Conv2d(3, 12, 4, 4), nn.BatchNorm2d(12), nn.GELU()))
+            self._to_embedding = frozen(nn.Linear(12, 16))
+        self._text = frozen(nn.LayerNorm(16))
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.weights_digest, self.norm_parameters())
+
+    def encode_names(self, texts: Sequence[str]) -> Tensor:
+        rows = [torch.randn(16, generator=torch.Generator().manual_seed(int(digest(text)[:8], 16))) for text in texts]
+        return F.normalize(self._text(torch.stack(rows).to(self._text.weight.device)), dim=1)
+
+    def encode_crops(self, crops: Tensor) -> Tensor:
+        return F.normalize(self._to_embedding(self._image(crops * 2 - 1).mean((2, 3))), dim=1)
+
+    @torch.no_grad()
+    def dense_embeddings(self, picture: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
+        return self.encode_crops(crop_regions(picture, boxes, self.input_size))
+
+    def norm_parameters(self, towers: Sequence[str] = ("image", "text")) -> dict[str, nn.Parameter]:
+        modules = {"image": self._image, "text": self._text}
+        return {name: value for tower in towers for name, value in norms_of(modules[tower], tower).items()}
+
+    def to(self, device: str) -> ColourTeacher:
+        for module in (self._image, self._to_embedding, self._text):
+            module.to(device)
+        return self
+
+
+def tiny_values(images: str, annotations: str) -> dict[str, object]:
+    """Return the values of a recipe whose stages take a second or two each, on tests/tiny.py."""
+    part = {"images": images, "annotations": annotations}
+    return {
+        "split": {"base": ["circle", "square"], "novel": ["triangle", "bar"]},
+        "teacher": TEACHER,
+        "data": {"train": part, "val": part, "workers": 0},
+        "adapt": {"epochs": 2, "batch_size": 8, "lr": 0.01},
+        "propose": {
+            "image_size": [64, 96], "stride": 16, "sides": [16, 32], "ratios": [1.0], "dense_sides": [96],
+            "shortlist": 40, "keep": 10, "base_filter": False, "shard_photos": 2,
+        },
+        "detector": {
+            "backbone": "tf_efficientnet_lite0", "pretrained": False, "image_size": [64, 96], "fpn_channels": 8,
+            "anchor_sides": [8, 16, 32, 48, 64], "rpn_proposals": 20, "head_convs": 1, "head_channels": 8,
+            "head_features": 16, "rois_per_photo": 16, "masks": False, "detections_per_photo": 20,
+        },
+        "train": {
+            "epochs": 2, "batch_size": 2, "optimizer": "adamw", "lr": 0.001, "warmup_steps": 1,
+            "proposals_per_photo": 5, "checkpoint_steps": 2,
+        },
+    }  # fmt: skip
