@@ -18,7 +18,8 @@ from ezsd.errors import ArtifactError, DataError, RecipeError
 from ezsd.predict import Detector, detections_json, draw, read_any, vocabulary_names
 from ezsd.teacher import save_norms
 from tiny import SPLIT
-from tiny_run import EMBEDDING_DIM, LetterTeacher, assert_same_detections, make_model_folder
+from tiny_run import EMBEDDING_DIM, assert_same_detections, make_model_folder
+from tiny_teacher import ColourTeacher
 
 
 @pytest.fixture(scope="module")
@@ -147,15 +148,15 @@ def test_other_names_are_embedded_once_by_the_teacher(
 
 def test_other_names_are_embedded_by_the_adapted_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
-    adapted = LetterTeacher()
-    torch.nn.init.normal_(adapted.norm.weight)
+    adapted = ColourTeacher()
+    torch.nn.init.normal_(adapted.norm_parameters()["text.weight"])
     save_norms(adapted, tmp_path / "norms.safetensors", ("text",))
     folder = make_model_folder(tmp_path / "model", norms=tmp_path / "norms.safetensors")
     (tmp_path / "norms.safetensors").unlink()
     made = Detector.load(folder, "cpu").embed(["traffic cone"])
     text = ["a photo of a traffic cone"]
     torch.testing.assert_close(made, adapted.encode_names(text).detach())
-    assert not torch.allclose(made, LetterTeacher().encode_names(text), atol=0.01)
+    assert not torch.allclose(made, ColourTeacher().encode_names(text), atol=0.01)
 
 
 @pytest.mark.parametrize(

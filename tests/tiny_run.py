@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
 from ezsd.detector.model_folder import ModelConfig, save_model
 from ezsd.detector.rcnn import build_detector
 from ezsd.recipe import Data, Detector, Recipe
-from ezsd.teacher.base import fingerprint_of, norms_of
 from tiny import SPLIT, TinyCoco
+from tiny_teacher import TEACHER
 
 DETECTOR = Detector(
     backbone="tf_efficientnet_lite0",
@@ -30,43 +28,7 @@ DETECTOR = Detector(
     nms=0.9,
     detections_per_photo=300,
 )
-EMBEDDING_DIM = 16
-TEACHER = "tiny_run:LetterTeacher"
-
-
-class LetterTeacher:
-    """The smallest teacher: a name is its letters and their places; it sees nothing in crops."""
-
-    name = TEACHER
-    embedding_dim = EMBEDDING_DIM
-    input_size = 32
-    logit_scale = 10.0
-    weights_digest = "letters"
-
-    def __init__(self) -> None:
-        self.norm = nn.LayerNorm(EMBEDDING_DIM)
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint_of(self.weights_digest, self.norm_parameters())
-
-    def encode_names(self, texts: Sequence[str]) -> Tensor:
-        rows = [[ord(letter) * (place + 1) % 61 for place, letter in enumerate(text)] for text in texts]
-        bags = [torch.tensor(row).bincount(minlength=64).reshape(4, -1).sum(0).float() for row in rows]
-        return F.normalize(self.norm(torch.stack(bags)), dim=1)
-
-    def encode_crops(self, crops: Tensor) -> Tensor:
-        return F.normalize(torch.ones(len(crops), EMBEDDING_DIM), dim=1)
-
-    def dense_embeddings(self, picture: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
-        return F.normalize(torch.ones(len(boxes), EMBEDDING_DIM), dim=1)
-
-    def norm_parameters(self, towers: Sequence[str] = ("image", "text")) -> dict[str, nn.Parameter]:
-        return norms_of(self.norm, "text") if "text" in towers else {}
-
-    def to(self, device: str) -> LetterTeacher:
-        self.norm.to(device)
-        return self
+EMBEDDING_DIM = 16  # of tests/tiny_teacher.py
 
 
 def make_recipe(coco: TinyCoco) -> Recipe:
