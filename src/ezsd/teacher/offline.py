@@ -23,12 +23,14 @@ from safetensors.torch import load_file
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import Self
 
 from ezsd.errors import ArtifactError, MissingExtraError
 from ezsd.files import digest
 from ezsd.teacher.base import fingerprint_of, frozen, norms_of
 from ezsd.teacher.regions import box_means, read_at_scales
+from ezsd.teacher.text_cache import cached
 
 IMAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 TEXT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -38,7 +40,7 @@ TOP_CLASSES = 10
 SOFTNESS = 0.5  # multiplies ImageNet logits before softmax
 LOGIT_SCALE = 10.0
 STRIDE = 32
-TEXT_BATCH = 256
+TEXT_BATCH = 64
 BOX_BATCH = 4096
 
 
@@ -65,11 +67,12 @@ class OfflineTeacher:
         self._tokenizer = tokenizer
         self._middle = torch.zeros(self.embedding_dim)
         with torch.no_grad():
-            classes = self._raw_names(class_texts())
+            texts = class_texts()
+            classes = cached(digest(TEXT_SHA256, *texts), lambda: self._raw_names(texts))
             self._middle = classes.mean(0)
             self._classes = F.normalize(classes - self._middle, dim=-1)
         settings = f"{INPUT_SIZE} {TOP_CLASSES} {SOFTNESS} {LOGIT_SCALE}"
-        self.weights_digest = digest(IMAGE_SHA256, TEXT_SHA256, settings, *class_texts())
+        self.weights_digest = digest(IMAGE_SHA256, TEXT_SHA256, settings, *texts)
 
     @property
     def fingerprint(self) -> str:
@@ -117,15 +120,22 @@ class OfflineTeacher:
         return F.normalize(mixed, dim=-1)
 
     def _raw_names(self, texts: Sequence[str]) -> Tensor:
+        device = self._middle.device
+        tokens = self._tokenizer.encode_batch(list(texts))
+        order = sorted(
+            range(len(texts)), key=lambda index: len(tokens[index].ids)
+        )  # batches of like lengths: no padding
         parts = []
-        for start in range(0, len(texts), TEXT_BATCH):
-            tokens = self._tokenizer.encode_batch(list(texts[start : start + TEXT_BATCH]))
-            ids = torch.tensor([entry.ids for entry in tokens], device=self._middle.device)
-            mask = torch.tensor([entry.attention_mask for entry in tokens], device=self._middle.device)
+        for start in range(0, len(order), TEXT_BATCH):
+            chosen = [torch.tensor(tokens[index].ids, device=device) for index in order[start : start + TEXT_BATCH]]
+            ids = pad_sequence(chosen, batch_first=True)
+            mask = pad_sequence([torch.ones_like(entry) for entry in chosen], batch_first=True)
             states = self._text(input_ids=ids, attention_mask=mask).last_hidden_state.float()
             mask = mask[..., None].to(states)
             parts.append(F.normalize((states * mask).sum(1) / mask.sum(1), dim=-1))
-        return torch.cat(parts) if parts else torch.zeros(0, self.embedding_dim, device=self._middle.device)
+        if not parts:
+            return torch.zeros(0, self.embedding_dim, device=device)
+        return torch.cat(parts)[torch.tensor(order, device=device).argsort()]
 
 
 def class_texts() -> list[str]:
@@ -154,7 +164,7 @@ def load_offline() -> OfflineTeacher:
     weights = load_file(text_folder / "model.safetensors")
     text.load_state_dict({key: value for key, value in weights.items() if key in text.state_dict()})
     tokenizer = Tokenizer.from_file(str(text_folder / "tokenizer.json"))
-    tokenizer.enable_padding()
+    tokenizer.no_padding()
     tokenizer.enable_truncation(256)
     return OfflineTeacher(packaged_image_tower(), text, tokenizer)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,12 +33,17 @@ def text_embeddings(teacher: Teacher, names: Sequence[str], prompt: str) -> Tens
         ``[C, D]`` unit length, float32, on the CPU.
     """
     texts = [prompt.replace("{name}", name) for name in names]
-    path = cache_folder() / "text" / f"{digest(teacher.fingerprint, *texts)}.safetensors"
+    return cached(digest(teacher.fingerprint, *texts), lambda: teacher.encode_names(texts).float().cpu())
+
+
+def cached(key: str, make: Callable[[], Tensor]) -> Tensor:
+    """What ``make`` returns, from the disk when it was made before under the same ``key``."""
+    path = cache_folder() / "text" / f"{key}.safetensors"
     try:
-        return read_tensors(path)[0]["text_embeddings"]
+        return read_tensors(path)[0]["embeddings"]
     except (ArtifactError, KeyError):
         pass  # not there yet, or damaged: made again below
-    embeddings = teacher.encode_names(texts).float().cpu()
+    embeddings = make()
     with suppress(ArtifactError):  # a cache that cannot be written only costs time
-        write_tensors(path, {"text_embeddings": embeddings})
+        write_tensors(path, {"embeddings": embeddings})
     return embeddings
