@@ -35,7 +35,7 @@ def mean_one(weights: Tensor) -> Tensor:
     if weights.numel() == 0:
         return weights
     mean = weights.mean()
-    return torch.where(mean > 0, weights / mean.clamp(min=1e-12), torch.ones_like(weights))
+    return torch.where(mean > 1e-9, weights / mean.clamp(min=1e-9), torch.ones_like(weights))
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:

@@ -104,8 +104,8 @@ def build_detector(settings: DetectorSettings, embedding_dim: int, masks: bool, 
     """
     backbone = Backbone(settings.backbone, settings.fpn_channels, pretrained)
     channels = backbone.out_channels
-    # The FPN paper's 224 px at level 4 are meant for photos of short side 800.
-    canonical = round(224 * settings.image_size[0] / 800)
+    # The FPN paper reads boxes of 224 px from stride 16, with anchors from 32 px on: the same ratio for any anchors.
+    canonical = 7 * settings.anchor_sides[0]
     box_head = BoxHead(
         channels,
         settings.roi_size,

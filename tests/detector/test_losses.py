@@ -1,0 +1,80 @@
+"""Losses: what they are for single regions, and what must not change them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ezsd.detector.losses import box_regression_loss, classification_loss, distillation_loss, mean_one
+
+counts = st.integers(1, 12)
+seeds = st.integers(0, 1000)
+
+
+def unit(count: int, dim: int = 8) -> torch.Tensor:
+    return F.normalize(torch.randn(count, dim), dim=1)
+
+
+@given(counts, seeds)
+def test_distillation_is_the_sum_over_dimensions_of_the_mean_region(count: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    student, teacher = unit(count), unit(count)
+    by_hand = sum(float((student[i] - teacher[i]).abs().sum()) for i in range(count)) / count
+    assert distillation_loss(student, teacher, torch.ones(count)).item() == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_distillation_is_zero_where_student_and_teacher_agree() -> None:
+    embeddings = unit(5)
+    assert distillation_loss(embeddings, embeddings, torch.ones(5)).item() == 0
+
+
+def test_distillation_without_regions_is_zero_and_differentiable() -> None:
+    student = torch.zeros(0, 8, requires_grad=True)
+    loss = distillation_loss(student, torch.zeros(0, 8), torch.zeros(0))
+    loss.backward()
+    assert loss.item() == 0
+
+
+@given(counts, seeds)
+def test_distillation_weights_say_which_region_counts(count: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    student, teacher = unit(count), unit(count)
+    weights = torch.zeros(count)
+    weights[0] = count
+    expected = (student[0] - teacher[0]).abs().sum()
+    assert torch.allclose(distillation_loss(student, teacher, weights), expected, rtol=1e-4)
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=30), st.floats(0.1, 10))
+def test_weights_have_mean_one_whatever_their_scale(values: list[float], scale: float) -> None:
+    weights = mean_one(torch.tensor(values))
+    assert float(weights.mean()) == pytest.approx(1, rel=1e-4)
+    if sum(values) > 1e-3:
+        assert torch.allclose(mean_one(torch.tensor(values) * scale), weights, rtol=1e-3, atol=1e-5)
+
+
+def test_no_weights_stay_no_weights() -> None:
+    assert mean_one(torch.zeros(0)).shape == (0,)
+
+
+def test_background_boxes_do_not_count_in_the_box_loss() -> None:
+    labels = torch.tensor([0, 2, 0])
+    deltas, targets = torch.randn(3, 4), torch.randn(3, 4)
+    moved = deltas.clone()
+    moved[[0, 2]] += 100
+    assert box_regression_loss(deltas, labels, targets) == box_regression_loss(moved, labels, targets)
+
+
+def test_box_loss_is_divided_by_all_regions() -> None:
+    deltas, targets = torch.ones(1, 4), torch.zeros(1, 4)
+    alone = box_regression_loss(deltas, torch.tensor([1]), targets)
+    padded = box_regression_loss(deltas.repeat(4, 1), torch.tensor([1, 0, 0, 0]), targets.repeat(4, 1))
+    assert padded.item() == pytest.approx(alone.item() / 4)
+
+
+def test_classification_prefers_the_right_column() -> None:
+    logits = torch.tensor([[0.0, 9.0, 0.0]])
+    assert classification_loss(logits, torch.tensor([1])) < classification_loss(logits, torch.tensor([0]))

@@ -1,0 +1,47 @@
+"""A model folder is all one needs, and a wrong one is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ezsd.detector.model_folder import load_model
+from ezsd.errors import ArtifactError
+from tiny_run import make_model_folder
+
+
+def test_a_loaded_model_finds_what_the_saved_one_found(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path / "model", masks=True)
+    (first, config, text), (second, _, _) = load_model(folder), load_model(folder)
+    picture = torch.rand(3, 96, 128)
+    found, again = (model.detect([picture], text)[0] for model in (first, second))
+    assert config.names == config.base + config.novel and len(text) == len(config.names)
+    assert len(found.boxes) and torch.equal(found.boxes, again.boxes) and not first.training
+
+
+def test_a_model_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["detector"]["head_channels"] *= 2
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match="does not fit the architecture"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_missing_and_damaged_files_are_named(tmp_path: Path, name: str) -> None:
+    folder = make_model_folder(tmp_path / "model")
+    (folder / name).write_bytes(b"{")
+    with pytest.raises(ArtifactError, match=name):
+        load_model(folder)
+    (folder / name).unlink()
+    with pytest.raises(ArtifactError, match=name):
+        load_model(folder)
+
+
+def test_no_pickle_in_the_folder(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path / "model")
+    assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}

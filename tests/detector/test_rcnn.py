@@ -1,0 +1,187 @@
+"""The detector as a whole: parity, empty input, what guides the boxes, what is learned from what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ezsd.detector.rcnn import Rcnn, batch_pictures, build_detector
+from ezsd.detector.roi_heads import Target
+from ezsd.recipe import Detector
+
+DIM = 16
+
+
+def settings(**changes: Any) -> Detector:
+    values: dict[str, Any] = {
+        "backbone": "tf_efficientnet_lite0", "pretrained": False, "image_size": (96, 128), "fpn_channels": 16,
+        "anchor_sides": (16, 24, 32, 48, 96), "rpn_proposals": 50, "head_convs": 1, "head_channels": 16,
+        "head_features": 32, "rois_per_photo": 32, "score_threshold": 0.0,
+    }  # fmt: skip
+    return Detector(**{**values, **changes})
+
+
+def model(masks: bool = False, **changes: Any) -> Rcnn:
+    torch.manual_seed(0)
+    detector = build_detector(settings(**changes), DIM, masks, pretrained=False)
+    for layer in (detector.roi_heads.box_head.to_embedding[-1], detector.roi_heads.box_head.to_deltas[-1]):
+        torch.nn.init.normal_(layer.weight, std=0.3)  # an untrained head says the same of every region
+    return detector
+
+
+def text(count: int = 3, seed: int = 0) -> Tensor:
+    return F.normalize(torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def picture(seed: int = 0, height: int = 96, width: int = 128) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 255, (3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def target(boxes: int = 2, distilled: int = 4, masks: bool = False) -> Target:
+    corners = torch.tensor([[8.0, 8, 40, 40], [50, 30, 110, 80], [20, 50, 60, 90], [70, 10, 100, 30]])
+    made = {
+        "boxes": corners[:boxes],
+        "labels": torch.arange(1, boxes + 1),
+        "crowd_boxes": torch.zeros(0, 4),
+        "ignored_boxes": torch.zeros(0, 4),
+        "distill_boxes": corners[:distilled],
+        "distill_embeddings": text(distilled, seed=1),
+        "distill_weights": torch.ones(distilled),
+    }
+    return {**made, "masks": torch.ones(boxes, 96, 128, dtype=torch.uint8)} if masks else made
+
+
+def test_a_batch_finds_what_single_pictures_find() -> None:
+    detector, names = model().eval(), text()
+    pictures = [picture(0), picture(1, 70, 90)]
+    together = detector.detect(pictures, names)
+    for one, found in zip(pictures, together, strict=True):
+        alone = detector.detect([one], names)[0]
+        assert len(alone.boxes) > 10
+        assert torch.allclose(alone.scores, found.scores, atol=1e-4)
+        assert torch.allclose(alone.boxes, found.boxes, atol=0.05)
+
+
+def test_float_and_byte_pictures_are_the_same() -> None:
+    detector = model().eval()
+    as_bytes = detector.detect([picture()], text())[0]
+    as_floats = detector.detect([picture().float() / 255], text())[0]
+    assert torch.allclose(as_bytes.scores, as_floats.scores, atol=1e-3)
+
+
+def test_boxes_lie_in_the_picture_and_scores_fall() -> None:
+    found = model().eval().detect([picture(0, 200, 300)], text())[0]
+    assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([300, 200, 300, 200])).all()
+    assert (found.scores[1:] <= found.scores[:-1]).all()
+    assert int(found.labels.min()) >= 0 and int(found.labels.max()) <= 2
+
+
+def test_reordered_names_find_the_same_objects_under_new_labels() -> None:
+    detector, names = model().eval(), text()
+    order = torch.tensor([2, 0, 1])
+    first, second = detector.detect([picture()], names)[0], detector.detect([picture()], names[order])[0]
+    assert torch.allclose(first.scores, second.scores, atol=1e-5)
+    assert torch.equal(first.labels, order[second.labels])
+
+
+def test_nothing_over_the_threshold_gives_no_boxes_and_no_masks() -> None:
+    detector = model(masks=True, score_threshold=1.0).eval()
+    found = detector.detect([picture()], text())[0]
+    assert found.boxes.shape == (0, 4) and found.masks is not None and found.masks.shape == (0, 96, 128)
+
+
+def test_masks_have_the_size_of_the_picture() -> None:
+    found = model(masks=True).eval().detect([picture(0, 60, 90)], text())[0]
+    assert found.masks is not None and found.masks.shape == (len(found.boxes), 60, 90)
+    assert found.masks.dtype == torch.bool
+
+
+@pytest.mark.parametrize("boxes", [0, 2])
+@pytest.mark.parametrize("distilled", [0, 4])
+def test_losses_are_finite_and_reach_every_trained_parameter(boxes: int, distilled: int) -> None:
+    detector = model(masks=True).train()
+    losses = detector([picture(), picture(1)], [target(boxes, distilled, True), target(2, 4, True)], text())
+    assert set(losses) == {
+        "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box", "loss_distillation", "loss_mask"
+    }  # fmt: skip
+    sum(losses.values()).backward()
+    for name, parameter in detector.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+
+
+def test_photos_without_any_box_can_be_learned_from() -> None:
+    losses = model(masks=True).train()([picture()], [target(0, 0, True)], text())
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert losses["loss_box"] == 0 and losses["loss_distillation"] == 0
+
+
+def test_distillation_pulls_region_embeddings_towards_the_teacher() -> None:
+    detector = model().train()
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3)
+    history = []
+    for step in range(40):
+        torch.manual_seed(step)
+        loss = detector([picture()], [target()], text())["loss_distillation"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(float(loss.detach()))
+    assert history[-1] < 0.5 * history[0]
+
+
+def test_batch_norm_statistics_stay_while_training() -> None:
+    detector = model().train()
+    before = {name: value.clone() for name, value in detector.named_buffers() if "running" in name}
+    detector([picture()], [target()], text())
+    assert before and all(torch.equal(value, dict(detector.named_buffers())[name]) for name, value in before.items())
+
+
+def test_the_name_guides_the_box() -> None:
+    head = model().roi_heads.box_head
+    features = torch.rand(4, 32)
+    assert not torch.allclose(head.deltas(features, text(4, 0)), head.deltas(features, text(4, 1)))
+    plain = model(semantic_regression=False).roi_heads.box_head
+    assert torch.equal(plain.deltas(features, text(4, 0)), plain.deltas(features, text(4, 1)))
+
+
+def _pairs(top_k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes of one region under three names: as regressed, and as if every name guided its own."""
+    detector = model(semantic_top_k=top_k).eval()
+    heads, names = detector.roi_heads, text()
+    features, scores = torch.rand(1, 32), torch.tensor([[0.2, 0.5, 0.3]])
+    region, proposal = torch.zeros(3, dtype=torch.int64), torch.tensor([[10.0, 10, 60, 60]])
+    boxes = heads._regress(features, scores, proposal, region, torch.arange(3), names)
+    apart = heads.box_coder.decode_single(heads.box_head.deltas(features[region], names), proposal[region])
+    return boxes, apart, apart[1].expand(3, 4)
+
+
+def test_with_k_1_every_name_of_a_region_takes_the_box_of_its_best_name() -> None:
+    boxes, _, best = _pairs(top_k=1)
+    assert torch.allclose(boxes, best)
+
+
+def test_with_k_2_the_second_name_has_its_own_box() -> None:
+    boxes, apart, best = _pairs(top_k=2)
+    assert torch.allclose(boxes[1:], apart[1:]) and torch.allclose(boxes[0], best[0])
+    assert not torch.allclose(apart[2], best[2])
+
+
+def test_crowd_regions_are_never_sampled_as_background() -> None:
+    detector = model().train()
+    crowd = {**target(1, 0), "crowd_boxes": torch.tensor([[60.0, 0, 128, 96]])}
+    regions = torch.tensor([[70.0, 10, 90, 40], [0, 60, 20, 90], [80, 50, 120, 90]])
+    sampled, _, labels, _ = detector.roi_heads.select_training_samples([regions], [crowd])
+    background = sampled[0][labels[0] == 0]
+    assert torch.equal(background, regions[1:2])
+
+
+def test_pictures_are_padded_right_and_below_to_multiples_of_32() -> None:
+    batch = batch_pictures([picture(0, 40, 60), picture(1, 64, 33)])
+    assert batch.tensors.shape == (2, 3, 64, 64) and batch.image_sizes == [(40, 60), (64, 33)]
+    assert torch.equal(batch.tensors[0, :, :40, :60], picture(0, 40, 60).float() / 255)
+    assert batch.tensors[0, :, 40:].abs().sum() == 0

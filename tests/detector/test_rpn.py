@@ -1,0 +1,63 @@
+"""Which regions teach neither object nor background."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from ezsd.detector.rpn import build_rpn, covered_share, on_ignored
+from ezsd.recipe import Detector
+
+
+def boxes(seed: int, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator) * 60
+    return torch.cat([corner, corner + 2 + torch.rand(count, 2, generator=generator) * 40], dim=1)
+
+
+def target(crowd: Tensor | None = None, ignored: Tensor | None = None) -> dict[str, Tensor]:
+    nothing = torch.zeros(0, 4)
+    return {
+        "crowd_boxes": nothing if crowd is None else crowd,
+        "ignored_boxes": nothing if ignored is None else ignored,
+    }
+
+
+@given(st.integers(0, 200))
+def test_covered_share_is_intersection_over_own_area(seed: int) -> None:
+    first, second = boxes(seed, 5), boxes(seed + 1, 4)
+    area = (first[:, 2:] - first[:, :2]).prod(1)[:, None]
+    other = (second[:, 2:] - second[:, :2]).prod(1)[None]
+    iou = box_iou(first, second)
+    intersection = iou * (area + other) / (1 + iou)
+    assert torch.allclose(covered_share(first, second), intersection / area, atol=1e-4)
+
+
+def test_a_box_inside_a_crowd_is_ignored_however_small() -> None:
+    found = on_ignored(torch.tensor([[10.0, 10, 14, 14], [80, 80, 90, 90]]), target(torch.tensor([[0.0, 0, 60, 60]])))
+    assert found.tolist() == [True, False]
+
+
+def test_a_box_on_an_ignored_region_needs_overlap_both_ways() -> None:
+    region = torch.tensor([[0.0, 0, 60, 60]])
+    found = on_ignored(torch.tensor([[0.0, 0, 60, 50], [10, 10, 14, 14]]), target(ignored=region))
+    assert found.tolist() == [True, False]
+
+
+def test_anchors_on_ignored_regions_are_not_background() -> None:
+    rpn = build_rpn(Detector(), 8)
+    anchors = torch.tensor([[0.0, 0, 50, 50], [100, 100, 150, 150], [200, 200, 250, 250]])
+    crowd, ignored = anchors[:1], anchors[1:2]
+    real = torch.tensor([[300.0, 300, 320, 320]])
+    labels, _ = rpn.assign_targets_to_anchors([anchors], [{"boxes": real[:0], **target(crowd, ignored)}])
+    assert labels[0].tolist() == [-1, -1, 0]
+
+
+def test_an_object_under_an_ignored_region_stays_an_object() -> None:
+    rpn = build_rpn(Detector(), 8)
+    anchors = torch.tensor([[0.0, 0, 50, 50]])
+    labels, _ = rpn.assign_targets_to_anchors([anchors], [{"boxes": anchors, **target(anchors, anchors)}])
+    assert labels[0].tolist() == [1]
