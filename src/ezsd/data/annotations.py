@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import gc
 import json
 import math
 from collections import Counter
@@ -52,17 +51,12 @@ def read_annotations(path: Path) -> dict[str, list[Any]]:
         DataError: the file is missing, not JSON, or lacks one of the lists.
     """
     expected = "Expected a COCO or LVIS JSON file with images, annotations and categories."
-    collecting = gc.isenabled()
-    gc.disable()  # no cycles in JSON, and looking for them takes a third of the time
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"Annotations {path} are missing. {expected} Check data.*.annotations in the recipe.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"Annotations {path} cannot be read: {error}. {expected}") from None
-    finally:
-        if collecting:
-            gc.enable()
     keys = ("images", "annotations", "categories")
     absent = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if absent:
@@ -121,8 +115,7 @@ def find_records(images: list[Any], part: Part) -> tuple[list[Record], dict[int,
 def _record(entry: Any, folder: Path) -> Record | None:
     if not isinstance(entry, dict):
         return None
-    image_id, width, height = (entry.get(key) for key in ("id", "width", "height"))
-    name = entry.get("file_name")
+    image_id, width, height, name = entry.get("id"), entry.get("width"), entry.get("height"), entry.get("file_name")
     if name is None and isinstance(entry.get("coco_url"), str):
         name = "/".join(entry["coco_url"].split("/")[-2:])  # LVIS: train2017/000000000009.jpg
     if not (isinstance(image_id, int) and isinstance(width, int) and isinstance(height, int)):
@@ -156,7 +149,7 @@ def find_boxes(
     limits = np.concatenate([sizes, sizes], axis=1)
     clipped = np.clip(corners, 0, limits).astype(np.float32)
     outside = ((corners < -_OVERHANG) | (corners > limits + _OVERHANG)).any(1)
-    empty = ~((clipped[:, 2:] > clipped[:, :2]).all(1) & (xywh[:, 2:] > 0).all(1))
+    empty = ~(clipped[:, 2:] > clipped[:, :2]).all(1)
     reasons = np.select(
         [photo < 0, ~np.isfinite(corners).all(1), outside, empty, _repeated(rows), _bad_segmentations(rows, sizes)],
         [1, 2, 3, 4, 5, 6],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,19 @@ class _Found:
     of_items: list[str]  # faults of single photos and boxes
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Switch the search for reference cycles off: JSON has none, and with millions of values it takes most time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@_no_collection()
 def _read(part: Part, names: tuple[str, ...], required: Sequence[str], decode: bool) -> _Found:
     """Read everything and collect the faults; only a file that cannot be read at all raises."""
     content = read_annotations(part.annotations)
