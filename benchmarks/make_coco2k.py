@@ -1,0 +1,177 @@
+"""Make coco2k, the data set of the benchmarks, from COCO's own val2017 photos and annotations.
+
+    python benchmarks/make_coco2k.py --val2017 val2017 --annotations annotations/instances_val2017.json
+
+1,989 photos with a person (coco2k_photos.json lists them), long side 384 pixels, in a train and a val part.
+Boxes: corners cut to whole pixels of the official photo, then scaled, one decimal; no masks; iscrowd is 0 for all,
+crowd regions are there as plain boxes. Boxes, areas and ids come out as in the set the published figures were
+measured on; pixels may differ a little (JPEG encoder, resize filter).
+COCO's annotations are CC BY 4.0; the photos have the licences of their Flickr authors: do not pass them on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ezsd.errors import DataError, EzsdError
+from ezsd.files import write_text, written_whole
+from ezsd.progress import say, track
+
+LONG_SIDE = 384
+JPEG_QUALITY = 85
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    summary, _, details = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--val2017", type=Path, required=True, help="folder of COCO's val2017 photos")
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO's instances_val2017.json")
+    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "shared" / "data" / "coco2k", help="new folder")
+    given = parser.parse_args()
+    photos = json.loads((HERE / "coco2k_photos.json").read_text(encoding="utf-8"))
+    try:
+        make_coco2k(photos, given.val2017, given.annotations, given.out)
+    except EzsdError as error:
+        parser.exit(2, f"{error}\n")
+
+
+def make_coco2k(photos: Mapping[str, Sequence[int]], val2017: Path, annotations: Path, out: Path) -> None:
+    """Write ``images/`` and ``instances_PART.json`` for every part into ``out``.
+
+    Args:
+        photos: image ids of each part.
+        val2017: folder of the official photos.
+        annotations: the official annotation file.
+        out: where to write; must not hold the data set yet.
+
+    Raises:
+        DataError: inputs are missing or are not COCO's, or ``out`` holds a data set.
+    """
+    present = [path for part in photos if (path := out / f"instances_{part}.json").exists()]
+    if present:
+        raise DataError(f"{present[0]} is there already. Remove it, or give another folder with --out.")
+    content = _official(annotations)
+    images = {entry["id"]: entry for entry in content["images"]}
+    absent = [image_id for part in photos.values() for image_id in part if image_id not in images]
+    if absent:
+        raise DataError(f"{annotations} lacks {len(absent)} photos of coco2k, as image id {absent[0]}; "
+                        "expected COCO's instances_val2017.json.")
+    sizes = _write_pictures([images[image_id] for part in photos.values() for image_id in part], val2017, out)
+    rows = small_annotations(content, sizes)
+    for part, image_ids in photos.items():
+        name = out / f"instances_{part}.json"
+        kept = sorted(image_ids)
+        write_text(name, json.dumps({
+            "info": {
+                "description": f"COCO val2017 subset, long side {LONG_SIDE} px, {part} part",
+                "url": "https://cocodataset.org",
+            },
+            "licenses": [],
+            "categories": content["categories"],
+            "images": [
+                {"id": key, "file_name": images[key]["file_name"], "width": sizes[key][0], "height": sizes[key][1]}
+                for key in kept
+            ],
+            "annotations": [row for key in kept for row in rows[key]],
+        }))  # fmt: skip
+        say(f"{name}: {len(kept)} photos, {sum(len(rows[key]) for key in kept)} boxes")
+
+
+def small_annotations(
+    content: Mapping[str, Any], sizes: Mapping[int, tuple[int, int]]
+) -> dict[int, list[dict[str, Any]]]:
+    """Return the annotations of the photos in ``sizes`` (new width and height by image id), scaled to them.
+
+    Ids count from 1 through all photos with a person, in order of their ids, those left out of ``sizes`` too.
+    """
+    person = next(entry["id"] for entry in content["categories"] if entry["name"] == "person")
+    images = {entry["id"]: entry for entry in content["images"]}
+    of_photo: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for entry in content["annotations"]:
+        of_photo[entry["image_id"]].append(entry)
+    rows: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in sizes}
+    number = 0
+    for image_id in sorted(of_photo):
+        if all(entry["category_id"] != person for entry in of_photo[image_id]):
+            continue
+        for entry in of_photo[image_id]:
+            x1, y1, x2, y2 = whole_corners(entry["bbox"])
+            if x2 <= x1 or y2 <= y1:
+                continue
+            number += 1
+            if image_id in sizes:
+                image, (width, height) = images[image_id], sizes[image_id]
+                across, down = width / image["width"], height / image["height"]
+                bbox = [round(x1 * across, 1), round(y1 * down, 1), round((x2 - x1) * across, 1),
+                        round((y2 - y1) * down, 1)]  # fmt: skip
+                rows[image_id].append({
+                    "id": number,
+                    "image_id": image_id,
+                    "category_id": entry["category_id"],
+                    "bbox": bbox,
+                    "area": round(bbox[2] * bbox[3], 1),
+                    "iscrowd": 0,
+                })
+    return rows
+
+
+def whole_corners(bbox: Sequence[float]) -> tuple[int, int, int, int]:
+    """Return both corners of x, y, width, height, each cut to whole pixels."""
+    x, y, width, height = bbox
+    return math.floor(x), math.floor(y), math.floor(x + width), math.floor(y + height)
+
+
+def small_size(width: int, height: int) -> tuple[int, int]:
+    """Return the size at which the long side has 384 pixels; small photos are enlarged."""
+    scale = LONG_SIDE / max(width, height)
+    return round(width * scale), round(height * scale)
+
+
+def _official(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        content["images"], content["annotations"], content["categories"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}); "
+                        "expected COCO's instances_val2017.json.") from None
+    return content
+
+
+def _write_pictures(images: Sequence[Mapping[str, Any]], val2017: Path, out: Path) -> dict[int, tuple[int, int]]:
+    """Write the small photos; return their width and height by image id."""
+
+    def write(image: Mapping[str, Any]) -> tuple[int, int]:
+        source = val2017 / image["file_name"]
+        try:
+            with Image.open(source) as picture:
+                if picture.size != (image["width"], image["height"]):
+                    raise DataError(f"{source} has not the size that the annotations give; expected COCO's photo.")
+                small = picture.convert("RGB").resize(small_size(*picture.size), Image.Resampling.BICUBIC)
+        except OSError as error:
+            raise DataError(f"{source} cannot be read ({error}); expected COCO's val2017 folder.") from None
+        with written_whole(out / "images" / image["file_name"]) as temporary:
+            small.save(temporary, format="JPEG", quality=JPEG_QUALITY)
+        return small.size
+
+    sizes = {}
+    with ThreadPoolExecutor() as pool, track(len(images), "Photos") as advance:
+        for image, size in zip(images, pool.map(write, images), strict=True):
+            sizes[image["id"]] = size
+            advance(1, "")
+    return sizes
+
+
+if __name__ == "__main__":
+    main()
