@@ -59,9 +59,11 @@ def run(
     """Run a recipe: adapt, propose, train, evaluate. Run again, it goes on where it was."""
     with _told():
         from ezsd.recipe import load_recipe
+
+        loaded = load_recipe(recipe, changes or ())  # a typing error is told before torch is loaded
         from ezsd.run import run_recipe
 
-        run_recipe(load_recipe(recipe, changes or ()), out, until.value, overwrite)
+        run_recipe(loaded, out, until.value, overwrite)
 
 
 @app.command()

@@ -8,13 +8,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
-from safetensors.torch import save_file
-from torch import Tensor
 
 from ezsd.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from torch import Tensor  # recipes are read and their faults told without loading torch
 
 
 @contextmanager
@@ -66,6 +67,8 @@ def read_json(path: Path) -> Any:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors as safetensors, whole or not at all."""
+    from safetensors.torch import save_file
+
     with written_whole(path) as temporary:
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},

@@ -19,13 +19,14 @@ from typing import Any, Literal, get_args
 
 import torch
 from accelerate import PartialState
+from rich.console import Console
 
 from ezsd.adapt import run_adapt
 from ezsd.data.categories import CategorySplit, load_split
 from ezsd.data.coco import Photos, load_photos
 from ezsd.detector.model_folder import versions
 from ezsd.errors import ArtifactError, DataError
-from ezsd.evaluate import run_evaluate
+from ezsd.evaluate import run_evaluate, summary
 from ezsd.files import read_json, write_json
 from ezsd.fingerprints import Inputs, differences, fingerprint, stage_inputs, weights_path
 from ezsd.lock import only_process
@@ -124,10 +125,12 @@ class _Work:
     def metrics_of(self, stage: Stage, done: bool, inputs: Inputs) -> dict[str, Any]:
         """Return what the stage measured; run it first unless it is done."""
         folder = self.folder / _FOLDERS[stage]
+        main = PartialState().is_main_process
         if done:
             metrics: dict[str, Any] = read_json(folder / "metrics.json")
+            if stage == "evaluate" and main:
+                Console(highlight=False).print(summary(metrics))
             return metrics
-        main = PartialState().is_main_process
         if main:
             write_json(folder / _INPUTS, inputs)
         began = time.monotonic()
@@ -249,12 +252,19 @@ def _stale(folder: Path, stages: Sequence[Stage], inputs: Mapping[str, Inputs]) 
     stale: dict[Stage, list[str]] = {}
     for stage in stages:
         place = folder / _FOLDERS[stage]
+        if not _holds_work(place):
+            continue
         if (place / _INPUTS).is_file():
             if told := differences(read_json(place / _INPUTS), inputs[stage]):
                 stale[stage] = told
-        elif place.exists() and any(not path.name.endswith(".part") for path in place.iterdir()):
+        else:
             raise ArtifactError(f"{place} holds files that no run wrote. Give another folder with --out.")
     return stale
+
+
+def _holds_work(place: Path) -> bool:
+    """Tell whether a stage has left anything in its folder but the note that it was begun."""
+    return place.exists() and any(path.name != _INPUTS and path.suffix != ".part" for path in place.iterdir())
 
 
 def _refusal(folder: Path, stale: Mapping[Stage, Sequence[str]]) -> list[str]:
