@@ -120,6 +120,17 @@ def test_figures_are_those_of_the_written_detections(
     ]  # fmt: skip
 
 
+def test_zsd_asks_for_the_novel_names_alone(made: tuple[TinyCoco, Recipe, Photos, Path], run_folder: Path) -> None:
+    _, recipe, photos, _ = made
+    run_evaluate(recipe, photos, None, run_folder, "cpu")
+    model, _, text = load_model(run_folder / "train" / "model")
+    for file, asked in (("detections.json", text), ("detections_zsd.json", text[2:])):
+        (expected,) = model.detect([read_picture(photos.photos[0])], asked)
+        written = json.loads((run_folder / "evaluate" / file).read_text())
+        scores = [entry["score"] for entry in written if entry["image_id"] == photos.photos[0].image_id]
+        assert scores == pytest.approx(expected.scores.tolist(), abs=1e-5)
+
+
 def test_metrics_have_the_keys_others_read(made: tuple[TinyCoco, Recipe, Photos, Path], run_folder: Path) -> None:
     _, recipe, photos, _ = made
     stages = {

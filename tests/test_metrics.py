@@ -152,6 +152,7 @@ def test_a_category_without_boxes_is_not_measured_even_when_it_is_detected() -> 
     assert figures[5] == Figures(None, None, None)
     assert mean_figures(figures.values()).ap50 == pytest.approx(100)
     assert mean_figures([figures[5]]) == Figures(None, None, None)
+    assert mean_figures([figures[5], Figures(0, 0, 0), Figures(30, 40, 50)]) == Figures(15, 20, 25)
 
 
 def test_ground_truth_without_any_box_or_photo_is_not_measured() -> None:
