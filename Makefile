@@ -18,9 +18,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	@for part in images instances_train.json instances_val.json; do \
 		if [ ! -e "$(PHOTOS)/$$part" ]; then \
-			echo "$(PHOTOS)/$$part is missing. Give a folder with images/, instances_train.json and instances_val.json"; \
-			echo "(COCO format, COCO category names): make demo PHOTOS=path/to/folder"; \
-			echo "COCO's own photos (cocodataset.org, val2017 and its instances JSON, cut in two) will do."; \
+			echo "$(PHOTOS)/$$part is missing. Give a folder with images/, instances_train.json, instances_val.json"; \
+			echo "(COCO format and category names): make demo PHOTOS=path/to/folder"; \
+			echo "One can be made from COCO's val2017 photos and annotations (cocodataset.org):"; \
+			echo "  $(VENV)/bin/python benchmarks/make_coco2k.py --val2017 val2017 \\"; \
+			echo "      --annotations annotations/instances_val2017.json --out path/to/folder"; \
 			exit 2; \
 		fi; \
 	done

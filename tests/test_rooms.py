@@ -91,3 +91,10 @@ def test_an_import_against_the_order_is_seen(module: str, source: str) -> None:
 
 def test_an_import_along_the_order_is_no_fault() -> None:
     assert _faults({"detector.rcnn": "from ezsd.detector.rpn import Rpn\nfrom ezsd.teacher import load_teacher"}) == []
+
+
+def test_the_architecture_tells_what_every_room_is_for() -> None:
+    text = (SOURCE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for module in _sources():
+        rows = (f"| `{module.replace('.', '/')}.py` |", f"| `{module.partition('.')[0]}/` |")
+        assert any(row in text for row in rows), module
