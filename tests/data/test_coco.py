@@ -22,6 +22,8 @@ from ezsd.errors import DataError
 from ezsd.recipe import Part
 from tiny import CATEGORIES, COMPRESSED_RLE_PHOTO, CROWD_PHOTO, EMPTY_PHOTO, SIZES, SPLIT, TinyCoco, make_tiny_coco
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of the reference
+
 
 @pytest.fixture
 def tiny(tmp_path: Path, tiny_coco: Callable[[Path], TinyCoco]) -> TinyCoco:
