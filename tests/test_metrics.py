@@ -159,6 +159,7 @@ def test_ground_truth_without_any_box_or_photo_is_not_measured() -> None:
     empty = {**_truth(np.random.default_rng(4)), "annotations": []}
     assert set(coco_metrics(empty, []).values()) == {Figures(None, None, None)}
     assert set(coco_metrics({**empty, "images": []}, []).values()) == {Figures(None, None, None)}
+    assert coco_metrics(_truth(np.random.default_rng(4)), [], categories=[]) == {}
 
 
 def test_categories_left_out_change_nothing() -> None:

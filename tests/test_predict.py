@@ -99,6 +99,8 @@ def test_threshold_leaves_out_the_rest(detector: Detector, array: np.ndarray[Any
     for wrong in (-0.1, 30, float("nan")):
         with pytest.raises(RecipeError, match="between 0 and 1"):
             detector(array, threshold=wrong)
+    with pytest.raises(RecipeError, match="at least 1"):
+        detector(array, batch_size=0)
 
 
 def test_what_is_found_does_not_depend_on_the_batch(detector: Detector) -> None:
@@ -153,8 +155,8 @@ def test_other_names_are_embedded_by_the_adapted_teacher(tmp_path: Path, monkeyp
     save_norms(adapted, tmp_path / "norms.safetensors", ("text",))
     folder = make_model_folder(tmp_path / "model", norms=tmp_path / "norms.safetensors")
     (tmp_path / "norms.safetensors").unlink()
-    made = Detector.load(folder, "cpu").embed(["traffic cone"])
-    text = ["a photo of a traffic cone"]
+    made = Detector.load(folder, "cpu").embed(["traffic cone", "stop sign"])
+    text = ["a photo of a traffic cone", "a photo of a stop sign"]
     torch.testing.assert_close(made, adapted.encode_names(text).detach())
     assert not torch.allclose(made, ColourTeacher().encode_names(text), atol=0.01)
 

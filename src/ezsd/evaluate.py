@@ -345,7 +345,7 @@ def _detect_in_parts(
 
 
 def _coco_results(image_id: int, found: Detections, labels: Sequence[int]) -> list[dict[str, Any]]:
-    corners = found.boxes.double().cpu()
+    corners = found.boxes.cpu().double()
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()
     rows = zip(found.labels.tolist(), boxes, found.scores.tolist(), strict=True)
     results: list[dict[str, Any]] = [

@@ -46,8 +46,9 @@ def coco_metrics(
     """
     federated = any("neg_category_ids" in image for image in ground_truth["images"])
     known = {category["id"] for category in ground_truth["categories"]}
-    wanted = sorted(known if categories is None else set(categories))
-    kept = [dict(entry) for entry in detections if entry["category_id"] in wanted]
+    chosen = known if categories is None else set(categories)
+    wanted = sorted(chosen)
+    kept = [dict(entry) for entry in detections if entry["category_id"] in chosen]
     if not wanted or not ground_truth["images"]:
         return {category: Figures(None, None, None) for category in wanted}
     truth = COCO(

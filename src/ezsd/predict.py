@@ -103,11 +103,13 @@ class Detector:
             ``data["class_name"]`` the name; masks when the model makes them.
 
         Raises:
-            RecipeError: the vocabulary or the threshold cannot be used.
+            RecipeError: the vocabulary, the threshold or the batch size cannot be used.
             DataError: a picture cannot be read.
         """
         if not 0 <= threshold <= 1:
             raise RecipeError(f"threshold {threshold}: expected a score between 0 and 1, as in 0.3.")
+        if batch_size < 1:
+            raise RecipeError(f"batch_size {batch_size}: expected at least 1.")
         names = vocabulary_names(vocabulary, self.config.names)
         text = self.embed(names)
         listed = pictures if isinstance(pictures, (list, tuple)) else [pictures]
