@@ -60,7 +60,7 @@ def run_adapt(
         train: photos with base boxes.
         val: photos with boxes of base and novel names, to report accuracy on; None: not reported.
         split: base and novel names.
-        settings: section ``adapt`` of the recipe.
+        settings: section ``adapt`` of the recipe; not ``enabled``: only the accuracy before is measured.
         prompt: text with ``{name}``.
         seed: of the run.
         folder: where the results go, and the checkpoint until they are there.
@@ -74,23 +74,27 @@ def run_adapt(
         DataError: no base box to learn from.
         ArtifactError: ``folder`` holds a checkpoint of other settings, or cannot be written.
     """
-    began = time.monotonic()
-    batches = _Batches(train, split.base, settings, seed)
-    say(f"Adapt: {len(batches.boxes)} base boxes, {settings.epochs} epochs = {batches.steps} steps of "
-        f"{settings.batch_size} crops, forward and backward ({settings.precision}).")  # fmt: skip
-    before, seconds = _learn(teacher, batches, val, split, settings, prompt, folder / "checkpoint", device)
-    after = _accuracy(teacher, val, split, settings, prompt, device)
+    began, state = time.monotonic(), PartialState()
+    seconds, steps, crops = 0.0, 0, 0
+    if settings.enabled:
+        batches = _Batches(train, split.base, settings, seed)
+        steps, crops = batches.steps, settings.epochs * len(batches.boxes)
+        say(f"Adapt: {len(batches.boxes)} base boxes, {settings.epochs} epochs = {steps} steps of "
+            f"{settings.batch_size} crops, forward and backward ({settings.precision}).")  # fmt: skip
+        before, seconds = _learn(teacher, batches, val, split, settings, prompt, folder / "checkpoint", device)
+        after = _accuracy(teacher, val, split, settings, prompt, device)
+        if state.is_main_process:
+            save_norms(teacher, folder / "norms.safetensors", settings.towers)
+    else:
+        before = _accuracy(teacher, val, split, settings, prompt, device)
+        after = dict.fromkeys(before)
     metrics: dict[str, Any] = {}
-    for name in after:
+    for name in before:
         metrics |= {f"{name}_before": before[name], f"{name}_after": after[name]}
-    metrics |= {
-        "crops": settings.epochs * len(batches.boxes), "base_boxes": len(batches.boxes), "steps": batches.steps,
-        "val_crops": 0 if val is None else sum(len(_usable(photo, settings.min_side)) for photo in val.photos),
-        "seconds": round(seconds + time.monotonic() - began, 1),
-    }  # fmt: skip
-    state = PartialState()
+    val_crops = 0 if val is None else sum(len(_usable(photo, settings.min_side)) for photo in val.photos)
+    metrics |= {"val_crops": val_crops, "crops": crops, "steps": steps,
+                "seconds": round(seconds + time.monotonic() - began, 1)}  # fmt: skip
     if state.is_main_process:
-        save_norms(teacher, folder / "norms.safetensors", settings.towers)
         write_json(folder / "metrics.json", metrics)
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     state.wait_for_everyone()
