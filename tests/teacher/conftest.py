@@ -41,9 +41,9 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """``tiny_clip("vit")`` saves a tiny model and returns the spec that loads it."""
     folder = tmp_path_factory.mktemp("open_clip")
 
-    def make(tower: str, suffix: str = ".safetensors") -> str:
+    def make(tower: str) -> str:
         name = f"ezsd_tiny_{tower}"
-        checkpoint = folder / f"{name}{suffix}"
+        checkpoint = folder / f"{name}.safetensors"
         if not checkpoint.is_file():
             width = 64 if tower == "timm_map" else 24
             config = {"embed_dim": width, "vision_cfg": TOWERS[tower], "text_cfg": TEXT}
@@ -51,7 +51,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
             open_clip.add_model_config(folder / f"{name}.json")
             model = _random(open_clip.create_model(name, pretrained=None))
             tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
-            save_file(tensors, checkpoint) if suffix == ".safetensors" else torch.save(tensors, checkpoint)
+            save_file(tensors, checkpoint)
         return f"open_clip:{name}/{checkpoint}"
 
     return make

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from ezsd.errors import ArtifactError, RecipeError
+from ezsd.teacher import load_norms, load_teacher, save_norms
+from ezsd.teacher.dense import _starts, read_tiles
+
+TOWERS = ("vit", "vit_avg", "resnet", "timm_cnn", "timm_map", "timm_token")
+Spec = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def _picture(height: int, width: int) -> torch.Tensor:
+    coarse = torch.rand(1, 3, 5, 5, generator=torch.Generator().manual_seed(3))
+    return F.interpolate(coarse, (height, width), mode="bilinear")[0]
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_embeddings_are_those_of_open_clip(tiny_clip: Spec, tower: str) -> None:
+    spec = tiny_clip(tower)
+    teacher = load_teacher(spec)
+    architecture, _, checkpoint = spec.removeprefix("open_clip:").partition("/")
+    model, _, preprocess = open_clip.create_model_and_transforms(architecture, pretrained=checkpoint)
+    model.eval()
+    pixels = np.random.default_rng(0).integers(0, 255, (teacher.input_size, teacher.input_size, 3), dtype=np.uint8)
+    crop = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    texts = ["a photo of a cat", "a photo of a traffic cone"]
+    with torch.no_grad():
+        image = model.encode_image(preprocess(Image.fromarray(pixels))[None], normalize=True)
+        text = model.encode_text(open_clip.get_tokenizer(architecture)(texts), normalize=True)
+    assert torch.allclose(teacher.encode_crops(crop), image, atol=1e-5)
+    assert torch.allclose(teacher.encode_names(texts), text, atol=1e-5)
+    assert teacher.embedding_dim == text.shape[1]
+    assert teacher.logit_scale == pytest.approx(model.logit_scale.exp().item())
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_adaptation_reaches_every_norm_and_nothing_else(tiny_clip: Spec, tower: str) -> None:
+    teacher = load_teacher(tiny_clip(tower))
+    model: Any = teacher._model  # type: ignore[attr-defined]
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    norms = teacher.norm_parameters()
+    for parameter in norms.values():
+        parameter.requires_grad_(True)
+    crops = torch.rand(3, 3, teacher.input_size, teacher.input_size)
+    (teacher.encode_crops(crops) @ teacher.encode_names(["cat", "dog"]).T)[:, 0].sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in norms.values())
+    by_type = sum(
+        2 for layer in model.modules() if "Norm" in type(layer).__name__ and getattr(layer, "weight", None) is not None
+    )
+    assert len(norms) == by_type == sum(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+
+
+def test_norms_are_split_by_tower(tiny_clip: Spec) -> None:
+    teacher = load_teacher(tiny_clip("resnet"))
+    image, text = teacher.norm_parameters(["image"]), teacher.norm_parameters(["text"])
+    assert set(image) | set(text) == set(teacher.norm_parameters()) and not set(image) & set(text)
+    assert all(name.startswith("image.") for name in image) and all(name.startswith("text.") for name in text)
+    assert len(text) == 2 * (2 * 2 + 1)  # two in each block, and the last
+
+
+def test_dense_embedding_of_a_whole_picture_is_its_crop_embedding_for_a_mean_pooled_cnn(tiny_clip: Spec) -> None:
+    teacher = load_teacher(tiny_clip("timm_cnn"))
+    picture = _picture(64, 64)
+    dense = teacher.dense_embeddings(picture, torch.tensor([[0.0, 0, 64, 64]]), (64,))
+    assert torch.allclose(dense, teacher.encode_crops(picture[None]), atol=1e-5)
+
+
+def test_dense_embedding_of_a_whole_picture_is_its_crop_embedding_when_attention_is_even(tiny_clip: Spec) -> None:
+    teacher = load_teacher(tiny_clip("resnet"))
+    pool = teacher._model.visual.attnpool  # type: ignore[attr-defined]
+    for parameter in (pool.q_proj.weight, pool.q_proj.bias, pool.positional_embedding):
+        nn.init.zeros_(parameter)
+    picture = _picture(64, 64)
+    dense = teacher.dense_embeddings(picture, torch.tensor([[0.0, 0, 64, 64]]), (64,))
+    assert torch.allclose(dense, teacher.encode_crops(picture[None]), atol=1e-5)
+
+
+def test_a_patch_of_a_transformer_is_read_as_if_it_saw_only_itself(tiny_clip: Spec) -> None:
+    teacher = load_teacher(tiny_clip("vit"))
+    visual = teacher._model.visual  # type: ignore[attr-defined]
+    attention = visual.transformer.resblocks[-1].attn
+    with torch.no_grad():  # queries and keys so alike and so large that each token attends to itself alone
+        attention.in_proj_weight[:64] = 100 * torch.eye(32).repeat(2, 1)
+        attention.in_proj_bias[:64] = 0
+        nn.init.ones_(visual.transformer.resblocks[-1].ln_1.weight)
+        nn.init.zeros_(visual.transformer.resblocks[-1].ln_1.bias)
+        picture = _picture(32, 32)
+        normalised = teacher._normalised(picture)  # type: ignore[attr-defined]
+        visual.output_tokens = True
+        tokens = visual(normalised[None])[1][0] @ visual.proj
+        visual.output_tokens = False
+    corners = torch.tensor([[0.0, 0, 8, 8], [24, 0, 32, 8], [8, 24, 16, 32]])
+    dense = teacher.dense_embeddings(picture, corners, (32,))
+    assert torch.allclose(dense, F.normalize(tokens[[0, 3, 13]], dim=-1), atol=1e-4)
+
+
+@pytest.mark.parametrize("tower", ["vit", "vit_avg", "timm_map", "timm_token"])
+def test_a_box_in_one_tile_does_not_depend_on_the_rest_of_the_picture(tiny_clip: Spec, tower: str) -> None:
+    teacher = load_teacher(tiny_clip(tower))
+    side = teacher.input_size
+    picture = _picture(side, 2 * side)
+    corner = torch.tensor([[0.0, 0, side / 4, side / 2]])
+    wide = teacher.dense_embeddings(picture, corner, (2 * side,))
+    alone = teacher.dense_embeddings(picture[:, :, :side], corner, (side,))
+    assert torch.allclose(wide, alone, atol=1e-4)
+    assert not torch.allclose(wide, teacher.dense_embeddings(1 - picture, corner, (2 * side,)), atol=1e-2)
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_dense_embeddings_are_unit_vectors_at_every_scale(tiny_clip: Spec, tower: str) -> None:
+    teacher = load_teacher(tiny_clip(tower))
+    boxes = torch.tensor([[0.0, 0, 140, 100], [20, 30, 60, 80], [5, 5, 15, 12], [139, 99, 140, 100]])
+    dense = teacher.dense_embeddings(_picture(100, 140), boxes, (70, 300))
+    assert dense.shape == (4, teacher.embedding_dim)
+    assert torch.allclose(dense.norm(dim=1), torch.ones(4), atol=1e-5)
+    assert teacher.dense_embeddings(_picture(50, 60), torch.zeros(0, 4), (64,)).shape == (0, teacher.embedding_dim)
+
+
+@pytest.mark.parametrize("length, patch, grid", [(5, 8, 4), (32, 8, 4), (33, 8, 4), (500, 14, 16), (1280, 32, 7)])
+def test_tiles_cover_a_side_and_overlap(length: int, patch: int, grid: int) -> None:
+    starts = _starts(length, patch, grid)
+    assert starts[0] == 0
+    assert starts[-1] == max(0, -(-length // patch) - grid)
+    assert all(0 < after - before < grid for before, after in zip(starts, starts[1:], strict=False))
+
+
+def test_tiles_are_stitched_where_they_were_cut() -> None:
+    """A tower whose tokens are the pixels themselves gives back the picture, whatever the tiles."""
+    picture = F.normalize(_picture(20, 45), dim=0)
+    boxes = torch.tensor([[x, y, x + 1, y + 1] for x in range(0, 45, 4) for y in range(20)], dtype=torch.float32)
+    found = read_tiles(picture, boxes, size=8, grid=8, early=lambda tiles: tiles, end=lambda tokens: tokens)
+    expected = picture[:, boxes[:, 1].long(), boxes[:, 0].long()].T
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_safetensors_and_pt_of_the_same_weights_are_the_same_teacher(tiny_clip: Spec) -> None:
+    first, second = load_teacher(tiny_clip("vit")), load_teacher(tiny_clip("vit_avg"))
+    specs = tiny_clip("vit"), tiny_clip("vit").replace(".safetensors", ".pt")
+    torch.save(first._model.state_dict(), specs[1].partition("/")[2])  # type: ignore[attr-defined]
+    assert load_teacher(specs[1]).fingerprint == first.fingerprint
+    assert second.fingerprint != first.fingerprint
+
+
+def test_adapted_norms_come_back_bit_for_bit_and_only_for_their_teacher(tiny_clip: Spec, tmp_path: Path) -> None:
+    teacher = load_teacher(tiny_clip("vit"))
+    before = teacher.fingerprint
+    for parameter in teacher.norm_parameters(["image"]).values():
+        nn.init.normal_(parameter)
+    save_norms(teacher, tmp_path / "norms.safetensors", ["image"])
+    again = load_teacher(tiny_clip("vit"), norms=tmp_path / "norms.safetensors")
+    crops = torch.rand(2, 3, 32, 32)
+    assert again.fingerprint == teacher.fingerprint != before
+    assert torch.equal(again.encode_crops(crops), teacher.encode_crops(crops))
+    with pytest.raises(ArtifactError, match="ezsd_tiny_vit/"):
+        load_norms(load_teacher(tiny_clip("vit_avg")), tmp_path / "norms.safetensors")
+
+
+def test_unknown_architectures_and_tags_name_close_ones(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="ViT-B-32"):
+        load_teacher("open_clip:ViT-B32/openai")
+    with pytest.raises(RecipeError, match="laion2b_s34b_b79k"):
+        load_teacher("open_clip:ViT-B-32/laion2b")
+    with pytest.raises(RecipeError, match="neither a file nor a tag"):
+        load_teacher(f"open_clip:ViT-B-32/{tmp_path / 'missing.safetensors'}")
+    with pytest.raises(RecipeError, match="neither a file nor a tag"):
+        load_teacher("open_clip:ViT-B-32")
+
+
+def test_weights_of_another_model_and_damaged_files_are_refused(tiny_clip: Spec, tmp_path: Path) -> None:
+    other = tiny_clip("resnet").partition("/")[2]
+    tiny_clip("vit")
+    with pytest.raises(ArtifactError, match="cannot be loaded"):
+        load_teacher(f"open_clip:ezsd_tiny_vit/{other}")
+    for name in ("weights.safetensors", "weights.pt"):
+        (tmp_path / name).write_bytes(b"nothing of use")
+        with pytest.raises(ArtifactError, match="cannot be loaded"):
+            load_teacher(f"open_clip:ezsd_tiny_vit/{tmp_path / name}")
+
+
+def test_code_inside_a_checkpoint_is_not_run(tiny_clip: Spec, tmp_path: Path) -> None:
+    tiny_clip("vit")
+    torch.save({"weights": _Harmful(tmp_path / "harmed")}, tmp_path / "harmful.pt")
+    with pytest.raises(ArtifactError, match="cannot be loaded"):
+        load_teacher(f"open_clip:ezsd_tiny_vit/{tmp_path / 'harmful.pt'}")
+    assert not (tmp_path / "harmed").exists()
+
+
+class _Harmful:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("tag, expected", [("openai", True), ("laion2b_s34b_b79k", False)])
+def test_weights_get_the_activation_they_were_trained_with(
+    monkeypatch: pytest.MonkeyPatch, tag: str, expected: bool
+) -> None:
+    asked: dict[str, bool] = {}
+
+    def create_model(*_: object, **settings: bool) -> None:
+        asked.update(settings)
+        raise RuntimeError("no network here")
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    with pytest.raises(ArtifactError, match="no network here"):
+        load_teacher(f"open_clip:ViT-B-32/{tag}")
+    assert asked["force_quick_gelu"] is expected

