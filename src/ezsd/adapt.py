@@ -121,7 +121,8 @@ def _learn(
     if extra.get("scaler"):
         scaler.load_state_dict(extra["scaler"])
     texts = [prompt.format(name=name) for name in split.base]
-    take = _step_function(teacher, parameters, texts, optimizer, scaler, settings, device)
+    offsets = settings.balance * batches.log_shares(len(split.base)).to(device)
+    take = _step_function(teacher, parameters, texts, offsets, optimizer, scaler, settings, device)
     saved = time.monotonic()
     with _learning(parameters), track(batches.steps, "Adapt", start=step) as advance:
         while step < batches.steps:
@@ -137,10 +138,14 @@ def _learn(
 
 
 def _step_function(
-    teacher: Teacher, parameters: Mapping[str, nn.Parameter], texts: Sequence[str], optimizer: torch.optim.Optimizer,
-    scaler: GradScaler, settings: Adapt, device: str,
+    teacher: Teacher, parameters: Mapping[str, nn.Parameter], texts: Sequence[str], offsets: Tensor,
+    optimizer: torch.optim.Optimizer, scaler: GradScaler, settings: Adapt, device: str,
 ) -> Callable[[Tensor, Tensor, int], float]:  # fmt: skip
-    """One optimizer step: crops ``[n, 3, S, S]``, labels ``[n]`` of this process, crops of all processes -> loss."""
+    """One optimizer step: crops ``[n, 3, S, S]``, labels ``[n]`` of this process, crops of all processes -> loss.
+
+    ``offsets`` [C] are added to the logits while training: with the log share of each name, the embeddings need not
+    learn that some names are frequent, and keep more of the others (logit adjustment, Menon et al. 2021, eq. 10).
+    """
     with torch.no_grad():
         fixed = None if "text" in settings.towers else teacher.encode_names(texts).float()
 
@@ -148,7 +153,7 @@ def _step_function(
         with autocast(device, settings.precision):
             names = teacher.encode_names(texts) if fixed is None else fixed
             embeddings = teacher.encode_crops(crops)
-        logits = teacher.logit_scale * embeddings.float() @ names.float().T
+        logits = teacher.logit_scale * embeddings.float() @ names.float().T + offsets
         loss = F.cross_entropy(logits, labels, reduction="sum") / total
         optimizer.zero_grad()
         torch.autograd.backward(scaler.scale(loss))
@@ -215,6 +220,10 @@ class _Batches:
         """Of everything that the order and the content of batches come from."""
         values = (self.boxes.numpy().tobytes(), self.labels.numpy().tobytes(), str(self.owners), str(self.seed))
         return digest(*values)
+
+    def log_shares(self, names: int) -> Tensor:
+        """Logarithm of each base name's share of the boxes ``[names]``; a name without a box counts as one box."""
+        return torch.bincount(self.labels, minlength=names).clamp(min=1).div(len(self.labels)).log()
 
     def crops(self, step: int, size: int, device: str) -> tuple[Tensor, Tensor, int]:
         """This process's crops ``[n, 3, size, size]`` and labels ``[n]`` of a step, and the step's crops in all."""

@@ -80,6 +80,7 @@ class Adapt(_Section):
     lr: Positive = 1e-4
     weight_decay: NotNegative = 1e-4
     clip_norm: Positive = 0.1
+    balance: Fraction = 0.0  # share of the log frequency of base names that the training logits get; 0 = paper
     jitter: Fraction = 0.1  # box corners move by up to this part of the box's sides
     min_side: NotNegative = 0  # smaller boxes (pixels, longer side) are left out
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
