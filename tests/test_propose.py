@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from ezsd import propose
+from ezsd.data.augment import resize_scale
+from ezsd.data.coco import Photos, load_photos, read_picture
+from ezsd.propose import anchor_grid, confidence, measure_proposals, novel_recall, run_propose, select
+from ezsd.recipe import Propose
+from ezsd.targets import TargetStore
+from ezsd.teacher.regions import crop_regions
+from tiny import EMPTY_PHOTO, SPLIT, TinyCoco
+from tiny_teacher import ColourTeacher
+
+PROMPT = "a photo of a {name}"
+SETTINGS = Propose(
+    image_size=(64, 96), stride=16, sides=(16, 32), ratios=(0.5, 1.0, 2.0), dense_sides=(96,), shortlist=60, keep=12,
+    base_filter=False, batch_size=32, shard_photos=3,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> TinyCoco:
+    return tiny_coco(tmp_path / "data")
+
+
+def _run(photos: Photos, folder: Path, settings: Propose = SETTINGS) -> TargetStore:
+    run_propose(ColourTeacher(), photos, SPLIT, settings, PROMPT, folder, "cpu")
+    return TargetStore(folder)
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(1, 900), width=st.integers(1, 900))
+def test_the_grid_lies_in_the_photo_without_doubles_and_reaches_every_corner(height: int, width: int) -> None:
+    boxes = anchor_grid(height, width, Propose(image_size=(256, 384), sides=(32, 64, 128)))
+    if min(height, width) > 8:
+        assert len(boxes)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert bool((boxes >= 0).all()) and bool((boxes <= torch.tensor([width, height] * 2)).all())
+    assert bool((sides >= 1).all())
+    assert len(boxes.unique(dim=0)) == len(boxes)
+    if min(height, width) > 8:
+        reach = 32 / resize_scale(height, width, (256, 384))
+        assert bool((boxes.amin(0)[:2] <= reach).all())
+        assert bool((boxes.amax(0)[2:] >= torch.tensor([width, height]) - reach).all())
+
+
+def test_the_grid_has_the_sides_and_ratios_of_the_settings_in_pixels_of_the_photo() -> None:
+    whole = Propose(image_size=(800, 1333), stride=32, sides=(64,), ratios=(0.25, 1.0))
+    boxes = anchor_grid(400, 600, whole)  # enlarged twofold
+    widths, heights = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
+    inside = (boxes[:, :2] > 0).all(1) & (boxes[:, 2] < 600) & (boxes[:, 3] < 400)
+    assert {(round(float(w), 3), round(float(h), 3)) for w, h in zip(widths[inside], heights[inside], strict=True)} == {
+        (32.0, 32.0), (64.0, 16.0),
+    }  # fmt: skip
+    assert len(boxes) == 25 * 38 * 2
+
+
+def test_a_sure_teacher_scores_one_and_a_teacher_without_opinion_zero() -> None:
+    sure, flat = torch.eye(4)[:1], torch.full((1, 4), 0.25)
+    both = torch.cat([sure, flat])
+    torch.testing.assert_close(confidence(both, "entropy"), torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(confidence(both, "max_probability"), torch.tensor([1.0, 0.25]))
+
+
+def test_selection_suppresses_shortens_filters_and_keeps_in_this_order() -> None:
+    boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 11], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10.0]])
+    probabilities = torch.tensor([[0.05, 0.95], [0.04, 0.96], [0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])  # base, novel
+    loose = SETTINGS.model_copy(update={"base_filter": False, "shortlist": 10, "keep": 10})
+    assert select(boxes, probabilities, 1, loose).tolist() == [1, 2, 3, 4]
+    filtered = loose.model_copy(update={"base_filter": True})
+    assert select(boxes, probabilities, 1, filtered).tolist() == [1, 3, 4]
+    assert select(boxes, probabilities, 1, filtered.model_copy(update={"shortlist": 3})).tolist() == [1, 3]
+    assert select(boxes, probabilities, 1, filtered.model_copy(update={"keep": 2})).tolist() == [1, 3]
+
+
+def test_every_photo_gets_proposals_and_its_base_boxes_with_the_embeddings_of_its_crops(
+    tiny: TinyCoco, tmp_path: Path
+) -> None:
+    photos = load_photos(tiny.part(), SPLIT.base)
+    store = _run(photos, tmp_path / "targets")
+    store.verify()
+    teacher = ColourTeacher()
+    for photo in photos.photos:
+        regions = store[photo.image_id]
+        proposals, base = ~regions.is_base_box, regions.is_base_box
+        assert 0 < int(proposals.sum()) <= 12
+        assert torch.equal(regions.boxes[base], photo.boxes[~photo.crowd])
+        assert torch.equal(regions.labels[base], photo.labels[~photo.crowd])
+        assert bool((regions.weights[base] == 1).all())
+        scores = regions.scores[proposals]
+        assert torch.equal(scores, scores.sort(descending=True).values)
+        crops = crop_regions(read_picture(photo), regions.boxes, 16)
+        torch.testing.assert_close(regions.embeddings.float(), teacher.encode_crops(crops), atol=2e-3, rtol=0)
+        text = teacher.encode_names([PROMPT.format(name=name) for name in SPLIT.names])
+        weights, names = (10 * teacher.encode_crops(crops[proposals]) @ text.T).softmax(1).max(1)
+        torch.testing.assert_close(regions.weights[proposals], weights, atol=1e-4, rtol=0)
+        assert torch.equal(regions.labels[proposals], names + 1)
+    assert not store[EMPTY_PHOTO].is_base_box.any()
+
+
+def test_novel_boxes_of_the_photos_leave_no_trace(tiny: TinyCoco, tmp_path: Path) -> None:
+    known = _run(load_photos(tiny.part(), SPLIT.names), tmp_path / "known")
+    unknown = _run(load_photos(tiny.part(), SPLIT.base), tmp_path / "unknown")
+    for image_id in (4, 8, 11, 57):
+        assert torch.equal(known[image_id].boxes, unknown[image_id].boxes)
+
+
+def test_finished_shards_are_kept_and_only_missing_ones_are_made_again(
+    tiny: TinyCoco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, folder = load_photos(tiny.part(), SPLIT.base), tmp_path / "targets"
+    before = {entry.image_id: entry for entry in photos.photos}
+    whole = _run(photos, folder)
+    expected = {image_id: whole[image_id] for image_id in before}
+    (folder / "index.json").unlink()
+    (folder / "shard-00001.arrow").unlink()
+    times = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.arrow")}
+    made: list[int] = []
+    real = propose.propose_photos
+
+    def noted(teacher: ColourTeacher, chosen: list[propose.Photo], *rest: object) -> object:
+        made.extend(photo.image_id for photo in chosen)
+        return real(teacher, chosen, *rest)
+
+    monkeypatch.setattr(propose, "propose_photos", noted)
+    again = _run(photos, folder)
+    assert made == sorted(before)[3:6]
+    assert all((folder / name).stat().st_mtime_ns == stamp for name, stamp in times.items())
+    for image_id, regions in expected.items():
+        assert torch.equal(again[image_id].embeddings, regions.embeddings)
+
+
+def test_other_settings_another_teacher_or_other_boxes_make_the_shards_again(tiny: TinyCoco, tmp_path: Path) -> None:
+    photos, folder = load_photos(tiny.part(), SPLIT.base), tmp_path / "targets"
+    _run(photos, folder)
+    fewer = _run(photos, folder, SETTINGS.model_copy(update={"keep": 3}))
+    assert all(int((~fewer[photo.image_id].is_base_box).sum()) <= 3 for photo in photos.photos)
+    photos.photos[0].boxes[0, 0] += 1
+    moved = _run(photos, folder, SETTINGS.model_copy(update={"keep": 3}))[photos.photos[0].image_id]
+    assert torch.equal(moved.boxes[moved.is_base_box][0], photos.photos[0].boxes[0])
+    assert len(_run(photos, folder, SETTINGS.model_copy(update={"shard_photos": 8}))) == 8
+    assert [path.name for path in folder.glob("*.arrow")] == ["shard-00000.arrow"]
+
+
+@pytest.mark.parametrize("scoring", ["dense", "exhaustive"])
+def test_the_bill_counts_what_was_really_done(tiny: TinyCoco, tmp_path: Path, scoring: str) -> None:
+    photos, passes = load_photos(tiny.part(), SPLIT.base), []
+
+    class Counting(ColourTeacher):
+        def encode_crops(self, crops: Tensor) -> Tensor:
+            passes.append(len(crops))
+            return super().encode_crops(crops)
+
+        def dense_embeddings(self, picture: Tensor, boxes: Tensor, sides: object) -> Tensor:
+            return torch.nn.functional.normalize(torch.rand(len(boxes), 16, generator=torch.Generator()), dim=1)
+
+    chosen = SETTINGS.model_copy(update={"scoring": scoring})
+    metrics = run_propose(Counting(), photos, SPLIT, chosen, PROMPT, tmp_path, "cpu")
+    assert metrics["crops"] == sum(passes)
+    assert metrics["dense_passes"] == (8 if scoring == "dense" else 0)
+    assert metrics == json.loads((tmp_path / "metrics.json").read_text())
+    store = TargetStore(tmp_path)
+    assert metrics["bytes"] == store.bytes and metrics["photos"] == len(store) == 8
+    assert metrics["proposals"] + metrics["base_boxes"] == sum(len(store[photo.image_id]) for photo in photos.photos)
+
+
+def test_dense_and_exhaustive_scoring_agree_when_the_teacher_sees_the_same(tiny: TinyCoco, tmp_path: Path) -> None:
+    # The dense pass of this teacher looks at crops, so both ways score alike.
+    photos = load_photos(tiny.part(), SPLIT.base)
+    stores = [
+        _run(photos, tmp_path / scoring, SETTINGS.model_copy(update={"scoring": scoring}))
+        for scoring in ("dense", "exhaustive")
+    ]
+    for photo in photos.photos:
+        dense, exhaustive = (store[photo.image_id] for store in stores)
+        assert torch.equal(dense.boxes, exhaustive.boxes)
+        torch.testing.assert_close(dense.scores, exhaustive.scores, atol=1e-4, rtol=0)
+
+
+def test_the_share_of_the_crop_decides_the_rank(tiny: TinyCoco, tmp_path: Path) -> None:
+    photos = load_photos(tiny.part(limit=1), SPLIT.base)
+
+    class Blurred(ColourTeacher):
+        def dense_embeddings(self, picture: Tensor, boxes: Tensor, sides: object) -> Tensor:
+            return torch.nn.functional.normalize(torch.rand(len(boxes), 16, generator=torch.Generator()), dim=1)
+
+    ranks = {}
+    for share in (0.0, 1.0):
+        folder = tmp_path / str(share)
+        chosen = SETTINGS.model_copy(update={"crop_rank": share})
+        run_propose(Blurred(), photos, SPLIT, chosen, PROMPT, folder, "cpu")
+        regions = TargetStore(folder)[photos.photos[0].image_id]
+        ranks[share] = regions.boxes[~regions.is_base_box]
+    assert not torch.equal(ranks[0.0], ranks[1.0])
+    assert torch.equal(ranks[0.0].unique(dim=0), ranks[1.0].unique(dim=0))
+
+
+def test_recall_counts_novel_boxes_met_by_the_best_proposals(tiny: TinyCoco) -> None:
+    photos = load_photos(tiny.part(), SPLIT.names)
+    novel = {
+        photo.image_id: photo.boxes[(photo.labels > 2) & ~photo.crowd]
+        for photo in photos.photos
+    }
+    total = sum(map(len, novel.values()))
+    assert total >= 3
+    away = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    late = {image_id: torch.cat([away.expand(2, 4), boxes]) for image_id, boxes in novel.items()}
+    recall = novel_recall(late, photos, SPLIT.novel, at=(2, 9))
+    assert recall == {"novel_recall_at_2": 0.0, "novel_recall_at_9": 1.0}
+    one = next(image_id for image_id, boxes in novel.items() if len(boxes))
+    only = {image_id: boxes if image_id == one else away for image_id, boxes in novel.items()}
+    assert novel_recall(only, photos, SPLIT.novel, at=(9,))["novel_recall_at_9"] == len(novel[one]) / total
+    assert novel_recall({}, photos, SPLIT.novel) == {"novel_recall_at_100": None, "novel_recall_at_300": None}
+
+
+def test_an_overlap_of_half_is_enough_and_less_is_not(tiny: TinyCoco) -> None:
+    photos = load_photos(tiny.part(), SPLIT.names)
+    photo = next(entry for entry in photos.photos if bool((entry.labels > 2).any()))
+    box = photo.boxes[photo.labels > 2][:1]
+    for part, met in ((0.51, 1), (0.49, 0)):
+        shrunk = box.clone()
+        shrunk[:, 3] = box[:, 1] + (box[:, 3] - box[:, 1]) * part
+        assert math.isclose(float(box_iou(box, shrunk)), part, abs_tol=1e-3)
+        recall = novel_recall({photo.image_id: shrunk}, photos, SPLIT.novel)["novel_recall_at_100"]
+        assert recall is not None and (recall > 0) == bool(met)
+
+
+def test_proposals_and_random_boxes_are_measured_on_photos_with_novel_boxes(tiny: TinyCoco) -> None:
+    photos = load_photos(tiny.part(), SPLIT.names)
+    every = SETTINGS.model_copy(update={"keep": 5000, "shortlist": 5000, "nms": 1.0})
+    found = measure_proposals(ColourTeacher(), photos, SPLIT, every, PROMPT, "cpu")
+    chance = measure_proposals(ColourTeacher(), photos, SPLIT, every, PROMPT, "cpu", random=True)
+    assert set(found) == {"novel_recall_at_100", "novel_recall_at_300"}
+    assert found["novel_recall_at_300"] == chance["novel_recall_at_300"]  # the whole grid, in another order
+    nothing = measure_proposals(
+        ColourTeacher(), load_photos(tiny.part(), SPLIT.base), SPLIT, SETTINGS, PROMPT, "cpu"
+    )
+    assert nothing["novel_recall_at_100"] is None
