@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -15,7 +14,7 @@ from torch import nn
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 TOWERS: dict[str, dict[str, Any]] = {
-    "vit": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8},
+    "vit": {"image_size": 32, "layers": 3, "width": 32, "head_width": 32, "patch_size": 8},
     "vit_avg": {
         "image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8, "pool_type": "avg",
         "final_ln_after_pool": True,
@@ -49,7 +48,9 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
             config = {"embed_dim": width, "vision_cfg": TOWERS[tower], "text_cfg": TEXT}
             (folder / f"{name}.json").write_text(json.dumps(config))
             open_clip.add_model_config(folder / f"{name}.json")
-            model = _random(open_clip.create_model(name, pretrained=None))
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                model = _random(open_clip.create_model(name, pretrained=None))
             tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
             save_file(tensors, checkpoint)
         return f"open_clip:{name}/{checkpoint}"

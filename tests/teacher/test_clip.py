@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_tiles_cover_a_side_and_overlap(length: int, patch: int, grid: int) -> N
     starts = _starts(length, patch, grid)
     assert starts[0] == 0
     assert starts[-1] == max(0, -(-length // patch) - grid)
-    assert all(0 < after - before < grid for before, after in zip(starts, starts[1:], strict=False))
+    assert all(0 < after - before < grid for before, after in pairwise(starts))
 
 
 def test_tiles_are_stitched_where_they_were_cut() -> None:

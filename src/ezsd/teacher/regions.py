@@ -67,7 +67,7 @@ def box_means(features: Tensor, boxes: Tensor, stride: float) -> Tensor:
     Args:
         features: ``[F, h, w]``; cell (i, j) covers pixels ``[j * stride, (j + 1) * stride]`` in x, likewise in y.
         boxes: ``[N, 4]`` xyxy, pixels of the picture the map was made from. What lies outside the map is left out;
-            a side shorter than a hundredth of a cell is widened to that.
+            a side shorter than a tenth of a cell is widened to that.
         stride: pixels a cell.
 
     Returns:
@@ -79,8 +79,8 @@ def box_means(features: Tensor, boxes: Tensor, stride: float) -> Tensor:
     nodes = F.pad((features - middle).cumsum(1).cumsum(2), (1, 0, 1, 0)).flatten(1).T.contiguous()
     limits = features.new_tensor([width, height])
     cells = boxes.to(features) / stride
-    low = torch.minimum(cells[:, :2].clamp(min=0), limits - 0.01)
-    high = torch.maximum(torch.minimum(cells[:, 2:], limits), low + 0.01)
+    low = torch.minimum(cells[:, :2].clamp(min=0), limits - 0.1)
+    high = torch.maximum(torch.minimum(cells[:, 2:], limits), low + 0.1)
     x_nodes, x_weights = _integral_taps(low[:, 0], high[:, 0], width)
     y_nodes, y_weights = _integral_taps(low[:, 1], high[:, 1], height)
     indices = (y_nodes[:, :, None] * (width + 1) + x_nodes[:, None, :]).flatten(1)
