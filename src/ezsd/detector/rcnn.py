@@ -105,6 +105,7 @@ def build_detector(settings: DetectorSettings, embedding_dim: int, masks: bool, 
     backbone = Backbone(settings.backbone, settings.fpn_channels, pretrained)
     channels = backbone.out_channels
     # The FPN paper reads boxes of 224 px from stride 16, with anchors from 32 px on: the same ratio for any anchors.
+    # Bins of a box are then at most two cells wide, so that one sample a bin is enough.
     canonical = 7 * settings.anchor_sides[0]
     box_head = BoxHead(
         channels,
@@ -124,7 +125,7 @@ def build_detector(settings: DetectorSettings, embedding_dim: int, masks: bool, 
         box_head,
         TextClassifier(embedding_dim),
         settings.semantic_top_k,
-        box_roi_pool=MultiScaleRoIAlign(FEATURE_LEVELS, settings.roi_size, 2, canonical_scale=canonical),
+        box_roi_pool=MultiScaleRoIAlign(FEATURE_LEVELS, settings.roi_size, 1, canonical_scale=canonical),
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
         batch_size_per_image=settings.rois_per_photo,
