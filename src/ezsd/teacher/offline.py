@@ -122,9 +122,8 @@ class OfflineTeacher:
     def _raw_names(self, texts: Sequence[str]) -> Tensor:
         device = self._middle.device
         tokens = self._tokenizer.encode_batch(list(texts))
-        order = sorted(
-            range(len(texts)), key=lambda index: len(tokens[index].ids)
-        )  # batches of like lengths: no padding
+        # Batches of like lengths need little padding.
+        order = sorted(range(len(texts)), key=lambda index: len(tokens[index].ids))
         parts = []
         for start in range(0, len(order), TEXT_BATCH):
             chosen = [torch.tensor(tokens[index].ids, device=device) for index in order[start : start + TEXT_BATCH]]
