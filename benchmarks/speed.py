@@ -128,7 +128,9 @@ def median_seconds(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str
     return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
-def training_step(model: nn.Module, losses: Callable[[], dict[str, Tensor]], device: str, precision: str) -> Callable[[], None]:
+def training_step(
+    model: nn.Module, losses: Callable[[], dict[str, Tensor]], device: str, precision: str
+) -> Callable[[], None]:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-6, momentum=0.9)
 
     def step() -> None:

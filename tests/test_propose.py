@@ -74,8 +74,18 @@ def test_the_grid_has_the_sides_and_ratios_of_the_settings_in_pixels_of_the_phot
 def test_a_sure_teacher_scores_one_and_a_teacher_without_opinion_zero() -> None:
     sure, flat = torch.eye(4)[:1], torch.full((1, 4), 0.25)
     both = torch.cat([sure, flat])
-    torch.testing.assert_close(confidence(both, "entropy"), torch.tensor([1.0, 0.0]))
-    torch.testing.assert_close(confidence(both, "max_probability"), torch.tensor([1.0, 0.25]))
+    boxes = torch.tensor([[0.0, 0, 10, 10]]).repeat(2, 1)
+    torch.testing.assert_close(confidence(both, boxes, 2, "entropy"), torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(confidence(both, boxes, 2, "max_probability"), torch.tensor([1.0, 0.25]))
+
+
+def test_ranking_by_novel_names_leaves_base_names_aside_and_prefers_the_larger_of_equals() -> None:
+    probabilities = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.4, 0.6]])  # base, novel
+    boxes = torch.tensor([[0.0, 0, 50, 50], [0, 0, 10, 10], [0, 0, 40, 40]])
+    scores = confidence(probabilities, boxes, 1, "novel")
+    assert scores.argsort(descending=True).tolist() == [2, 1, 0]
+    assert (confidence(probabilities, boxes, 2, "novel") > 0).all()  # a split without novel names
+    assert confidence(probabilities[:0], boxes[:0], 1, "novel").shape == (0,)
 
 
 def test_selection_suppresses_shortens_filters_and_keeps_in_this_order() -> None:
@@ -243,11 +253,15 @@ def test_an_overlap_of_half_is_enough_and_less_is_not(tiny: TinyCoco) -> None:
 
 def test_proposals_and_random_boxes_are_measured_on_photos_with_novel_boxes(tiny: TinyCoco) -> None:
     photos = load_photos(tiny.part(), SPLIT.names)
-    every = SETTINGS.model_copy(update={"keep": 5000, "shortlist": 5000, "nms": 1.0})
+    every = SETTINGS.model_copy(update={"sides": (32,), "shortlist": 5000, "nms": 1.0, "base_filter": False})
     found = measure_proposals(ColourTeacher(), photos, SPLIT, every, PROMPT, "cpu")
     chance = measure_proposals(ColourTeacher(), photos, SPLIT, every, PROMPT, "cpu", random=True)
     assert set(found) == {"novel_recall_at_100", "novel_recall_at_300"}
     assert found["novel_recall_at_300"] == chance["novel_recall_at_300"]  # the whole grid, in another order
+    by_crops = measure_proposals(
+        ColourTeacher(), photos, SPLIT, every.model_copy(update={"crop_rank": 0.5}), PROMPT, "cpu"
+    )
+    assert by_crops["novel_recall_at_300"] == found["novel_recall_at_300"]
     nothing = measure_proposals(
         ColourTeacher(), load_photos(tiny.part(), SPLIT.base), SPLIT, SETTINGS, PROMPT, "cpu"
     )

@@ -52,7 +52,9 @@ def training(photos: Photos, store: TargetStore | None, **changes: float) -> Tra
 
 
 @given(st.integers(0, 6), st.integers(0, 20), st.integers(0, 12), st.integers(0, 99))
-def test_all_base_boxes_and_the_best_proposals_are_kept_best_first(base: int, many: int, wanted: int, seed: int) -> None:
+def test_all_base_boxes_and_the_best_proposals_are_kept_best_first(
+    base: int, many: int, wanted: int, seed: int
+) -> None:
     given_regions = regions(base, many, seed)
     kept = best_regions(given_regions, wanted)
     assert kept.is_base_box[:base].all() and not kept.is_base_box[base:].any()
@@ -96,7 +98,9 @@ def test_distillation_weights_have_mean_one(photos: Photos, store: TargetStore) 
     assert len(target["distill_boxes"]) == 2 + 5
 
 
-def test_without_distillation_nothing_is_distilled_but_regions_can_be_ignored(photos: Photos, store: TargetStore) -> None:
+def test_without_distillation_nothing_is_distilled_but_regions_can_be_ignored(
+    photos: Photos, store: TargetStore
+) -> None:
     _, target = training(photos, store, distillation_weight=0.0, ignore_top=3)[0, 1]
     assert len(target["distill_boxes"]) == 0 and len(target["ignored_boxes"]) == 3
     _, target = training(photos, None, distillation_weight=0.0)[0, 1]
@@ -104,7 +108,9 @@ def test_without_distillation_nothing_is_distilled_but_regions_can_be_ignored(ph
 
 
 @given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.integers(0, 5), st.integers(1, 6))
-def test_a_resumed_order_is_the_rest_of_the_order(photos: int, batch: int, accumulate: int, start: int, more: int) -> None:
+def test_a_resumed_order_is_the_rest_of_the_order(
+    photos: int, batch: int, accumulate: int, start: int, more: int
+) -> None:
     plan = BatchPlan(photos, 3, batch, accumulate)
     whole = list(plan.batches(0, start + more))
     assert list(plan.batches(start, start + more)) == whole[start * accumulate :]

@@ -32,6 +32,9 @@ from ezsd.recipe import Propose
 from ezsd.targets import Regions, read_notes, write_index, write_shard
 from ezsd.teacher import Teacher, text_embeddings
 
+_SIZE_POWER = 0.1
+_RECALL_AT = (100, 300)
+
 
 def anchor_grid(height: int, width: int, settings: Propose) -> Tensor:
     """Boxes of every side and ratio about the cells of a grid, laid on the photo resized to ``image_size``.
@@ -59,13 +62,21 @@ def anchor_grid(height: int, width: int, settings: Propose) -> Tensor:
     return boxes[((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)]
 
 
-def confidence(probabilities: Tensor, ranking: Literal["entropy", "max_probability"]) -> Tensor:
-    """How sure the teacher is: ``[N, C]`` probabilities -> ``[N]`` in 0..1.
+def confidence(
+    probabilities: Tensor, boxes: Tensor, base_names: int, ranking: Literal["entropy", "max_probability", "novel"]
+) -> Tensor:
+    """How much a box looks like an object to propose: ``[N, C]`` probabilities, ``[N, 4]`` boxes -> ``[N]`` in 0..1.
 
-    ``entropy`` is (log C - entropy) / log C, ``max_probability`` the best name's probability.
+    ``entropy`` (paper) is (log C - entropy) / log C, ``max_probability`` the best name's probability. ``novel`` is the
+    best novel name's probability, times the box's share of the largest box to the power of 0.1: parts of an object
+    look as much like its name as the whole does, so of two boxes the teacher is equally sure of, the larger wins.
     """
     if ranking == "max_probability":
         return probabilities.amax(1)
+    if ranking == "novel":
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        wanted = probabilities[:, base_names:] if base_names < probabilities.shape[1] else probabilities
+        return wanted.amax(1) * (areas / areas.amax()) ** _SIZE_POWER if len(boxes) else areas
     entropy: Tensor = torch.special.entr(probabilities).sum(1)
     return 1 - entropy / math.log(max(probabilities.shape[1], 2))
 
@@ -92,7 +103,8 @@ def select(boxes: Tensor, probabilities: Tensor, base_names: int, settings: Prop
         Indices of at most ``keep`` boxes, best first: class-agnostic NMS, the shortlist, and of it what is not best
         told by a base name.
     """
-    chosen: Tensor = nms(boxes, confidence(probabilities, settings.ranking), settings.nms)[: settings.shortlist]
+    scores = confidence(probabilities, boxes, base_names, settings.ranking)
+    chosen: Tensor = nms(boxes, scores, settings.nms)[: settings.shortlist]
     if settings.base_filter:
         chosen = chosen[probabilities[chosen].argmax(1) >= base_names]
     return chosen[: settings.keep]
@@ -155,12 +167,13 @@ def _finish(
     """Final score, label and weight of the proposals of a photo, from what the crops say and what was dense."""
     boxes = candidates.boxes
     probabilities = (logit_scale * embeddings @ text.T).softmax(1)
-    scores = confidence(probabilities, settings.ranking)
+    scores = confidence(probabilities, boxes, base_names, settings.ranking)
     if candidates.probabilities is None:
         order = select(boxes, probabilities, base_names, settings)
     else:
         share = settings.crop_rank
-        scores = share * scores + (1 - share) * confidence(candidates.probabilities, settings.ranking)
+        dense = candidates.probabilities
+        scores = share * scores + (1 - share) * confidence(dense, boxes, base_names, settings.ranking)
         order = scores.argsort(descending=True, stable=True)
     weights, names = probabilities.max(1)
     none = torch.zeros(len(order), dtype=torch.bool)
@@ -275,7 +288,7 @@ def _metrics(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def novel_recall(
-    proposals: Mapping[int, Tensor], photos: Photos, novel: Sequence[str], at: Sequence[int] = (100, 300)
+    proposals: Mapping[int, Tensor], photos: Photos, novel: Sequence[str], at: Sequence[int] = _RECALL_AT
 ) -> dict[str, float | None]:
     """Share of novel boxes that one of the best proposals of their photo meets (IoU of at least 0.5).
 
@@ -318,8 +331,9 @@ def measure_proposals(
         random: instead of proposals, measure as many random boxes of the same grid.
 
     Returns:
-        As :func:`novel_recall`, at 100 and 300.
+        As :func:`novel_recall`, at 100 and 300, whatever ``keep`` is.
     """
+    settings = settings.model_copy(update={"keep": max(_RECALL_AT)})
     novel = {label for label, name in enumerate(photos.names, start=1) if name in split.novel}
     chosen = [photo for photo in photos.photos if novel.intersection(photo.labels[~photo.crowd].tolist())]
     boxes: dict[int, Tensor] = {}
@@ -331,9 +345,17 @@ def measure_proposals(
         return novel_recall(boxes, photos, split.novel)
     text = text_embeddings(teacher, split.names, prompt)
     nothing = [(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))] * len(chosen)
-    found = propose_photos(teacher, chosen, nothing, text, len(split.base), settings, device)
+    if settings.scoring == "dense" and not settings.crop_rank:  # the rank is known without a crop
+        pictures = zip(chosen, read_ahead(chosen), strict=True)
+        found: Iterator[Tensor] = (
+            _candidates(teacher, photo, picture.to(device).float() / 255, text, len(split.base), settings, device).boxes
+            for photo, picture in pictures
+        )
+    else:
+        regions = propose_photos(teacher, chosen, nothing, text, len(split.base), settings, device)
+        found = (each.boxes for each in regions)
     with track(len(chosen), "Recall of proposals") as advance:
-        for photo, regions in zip(chosen, found, strict=True):
-            boxes[photo.image_id] = regions.boxes
+        for photo, proposals in zip(chosen, found, strict=True):
+            boxes[photo.image_id] = proposals
             advance(1, "")
     return novel_recall(boxes, photos, split.novel)

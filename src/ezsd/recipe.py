@@ -90,7 +90,7 @@ class Propose(_Section):
     """Stage 2: CLIP proposals, and the teacher's embeddings of them and of the base boxes."""
 
     scoring: Literal["dense", "exhaustive"] = "dense"
-    ranking: Literal["entropy", "max_probability"] = "entropy"
+    ranking: Literal["entropy", "max_probability", "novel"] = "entropy"
     image_size: ImageSize = (800, 1333)  # short and long side the anchor grid is laid on
     stride: Count = 32
     sides: Sides = (32, 64, 128, 256, 512)

@@ -84,11 +84,13 @@ def write_shard(path: Path, regions_by_image: Mapping[int, Regions], notes: Mapp
         "is_base_box": pa.array(torch.cat([part.is_base_box for part in parts]).byte().numpy()),
     }
     ezsd = {**notes, "image_ids": list(regions_by_image), "offsets": offsets}
-    schema = pa.schema(
-        [(name, column.type) for name, column in columns.items()], metadata={"ezsd": json.dumps(ezsd)}
-    )
+    schema = pa.schema([(name, column.type) for name, column in columns.items()], metadata={"ezsd": json.dumps(ezsd)})
     batch = pa.record_batch(list(columns.values()), schema=schema)
-    with written_whole(path) as temporary, pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
+    with (
+        written_whole(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as out,
+    ):
         out.write_batch(batch)
 
 

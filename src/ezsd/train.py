@@ -226,8 +226,8 @@ class TrainingLog:
         for name, value in self.sums.items():
             if not math.isfinite(float(value)):
                 raise ArtifactError(
-                    f"{name} is {float(value)}: the training has diverged. The last checkpoint is kept. Lower train.lr, "
-                    "or use train.precision: fp32, and start anew with --overwrite."
+                    f"{name} is {float(value)}: the training has diverged. The last checkpoint is kept. Lower "
+                    "train.lr, or use train.precision: fp32, and start anew with --overwrite."
                 )
 
     def close(self) -> None:

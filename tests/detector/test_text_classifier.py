@@ -18,14 +18,18 @@ def test_logits_are_scaled_cosines_with_the_background_first() -> None:
     logits = classifier(regions, text)
     assert logits.shape == (3, 6)
     assert torch.allclose(logits[:, 1:], 50 * regions @ text.T, atol=1e-4)
-    assert torch.allclose(logits[:, 0], 50 * regions @ F.normalize(classifier.background_embedding, dim=1)[0], atol=1e-4)
+    assert torch.allclose(
+        logits[:, 0], 50 * regions @ F.normalize(classifier.background_embedding, dim=1)[0], atol=1e-4
+    )
 
 
 def test_reordering_the_vocabulary_reorders_the_logits() -> None:
     torch.manual_seed(0)
     classifier, regions, text = TextClassifier(8), unit(3), unit(5)
     order = torch.tensor([4, 2, 0, 1, 3])
-    assert torch.allclose(classifier(regions, text[order])[:, 1:], classifier(regions, text)[:, 1:][:, order], atol=1e-4)
+    assert torch.allclose(
+        classifier(regions, text[order])[:, 1:], classifier(regions, text)[:, 1:][:, order], atol=1e-4
+    )
 
 
 def test_names_are_never_learned_but_background_and_scale_are() -> None:

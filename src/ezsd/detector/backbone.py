@@ -79,8 +79,8 @@ def _pretrained_body(name: str) -> Any:
         return _body(f"{name}.tv_in1k", pretrained=True)
     except (OSError, RuntimeError) as error:
         raise ArtifactError(
-            f"The ImageNet weights of {name} cannot be downloaded: {error}. Connect to the internet once, or choose "
-            "detector.backbone: tf_efficientnet_lite0 (weights from an installed package), or detector.pretrained: false."
+            f"The ImageNet weights of {name} cannot be downloaded: {error}. Connect to the internet once, or set "
+            "detector.backbone: tf_efficientnet_lite0 (weights from a package), or detector.pretrained: false."
         ) from error
 
 

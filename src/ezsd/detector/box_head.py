@@ -31,12 +31,14 @@ class BoxHead(nn.Module):
         self.shared = nn.Sequential(*(_conv(channels if i == 0 else width, width) for i in range(convs)))
         flat = width * roi_size**2
         self.to_embedding = nn.Sequential(
-            _conv(width, width), nn.Flatten(), _linear(flat, hidden), _linear(hidden, hidden), _output(hidden, embedding_dim)
+            _conv(width, width),
+            nn.Flatten(),
+            _linear(flat, hidden),
+            _linear(hidden, hidden),
+            _output(hidden, embedding_dim),
         )
         self.to_box_features = nn.Sequential(_conv(width, width), nn.Flatten(), _linear(flat, hidden))
-        self.to_deltas = nn.Sequential(
-            _linear(hidden + (embedding_dim if semantic else 0), hidden), _output(hidden, 4)
-        )
+        self.to_deltas = nn.Sequential(_linear(hidden + (embedding_dim if semantic else 0), hidden), _output(hidden, 4))
 
     def embed(self, shared: Tensor) -> Tensor:
         """Return region embeddings [N, D], unit length, from shared features [N, width, S, S]."""

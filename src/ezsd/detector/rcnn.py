@@ -33,9 +33,7 @@ class Rcnn(nn.Module):
         image_size: short and longest long side that pictures are resized to in :meth:`detect`.
     """
 
-    def __init__(
-        self, backbone: Backbone, rpn: Rpn, roi_heads: ZeroShotRoIHeads, image_size: tuple[int, int]
-    ) -> None:
+    def __init__(self, backbone: Backbone, rpn: Rpn, roi_heads: ZeroShotRoIHeads, image_size: tuple[int, int]) -> None:
         super().__init__()
         self.backbone = backbone
         self.rpn = rpn
@@ -86,9 +84,7 @@ def batch_pictures(pictures: Sequence[Tensor]) -> ImageList:
     """Pad pictures [3, H, W] (uint8, or float in 0..1) at the right and the bottom to one size, float in 0..1."""
     sizes = [(int(picture.shape[-2]), int(picture.shape[-1])) for picture in pictures]
     height, width = (-(-max(side) // PADDED_TO) * PADDED_TO for side in zip(*sizes, strict=True))
-    padded = [
-        F.pad(picture, (0, width - picture.shape[-1], 0, height - picture.shape[-2])) for picture in pictures
-    ]
+    padded = [F.pad(picture, (0, width - picture.shape[-1], 0, height - picture.shape[-2])) for picture in pictures]
     batch = torch.stack(padded).contiguous(memory_format=torch.channels_last)
     return ImageList(batch.float() / 255 if batch.dtype == torch.uint8 else batch, sizes)
 
