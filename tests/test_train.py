@@ -14,7 +14,7 @@ import torch
 import ezsd.train
 from ezsd.checkpoint import save_checkpoint
 from ezsd.errors import ArtifactError, RecipeError
-from ezsd.files import read_tensors
+from ezsd.files import read_tensors, write_tensors
 from ezsd.recipe import Recipe, Train, parse_recipe
 from ezsd.run import run_recipe
 from ezsd.train import rate_factor
@@ -134,8 +134,6 @@ def test_a_checkpoint_of_another_shape_is_refused_and_kept(tiny_coco: Callable[.
     tensors, _ = read_tensors(meta)
     name = "model.roi_heads.box_head.to_deltas.1.weight"
     tensors[name] = tensors[name][:, :-1]
-    from ezsd.files import write_tensors
-
     write_tensors(meta, tensors)
     with pytest.raises(ArtifactError, match=r"to_deltas.1.weight has shape \[4, 15\], this run needs \[4, 16\]"):
         run_recipe(recipe(coco), tmp_path / "run", until="train")

@@ -163,7 +163,7 @@ class _Batches:
 
 def load_batches(
     dataset: TrainingPhotos, plan: BatchPlan, start: int, stop: int, workers: int
-) -> DataLoader[list[Example]]:
+) -> DataLoader[Example]:
     """Load the batches of the steps start..stop in ``workers`` processes."""
     sampler: Any = _Batches(plan, start, stop)
     return DataLoader(

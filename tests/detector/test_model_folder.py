@@ -10,6 +10,7 @@ import torch
 
 from ezsd.detector.model_folder import load_model
 from ezsd.errors import ArtifactError
+from ezsd.files import read_tensors, write_tensors
 from tiny_run import make_model_folder
 
 
@@ -39,6 +40,15 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path, name: str) -> None:
         load_model(folder)
     (folder / name).unlink()
     with pytest.raises(ArtifactError, match=name):
+        load_model(folder)
+
+
+def test_a_model_without_its_text_embeddings_is_refused(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path / "model")
+    tensors, _ = read_tensors(folder / "model.safetensors")
+    del tensors["text_embeddings"]
+    write_tensors(folder / "model.safetensors", tensors)
+    with pytest.raises(ArtifactError, match="text embeddings"):
         load_model(folder)
 
 

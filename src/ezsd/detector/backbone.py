@@ -44,6 +44,8 @@ class Backbone(nn.Module):
         )
         self.out_channels = fpn_channels
         mean, std = INPUT_STATISTICS[name]
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         if pretrained:

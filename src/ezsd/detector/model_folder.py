@@ -19,6 +19,7 @@ from ezsd.recipe import Detector as DetectorSettings
 
 MODEL, CONFIG, NORMS = "model.safetensors", "config.json", "teacher_norms.safetensors"
 _TEXT = "text_embeddings"
+_ADVICE = "Copy both files from one run."
 
 
 class ModelConfig(BaseModel):
@@ -100,13 +101,15 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[Rcnn, 
         raise ArtifactError(f"{folder / CONFIG} is not a model's config: {error.errors()[0]['msg']}.") from None
     tensors, _ = read_tensors(folder / MODEL)
     model = build_detector(config.detector, config.embedding_dim, config.masks, pretrained=False)
-    text_embeddings = tensors.pop(_TEXT, torch.zeros(0, config.embedding_dim))
+    text_embeddings = tensors.pop(_TEXT, torch.zeros(0, 0))
+    if text_embeddings.shape != (len(config.names), config.embedding_dim):
+        raise ArtifactError(f"{folder / MODEL} does not hold the text embeddings of {CONFIG}'s names. {_ADVICE}")
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise ArtifactError(
-            f"{folder / MODEL} does not fit the architecture in {CONFIG}: {first} Copy both files from one run."
+            f"{folder / MODEL} does not fit the architecture in {CONFIG}: {first} {_ADVICE}"
         ) from None
     return model.eval().to(device), config, text_embeddings.to(device)
 

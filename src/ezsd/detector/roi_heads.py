@@ -52,7 +52,7 @@ class ZeroShotRoIHeads(RoIHeads):
         super().__init__(box_head=box_head, box_predictor=classifier, **parts)
         self.semantic_top_k = semantic_top_k
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         features: dict[str, Tensor],
         proposals: list[Tensor],
