@@ -1,0 +1,72 @@
+"""Novel recall and cost of proposals on val photos: random boxes, dense scoring, exhaustive scoring, side by side.
+
+    python benchmarks/proposals.py runs/coco2k --photos 40
+
+Takes recipe and teacher from a run folder whose stage adapt is finished. Recall is the share of novel boxes that
+one of the best 100 or 300 proposals meets (IoU 0.5). "dense + crops" also encodes the boxes that would be stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ezsd.data.categories import load_split
+from ezsd.data.coco import load_photos
+from ezsd.propose import measure_proposals, propose_photos
+from ezsd.recipe import load_recipe
+from ezsd.teacher import load_teacher, text_embeddings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--photos", type=int, help="only the first so many val photos with a novel box")
+    parser.add_argument("--skip-exhaustive", action="store_true")
+    arguments = parser.parse_args()
+    recipe = load_recipe(arguments.run / "recipe.yaml")
+    split = load_split(recipe.split, recipe.data.train.annotations)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    norms = arguments.run / "adapt" / "norms.safetensors"
+    teacher = load_teacher(recipe.teacher, device, norms if recipe.adapt.enabled else None)
+    val = load_photos(recipe.data.val, split.names, recipe.data.skip_bad)
+    first_novel = len(split.base)
+    photos = [photo for photo in val.photos if (photo.labels[~photo.crowd] > first_novel).any()][: arguments.photos]
+    val = replace(val, photos=photos)
+    dense = recipe.propose.model_copy(update={"scoring": "dense", "crop_rank": 0.0})
+    exhaustive = recipe.propose.model_copy(update={"scoring": "exhaustive"})
+
+    def measure(settings: Any, random: bool = False) -> dict[str, float | None]:
+        return measure_proposals(teacher, val, split, settings, recipe.prompt, device, random)
+
+    def store() -> dict[str, float | None]:
+        text = text_embeddings(teacher, split.names, recipe.prompt)
+        nothing = [(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))] * len(photos)
+        for _ in propose_photos(teacher, photos, nothing, text, len(split.base), recipe.propose, device):
+            pass
+        return {}
+
+    print(f"{len(photos)} photos, {recipe.propose.ranking}, {recipe.propose.precision}, {device}")
+    works: dict[str, Callable[[], dict[str, float | None]]] = {
+        "random": lambda: measure(dense, random=True),
+        "dense": lambda: measure(dense),
+        f"dense + crops of {recipe.propose.keep}": store,
+    }
+    if not arguments.skip_exhaustive:
+        works["exhaustive"] = lambda: measure(exhaustive)
+    for name, work in works.items():
+        began = time.perf_counter()
+        found = work()
+        seconds = (time.perf_counter() - began) / len(photos)
+        told = "  ".join(f"@{key.rpartition('_')[2]} {value:.3f}" for key, value in found.items() if value is not None)
+        print(f"{name:22s} {told:24s} {seconds:8.3f} s a photo")
+
+
+if __name__ == "__main__":
+    main()
