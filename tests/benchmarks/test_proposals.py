@@ -1,0 +1,34 @@
+"""The benchmark of proposals reads a run folder and prints what each way of scoring finds and costs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ezsd.recipe import parse_recipe, save_recipe
+from tiny import TinyCoco
+from tiny_teacher import tiny_values
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_random_dense_and_exhaustive_stand_side_by_side(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> None:
+    coco = tiny_coco(tmp_path / "data")
+    values = {**tiny_values(str(coco.images), str(coco.annotations)), "adapt": {"enabled": False}}
+    save_recipe(parse_recipe(values, "test"), tmp_path / "run" / "recipe.yaml")
+    paths = f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "proposals.py"), str(tmp_path / "run"), "--photos", "4"],
+        capture_output=True, text=True, check=False, timeout=300,
+        env={**os.environ, "PYTHONPATH": paths, "EZSD_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("4 photos")
+    found = {line[:22].strip(): line[22:].split("  ")[:2] for line in lines[1:]}
+    assert set(found) == {"random", "dense", "dense + crops of 10", "exhaustive"}
+    assert found["dense"] == found["exhaustive"]  # this teacher looks at crops both ways
+    assert found["dense"][0].strip().startswith("@100")
