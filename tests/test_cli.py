@@ -145,7 +145,7 @@ def test_ctrl_c_says_how_to_go_on(recipe: Path, tmp_path: Path) -> None:
     command = [*MAIN, "run", str(recipe), "--out", str(folder), "--set", "train.epochs=1000"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 400
     while not (folder / "train/checkpoints").exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until

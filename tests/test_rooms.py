@@ -15,7 +15,7 @@ ROOMS = [
     "data.categories", "data.pictures", "data.annotations", "data.coco", "data.augment", "data.pocket",
     "teacher", "checkpoint", "crops", "adapt", "targets", "propose",
     "detector", "train_data", "train", "metrics", "evaluate", "predict", "detect", "report",
-    "own_data", "lock", "fingerprints", "run", "serve", "export", "cli",
+    "own_data", "lock", "fingerprints", "run", "serve", "export", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from ezsd.errors import ArtifactError, DataError, EzsdError
@@ -31,6 +32,7 @@ FOLDERS = {"adapt": "adapt", "propose": "targets", "train": "train", "evaluate":
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EZSD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("ACCELERATE_USE_CPU", "true")  # everywhere, so that figures agree
         yield
 
 
@@ -261,6 +263,21 @@ def test_after_a_fault_the_mended_recipe_runs_in_the_same_folder(coco: TinyCoco,
     assert _done(tmp_path).keys() == {"adapt"}
 
 
+def test_two_processes_share_a_run(finished: Path, coco: TinyCoco, tmp_path: Path) -> None:
+    recipe, folder = tmp_path / "tiny.yaml", tmp_path / "run"
+    recipe.write_text(yaml.safe_dump(tiny_values(str(coco.images), str(coco.annotations))))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+               "-m", "ezsd", "run", str(recipe), "--out", str(folder)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("evaluate: finished") == 1
+    assert json.loads((folder / "train/done.json").read_text())["environment"]["device"] == "2 x cpu"
+    assert json.loads((folder / "train/metrics.json").read_text())["steps"] == 4  # twice the photos a step
+    alone, shared = (read_tensors(path / "adapt/norms.safetensors")[0] for path in (finished, folder))
+    assert all(torch.allclose(alone[name], shared[name], atol=1e-5) for name in alone)
+    assert json.loads((folder / "evaluate/metrics.json").read_text())["counts"]["photos"] == 8
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_a_run_killed_in_every_stage_gives_what_an_unbroken_run_gives(
     finished: Path, coco: TinyCoco, tmp_path: Path
@@ -287,13 +304,18 @@ def test_a_run_killed_in_every_stage_gives_what_an_unbroken_run_gives(
 
 
 def _start(recipe: Path, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from ezsd.cli import main; main()", "run", str(recipe), "--out", str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    command = [sys.executable, "-m", "ezsd", "run", str(recipe), "--out", str(folder)]
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=_environment()
+    )
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}  # where the tiny teacher is
 
 
 def _wait_for(process: subprocess.Popen[str], folder: Path, sign: str) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 400
     while not list(folder.glob(sign)):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until, sign

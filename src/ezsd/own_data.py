@@ -187,8 +187,10 @@ data:
 {data}
   skip_bad: false  # true leaves bad photos and boxes out instead of stopping
 adapt:
+  towers: [image]
   epochs: 2
   lr: 1.0e-3
+  balance: 1.0  # frequent base names do not crowd out the others
 detector:
   backbone: tf_efficientnet_lite0  # small enough for a CPU; resnet50 is the published one
   image_size: [{short}, {long}]  # photos are resized to this short side, at most this long side

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from rich.console import Console
 
 from ezsd.adapt import run_adapt
@@ -81,6 +82,8 @@ def run_stage(folder: Path, stage: Stage, overwrite: bool = False) -> dict[str, 
 
 
 def _run(recipe: Recipe, folder: Path, wanted: Sequence[Stage], overwrite: bool) -> dict[str, Any]:
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    PartialState(cpu=on_cpu)  # told so, it joins several processes on CPUs too
     recipe = _with_whole_paths(recipe)
     split = load_split(recipe.split, recipe.data.train.annotations)
     with _held(folder):
