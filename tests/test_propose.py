@@ -237,6 +237,9 @@ def test_recall_counts_novel_boxes_met_by_the_best_proposals(tiny: TinyCoco) -> 
     only = {image_id: boxes if image_id == one else away for image_id, boxes in novel.items()}
     assert novel_recall(only, photos, SPLIT.novel, at=(9,))["novel_recall_at_9"] == len(novel[one]) / total
     assert novel_recall({}, photos, SPLIT.novel) == {"novel_recall_at_100": None, "novel_recall_at_300": None}
+    for photo in photos.photos:
+        photo.crowd[photo.labels > 2] = True
+    assert novel_recall(late, photos, SPLIT.novel)["novel_recall_at_100"] is None
 
 
 def test_an_overlap_of_half_is_enough_and_less_is_not(tiny: TinyCoco) -> None:
