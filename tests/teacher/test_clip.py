@@ -190,8 +190,8 @@ def test_weights_of_another_model_and_damaged_files_are_refused(tiny_clip: Spec,
     tiny_clip("vit")
     with pytest.raises(ArtifactError, match="cannot be loaded"):
         load_teacher(f"open_clip:ezsd_tiny_vit/{other}")
-    for name in ("weights.safetensors", "weights.pt"):
-        (tmp_path / name).write_bytes(b"nothing of use")
+    for name, content in [("a.safetensors", b"nothing of use"), ("b.pt", b"nothing of use"), ("empty.pt", b"")]:
+        (tmp_path / name).write_bytes(content)
         with pytest.raises(ArtifactError, match="cannot be loaded"):
             load_teacher(f"open_clip:ezsd_tiny_vit/{tmp_path / name}")
 

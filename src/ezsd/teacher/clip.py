@@ -114,7 +114,15 @@ def load_clip(spec: str) -> ClipTeacher:
     try:
         model = open_clip.create_model(architecture, pretrained=pretrained, force_quick_gelu=quick_gelu)
         tokenizer = open_clip.get_tokenizer(architecture)
-    except (OSError, RuntimeError, KeyError, pickle.UnpicklingError, SafetensorError, HfHubHTTPError) as error:
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        KeyError,
+        pickle.UnpicklingError,
+        SafetensorError,
+        HfHubHTTPError,
+    ) as error:
         raise ArtifactError(
             f"teacher: the weights of {spec} cannot be loaded: {_first_line(error)}. Without a network, give the path "
             f"of a checkpoint of {architecture} (.safetensors, or .pt with tensors alone): "
