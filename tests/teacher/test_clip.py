@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ezsd.errors import ArtifactError, RecipeError
 from ezsd.teacher import load_norms, load_teacher, save_norms
 from ezsd.teacher.dense import _starts, read_tiles
+from ezsd.teacher.regions import box_means
 
 TOWERS = ("vit", "vit_avg", "resnet", "timm_cnn", "timm_map", "timm_token")
 Spec = Callable[..., str]
@@ -113,6 +114,25 @@ def test_a_patch_of_a_transformer_is_read_as_if_it_saw_only_itself(tiny_clip: Sp
     assert torch.allclose(dense, F.normalize(tokens[[0, 3, 13]], dim=-1), atol=1e-4)
 
 
+def test_a_patch_of_a_timm_transformer_is_read_as_if_it_saw_only_itself(tiny_clip: Spec) -> None:
+    teacher = load_teacher(tiny_clip("timm_token"))
+    visual = teacher._model.visual  # type: ignore[attr-defined]
+    block = visual.trunk.blocks[-1]
+    width = visual.trunk.embed_dim
+    block.attn.num_heads, block.attn.head_dim = 1, width
+    with torch.no_grad():
+        block.attn.qkv.weight[: 2 * width] = 100 * torch.eye(width).repeat(2, 1)
+        block.attn.qkv.bias[: 2 * width] = 0
+        nn.init.ones_(block.norm1.weight)
+        nn.init.zeros_(block.norm1.bias)
+        picture = _picture(160, 160)
+        tokens = visual.trunk.forward_features(teacher._normalised(picture)[None])[0, 1:]  # type: ignore[attr-defined]
+        expected = visual.head(visual.trunk.forward_head(tokens[[0, 9, 90], None]))
+    corners = torch.tensor([[0.0, 0, 16, 16], [144, 0, 160, 16], [0, 144, 16, 160]])
+    dense = teacher.dense_embeddings(picture, corners, (160,))
+    assert torch.allclose(dense, F.normalize(expected, dim=-1), atol=1e-4)
+
+
 @pytest.mark.parametrize("tower", ["vit", "vit_avg", "timm_map", "timm_token"])
 def test_a_box_in_one_tile_does_not_depend_on_the_rest_of_the_picture(tiny_clip: Spec, tower: str) -> None:
     teacher = load_teacher(tiny_clip(tower))
@@ -146,18 +166,21 @@ def test_tiles_cover_a_side_and_overlap(length: int, patch: int, grid: int) -> N
 def test_tiles_are_stitched_where_they_were_cut() -> None:
     """A tower whose tokens are the pixels themselves gives back the picture, whatever the tiles."""
     picture = F.normalize(_picture(20, 45), dim=0)
-    boxes = torch.tensor([[x, y, x + 1, y + 1] for x in range(0, 45, 4) for y in range(20)], dtype=torch.float32)
+    boxes = torch.tensor([[x, y, x + 7, y + 5] for x in range(0, 38, 3) for y in range(15)], dtype=torch.float32)
     found = read_tiles(picture, boxes, size=8, grid=8, early=lambda tiles: tiles, end=lambda tokens: tokens)
-    expected = picture[:, boxes[:, 1].long(), boxes[:, 0].long()].T
-    assert torch.allclose(found, expected, atol=1e-4)
+    assert torch.allclose(found, F.normalize(box_means(picture, boxes, 1), dim=-1), atol=1e-5)
 
 
 def test_safetensors_and_pt_of_the_same_weights_are_the_same_teacher(tiny_clip: Spec) -> None:
-    first, second = load_teacher(tiny_clip("vit")), load_teacher(tiny_clip("vit_avg"))
-    specs = tiny_clip("vit"), tiny_clip("vit").replace(".safetensors", ".pt")
-    torch.save(first._model.state_dict(), specs[1].partition("/")[2])  # type: ignore[attr-defined]
-    assert load_teacher(specs[1]).fingerprint == first.fingerprint
-    assert second.fingerprint != first.fingerprint
+    first = load_teacher(tiny_clip("vit"))
+    other = tiny_clip("vit").replace(".safetensors", ".pt")
+    weights = first._model.state_dict()  # type: ignore[attr-defined]
+    torch.save(weights, other.partition("/")[2])
+    assert load_teacher(other).fingerprint == first.fingerprint
+    weights["visual.proj"][0, 0] += 1
+    torch.save(weights, other.partition("/")[2])
+    assert load_teacher(other).weights_digest != first.weights_digest
+    assert load_teacher(tiny_clip("vit_avg")).weights_digest != first.weights_digest
 
 
 def test_adapted_norms_come_back_bit_for_bit_and_only_for_their_teacher(tiny_clip: Spec, tmp_path: Path) -> None:
