@@ -13,8 +13,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "ezsd"
 ROOMS = [
     "errors", "files", "recipe", "progress",
     "data.categories", "data.pictures", "data.annotations", "data.coco", "data.augment", "data.pocket",
-    "teacher", "checkpoint", "crops", "adapt", "targets", "propose",
-    "detector", "train_data", "train", "metrics", "evaluate", "predict", "detect", "report",
+    "teacher", "checkpoint", "crops", "adapt", "targets",
+    "detector", "train_data", "loop", "propose", "train", "metrics", "evaluate", "predict", "detect", "report",
     "own_data", "lock", "fingerprints", "run", "serve", "export", "cli", "__main__",
 ]  # fmt: skip
 

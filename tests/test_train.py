@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-import ezsd.train
+import ezsd.loop
 from ezsd.checkpoint import save_checkpoint
 from ezsd.errors import ArtifactError, RecipeError
 from ezsd.files import read_tensors, write_tensors
-from ezsd.recipe import Recipe, Train, parse_recipe
+from ezsd.recipe import Recipe, parse_recipe
 from ezsd.run import run_recipe
-from ezsd.train import rate_factor
 from tiny import CATEGORIES, SPLIT, TinyCoco
 from tiny_teacher import tiny_values
 
@@ -95,7 +94,7 @@ def test_a_training_stopped_at_any_step_ends_with_the_same_weights(
             if step == stop:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(ezsd.train, "save_checkpoint", dies)
+        monkeypatch.setattr(ezsd.loop, "save_checkpoint", dies)
         with pytest.raises(KeyboardInterrupt):
             run_recipe(settings, tmp_path / f"stopped-{stop}", until="train")
         monkeypatch.undo()
@@ -106,7 +105,7 @@ def test_a_training_stopped_at_any_step_ends_with_the_same_weights(
 def test_the_log_of_a_resumed_training_has_every_line_once(
     tiny_coco: Callable[..., TinyCoco], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ezsd.train, "LOG_STEPS", 1)
+    monkeypatch.setattr(ezsd.loop, "LOG_STEPS", 1)
     settings = recipe(tiny_coco(tmp_path / "photos"), epochs=1, checkpoint_steps=2)
 
     def dies(folder: Path, step: int, *rest: Any) -> None:
@@ -114,10 +113,10 @@ def test_the_log_of_a_resumed_training_has_every_line_once(
             raise KeyboardInterrupt
         save_checkpoint(folder, step, *rest)
 
-    monkeypatch.setattr(ezsd.train, "save_checkpoint", dies)
+    monkeypatch.setattr(ezsd.loop, "save_checkpoint", dies)
     with pytest.raises(KeyboardInterrupt):
         run_recipe(settings, tmp_path / "run", until="train")
-    monkeypatch.setattr(ezsd.train, "save_checkpoint", save_checkpoint)
+    monkeypatch.setattr(ezsd.loop, "save_checkpoint", save_checkpoint)
     run_recipe(settings, tmp_path / "run", until="train")
     lines = [json.loads(line) for line in (tmp_path / "run/train/log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
@@ -156,12 +155,3 @@ def test_masks_cannot_be_asked_for_where_there_are_none(tiny_coco: Callable[...,
     settings = settings.model_copy(update={"detector": settings.detector.model_copy(update={"masks": True})})
     with pytest.raises(RecipeError, match="no segmentations"):
         run_recipe(settings, tmp_path / "run", until="train")
-
-
-def test_the_rate_warms_up_then_falls() -> None:
-    step = Train(schedule="step", warmup_steps=10, milestones=(0.5, 0.9))
-    assert rate_factor(0, 100, step) == pytest.approx(1 / 11) and rate_factor(20, 100, step) == 1
-    assert rate_factor(50, 100, step) == pytest.approx(0.1) and rate_factor(95, 100, step) == pytest.approx(0.01)
-    cosine = Train(schedule="cosine", warmup_steps=0)
-    factors = [rate_factor(number, 100, cosine) for number in range(100)]
-    assert factors[0] == 1 and factors == sorted(factors, reverse=True) and factors[-1] < 0.01

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import math
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
+from accelerate import PartialState
 
-from ezsd.checkpoint import load_latest, save_checkpoint, seeded
 from ezsd.data.categories import CategorySplit
 from ezsd.data.coco import Photos
 from ezsd.detector.model_folder import ModelConfig, save_model, versions
-from ezsd.detector.rcnn import Rcnn, build_detector
-from ezsd.errors import ArtifactError, RecipeError
-from ezsd.files import write_json, write_text
-from ezsd.progress import say, track
+from ezsd.detector.rcnn import build_detector
+from ezsd.errors import RecipeError
+from ezsd.files import write_json
+from ezsd.loop import train_model
 from ezsd.recipe import Recipe
-from ezsd.recipe import Train as TrainSettings
 from ezsd.targets import TargetStore
 from ezsd.teacher import Teacher, text_embeddings
-from ezsd.train_data import BatchPlan, Example, TrainingPhotos, load_batches, needs_targets
-
-LOG_STEPS = 10
-_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+from ezsd.train_data import TrainingPhotos, needs_targets
 
 
 def run_train(
@@ -60,17 +49,17 @@ def run_train(
         ArtifactError: a checkpoint is of another shape, the loss is not finite, or the disk is full.
     """
     settings = recipe.train
-    masks = _wants_masks(recipe, photos)
+    masks = wants_masks(recipe, photos)
     if needs_targets(settings) and targets is None:
         raise RecipeError("train asks for the teacher's targets, but there are none. Run stage propose first.")
     store = TargetStore(targets) if needs_targets(settings) and targets is not None else None
-    accelerator = Accelerator(mixed_precision=_PRECISION[settings.precision])
     torch.manual_seed(recipe.seed)
     model = build_detector(recipe.detector, teacher.embedding_dim, masks, recipe.detector.pretrained)
     names = text_embeddings(teacher, split.names, recipe.prompt)
     dataset = TrainingPhotos(photos, store, teacher.embedding_dim, settings, recipe.detector.image_size, masks)
-    metrics = _train(accelerator, model, dataset, names[: len(split.base)], recipe, folder)
-    if accelerator.is_main_process:
+    vocabulary, weights = names[: len(split.base)], {"loss_distillation": settings.distillation_weight}
+    metrics = train_model(model, dataset, folder, "train", recipe.seed, recipe.data.workers, [vocabulary], weights)
+    if PartialState().is_main_process:
         config = ModelConfig(
             detector=recipe.detector,
             embedding_dim=teacher.embedding_dim,
@@ -85,166 +74,18 @@ def run_train(
         )
         save_model(folder / "model", model, config, names, norms)
         write_json(folder / "metrics.json", metrics)
-    accelerator.wait_for_everyone()
+    PartialState().wait_for_everyone()
     return metrics
 
 
-def _wants_masks(recipe: Recipe, photos: Photos) -> bool:
+def wants_masks(recipe: Recipe, photos: Photos) -> bool:
+    """Tell whether the detector learns masks of these training photos.
+
+    Raises:
+        RecipeError: the recipe asks for masks, and the annotations have none.
+    """
     if recipe.detector.masks == "auto":
         return photos.has_masks
     if recipe.detector.masks and not photos.has_masks:
         raise RecipeError("detector.masks is true, but the train annotations have no segmentations. Set it to auto.")
     return recipe.detector.masks
-
-
-def _train(
-    accelerator: Accelerator, model: Rcnn, dataset: TrainingPhotos, text: Tensor, recipe: Recipe, folder: Path
-) -> dict[str, Any]:
-    settings = recipe.train
-    plan = BatchPlan(
-        len(dataset), recipe.seed, settings.batch_size, settings.accumulate,
-        accelerator.num_processes, accelerator.process_index,
-    )  # fmt: skip
-    steps = plan.steps(settings.epochs)
-    wrapped, optimizer = accelerator.prepare(model, build_optimizer(model, settings))
-    text, tensors = text.to(accelerator.device), model.state_dict()
-    start, extra = load_latest(folder / "checkpoints", tensors, optimizer) or (0, {"seconds": 0.0})
-    log = TrainingLog(folder, start, enabled=accelerator.is_main_process)
-    batches = iter(load_batches(dataset, plan, start, steps, recipe.data.workers))
-    began = time.monotonic() - extra["seconds"]
-    wrapped.train()
-    say(f"train: {steps} steps of {plan.photos_per_step} photos ({settings.epochs:g} epochs of {len(dataset)} photos)")
-    with track(steps, "train", start) as advance:
-        for step in range(start, steps):
-            torch.manual_seed(seeded(recipe.seed, step, accelerator.process_index).initial_seed())
-            rate = _set_rates(optimizer, settings.lr, rate_factor(step, steps, settings))
-            losses = _step(accelerator, wrapped, optimizer, batches, text, settings)
-            advance(1, log.add(step + 1, losses, rate, (step + 1) * plan.photos_per_step / len(dataset)))
-            if accelerator.is_main_process and (step + 1) % settings.checkpoint_steps == 0:
-                log.check()
-                saved = {"seconds": time.monotonic() - began}
-                save_checkpoint(folder / "checkpoints", step + 1, tensors, optimizer, saved)
-    log.close()
-    accelerator.wait_for_everyone()
-    seconds = time.monotonic() - began
-    shown = steps * plan.photos_per_step
-    return {"steps": steps, "photos": shown, "seconds": seconds, "photos_per_second": shown / seconds}
-
-
-def _step(
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: Any,
-    batches: Iterator[list[Example]],
-    text: Tensor,
-    settings: TrainSettings,
-) -> dict[str, Tensor]:
-    """Do one optimizer step over ``accumulate`` batches; return the mean losses."""
-    means: dict[str, Tensor] = {}
-    for _ in range(settings.accumulate):
-        batch = next(batches)
-        pictures = [picture.to(accelerator.device, non_blocking=True) for picture, _ in batch]
-        targets = [
-            {name: value.to(accelerator.device, non_blocking=True) for name, value in target.items()}
-            for _, target in batch
-        ]
-        with accelerator.autocast():
-            losses = model(pictures, targets, text)
-        losses["loss_distillation"] = losses["loss_distillation"] * settings.distillation_weight
-        loss = torch.stack(list(losses.values())).sum() / settings.accumulate
-        accelerator.backward(loss)
-        for name, value in losses.items():
-            means[name] = means.get(name, torch.zeros_like(value)) + value.detach() / settings.accumulate
-    accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    return means
-
-
-def rate_factor(step: int, steps: int, settings: TrainSettings) -> float:
-    """Return the factor on the learning rate at ``step`` (0-based) of ``steps``: warm-up, then step or cosine."""
-    warmup = min(1.0, (step + 1) / (settings.warmup_steps + 1))
-    if settings.schedule == "cosine":
-        return warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
-    return warmup * 0.1 ** sum(step >= milestone * steps for milestone in settings.milestones)
-
-
-def build_optimizer(model: Rcnn, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Build the optimizer: the backbone has its own learning rate; norms, biases and scalars do not decay."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            share = settings.backbone_lr if name.startswith("backbone.body.") else 1.0
-            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((share, decay), []).append(parameter)
-    options = [
-        {"params": parameters, "share": share, "weight_decay": decay} for (share, decay), parameters in groups.items()
-    ]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(options, lr=settings.lr)
-    return torch.optim.SGD(options, lr=settings.lr, momentum=0.9)
-
-
-def _set_rates(optimizer: Any, lr: float, factor: float) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = lr * factor * group["share"]
-    return lr * factor
-
-
-class TrainingLog:
-    """Means of the losses every few steps, as JSON lines and for TensorBoard.
-
-    Args:
-        folder: of the stage.
-        start: steps done before; what an interrupted run logged after its last checkpoint is dropped.
-        enabled: False in all processes but the first.
-    """
-
-    def __init__(self, folder: Path, start: int, enabled: bool) -> None:
-        self.path = folder / "log.jsonl"
-        self.enabled = enabled
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-        self.last = ""
-        if enabled:
-            lines = self.path.read_text().splitlines() if start and self.path.exists() else []
-            kept = [line for line in lines if json.loads(line)["step"] <= start]
-            write_text(self.path, "".join(f"{line}\n" for line in kept))
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
-
-    def add(self, step: int, losses: dict[str, Tensor], rate: float, epoch: float) -> str:
-        """Add one step's losses; return a short text about the last means."""
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
-        self.count += 1
-        if step % LOG_STEPS == 0:
-            self._flush(step, rate, epoch)
-        return self.last
-
-    def check(self) -> None:
-        """Raise ArtifactError when the losses since the last line are not finite (before they are kept)."""
-        for name, value in self.sums.items():
-            if not math.isfinite(float(value)):
-                raise ArtifactError(
-                    f"{name} is {float(value)}: the training has diverged. The last checkpoint is kept. Lower "
-                    "train.lr, or use train.precision: fp32, and start anew with --overwrite."
-                )
-
-    def close(self) -> None:
-        """Close TensorBoard's file."""
-        self.check()
-        if self.enabled:
-            self.board.close()
-
-    def _flush(self, step: int, rate: float, epoch: float) -> None:
-        self.check()
-        means = {name: float(value) / self.count for name, value in self.sums.items()}
-        self.sums, self.count = {}, 0
-        total = sum(means.values())
-        self.last = f"loss {total:.3f}"
-        if self.enabled:
-            line = {"step": step, "epoch": round(epoch, 3), "lr": rate, "loss": total, **means}
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-            for name, value in {**means, "loss": total, "lr": rate}.items():
-                self.board.add_scalar(f"train/{name}", value, step)
