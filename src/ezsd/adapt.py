@@ -91,7 +91,7 @@ def run_adapt(
     metrics: dict[str, Any] = {}
     for name in before:
         metrics |= {f"{name}_before": before[name], f"{name}_after": after[name]}
-    val_crops = 0 if val is None else sum(len(_usable(photo, settings.min_side)) for photo in val.photos)
+    val_crops = 0 if val is None else sum(len(usable_boxes(photo, settings.min_side)) for photo in val.photos)
     metrics |= {"val_crops": val_crops, "crops": crops, "steps": steps,
                 "seconds": round(seconds + time.monotonic() - began, 1)}  # fmt: skip
     if state.is_main_process:
@@ -201,7 +201,8 @@ class _Batches:
         owners: list[int] = []
         boxes, labels = [], []
         for place, photo in enumerate(train.photos):
-            rows = [row for row in _usable(photo, settings.min_side) if train.names[photo.labels[row] - 1] in index]
+            usable = usable_boxes(photo, settings.min_side)
+            rows = [row for row in usable if train.names[photo.labels[row] - 1] in index]
             self.of_photo.append(list(range(len(owners), len(owners) + len(rows))))
             owners += [place] * len(rows)
             boxes.append(photo.boxes[rows])
@@ -256,7 +257,7 @@ class _Batches:
         return order
 
 
-def _usable(photo: Photo, min_side: float) -> list[int]:
+def usable_boxes(photo: Photo, min_side: float) -> list[int]:
     """Rows of the boxes that are no crowd and whose longer side has at least ``min_side`` pixels."""
     longer = (photo.boxes[:, 2:] - photo.boxes[:, :2]).amax(1)
     rows: list[int] = ((longer >= min_side) & ~photo.crowd).nonzero()[:, 0].tolist()
@@ -274,7 +275,7 @@ def _accuracy(
     place = {name: index for index, name in enumerate(split.names)}
     state = PartialState()
     photos = val.photos[state.process_index :: state.num_processes]
-    rows = [[row for row in _usable(photo, settings.min_side) if val.names[photo.labels[row] - 1] in place]
+    rows = [[row for row in usable_boxes(photo, settings.min_side) if val.names[photo.labels[row] - 1] in place]
             for photo in photos]  # fmt: skip
     boxes = [photo.boxes[kept] for photo, kept in zip(photos, rows, strict=True)]
     regions = zip(read_ahead(photos), boxes, strict=True)

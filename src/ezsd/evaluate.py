@@ -49,7 +49,7 @@ _COST = {  # metrics.json's cost: stage and key it comes from
 _RECALL = ("novel_recall_at_100", "novel_recall_at_300")
 _FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 _ACCURACY = ("accuracy_base_before", "accuracy_base_after", "accuracy_novel_before", "accuracy_novel_after")
-_SETTINGS = {
+SETTINGS = {
     "strict": " (novel names unknown while training)",
     "named": " (novel names known while training, no boxes)",
     "open": " (other data)",
@@ -235,7 +235,7 @@ def per_category_csv(photos: Photos, figures: ByCategory, base: int) -> str:
 def summary(metrics: Mapping[str, Any]) -> Group:
     """Return what metrics.json says for people: a table of figures, with their setting and cost."""
     gzsd, zsd = metrics["gzsd"], metrics["zsd"]
-    known = _SETTINGS.get(metrics["setting"], "")
+    known = SETTINGS.get(metrics["setting"], "")
     table = Table(title=f"Split {metrics['split']}, setting {metrics['setting']}{known}", title_justify="left")
     for column in ("AP in 0..100", "base", "novel", "all", "harmonic mean"):
         table.add_column(column, justify="right" if table.columns else "left")
@@ -334,14 +334,33 @@ def _detect_in_parts(
     total, left = (sum(len(parts[index]) for index in indices) for indices in (own, missing))
     with track(total, f"evaluate ({folder.name})", total - left) as advance:
         for index in missing:
-            pictures = list(read_ahead(parts[index]))
-            found: list[list[dict[str, Any]]] = [[] for _ in pictures]
-            for place, detections in detect_pictures(model, pictures, text, batch_size):
-                found[place] = _coco_results(parts[index][place].image_id, detections, labels)
-            write_text(paths[index], json.dumps([entry for entries in found for entry in entries]))
-            advance(len(pictures), "")
+            found = detect_photos(model, parts[index], text, labels, batch_size)
+            write_text(paths[index], json.dumps(found))
+            advance(len(parts[index]), "")
     PartialState().wait_for_everyone()
     return [entry for path in paths for entry in read_json(path)] if PartialState().is_main_process else []
+
+
+def detect_photos(
+    model: Rcnn, photos: Sequence[Photo], text: Tensor, labels: Sequence[int], batch_size: int
+) -> list[dict[str, Any]]:
+    """Read photos and detect in them.
+
+    Args:
+        model: the detector.
+        photos: few enough that all their pictures are held in memory.
+        text: [C, D], the vocabulary.
+        labels: of its C names.
+        batch_size: pictures at a time.
+
+    Returns:
+        COCO results, photo by photo; category_id = label.
+    """
+    pictures = list(read_ahead(photos))
+    found: list[list[dict[str, Any]]] = [[] for _ in pictures]
+    for place, detections in detect_pictures(model, pictures, text, batch_size):
+        found[place] = _coco_results(photos[place].image_id, detections, labels)
+    return [entry for entries in found for entry in entries]
 
 
 def _coco_results(image_id: int, found: Detections, labels: Sequence[int]) -> list[dict[str, Any]]:

@@ -1,11 +1,17 @@
-"""What the user sees while a stage works: one bar on a terminal, a plain line every 30 seconds elsewhere."""
+"""What the user sees while a stage works: one bar on a terminal, a plain line every 30 seconds elsewhere.
+
+Every stage tells here how far it is, so here it can also be timed (:func:`stopwatch`).
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -25,9 +31,58 @@ def _first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate launch set it
 
 
+class _TimeIsUp(Exception):
+    """Ends the work under a stopwatch."""
+
+
+@dataclass
+class _Stopwatch:
+    title: str
+    limit: float
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def started(self, title: str) -> Callable[[int, str], None]:
+        began = last = time.monotonic()
+
+        def advance(n: int, text: str = "") -> None:
+            nonlocal last
+            now = time.monotonic()
+            self.seconds[title].append(now - last)
+            last = now
+            if title == self.title and now - began >= self.limit:
+                raise _TimeIsUp
+
+        return advance
+
+
+_watch: ContextVar[_Stopwatch | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def stopwatch(title: str, limit: float) -> Iterator[Mapping[str, list[float]]]:
+    """Time the steps of a stage instead of showing them, and end it early.
+
+    Args:
+        title: of the :func:`track` that is ended.
+        limit: seconds; at the first ``advance`` after these the work is left, and what follows the ``with`` goes on.
+
+    Yields:
+        Seconds between the calls of ``advance``, the first one from the beginning of :func:`track`, by title; filled
+        while the work runs.
+    """
+    watch = _Stopwatch(title, limit)
+    token = _watch.set(watch)
+    try:
+        yield watch.seconds
+    except _TimeIsUp:
+        pass
+    finally:
+        _watch.reset(token)
+
+
 def say(text: str) -> None:
     """Print one line for the user on stderr; under several processes, only the first one prints."""
-    if _first_process():
+    if _first_process() and _watch.get() is None:
         Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(text)
 
 
@@ -43,6 +98,9 @@ def track(total: int, title: str, start: int = 0) -> Iterator[Callable[[int, str
     Yields:
         ``advance(n, text)``: n more steps are done; ``text`` says how it goes ("loss 1.2").
     """
+    if (watch := _watch.get()) is not None:
+        yield watch.started(title)
+        return
     if not _first_process():
         yield _silent
         return
