@@ -16,11 +16,11 @@ from ezsd import propose
 from ezsd.data.augment import resize_scale
 from ezsd.data.coco import Photos, load_photos, read_picture
 from ezsd.propose import anchor_grid, confidence, measure_proposals, novel_recall, run_propose, select
-from ezsd.recipe import Propose
+from ezsd.recipe import Propose, Recipe, parse_recipe
 from ezsd.targets import TargetStore
 from ezsd.teacher.regions import crop_regions
 from tiny import EMPTY_PHOTO, SPLIT, TinyCoco
-from tiny_teacher import ColourTeacher
+from tiny_teacher import ColourTeacher, tiny_values
 
 PROMPT = "a photo of a {name}"
 SETTINGS = Propose(
@@ -40,8 +40,13 @@ def tiny(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> TinyCoco:
 
 
 def _run(photos: Photos, folder: Path, settings: Propose = SETTINGS) -> TargetStore:
-    run_propose(ColourTeacher(), photos, SPLIT, settings, PROMPT, folder, "cpu")
+    run_propose(_recipe(settings), SPLIT, photos, ColourTeacher(), folder, "cpu")
     return TargetStore(folder)
+
+
+def _recipe(settings: Propose) -> Recipe:
+    recipe = parse_recipe(tiny_values("images", "annotations.json"), "test")
+    return recipe.model_copy(update={"propose": settings, "prompt": PROMPT})
 
 
 @settings(max_examples=40, deadline=None)
@@ -142,13 +147,13 @@ def test_finished_shards_are_kept_and_only_missing_ones_are_made_again(
     (folder / "shard-00001.arrow").unlink()
     times = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.arrow")}
     made: list[int] = []
-    real = propose.propose_photos
+    real = propose._propose_photos
 
     def noted(teacher: ColourTeacher, chosen: list[propose.Photo], *rest: object) -> object:
         made.extend(photo.image_id for photo in chosen)
         return real(teacher, chosen, *rest)
 
-    monkeypatch.setattr(propose, "propose_photos", noted)
+    monkeypatch.setattr(propose, "_propose_photos", noted)
     again = _run(photos, folder)
     assert made == sorted(before)[3:6]
     assert all((folder / name).stat().st_mtime_ns == stamp for name, stamp in times.items())
@@ -181,7 +186,7 @@ def test_the_bill_counts_what_was_really_done(tiny: TinyCoco, tmp_path: Path, sc
             return torch.nn.functional.normalize(torch.rand(len(boxes), 16, generator=torch.Generator()), dim=1)
 
     chosen = SETTINGS.model_copy(update={"scoring": scoring})
-    metrics = run_propose(Counting(), photos, SPLIT, chosen, PROMPT, tmp_path, "cpu")
+    metrics = run_propose(_recipe(chosen), SPLIT, photos, Counting(), tmp_path, "cpu")
     assert metrics["crops"] == sum(passes)
     assert metrics["dense_passes"] == (8 if scoring == "dense" else 0)
     assert metrics == json.loads((tmp_path / "metrics.json").read_text())
@@ -214,7 +219,7 @@ def test_the_share_of_the_crop_decides_the_rank(tiny: TinyCoco, tmp_path: Path) 
     for share in (0.0, 1.0):
         folder = tmp_path / str(share)
         chosen = SETTINGS.model_copy(update={"crop_rank": share})
-        run_propose(Blurred(), photos, SPLIT, chosen, PROMPT, folder, "cpu")
+        run_propose(_recipe(chosen), SPLIT, photos, Blurred(), folder, "cpu")
         regions = TargetStore(folder)[photos.photos[0].image_id]
         ranks[share] = regions.boxes[~regions.is_base_box]
     assert not torch.equal(ranks[0.0], ranks[1.0])

@@ -14,7 +14,8 @@ ROOMS = [
     "errors", "files", "recipe", "progress",
     "data.categories", "data.pictures", "data.annotations", "data.coco", "data.augment", "data.pocket",
     "teacher", "checkpoint", "crops", "adapt", "targets",
-    "detector", "train_data", "loop", "propose", "train", "metrics", "evaluate", "predict", "detect", "report",
+    "detector", "train_data", "loop", "base_rpn", "propose",
+    "train", "metrics", "evaluate", "predict", "detect", "report",
     "own_data", "lock", "fingerprints", "run", "serve", "export", "cli", "__main__",
 ]  # fmt: skip
 

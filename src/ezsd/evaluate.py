@@ -21,6 +21,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from torch import Tensor
 
+from ezsd.base_rpn import load_base_rpn
 from ezsd.crops import read_ahead
 from ezsd.data.annotations import read_annotations
 from ezsd.data.augment import resize_scale
@@ -36,6 +37,7 @@ from ezsd.progress import track
 from ezsd.propose import measure_proposals
 from ezsd.recipe import Recipe
 from ezsd.teacher import Teacher
+from ezsd.train_data import needs_targets
 
 _PART_PHOTOS = 32  # a killed run loses the detections of at most so many photos
 _COST = {  # metrics.json's cost: stage and key it comes from
@@ -125,7 +127,7 @@ def run_evaluate(
             "setting": config.setting,
             "split": config.split,
             **headline(**figures["bbox"], base=base),
-            "proposals": _proposal_recall(recipe, photos, config, teacher, device),
+            "proposals": _proposal_recall(recipe, photos, config, teacher, run_folder / "targets", device),
             **_told_by_stages(run_folder, counts_of(photos, base)),
             **({"lvis": by_frequency(figures["bbox"]["gzsd"], rules.frequencies)} if rules.frequencies else {}),
             **({"masks": headline(**figures["segm"], base=base)} if "segm" in kinds else {}),
@@ -388,10 +390,15 @@ def _write_detections(path: Path, found: Sequence[Mapping[str, Any]], category_i
 
 
 def _proposal_recall(
-    recipe: Recipe, photos: Photos, config: ModelConfig, teacher: Teacher | None, device: str
+    recipe: Recipe, photos: Photos, config: ModelConfig, teacher: Teacher | None, targets: Path, device: str
 ) -> dict[str, float | None]:
     if teacher is None or not recipe.evaluate.proposals or not config.novel:
         return dict.fromkeys(_RECALL)
+    settings, rpn = recipe.propose, None
+    if settings.scoring == "rpn":
+        if not needs_targets(recipe.train):  # then no RPN was trained
+            return dict.fromkeys(_RECALL)
+        rpn = load_base_rpn(targets, settings.shortlist, device)
     split = CategorySplit(config.split, config.base, config.novel)
-    measured = measure_proposals(teacher, photos, split, recipe.propose, recipe.prompt, device)
+    measured = measure_proposals(teacher, photos, split, settings, recipe.prompt, device, rpn=rpn)
     return {key: measured[key] for key in _RECALL}

@@ -19,6 +19,16 @@ FORMAT = 1  # raised when a stage writes other files, or other values for the sa
 _CONTENT = "sha256:"
 _SPEED_ONLY = ("propose.batch_size", "train.checkpoint_steps", "evaluate.batch_size")
 
+# What neither the RPN of scoring rpn nor its regions depend on: keys of other scorings, of RoI heads, of distillation.
+_NOT_OF_RPN = (
+    "propose.ranking", "propose.image_size", "propose.stride", "propose.sides", "propose.ratios",
+    "propose.dense_sides", "propose.nms", "propose.crop_rank",
+    "detector.rpn_proposals", "detector.roi_size", "detector.head_convs", "detector.head_channels",
+    "detector.head_features", "detector.rois_per_photo", "detector.masks", "detector.semantic_regression",
+    "detector.semantic_top_k", "detector.score_threshold", "detector.nms", "detector.detections_per_photo",
+    "train.epochs", "train.distillation_weight", "train.proposals_per_photo", "train.ignore_top",
+)  # fmt: skip
+
 Inputs = dict[str, Any]
 
 
@@ -40,7 +50,7 @@ def stage_inputs(recipe: Recipe, split: CategorySplit) -> dict[str, Inputs]:
         **_of_part("data.train", recipe.data.train),
     }
     val = _of_part("data.val", recipe.data.val)
-    proposing = _of_section("propose", recipe.propose)
+    proposing = _of_proposing(recipe)
     adapted = common | (_of_section("adapt", recipe.adapt) if recipe.adapt.enabled else {"adapt.enabled": False})
     trained = adapted | _of_section("detector", recipe.detector) | _of_section("train", recipe.train)
     if needs_targets(recipe.train):
@@ -78,6 +88,14 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return f"{text[:57]}..." if len(text) > 60 else text
+
+
+def _of_proposing(recipe: Recipe) -> Inputs:
+    values = _of_section("propose", recipe.propose)
+    if recipe.propose.scoring != "rpn":
+        return {key: value for key, value in values.items() if key != "propose.rpn_epochs"}
+    values |= _of_section("detector", recipe.detector) | _of_section("train", recipe.train)
+    return {key: value for key, value in values.items() if key not in _NOT_OF_RPN}
 
 
 def _of_section(name: str, section: BaseModel) -> Inputs:

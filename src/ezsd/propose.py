@@ -3,7 +3,8 @@
 Published (arXiv 2303.12145): every box of an anchor grid is cropped and sent through the teacher; boxes the teacher is
 sure about (low entropy over all names) are probably objects, novel ones too. Here the whole grid is scored densely,
 from the teacher's features of the whole photo, and only what is kept is cropped. ``scoring: exhaustive`` is the
-published way, the reference for recall.
+published way, the reference for recall; ``scoring: rpn`` takes the regions of an RPN trained on base boxes instead, the
+baseline.
 """
 
 from __future__ import annotations
@@ -21,19 +22,21 @@ from accelerate import PartialState
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
+from ezsd.base_rpn import WEIGHTS, load_base_rpn, train_base_rpn
 from ezsd.checkpoint import seeded
 from ezsd.crops import autocast, encode_regions, read_ahead
 from ezsd.data.augment import resize_scale
 from ezsd.data.categories import CategorySplit
 from ezsd.data.coco import Photo, Photos
+from ezsd.detector.proposal_network import ProposalNetwork
 from ezsd.files import digest, write_json
 from ezsd.progress import say, track
-from ezsd.recipe import Propose
+from ezsd.recipe import Propose, Recipe
 from ezsd.targets import Regions, read_notes, write_index, write_shard
 from ezsd.teacher import Teacher, text_embeddings
 
 _SIZE_POWER = 0.1
-_RECALL_AT = (100, 300)
+RECALL_AT = (100, 300)
 
 
 def anchor_grid(height: int, width: int, settings: Propose) -> Tensor:
@@ -83,11 +86,12 @@ def confidence(
 
 @dataclass(frozen=True)
 class _Candidates:
-    """Boxes of one photo that are cropped; ``probabilities`` of the dense pass, None where there was none."""
+    """Boxes of one photo that are cropped; ``probabilities`` of the dense pass or ``objectness`` of an RPN, if any."""
 
     photo: Photo
     boxes: Tensor
-    probabilities: Tensor | None
+    probabilities: Tensor | None = None
+    objectness: Tensor | None = None
 
 
 def select(boxes: Tensor, probabilities: Tensor, base_names: int, settings: Propose) -> Tensor:
@@ -104,15 +108,19 @@ def select(boxes: Tensor, probabilities: Tensor, base_names: int, settings: Prop
         told by a base name.
     """
     scores = confidence(probabilities, boxes, base_names, settings.ranking)
-    chosen: Tensor = nms(boxes, scores, settings.nms)[: settings.shortlist]
+    return _kept(nms(boxes, scores, settings.nms)[: settings.shortlist], probabilities, base_names, settings)
+
+
+def _kept(shortlist: Tensor, probabilities: Tensor, base_names: int, settings: Propose) -> Tensor:
+    """Keep what is not best told by a base name (if the settings ask for it), and of it the first ``keep`` indices."""
     if settings.base_filter:
-        chosen = chosen[probabilities[chosen].argmax(1) >= base_names]
-    return chosen[: settings.keep]
+        shortlist = shortlist[probabilities[shortlist].argmax(1) >= base_names]
+    return shortlist[: settings.keep]
 
 
 def propose_photos(
     teacher: Teacher, photos: Sequence[Photo], base_boxes: Sequence[tuple[Tensor, Tensor]], text: Tensor,
-    base_names: int, settings: Propose, device: str,
+    base_names: int, settings: Propose, device: str, rpn: ProposalNetwork | None = None,
 ) -> Iterator[Regions]:  # fmt: skip
     """Propose boxes in photo after photo, and embed them together with the base boxes.
 
@@ -124,16 +132,26 @@ def propose_photos(
         base_names: how many of the C are base names.
         settings: section ``propose``.
         device: where the teacher computes.
+        rpn: on ``device``, in evaluation mode; for scoring rpn.
 
     Yields:
         The regions of each photo, in order, on the CPU.
     """
+    found = _propose_photos(teacher, photos, base_boxes, text, base_names, settings, device, rpn)
+    return (regions for regions, _ in found)
+
+
+def _propose_photos(
+    teacher: Teacher, photos: Sequence[Photo], base_boxes: Sequence[tuple[Tensor, Tensor]], text: Tensor,
+    base_names: int, settings: Propose, device: str, rpn: ProposalNetwork | None,
+) -> Iterator[tuple[Regions, int]]:  # fmt: skip
+    """As :func:`propose_photos`, with the number of crops that each photo took."""
     waiting: deque[_Candidates] = deque()
 
     def to_encode() -> Iterator[tuple[Tensor, Tensor]]:
         for photo, picture, (boxes, _) in zip(photos, read_ahead(photos), base_boxes, strict=True):
             picture = picture.to(device).float() / 255
-            waiting.append(_candidates(teacher, photo, picture, text, base_names, settings, device))
+            waiting.append(_candidates(teacher, photo, picture, text, base_names, settings, device, rpn))
             yield picture, torch.cat([waiting[-1].boxes, boxes])
 
     embedded = encode_regions(teacher, to_encode(), settings.batch_size, device, settings.precision)
@@ -144,16 +162,25 @@ def propose_photos(
         base = Regions(boxes, embeddings[count:].half(), torch.ones(len(boxes)), torch.ones(len(boxes)), labels,
                        torch.ones(len(boxes), dtype=torch.bool))  # fmt: skip
         names = [field.name for field in fields(Regions)]
-        yield Regions(**{name: torch.cat([getattr(proposals, name), getattr(base, name)]) for name in names})
+        joined = {name: torch.cat([getattr(proposals, name), getattr(base, name)]) for name in names}
+        yield Regions(**joined), len(embeddings)
 
 
 @torch.no_grad()
 def _candidates(
-    teacher: Teacher, photo: Photo, picture: Tensor, text: Tensor, base_names: int, settings: Propose, device: str
-) -> _Candidates:
+    teacher: Teacher, photo: Photo, picture: Tensor, text: Tensor, base_names: int, settings: Propose, device: str,
+    rpn: ProposalNetwork | None,
+) -> _Candidates:  # fmt: skip
+    if settings.scoring == "rpn":
+        if rpn is None:
+            raise ValueError("scoring rpn needs the RPN of stage propose")
+        with autocast(device, settings.precision):
+            boxes, objectness = rpn.propose(picture)
+        count = settings.shortlist if settings.base_filter else min(settings.keep, settings.shortlist)
+        return _Candidates(photo, boxes[:count].cpu(), objectness=objectness[:count].cpu())
     anchors = anchor_grid(photo.height, photo.width, settings)
     if settings.scoring == "exhaustive":
-        return _Candidates(photo, anchors, None)
+        return _Candidates(photo, anchors)
     with autocast(device, settings.precision):
         embeddings = teacher.dense_embeddings(picture, anchors.to(device), settings.dense_sides)
     probabilities = (teacher.logit_scale * embeddings.float().cpu() @ text.T).softmax(1)
@@ -165,14 +192,16 @@ def _finish(
     candidates: _Candidates, embeddings: Tensor, logit_scale: float, text: Tensor, base_names: int, settings: Propose
 ) -> Regions:
     """Final score, label and weight of the proposals of a photo, from what the crops say and what was dense."""
-    boxes = candidates.boxes
+    boxes, dense = candidates.boxes, candidates.probabilities
     probabilities = (logit_scale * embeddings @ text.T).softmax(1)
     scores = confidence(probabilities, boxes, base_names, settings.ranking)
-    if candidates.probabilities is None:
+    if candidates.objectness is not None:
+        scores = candidates.objectness  # best first
+        order = _kept(torch.arange(len(boxes)), probabilities, base_names, settings)
+    elif dense is None:
         order = select(boxes, probabilities, base_names, settings)
     else:
         share = settings.crop_rank
-        dense = candidates.probabilities
         scores = share * scores + (1 - share) * confidence(dense, boxes, base_names, settings.ranking)
         order = scores.argsort(descending=True, stable=True)
     weights, names = probabilities.max(1)
@@ -181,51 +210,53 @@ def _finish(
 
 
 def run_propose(
-    teacher: Teacher, photos: Photos, split: CategorySplit, settings: Propose, prompt: str, folder: Path, device: str
+    recipe: Recipe, split: CategorySplit, photos: Photos, teacher: Teacher, folder: Path, device: str
 ) -> dict[str, Any]:
     """Write the targets of all photos: shards, ``metrics.json``, and ``index.json`` last.
 
     A finished shard of the same teacher, settings and boxes is kept, so a stopped run goes on. Under several processes
-    process r takes shards r, r + world and so on.
+    process r takes shards r, r + world and so on. Scoring rpn trains its RPN first, see :mod:`ezsd.base_rpn`.
 
     Args:
-        teacher: on ``device``, adapted or not.
-        photos: of the train part; boxes of other than base names are not used.
+        recipe: section propose and the prompt say what is done; scoring rpn also looks at detector and train.
         split: base and novel names; all are used to score.
-        settings: section ``propose`` of the recipe.
-        prompt: text with ``{name}``.
+        photos: of the train part; boxes of other than base names are not used.
+        teacher: on ``device``, adapted or not.
         folder: of the targets.
         device: where the teacher computes.
 
     Returns:
-        What metrics.json holds: photos, proposals, base boxes, teacher passes, bytes and seconds (of all runs).
+        What metrics.json holds: photos, proposals, base boxes, teacher passes, bytes and seconds (of all runs), and for
+        scoring rpn ``rpn_seconds``, those of them that its training took.
 
     Raises:
-        ArtifactError: ``folder`` cannot be written.
+        ArtifactError: ``folder`` cannot be written, or the training of the RPN fails.
     """
-    state = PartialState()
-    text = text_embeddings(teacher, split.names, prompt)
-    key = digest(teacher.fingerprint, settings.model_dump_json(), prompt, *split.names, str(len(split.base)))
-    size = settings.shard_photos
-    chunks = [photos.photos[start : start + size] for start in range(0, len(photos.photos), size)]
-    paths = [folder / f"shard-{number:05d}.arrow" for number in range(len(chunks))]
-    jobs = [_job(key, path, chunk, photos, split) for path, chunk in zip(paths, chunks, strict=True)]
+    state, settings = PartialState(), recipe.propose
+    rpn, training = None, None
+    if settings.scoring == "rpn":
+        training = train_base_rpn(recipe, split.base, photos, folder)
+        rpn = load_base_rpn(folder, settings.shortlist, device)
+    text = text_embeddings(teacher, split.names, recipe.prompt)
+    jobs = _jobs(recipe, split, photos, teacher, folder)
     mine = jobs[state.process_index :: state.num_processes]
     missing = [job for job in mine if (read_notes(job.path) or {}).get("key") != job.key]
     _tell_cost(photos, settings, sum(len(job.photos) for job in missing))
     total = sum(len(job.photos) for job in mine)
     with track(total, "Propose", start=total - sum(len(job.photos) for job in missing)) as advance:
         for job in missing:
-            began = time.monotonic()
+            began, crops = time.monotonic(), 0
             regions: dict[int, Regions] = {}
-            found = propose_photos(teacher, job.photos, job.base_boxes, text, len(split.base), settings, device)
-            for photo, region in zip(job.photos, found, strict=True):
+            found = _propose_photos(teacher, job.photos, job.base_boxes, text, len(split.base), settings, device, rpn)
+            for photo, (region, taken) in zip(job.photos, found, strict=True):
                 regions[photo.image_id] = region
+                crops += taken
                 advance(1, "")
-            cost = _cost(job, regions, settings, time.monotonic() - began)
+            cost = _cost(job, regions, crops, settings, time.monotonic() - began)
             write_shard(job.path, regions, {"key": job.key, "cost": cost})
     state.wait_for_everyone()
-    metrics = _metrics(paths)
+    paths = [job.path for job in jobs]
+    metrics = _metrics(paths, training)
     if state.is_main_process:
         for path in set(folder.glob("shard-*.arrow")) - set(paths):
             path.unlink()
@@ -245,6 +276,20 @@ class _Job:
     base_boxes: list[tuple[Tensor, Tensor]]
 
 
+def _jobs(recipe: Recipe, split: CategorySplit, photos: Photos, teacher: Teacher, folder: Path) -> list[_Job]:
+    """One job a shard; its key stands for all that its content depends on."""
+    settings = recipe.propose
+    told = settings.model_dump_json(exclude={"rpn_epochs"})  # the trained weights stand for them
+    key = digest(teacher.fingerprint, told, recipe.prompt, *split.names, str(len(split.base)))
+    if settings.scoring == "rpn":
+        key = digest(key, folder / WEIGHTS)
+    size = settings.shard_photos
+    chunks = [photos.photos[start : start + size] for start in range(0, len(photos.photos), size)]
+    return [
+        _job(key, folder / f"shard-{number:05d}.arrow", chunk, photos, split) for number, chunk in enumerate(chunks)
+    ]
+
+
 def _job(key: str, path: Path, photos: list[Photo], part: Photos, split: CategorySplit) -> _Job:
     place = {name: index for index, name in enumerate(split.base, start=1)}
     base_boxes = []
@@ -259,36 +304,45 @@ def _job(key: str, path: Path, photos: list[Photo], part: Photos, split: Categor
 
 def _tell_cost(photos: Photos, settings: Propose, missing: int) -> None:
     first = photos.photos[0]
-    anchors = len(anchor_grid(first.height, first.width, settings))
-    crops = anchors if settings.scoring == "exhaustive" else min(anchors, settings.keep)
     boxes = sum(len(photo.boxes) for photo in photos.photos) / len(photos.photos)
-    dense = 0 if settings.scoring == "exhaustive" else missing * len(settings.dense_sides)
-    say(f"Propose: {missing} of {len(photos.photos)} photos to do, about {anchors} grid boxes each; at most "
-        f"{round(missing * (crops + boxes))} crops and {dense} dense passes of the teacher ({settings.precision}).")
+    if settings.scoring == "rpn":
+        crops, told = settings.shortlist if settings.base_filter else settings.keep, "regions of the RPN"
+    else:
+        anchors = len(anchor_grid(first.height, first.width, settings))
+        crops = anchors if settings.scoring == "exhaustive" else min(anchors, settings.keep)
+        told = f"about {anchors} grid boxes each"
+    dense = missing * len(settings.dense_sides) if settings.scoring == "dense" else 0
+    say(
+        f"Propose: {missing} of {len(photos.photos)} photos to do, {told}; at most "
+        f"{round(missing * (crops + boxes))} crops and {dense} dense passes of the teacher ({settings.precision})."
+    )
 
 
-def _cost(job: _Job, regions: Mapping[int, Regions], settings: Propose, seconds: float) -> dict[str, Any]:
+def _cost(job: _Job, regions: Mapping[int, Regions], crops: int, settings: Propose, seconds: float) -> dict[str, Any]:
     """What a shard holds and what it cost, kept in its notes so that a resumed run can tell the whole."""
     base_boxes = sum(len(boxes) for boxes, _ in job.base_boxes)
-    proposals = sum(map(len, regions.values())) - base_boxes
-    exhaustive = settings.scoring == "exhaustive"
-    grid = sum(len(anchor_grid(photo.height, photo.width, settings)) for photo in job.photos)
+    gridded = [] if settings.scoring == "rpn" else job.photos
     return {
-        "photos": len(job.photos), "grid_boxes": grid, "proposals": proposals, "base_boxes": base_boxes,
-        "crops": base_boxes + (grid if exhaustive else proposals),
-        "dense_passes": 0 if exhaustive else len(job.photos) * len(settings.dense_sides), "seconds": seconds,
+        "photos": len(job.photos),
+        "grid_boxes": sum(len(anchor_grid(photo.height, photo.width, settings)) for photo in gridded),
+        "proposals": sum(map(len, regions.values())) - base_boxes, "base_boxes": base_boxes, "crops": crops,
+        "dense_passes": len(job.photos) * len(settings.dense_sides) if settings.scoring == "dense" else 0,
+        "seconds": seconds,
     }  # fmt: skip
 
 
-def _metrics(paths: Sequence[Path]) -> dict[str, Any]:
+def _metrics(paths: Sequence[Path], training: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Sum up the shards, and the training of the RPN where there was one."""
     notes = [read_notes(path) or {} for path in paths]
     totals = {key: sum(note["cost"][key] for note in notes) for key in notes[0]["cost"]}
     size = sum(path.stat().st_size for path in paths)
-    return {**totals, "seconds": round(totals["seconds"], 1), "bytes": size}
+    own = {} if training is None else {"rpn_seconds": round(training["seconds"], 1)}
+    seconds = totals["seconds"] + (0 if training is None else training["seconds"])
+    return {**totals, "seconds": round(seconds, 1), **own, "bytes": size}
 
 
 def novel_recall(
-    proposals: Mapping[int, Tensor], photos: Photos, novel: Sequence[str], at: Sequence[int] = _RECALL_AT
+    proposals: Mapping[int, Tensor], photos: Photos, novel: Sequence[str], at: Sequence[int] = RECALL_AT
 ) -> dict[str, float | None]:
     """Share of novel boxes that one of the best proposals of their photo meets (IoU of at least 0.5).
 
@@ -315,9 +369,15 @@ def novel_recall(
     return {f"novel_recall_at_{count}": met[count] / total if total else None for count in at}
 
 
+def photos_with(photos: Photos, names: Sequence[str]) -> list[Photo]:
+    """Return the photos that have a box (no crowd) of one of the names."""
+    wanted = {label for label, name in enumerate(photos.names, start=1) if name in names}
+    return [photo for photo in photos.photos if wanted.intersection(photo.labels[~photo.crowd].tolist())]
+
+
 def measure_proposals(
     teacher: Teacher, photos: Photos, split: CategorySplit, settings: Propose, prompt: str, device: str,
-    random: bool = False,
+    random: bool = False, rpn: ProposalNetwork | None = None,
 ) -> dict[str, float | None]:  # fmt: skip
     """Novel recall of the proposals on photos with boxes of all names; only photos with a novel box are looked at.
 
@@ -329,13 +389,13 @@ def measure_proposals(
         prompt: text with ``{name}``.
         device: where the teacher computes.
         random: instead of proposals, measure as many random boxes of the same grid.
+        rpn: on ``device``, in evaluation mode; for scoring rpn.
 
     Returns:
         As :func:`novel_recall`, at 100 and 300, whatever ``keep`` is.
     """
-    settings = settings.model_copy(update={"keep": max(_RECALL_AT)})
-    novel = {label for label, name in enumerate(photos.names, start=1) if name in split.novel}
-    chosen = [photo for photo in photos.photos if novel.intersection(photo.labels[~photo.crowd].tolist())]
+    settings = settings.model_copy(update={"keep": max(RECALL_AT)})
+    chosen = photos_with(photos, split.novel)
     boxes: dict[int, Tensor] = {}
     if random:
         for photo in chosen:
@@ -345,17 +405,25 @@ def measure_proposals(
         return novel_recall(boxes, photos, split.novel)
     text = text_embeddings(teacher, split.names, prompt)
     nothing = [(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))] * len(chosen)
-    if settings.scoring == "dense" and not settings.crop_rank:  # the rank is known without a crop
+    if ranked_without_crops(settings):
         pictures = zip(chosen, read_ahead(chosen), strict=True)
         found: Iterator[Tensor] = (
-            _candidates(teacher, photo, picture.to(device).float() / 255, text, len(split.base), settings, device).boxes
+            _candidates(
+                teacher, photo, picture.to(device).float() / 255, text, len(split.base), settings, device, rpn
+            ).boxes
             for photo, picture in pictures
         )
     else:
-        regions = propose_photos(teacher, chosen, nothing, text, len(split.base), settings, device)
+        regions = propose_photos(teacher, chosen, nothing, text, len(split.base), settings, device, rpn)
         found = (each.boxes for each in regions)
     with track(len(chosen), "Recall of proposals") as advance:
         for photo, proposals in zip(chosen, found, strict=True):
             boxes[photo.image_id] = proposals
             advance(1, "")
     return novel_recall(boxes, photos, split.novel)
+
+
+def ranked_without_crops(settings: Propose) -> bool:
+    if settings.scoring == "rpn":
+        return not settings.base_filter
+    return settings.scoring == "dense" and not settings.crop_rank

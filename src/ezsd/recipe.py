@@ -89,7 +89,8 @@ class Adapt(_Section):
 class Propose(_Section):
     """Stage 2: CLIP proposals, and the teacher's embeddings of them and of the base boxes."""
 
-    scoring: Literal["dense", "exhaustive"] = "dense"
+    scoring: Literal["dense", "exhaustive", "rpn"] = "dense"
+    rpn_epochs: Positive = 12  # scoring rpn: passes over the train photos that its RPN is trained for
     ranking: Literal["entropy", "max_probability", "novel"] = "entropy"
     image_size: ImageSize = (800, 1333)  # short and long side the anchor grid is laid on
     stride: Count = 32

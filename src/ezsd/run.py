@@ -160,9 +160,7 @@ class _Work:
                          recipe.seed, folder, self.device)  # fmt: skip
 
     def _propose(self, folder: Path) -> dict[str, Any]:
-        recipe = self.recipe
-        return run_propose(self.teacher, self.photos["train"], self.split, recipe.propose, recipe.prompt, folder,
-                           self.device)  # fmt: skip
+        return run_propose(self.recipe, self.split, self.photos["train"], self.teacher, folder, self.device)
 
     def _train(self, folder: Path) -> dict[str, Any]:
         targets = self.folder / _FOLDERS["propose"] if needs_targets(self.recipe.train) else None

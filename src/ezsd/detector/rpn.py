@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import box_area, box_iou
 
 from ezsd.recipe import Detector as DetectorSettings
@@ -24,6 +25,21 @@ class Rpn(RegionProposalNetwork):
         for label, anchor, target in zip(labels, anchors, targets, strict=True):
             label[(label == 0) & on_ignored(anchor, target)] = -1
         return labels, matched
+
+    def propose(self, images: ImageList, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Find regions in a batch of one picture, after NMS on each level; torchvision's ``forward`` hides the scores.
+
+        Returns:
+            boxes [N, 4] xyxy in pixels of the picture, and objectness [N] in 0..1; best first.
+        """
+        levels = list(features.values())
+        objectness, deltas = self.head(levels)
+        counts = [level[0].numel() for level in objectness]
+        flat_objectness, flat_deltas = concat_box_prediction_layers(objectness, deltas)
+        anchors = self.anchor_generator(images, levels)
+        decoded = self.box_coder.decode(flat_deltas, anchors).view(1, -1, 4)
+        boxes, scores = self.filter_proposals(decoded, flat_objectness, images.image_sizes, counts)
+        return boxes[0], scores[0]
 
 
 class _FullPrecision(nn.Module):
