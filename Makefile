@@ -12,7 +12,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[offline,dev]"
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[offline,pocket,dev]"
 	touch $@
 
 demo: install

@@ -12,8 +12,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "ezsd"
 # From the top; docs/architecture.md says what each is for. A package stands for all its modules.
 ROOMS = [
     "errors", "files", "recipe", "progress",
-    "data.categories", "data.pictures", "data.annotations", "data.coco", "data.augment", "data.pocket",
-    "teacher", "checkpoint", "crops", "adapt", "targets",
+    "data.categories", "data.pictures", "data.annotations", "data.coco", "data.augment",
+    "data.pictograms", "data.scenes", "data.pocket",
+    "teacher", "checkpoint", "crops", "pocket_teacher", "adapt", "targets",
     "detector", "train_data", "loop", "base_rpn", "propose",
     "train", "metrics", "evaluate", "predict", "detect", "report",
     "own_data", "lock", "fingerprints", "run", "serve", "export", "cli", "__main__",

@@ -100,6 +100,18 @@ def validate(recipe: RecipePath, changes: Set = None) -> None:
 
 
 @app.command()
+def plan(recipe: RecipePath, changes: Set = None) -> None:
+    """Count what a recipe asks for, and measure for a minute how long it will take here; nothing is run."""
+    with _told():
+        from ezsd.recipe import load_recipe
+
+        load_recipe(recipe, changes or ())  # a typing error is told before torch is loaded
+        from ezsd.plan import make_plan
+
+        Console(highlight=False).print(make_plan(recipe, changes or ()))
+
+
+@app.command()
 def init(
     images: Annotated[Path, typer.Option(metavar="DIR", help="Folder of your photos.")],
     annotations: Annotated[Path, typer.Option(metavar="JSON", help="Their boxes, COCO JSON.")],
@@ -136,6 +148,33 @@ def detect(
 
         path = detect_files(model, pictures, vocabulary, threshold, out)
         typer.echo(f"wrote {path}")
+
+
+@app.command()
+def pocket(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where pictures and annotations go.")],
+    images: Annotated[int, typer.Option("--images", metavar="N", help="Scenes: 70% train, 15% val, 15% test.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other scenes.")] = 0,
+) -> None:
+    """Build the pocket data set: small scenes of OpenMoji pictograms in COCO format."""
+    with _told():
+        from ezsd.data.pocket import make_pocket
+
+        for path in make_pocket(out, images, seed).values():
+            typer.echo(f"wrote {path}")
+
+
+@app.command("pocket-teacher")
+def pocket_teacher(
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The weights, .safetensors.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, pictures and captions.")] = 0,
+) -> None:
+    """Train the Pocket CLIP anew, as its packaged weights were made; run again, it goes on."""
+    with _told():
+        from ezsd.pocket_teacher import train_pocket_teacher
+
+        train_pocket_teacher(out, seed)
+        typer.echo(f"wrote {out} and {out.with_suffix('.json')}")
 
 
 def _run_stage(folder: Path, stage: Until, overwrite: bool) -> None:

@@ -67,7 +67,7 @@ def test_a_teacher_of_the_users_own_is_called_by_name(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("spec", ["clip", "", "open_clip", "open_clip:", "offline:"])
 def test_unknown_teachers_are_told_what_there_is(spec: str) -> None:
-    with pytest.raises(RecipeError, match="Expected offline, open_clip:ARCH/PRETRAINED"):
+    with pytest.raises(RecipeError, match="Expected offline, pocket, open_clip:ARCH/PRETRAINED"):
         load_teacher(spec)
 
 

@@ -17,8 +17,9 @@ def load_teacher(spec: str, device: str = "cpu", norms: Path | None = None) -> T
     """Make the teacher that a recipe names.
 
     Args:
-        spec: ``offline``; ``open_clip:ARCH/PRETRAINED`` where PRETRAINED is a tag of open_clip or the path of a
-            checkpoint; or ``module:function``, called without arguments, which returns a :class:`Teacher`.
+        spec: ``offline``; ``pocket`` (the packaged Pocket CLIP, for the pocket data set); ``open_clip:ARCH/PRETRAINED``
+            where PRETRAINED is a tag of open_clip or the path of a checkpoint; or ``module:function``, called without
+            arguments, which returns a :class:`Teacher`.
         device: where it computes.
         norms: adapted parameters (``norms.safetensors`` of stage adapt).
 
@@ -39,14 +40,20 @@ def _load(spec: str) -> Teacher:
         from ezsd.teacher.offline import load_offline
 
         return load_offline()
+    if spec == "pocket":
+        from ezsd.teacher.pocket import load_pocket
+
+        return load_pocket()
     if kind == "open_clip" and rest:
         from ezsd.teacher.clip import load_clip
+        from ezsd.teacher.pocket import register_architecture
 
+        register_architecture()
         return load_clip(spec)
     if kind and colon and rest:
         return _load_custom(spec, kind, rest)
     raise RecipeError(
-        f"teacher: {spec} is unknown. Expected offline, open_clip:ARCH/PRETRAINED "
+        f"teacher: {spec} is unknown. Expected offline, pocket, open_clip:ARCH/PRETRAINED "
         "(as in open_clip:ViT-B-32/openai), or module:function."
     )
 

@@ -1,0 +1,52 @@
+"""The Pocket CLIP: a small open_clip model that knows OpenMoji pictograms by their names, shipped with its weights.
+
+It goes the road of any CLIP: an architecture that open_clip knows (here: is told of) and a local checkpoint. The
+weights were learned from single pictograms and their names (``ezsd pocket-teacher``, card.json beside them), novel
+names of the split ``pocket`` included, as CLIP has seen many novel things with their names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from timm.models import register_model
+from timm.models.resnet import BasicBlock, ResNet
+
+from ezsd.teacher.clip import ClipTeacher, load_clip
+
+ARCHITECTURE = "ezsd_pocket"
+FOLDER = Path(__file__).parent
+WEIGHTS = FOLDER / "weights.safetensors"
+
+
+def load_pocket() -> ClipTeacher:
+    """Load the packaged weights.
+
+    Raises:
+        ArtifactError: the weights are missing or damaged.
+    """
+    register_architecture()
+    teacher = load_clip(f"open_clip:{ARCHITECTURE}/{WEIGHTS}")
+    teacher.name = "pocket"
+    return teacher
+
+
+def register_architecture() -> None:
+    """Tell open_clip of the architecture ``ezsd_pocket``, so that ``open_clip:ezsd_pocket/FILE`` can be loaded."""
+    if ARCHITECTURE not in open_clip.list_models():
+        open_clip.add_model_config(FOLDER / f"{ARCHITECTURE}.json")
+
+
+@register_model
+def ezsd_pocket_resnet(pretrained: bool = False, num_classes: int = 0, **_: Any) -> ResNet:
+    """A ResNet of four basic blocks and 2.1 M parameters; its last map has a cell for 16 pixels, for dense reading."""
+    if pretrained:
+        raise ValueError("ezsd_pocket_resnet has no weights of its own; they are part of the Pocket CLIP")
+    model = ResNet(
+        BasicBlock, (1, 1, 1, 1), num_classes=num_classes, channels=(64, 128, 192, 256), output_stride=16,
+        stem_type="deep_tiered", stem_width=24, avg_down=True,
+    )  # fmt: skip
+    model.default_cfg = {}  # open_clip asks it for a fixed size of the last map; there is none
+    return model
