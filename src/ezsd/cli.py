@@ -105,10 +105,10 @@ def plan(recipe: RecipePath, changes: Set = None) -> None:
     with _told():
         from ezsd.recipe import load_recipe
 
-        load_recipe(recipe, changes or ())  # a typing error is told before torch is loaded
+        loaded = load_recipe(recipe, changes or ())  # a typing error is told before torch is loaded
         from ezsd.plan import make_plan
 
-        Console(highlight=False).print(make_plan(recipe, changes or ()))
+        Console(highlight=False).print(make_plan(loaded, str(recipe)))
 
 
 @app.command()

@@ -424,6 +424,7 @@ def measure_proposals(
 
 
 def ranked_without_crops(settings: Propose) -> bool:
+    """Tell whether the order of the proposals is known before any of them is cropped."""
     if settings.scoring == "rpn":
         return not settings.base_filter
     return settings.scoring == "dense" and not settings.crop_rank
