@@ -155,3 +155,11 @@ def test_masks_cannot_be_asked_for_where_there_are_none(tiny_coco: Callable[...,
     settings = settings.model_copy(update={"detector": settings.detector.model_copy(update={"masks": True})})
     with pytest.raises(RecipeError, match="no segmentations"):
         run_recipe(settings, tmp_path / "run", until="train")
+
+
+def test_the_classifier_starts_from_the_logit_scale_of_the_teacher(
+    tiny_coco: Callable[..., TinyCoco], tmp_path: Path
+) -> None:
+    run_recipe(recipe(tiny_coco(tmp_path / "coco"), lr=1e-9), tmp_path / "run", until="train")
+    scale = weights(tmp_path / "run")["roi_heads.box_predictor.log_logit_scale"].exp().item()
+    assert scale == pytest.approx(10, rel=0.01)  # ColourTeacher's

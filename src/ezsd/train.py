@@ -54,7 +54,10 @@ def run_train(
         raise RecipeError("train asks for the teacher's targets, but there are none. Run stage propose first.")
     store = TargetStore(targets) if needs_targets(settings) and targets is not None else None
     torch.manual_seed(recipe.seed)
-    model = build_detector(recipe.detector, teacher.embedding_dim, masks, recipe.detector.pretrained)
+    # Region embeddings meet the names at the scale that the teacher's own do (100 for CLIP).
+    model = build_detector(
+        recipe.detector, teacher.embedding_dim, masks, recipe.detector.pretrained, teacher.logit_scale
+    )
     names = text_embeddings(teacher, split.names, recipe.prompt)
     dataset = TrainingPhotos(photos, store, teacher.embedding_dim, settings, recipe.detector.image_size, masks)
     vocabulary, weights = names[: len(split.base)], {"loss_distillation": settings.distillation_weight}

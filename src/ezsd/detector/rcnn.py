@@ -92,7 +92,9 @@ def batch_pictures(pictures: Sequence[Tensor]) -> ImageList:
     return ImageList(batch.float() / 255 if batch.dtype == torch.uint8 else batch, sizes)
 
 
-def build_detector(settings: DetectorSettings, embedding_dim: int, masks: bool, pretrained: bool) -> Rcnn:
+def build_detector(
+    settings: DetectorSettings, embedding_dim: int, masks: bool, pretrained: bool, logit_scale: float = 100.0
+) -> Rcnn:
     """Put a detector together.
 
     Args:
@@ -100,6 +102,7 @@ def build_detector(settings: DetectorSettings, embedding_dim: int, masks: bool, 
         embedding_dim: D of the teacher.
         masks: whether there is a mask branch.
         pretrained: whether the backbone starts from ImageNet weights (False when a model is loaded).
+        logit_scale: the classifier's, to start from.
     """
     backbone = Backbone(settings.backbone, settings.fpn_channels, pretrained)
     channels = backbone.out_channels
@@ -122,7 +125,7 @@ def build_detector(settings: DetectorSettings, embedding_dim: int, masks: bool, 
     }
     roi_heads = ZeroShotRoIHeads(
         box_head,
-        TextClassifier(embedding_dim),
+        TextClassifier(embedding_dim, logit_scale),
         settings.semantic_top_k,
         box_roi_pool=MultiScaleRoIAlign(FEATURE_LEVELS, settings.roi_size, 1, canonical_scale=canonical),
         fg_iou_thresh=0.5,
