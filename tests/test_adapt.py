@@ -59,6 +59,24 @@ def test_base_crops_are_told_better_and_figures_are_kept(parts: tuple[Photos, Ph
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
+def test_what_val_crops_were_told_as_is_kept_and_gives_the_accuracies(
+    parts: tuple[Photos, Photos], tmp_path: Path
+) -> None:
+    _run(parts, tmp_path)
+    metrics, told = _metrics(tmp_path), json.loads((tmp_path / "confusion.json").read_text())
+    assert told["names"] == list(SPLIT.names) and told["base"] == 2
+    assert told["before"] != told["after"]
+    truth = torch.cat([photo.labels[~photo.crowd] for photo in parts[1].photos]) - 1
+    for when in ("before", "after"):
+        counts = torch.zeros(4, 4)
+        for true, said, crops in told[when]:
+            counts[true, said] += crops
+        assert counts.sum(1).tolist() == torch.bincount(truth, minlength=4).tolist()
+        for side, rows in (("base", slice(0, 2)), ("novel", slice(2, 4))):
+            share = counts.diagonal()[rows].sum() / counts[rows].sum()
+            assert metrics[f"accuracy_{side}_{when}"] == pytest.approx(float(share))
+
+
 def test_only_affine_parameters_of_norm_layers_change(parts: tuple[Photos, Photos], tmp_path: Path) -> None:
     before, after = _weights(ColourTeacher()), _weights(_run(parts, tmp_path))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -142,6 +160,7 @@ def test_without_val_photos_no_accuracy_is_told(parts: tuple[Photos, Photos], tm
     _run((parts[0], None), tmp_path)
     metrics = _metrics(tmp_path)
     assert all(value is None for name, value in metrics.items() if name.startswith("accuracy"))
+    assert not (tmp_path / "confusion.json").exists()
 
 
 def test_not_enabled_measures_only_what_the_teacher_can_do(parts: tuple[Photos, Photos], tmp_path: Path) -> None:
@@ -150,6 +169,8 @@ def test_not_enabled_measures_only_what_the_teacher_can_do(parts: tuple[Photos, 
     assert metrics["accuracy_base_before"] is not None and metrics["accuracy_base_after"] is None
     assert metrics["crops"] == 0 and teacher.fingerprint == ColourTeacher().fingerprint
     assert not (tmp_path / "norms.safetensors").exists()
+    told = json.loads((tmp_path / "confusion.json").read_text())
+    assert told["before"] and told["after"] is None
 
 
 def test_boxes_all_too_small_are_told(parts: tuple[Photos, Photos], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ the affine parameters of LayerNorm / BatchNorm move, so the teacher keeps tellin
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
@@ -28,7 +29,7 @@ from ezsd.crops import PictureCache, autocast, encode_regions, read_ahead
 from ezsd.data.categories import CategorySplit
 from ezsd.data.coco import Photo, Photos
 from ezsd.errors import ArtifactError, DataError
-from ezsd.files import digest, write_json
+from ezsd.files import digest, write_json, write_text
 from ezsd.progress import say, track
 from ezsd.recipe import Adapt
 from ezsd.teacher import Teacher, save_norms
@@ -36,6 +37,7 @@ from ezsd.teacher.regions import crop_regions
 
 _GROUP = 64  # photos whose boxes are mixed into batches together, so that each is decoded about once an epoch
 _CHECKPOINT_SECONDS = 30.0
+_CHECKPOINT_FORMAT = "2"  # raised when a checkpoint holds other values
 _EVALUATE_BATCH = 256
 
 
@@ -50,7 +52,10 @@ def run_adapt(
     folder: Path,
     device: str,
 ) -> dict[str, Any]:
-    """Adapt ``teacher`` in place; write ``norms.safetensors`` and ``metrics.json``. Run again, it goes on.
+    """Adapt ``teacher`` in place; write ``norms.safetensors`` and what was measured. Run again, it goes on.
+
+    ``confusion.json`` tells which names val crops were told as: ``names``, how many of them are ``base``, and
+    ``before`` and ``after`` as [true, told, crops], both indices in ``names``; not written without val photos.
 
     Every random number comes from (seed, epoch) or (seed, step), so that a resumed run ends at the same weights.
     Under several processes each takes its part of every batch, and gradients are summed.
@@ -82,19 +87,23 @@ def run_adapt(
         say(f"Adapt: {len(batches.boxes)} base boxes, {settings.epochs} epochs = {steps} steps of "
             f"{settings.batch_size} crops, forward and backward ({settings.precision}).")  # fmt: skip
         before, seconds = _learn(teacher, batches, val, split, settings, prompt, folder / "checkpoint", device)
-        after = _accuracy(teacher, val, split, settings, prompt, device)
+        after = _tell_crops(teacher, val, split, settings, prompt, device)
         if state.is_main_process:
             save_norms(teacher, folder / "norms.safetensors", settings.towers)
     else:
-        before = _accuracy(teacher, val, split, settings, prompt, device)
-        after = dict.fromkeys(before)
+        before, after = _tell_crops(teacher, val, split, settings, prompt, device), None
     metrics: dict[str, Any] = {}
-    for name in before:
-        metrics |= {f"{name}_before": before[name], f"{name}_after": after[name]}
+    first, last = (_accuracies(told, len(split.base)) for told in (before, after))
+    for name in first:
+        metrics |= {f"{name}_before": first[name], f"{name}_after": last[name]}
     val_crops = 0 if val is None else sum(len(usable_boxes(photo, settings.min_side)) for photo in val.photos)
     metrics |= {"val_crops": val_crops, "crops": crops, "steps": steps,
                 "seconds": round(seconds + time.monotonic() - began, 1)}  # fmt: skip
     if state.is_main_process:
+        if before is not None:
+            confusion = {"names": split.names, "base": len(split.base), "before": before["counts"],
+                         "after": None if after is None else after["counts"]}  # fmt: skip
+            write_text(folder / "confusion.json", json.dumps(confusion))  # compact: it may have many lines
         write_json(folder / "metrics.json", metrics)
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     state.wait_for_everyone()
@@ -104,19 +113,20 @@ def run_adapt(
 def _learn(
     teacher: Teacher, batches: _Batches, val: Photos | None, split: CategorySplit, settings: Adapt, prompt: str,
     checkpoints: Path, device: str,
-) -> tuple[dict[str, float | None], float]:  # fmt: skip
-    """Train from the last checkpoint to the end; returns accuracies before, and seconds of the interrupted runs."""
+) -> tuple[dict[str, Any] | None, float]:  # fmt: skip
+    """Train from the last checkpoint to the end; returns what was told before, and seconds of the interrupted runs."""
     state, began = PartialState(), time.monotonic()
     parameters = teacher.norm_parameters(settings.towers)
     optimizer = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
-    key = digest(teacher.weights_digest, settings.model_dump_json(), prompt, *split.names, batches.digest)
+    wanted = (teacher.weights_digest, settings.model_dump_json(), prompt, *split.names, batches.digest)
+    key = digest(_CHECKPOINT_FORMAT, *wanted)
     found = load_latest(checkpoints, parameters, optimizer)
     step, extra = found or (0, {"key": key, "seconds": 0.0})
     if extra["key"] != key:
         raise ArtifactError(f"{checkpoints} was written with other settings, photos or another teacher. "
                             "Go back to those, or start anew with --overwrite or another --out.")  # fmt: skip
     if "before" not in extra:
-        extra["before"] = _accuracy(teacher, val, split, settings, prompt, device)
+        extra["before"] = _tell_crops(teacher, val, split, settings, prompt, device)
     scaler = GradScaler(torch.device(device).type, enabled=settings.precision == "fp16")
     if extra.get("scaler"):
         scaler.load_state_dict(extra["scaler"])
@@ -265,14 +275,19 @@ def usable_boxes(photo: Photo, min_side: float) -> list[int]:
 
 
 @torch.no_grad()
-def _accuracy(
+def _tell_crops(
     teacher: Teacher, val: Photos | None, split: CategorySplit, settings: Adapt, prompt: str, device: str
-) -> dict[str, float | None]:
-    """Accuracy on the ground-truth crops of ``val``: base and novel among all names, novel among novel names."""
-    names = ("accuracy_base", "accuracy_novel", "accuracy_novel_among_novel")
+) -> dict[str, Any] | None:
+    """Let the teacher name the ground-truth crops of ``val``.
+
+    Returns:
+        JSON values: ``counts`` [true, told, crops] among all names, and of the novel crops how many are right
+        ``among_novel`` names; None without photos.
+    """
     if val is None:
-        return dict.fromkeys(names)
+        return None
     place = {name: index for index, name in enumerate(split.names)}
+    base, size = len(split.base), len(split.names)
     state = PartialState()
     photos = val.photos[state.process_index :: state.num_processes]
     rows = [[row for row in usable_boxes(photo, settings.min_side) if val.names[photo.labels[row] - 1] in place]
@@ -280,17 +295,28 @@ def _accuracy(
     boxes = [photo.boxes[kept] for photo, kept in zip(photos, rows, strict=True)]
     regions = zip(read_ahead(photos), boxes, strict=True)
     texts = teacher.encode_names([prompt.format(name=name) for name in split.names]).float().cpu()
-    counts = torch.zeros(3, 2)  # base, novel, novel among novel: right and all
+    counts, among = torch.zeros(size * size), torch.zeros(1)
     with track(len(photos), "Accuracy of crops") as advance:
         embedded = encode_regions(teacher, regions, _EVALUATE_BATCH, device, settings.precision)
         for photo, kept, embeddings in zip(photos, rows, embedded, strict=True):
-            labels = torch.tensor([place[val.names[label - 1]] for label in photo.labels[kept].tolist()])
+            labels = torch.tensor([place[val.names[label - 1]] for label in photo.labels[kept].tolist()]).long()
             cosines = embeddings @ texts.T
-            novel = labels >= len(split.base)
-            right = cosines.argmax(1) == labels
-            among = cosines[:, len(split.base) :].argmax(1) + len(split.base) == labels if novel.any() else right
-            for line, (hits, chosen) in enumerate(((right, ~novel), (right, novel), (among, novel))):
-                counts[line] += torch.tensor([hits[chosen].sum(), chosen.sum()])
+            counts += torch.bincount(labels * size + cosines.argmax(1), minlength=size * size)
+            if base < size:
+                among += (cosines[:, base:].argmax(1) + base == labels).sum()
             advance(1, "")
-    counts = reduce(counts.to(device), "sum").cpu()
-    return {name: float(right / total) if total else None for name, (right, total) in zip(names, counts, strict=True)}
+    counts, among = reduce(counts.to(device), "sum").cpu(), reduce(among.to(device), "sum").cpu()
+    cells = counts.nonzero()[:, 0].tolist()
+    return {"counts": [[*divmod(cell, size), int(counts[cell])] for cell in cells], "among_novel": int(among)}
+
+
+def _accuracies(told: Mapping[str, Any] | None, base: int) -> dict[str, float | None]:
+    """Share of right crops: base and novel among all names, novel among novel names; None = not measured."""
+    counts = [] if told is None else told["counts"]
+    total, right = [0, 0], [0, 0]
+    for true, said, crops in counts:
+        total[true >= base] += crops
+        right[true >= base] += crops if true == said else 0
+    hits = (*right, 0 if told is None else told["among_novel"])
+    shares = (hit / crops if crops else None for hit, crops in zip(hits, (*total, total[1]), strict=True))
+    return dict(zip(("accuracy_base", "accuracy_novel", "accuracy_novel_among_novel"), shares, strict=True))
