@@ -58,6 +58,33 @@ def test_a_setting_concerns_its_stage_and_those_after_it(coco: TinyCoco, changes
     assert _changed(_inputs(_recipe(coco)), _inputs(_recipe(coco, **changes))) == again.split()
 
 
+@pytest.mark.parametrize(
+    "changes, again",
+    [
+        ({"propose__rpn_epochs": 3}, "propose train evaluate"),
+        ({"propose__keep": 3}, "propose train evaluate"),
+        ({"detector__fpn_channels": 16}, "propose train evaluate"),
+        ({"train__lr": 0.5}, "propose train evaluate"),
+        ({"detector__nms": 0.3}, "train evaluate"),
+        ({"detector__semantic_regression": False}, "train evaluate"),
+        ({"train__epochs": 3}, "train evaluate"),
+        ({"train__ignore_top": 3}, "train evaluate"),
+        ({"train__checkpoint_steps": 7}, ""),
+    ],
+)
+def test_regions_of_an_rpn_also_depend_on_what_it_is_trained_with(
+    coco: TinyCoco, changes: dict[str, Any], again: str
+) -> None:
+    before, now = (_recipe(coco, propose__scoring="rpn", **more) for more in ({}, changes))
+    assert _changed(_inputs(before), _inputs(now)) == again.split()
+
+
+def test_settings_of_the_rpn_concern_its_own_scoring_alone(coco: TinyCoco) -> None:
+    assert _changed(_inputs(_recipe(coco)), _inputs(_recipe(coco, propose__rpn_epochs=3))) == []
+    before, now = (_recipe(coco, propose__scoring="rpn", propose__ranking=ranking) for ranking in ("novel", "entropy"))
+    assert _changed(_inputs(before), _inputs(now)) == []
+
+
 def test_proposals_concern_the_training_only_when_it_uses_them(coco: TinyCoco) -> None:
     plain = {"train__distillation_weight": 0.0}
     before, now = _recipe(coco, **plain), _recipe(coco, **plain, propose__keep=3)

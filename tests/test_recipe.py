@@ -48,6 +48,8 @@ def _faults(folder: Path, more: str = "", changes: tuple[str, ...] = ()) -> str:
         ("detector: {image_size: [800, 400]}", "detector.image_size = [800, 400]: expected the short side first"),
         ("detector: {anchor_sides: [1, 2]}", "detector.anchor_sides = [1, 2]"),
         ("propose: {ratios: [1, -1]}", "propose.ratios.1 = -1: expected greater than 0"),
+        ("propose: {scoring: rnp}", "propose.scoring = 'rnp': expected 'dense', 'exhaustive' or 'rpn'"),
+        ("propose: {rpn_epochs: 0}", "propose.rpn_epochs = 0: expected greater than 0"),
         ("prompt: a photo", "prompt = 'a photo': expected a text with {name}"),
         ("prompt: '{name} in {place}'", "no other braces"),
         ("train: fast", "train = 'fast'"),
