@@ -19,7 +19,7 @@ import ezsd
 from ezsd.cli import app
 from tiny import TinyCoco, make_tiny_coco
 from tiny_run import make_model_folder
-from tiny_teacher import tiny_values
+from tiny_teacher import TEACHER, tiny_values
 
 MAIN = [sys.executable, "-c", "from ezsd.cli import main; main()"]
 
@@ -81,8 +81,10 @@ def test_validate_tells_what_is_there_and_what_is_wrong(recipe: Path, coco: Tiny
 def test_init_writes_a_recipe_that_validates(coco: TinyCoco, tmp_path: Path) -> None:
     out = tmp_path / "mine.yaml"
     result = _ezsd("init", "--images", coco.images, "--annotations", coco.annotations, "--novel", "bar, cone",
-                   "--out", out)  # fmt: skip
+                   "--out", out, "--teacher", TEACHER)  # fmt: skip
     assert result.exit_code == 0
+    assert "note: 6 train photos are few" in result.stdout
+    assert yaml.safe_load(out.read_text())["teacher"] == TEACHER
     assert f"ezsd run {out}" in result.stdout
     assert _ezsd("validate", out).exit_code == 0
 

@@ -10,10 +10,20 @@ import pytest
 import yaml
 
 from ezsd.errors import ArtifactError, DataError, EzsdError, RecipeError
-from ezsd.own_data import check_recipe, make_recipe
+from ezsd.own_data import OwnRecipe, check_recipe
+from ezsd.own_data import make_recipe as make_recipe_with
 from ezsd.recipe import load_recipe
 from tiny import TinyCoco, make_tiny_coco
-from tiny_teacher import tiny_values
+from tiny_teacher import TEACHER, tiny_values
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
+
+
+def make_recipe(*arguments: Any, **options: Any) -> OwnRecipe:
+    return make_recipe_with(*arguments, **{"teacher": TEACHER, **options})
 
 
 @pytest.fixture
@@ -29,8 +39,8 @@ def _written(folder: Path, coco: TinyCoco, **changes: Any) -> Path:
 
 def test_the_recipe_for_own_photos_is_whole_and_valid(coco: TinyCoco, tmp_path: Path) -> None:
     out = tmp_path / "recipes" / "shapes.yaml"
-    written = make_recipe(coco.images, coco.annotations, ["bar", "traffic cone"], out)
-    assert written == [out.with_name("shapes_train.json"), out.with_name("shapes_val.json"), out]
+    made = make_recipe(coco.images, coco.annotations, ["bar", "traffic cone"], out)
+    assert made.files == [out.with_name("shapes_train.json"), out.with_name("shapes_val.json"), out]
     recipe = load_recipe(out)
     assert recipe.split == {"base": ("circle", "square", "triangle", "ring"), "novel": ("bar", "traffic cone")}
     assert recipe.data.train.images == coco.images
@@ -39,7 +49,7 @@ def test_the_recipe_for_own_photos_is_whole_and_valid(coco: TinyCoco, tmp_path: 
 
 
 def test_photos_are_parted_between_train_and_val_with_their_boxes(coco: TinyCoco, tmp_path: Path) -> None:
-    *parts, _ = make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml")
+    *parts, _ = make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml").files
     train, val = (json.loads(path.read_text()) for path in parts)
     ids = [{image["id"] for image in part["images"]} for part in (train, val)]
     assert not ids[0] & ids[1]
@@ -54,7 +64,7 @@ def test_photos_are_parted_between_train_and_val_with_their_boxes(coco: TinyCoco
 def test_val_annotations_of_the_user_are_taken_as_they_are(coco: TinyCoco, tmp_path: Path) -> None:
     val = tmp_path / "val.json"
     val.write_text(json.dumps(coco.content))
-    assert make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml", val) == [tmp_path / "r.yaml"]
+    assert make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml", val).files == [tmp_path / "r.yaml"]
     assert load_recipe(tmp_path / "r.yaml").data.val.annotations == val
 
 
@@ -82,7 +92,7 @@ def test_files_of_the_user_are_not_replaced(coco: TinyCoco, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "novel, expected",
-    [([], "No novel name"), (["circle", "square", "bar", "triangle", "ring"], "base"), (["a", "a"], "2 times")],
+    [([], "No novel name"), (["circle", "square", "bar", "triangle", "ring"], "base"), ([" "], "novel")],
 )
 def test_names_that_cannot_be_used_are_told(coco: TinyCoco, tmp_path: Path, novel: list[str], expected: str) -> None:
     with pytest.raises(RecipeError, match=expected):
@@ -108,6 +118,36 @@ def test_annotations_that_cannot_be_used_are_told(
     coco.save()
     with pytest.raises(DataError, match=expected):
         make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml")
+
+
+def test_a_teacher_that_there_is_not_is_told_before_anything_is_written(coco: TinyCoco, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="teacher: clip is unknown"):
+        make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml", teacher="clip")
+    assert not list(tmp_path.glob("r*"))
+
+
+def test_advice_stops_nothing(coco: TinyCoco, tmp_path: Path) -> None:
+    coco.content["categories"].append({"id": 99, "name": "hexagon"})
+    coco.save()
+    made = make_recipe(coco.images, coco.annotations, ["bar", "Bars", "bar"], tmp_path / "r.yaml")
+    told = "\n".join(made.advice)
+    for part in ("6 train photos are few", "2 val photos", 'Few boxes of "circle" (', 'boxes of novel names: "bar" (',
+                 'left out: "hexagon"', 'taken once: "bar"', '"bar" (novel) and "Bars" (novel)'):  # fmt: skip
+        assert part in told
+    assert load_recipe(tmp_path / "r.yaml").split["novel"] == ("bar", "Bars")  # type: ignore[index]
+    assert "Fine" in check_recipe(tmp_path / "r.yaml")
+
+
+def test_boxes_of_the_val_annotations_count_for_novel_names(coco: TinyCoco, tmp_path: Path) -> None:
+    val = tmp_path / "val.json"
+    val.write_text(json.dumps(coco.content))
+    coco.content["annotations"] = [entry for entry in coco.content["annotations"] if entry["category_id"] != 12]
+    coco.save()
+    without = make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "a.yaml").advice
+    assert any("no box of a novel name" in text for text in without)
+    made = make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "b.yaml", val)
+    assert any('boxes of novel names: "bar" (' in text for text in made.advice)
+    assert any("8 train photos are few" in text and "8 val photos" in text for text in made.advice)
 
 
 def test_faults_of_recipe_split_and_both_parts_are_told_at_once(coco: TinyCoco, tmp_path: Path) -> None:

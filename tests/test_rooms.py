@@ -17,7 +17,7 @@ ROOMS = [
     "teacher", "checkpoint", "crops", "pocket_teacher", "adapt", "targets",
     "detector", "train_data", "loop", "base_rpn", "propose",
     "train", "metrics", "evaluate", "predict", "detect", "report",
-    "advice", "own_data", "measure", "plan", "lock", "fingerprints", "run", "serve", "export", "cli", "__main__",
+    "advice", "own_recipe", "own_data", "measure", "plan", "lock", "fingerprints", "run", "demo", "serve", "export", "cli", "__main__",
 ]  # fmt: skip
 
 

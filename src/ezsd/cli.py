@@ -120,6 +120,9 @@ def init(
         Path | None, typer.Option(metavar="JSON", help="Boxes of other photos, to validate on; else a fifth is kept.")
     ] = None,
     out: Annotated[Path, typer.Option(metavar="RECIPE", help="The recipe to write.")] = Path("recipe.yaml"),
+    teacher: Annotated[
+        str, typer.Option(metavar="TEACHER", help="offline, open_clip:ViT-B-32/openai, or another of docs/recipes.md.")
+    ] = "offline",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
     """Write a recipe for your own photos; base names are the categories that have boxes."""
@@ -127,9 +130,13 @@ def init(
         from ezsd.own_data import make_recipe
 
         names = [name.strip() for name in novel.split(",") if name.strip()]
-        for path in make_recipe(images, annotations, names, out, val_annotations, overwrite):
+        made = make_recipe(images, annotations, names, out, val_annotations, teacher, overwrite)
+        for path in made.files:
             typer.echo(f"wrote {path}")
-        typer.echo(f"Next: ezsd validate {out}, then: ezsd run {out} --out runs/{out.stem}")
+        for text in made.advice:
+            typer.echo(f"note: {text}")
+        for command in (f"validate {out}", f"plan {out}", f"run {out} --out runs/{out.stem}"):
+            typer.echo(f"next: ezsd {command}")
 
 
 @app.command()
@@ -148,6 +155,22 @@ def detect(
 
         path = detect_files(model, pictures, vocabulary, threshold, out)
         typer.echo(f"wrote {path}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Gets data, run folders and the report.")] = Path(
+        "runs/demo"
+    ),
+    fast: Annotated[bool, typer.Option("--fast", help="Minutes less: fewer scenes, shorter trainings.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """See it work: EZSD and its baseline on the pocket data, figures side by side, and a report."""
+    with _told():
+        from ezsd.demo import run_demo
+
+        for path in run_demo(out, fast, overwrite).values():
+            typer.echo(f"wrote {path}")
 
 
 @app.command()

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ezsd.advice import advice_on_data, advice_on_names, advice_on_teacher
 from ezsd.data.annotations import read_annotations
 from ezsd.data.categories import CategorySplit, load_split
 from ezsd.data.coco import Photos, load_photos, validate_part
 from ezsd.errors import ArtifactError, DataError, EzsdError, RecipeError
 from ezsd.files import write_text
+from ezsd.own_recipe import PROMPT, OwnData, recipe_text
 from ezsd.recipe import Part, Recipe, parse_recipe, read_values
 
 _VAL_EVERY = 5  # one photo in five is kept for validation
-_SMALLEST, _SHORT, _LONG = 256, 800, 1333  # pixels; the larger two are the published setting
 
 
 def check_recipe(path: Path, changes: Sequence[str] = ()) -> str:
@@ -49,14 +50,28 @@ def check_recipe(path: Path, changes: Sequence[str] = ()) -> str:
     ])  # fmt: skip
 
 
+@dataclass(frozen=True)
+class OwnRecipe:
+    """What :func:`make_recipe` wrote, and what it has to say about names and boxes.
+
+    Attributes:
+        files: that were written, the recipe last.
+        advice: one text each; nothing of it stops a run.
+    """
+
+    files: list[Path]
+    advice: list[str]
+
+
 def make_recipe(
     images: Path,
     annotations: Path,
     novel: Sequence[str],
     out: Path,
     val_annotations: Path | None = None,
+    teacher: str = "offline",
     overwrite: bool = False,
-) -> list[Path]:
+) -> OwnRecipe:
     """Write a commented recipe for the user's photos: base names are the categories that have boxes.
 
     Args:
@@ -66,14 +81,12 @@ def make_recipe(
         novel: names to find without boxes.
         out: the recipe's file.
         val_annotations: COCO JSON of other photos in the same folder.
+        teacher: as in a recipe; its text tower tells which names it would confuse.
         overwrite: replace files that are there.
-
-    Returns:
-        the files that were written, the recipe last.
 
     Raises:
         DataError: the annotations cannot be used, or ``images`` holds none of their photos.
-        RecipeError: no novel name, or no base name is left.
+        RecipeError: no novel name, no base name is left, or no such teacher.
         ArtifactError: a file is there already, or cannot be written.
     """
     content = read_annotations(annotations)
@@ -81,28 +94,36 @@ def make_recipe(
     parts = {"train": annotations}
     try:
         counts = _boxes_by_name(content)
-        sizes = [(entry["width"], entry["height"]) for entry in content["images"]]
         found = any((images / entry["file_name"]).is_file() for entry in content["images"])
+        sizes = [(int(entry["width"]), int(entry["height"])) for entry in content["images"]]
+        numbers, val_counts = {"train": len(sizes), "val": 0}, dict[str, int]()
         if val_annotations is None:
             for name, part in _parted(content, annotations).items():
-                parts[name] = out.with_name(f"{out.stem}_{name}.json")
+                parts[name], numbers[name] = out.with_name(f"{out.stem}_{name}.json"), len(part["images"])
                 texts[parts[name]] = json.dumps(part)
         else:
-            parts["val"] = val_annotations
-    except (KeyError, TypeError) as error:
+            val = read_annotations(val_annotations)
+            parts["val"], numbers["val"], val_counts = val_annotations, len(val["images"]), _boxes_by_name(val)
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{annotations} is not COCO: an entry of its lists lacks a key ({error!r}).") from None
     if not novel:
         raise RecipeError('No novel name. Name what is to be found without boxes: --novel "traffic cone, umbrella"')
-    load_split({"base": [name for name in counts if name not in novel], "novel": novel})
+    base = [name for name, count in counts.items() if count and name not in novel]
+    split = load_split({"base": base, "novel": list(dict.fromkeys(novel))})
     if not found:
         raise DataError(f"{images} holds no photo of {annotations}. Give the folder that file_name starts in.")
-    texts[out] = _recipe_text(images, parts, novel, counts, sizes, out)
+    texts[out] = recipe_text(OwnData(images, parts, numbers, sizes, counts), split, teacher, out)
     there = [str(path) for path in texts if path.exists()]
     if there and not overwrite:
         raise ArtifactError(f"{', '.join(there)} would be replaced. Give another --out, or --overwrite.")
+    advice = [
+        *advice_on_data(split, counts, val_counts, numbers["train"], numbers["val"]),
+        *advice_on_names(split, novel),
+        *advice_on_teacher(teacher, split, PROMPT),
+    ]
     for path, text in texts.items():
         write_text(path, text)
-    return list(texts)
+    return OwnRecipe(list(texts), advice)
 
 
 def _checked(
@@ -131,10 +152,12 @@ def _readable(values: Mapping[str, Any], where: str, faults: list[str]) -> Recip
 
 
 def _boxes_by_name(content: Mapping[str, list[Any]]) -> dict[str, int]:
-    """Count the boxes of each category that has any, crowds apart; in the order of the category ids."""
-    names = {entry["id"]: str(entry["name"]) for entry in sorted(content["categories"], key=lambda entry: entry["id"])}
-    counts = Counter(entry["category_id"] for entry in content["annotations"] if not entry.get("iscrowd"))
-    return {name: counts[key] for key, name in names.items() if counts[key]}
+    """Count the boxes of each category, crowds apart; in the order of the category ids."""
+    boxes = Counter(entry["category_id"] for entry in content["annotations"] if not entry.get("iscrowd"))
+    counts: dict[str, int] = {}
+    for entry in sorted(content["categories"], key=lambda entry: entry["id"]):
+        counts[str(entry["name"])] = counts.get(str(entry["name"]), 0) + boxes[entry["id"]]
+    return counts
 
 
 def _parted(content: Mapping[str, list[Any]], annotations: Path) -> dict[str, dict[str, list[Any]]]:
@@ -150,57 +173,3 @@ def _parted(content: Mapping[str, list[Any]], annotations: Path) -> dict[str, di
         }
         for name in ("train", "val")
     }
-
-
-def _recipe_text(
-    images: Path,
-    parts: Mapping[str, Path],
-    novel: Sequence[str],
-    counts: Mapping[str, int],
-    sizes: Sequence[tuple[int, int]],
-    out: Path,
-) -> str:
-    short = round(min(_SHORT, max(_SMALLEST, statistics.median(min(size) for size in sizes))))
-    long = round(min(_LONG, max(short, statistics.median(max(size) for size in sizes))))
-    data = "\n".join(
-        f"  {name}:\n    images: {json.dumps(str(images.absolute()), ensure_ascii=False)}\n"
-        f"    annotations: {json.dumps(str(path.absolute()), ensure_ascii=False)}"
-        for name, path in parts.items()
-    )
-    base = "\n".join(f"    - {json.dumps(name, ensure_ascii=False)}  # {count} boxes"
-                     for name, count in counts.items() if name not in novel)  # fmt: skip
-    names = "\n".join(f"    - {json.dumps(name, ensure_ascii=False)}" for name in novel)
-    return f"""\
-# Finds the novel names without boxes of them.
-#   ezsd validate {out}
-#   ezsd run {out} --out runs/{out.stem}
-# gzsd AP50: not measured.
-# docs/recipes.md lists all keys; those left out have their defaults.
-split:
-  base:  # boxes of these are learned
-{base}
-  novel:  # these are names only; boxes of them in the val photos are used for the figures alone
-{names}
-teacher: offline  # knows everyday things; open_clip:ViT-B-32/openai knows far more, and is downloaded once
-seed: 0
-data:
-{data}
-  skip_bad: false  # true leaves bad photos and boxes out instead of stopping
-adapt:
-  towers: [image]
-  epochs: 2
-  lr: 1.0e-3
-  balance: 1.0  # frequent base names do not crowd out the others
-detector:
-  backbone: tf_efficientnet_lite0  # small enough for a CPU; resnet50 is the published one
-  image_size: [{short}, {long}]  # photos are resized to this short side, at most this long side
-  anchor_sides: {[32, 64, 128, 256, 512] if short > _SHORT / 2 else [16, 32, 64, 128, 256]}
-  masks: auto  # learned when the annotations have them
-train:
-  epochs: 12  # passes over the photos; the first thing to raise when there are few
-  batch_size: 4  # lower it when memory is short
-  optimizer: adamw
-  lr: 5.0e-4
-  schedule: cosine
-  warmup_steps: 200
-"""
