@@ -74,6 +74,7 @@ class _Near(ColourTeacher):
     """Names are random directions, but for a sofa that is nearly a couch, and a mug that is somewhat like a cup."""
 
     def encode_names(self, texts: Any) -> Tensor:
+        texts = [text.casefold() for text in texts]
         own = super().encode_names(texts)
         other = super().encode_names([text.replace("sofa", "couch").replace("mug", "cup") for text in texts])
         share = torch.tensor([0.05 if "sofa" in text else 0.55 for text in texts])[:, None]

@@ -53,6 +53,7 @@ def test_counts_are_those_of_the_run(coco: TinyCoco, tmp_path: Path) -> None:
     assert plans["adapt"].units["adapt step"] == done["adapt"]["steps"]
     assert plans["adapt"].units["look at a crop"] == 2 * done["adapt"]["val_crops"]
     assert f"{done['adapt']['crops']} crops forward and backward" in plans["adapt"].teacher
+    assert plans["adapt"].units["read a photo"] == 8  # kept for the second epoch
     assert plans["propose"].units == {"propose in a photo": done["propose"]["photos"]}
     assert f"{done['propose']['dense_passes']} dense passes" in plans["propose"].teacher
     rows = done["propose"]["proposals"] + done["propose"]["base_boxes"]

@@ -36,6 +36,7 @@ from ezsd.teacher import Teacher, save_norms
 from ezsd.teacher.regions import crop_regions
 
 _GROUP = 64  # photos whose boxes are mixed into batches together, so that each is decoded about once an epoch
+KEPT_PHOTOS = 2 * _GROUP  # decoded, in memory; so few or fewer are decoded once for all epochs
 _CHECKPOINT_SECONDS = 30.0
 _CHECKPOINT_FORMAT = "2"  # raised when a checkpoint holds other values
 _EVALUATE_BATCH = 256
@@ -224,7 +225,7 @@ class _Batches:
         self.steps_an_epoch = math.ceil(len(owners) / settings.batch_size)
         self.steps = self.steps_an_epoch * settings.epochs
         self._order = lru_cache(maxsize=2)(self._order_of)
-        self._reader = PictureCache(train.photos, 2 * _GROUP)
+        self._reader = PictureCache(train.photos, KEPT_PHOTOS)
 
     @property
     def digest(self) -> str:

@@ -11,7 +11,7 @@ import torch
 from rich.console import Group
 from rich.table import Table
 
-from ezsd.adapt import usable_boxes
+from ezsd.adapt import KEPT_PHOTOS, usable_boxes
 from ezsd.data.categories import CategorySplit, load_split
 from ezsd.data.coco import Photos, load_photos
 from ezsd.errors import DataError
@@ -113,11 +113,12 @@ def _adapt(recipe: Recipe, train: Photos, val: Photos | None) -> StagePlan:
         return StagePlan("adapt", "off: accuracy of val crops alone", f"{seen:,} crops", {"look at a crop": seen})
     boxes = sum(len(usable_boxes(photo, settings.min_side)) for photo in train.photos)
     steps = settings.epochs * math.ceil(boxes / settings.batch_size)
+    reads = len(train.photos) * (settings.epochs if len(train.photos) > KEPT_PHOTOS else 1)
     return StagePlan(
         "adapt",
         f"{steps:,} steps of {settings.batch_size} crops: {boxes:,} base boxes {settings.epochs} times",
         f"{settings.epochs * boxes:,} crops forward and backward, {seen:,} forward",
-        {"adapt step": steps, "read a photo": settings.epochs * len(train.photos), "look at a crop": seen},
+        {"adapt step": steps, "read a photo": reads, "look at a crop": seen},
     )
 
 
