@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from faster_coco_eval.core import mask as rle
 from PIL import Image
+from typer.testing import CliRunner
 
+from ezsd.cli import app
 from ezsd.data.categories import load_split
 from ezsd.data.coco import load_photos
 from ezsd.data.pictograms import DISTRACTORS, PICTOGRAMS, draw, named_pictograms
@@ -171,6 +173,13 @@ def test_an_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         make_pocket(tmp_path / "set", 20)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_builds_it_and_refuses_what_is_too_small(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["pocket", "--out", str(tmp_path / "set"), "--images", "20", "--seed", "5"])
+    assert done.exit_code == 0
+    assert json.loads((tmp_path / "set" / "pocket.json").read_text())["seed"] == 5
+    assert CliRunner().invoke(app, ["pocket", "--out", str(tmp_path / "two"), "--images", "2"]).exit_code == 2
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
