@@ -115,8 +115,10 @@ def test_faults_of_both_parts_are_told_at_once(coco: TinyCoco, tmp_path: Path) -
 def test_a_run_can_foretell_what_it_does_without_measuring(coco: TinyCoco) -> None:
     recipe = _recipe(coco)
     split = load_split(recipe.split)
-    told = foretell(recipe, split, {"val": load_photos(recipe.data.val, split.names)})
-    assert "evaluate: 8 photos" in told and "train" not in told.replace("ezsd plan", "")
+    photos = {"train": load_photos(recipe.data.train, split.base), "val": load_photos(recipe.data.val, split.names)}
+    told = foretell(recipe, split, photos, ["train", "evaluate"])
+    assert "train: 8 steps of 2 photos" in told and "evaluate: 8 photos" in told and "adapt" not in told
+    assert "train" not in foretell(recipe, split, {"val": photos["val"]}, ["evaluate"])
     assert "ezsd plan" in told
 
 

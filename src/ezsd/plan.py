@@ -78,16 +78,17 @@ def make_plan(recipe: Recipe, name: str) -> Group:
     return Group(_data_line(split, photos), table, *_notes(recipe, photos, measured, busy))
 
 
-def foretell(recipe: Recipe, split: CategorySplit, photos: Mapping[str, Photos]) -> str:
-    """Tell what the stages will do, as far as it is known without measuring.
+def foretell(recipe: Recipe, split: CategorySplit, photos: Mapping[str, Photos], stages: Sequence[str]) -> str:
+    """Tell what stages will do, as far as it is known without measuring.
 
     Args:
         recipe: that is run.
         split: of the recipe.
         photos: "train" (base boxes) and "val" (boxes of all names); what is not there is not told of.
+        stages: that will be run.
     """
-    stages = count_work(recipe, split, photos)
-    lines = [f"  {plan.stage}: {'; '.join(filter(None, (plan.work, plan.teacher)))}" for plan in stages]
+    plans = [plan for plan in count_work(recipe, split, photos) if plan.stage in stages]
+    lines = [f"  {plan.stage}: {'; '.join(filter(None, (plan.work, plan.teacher)))}" for plan in plans]
     return "\n".join([_data_line(split, photos), *lines, "How long that takes here: ezsd plan RECIPE"])
 
 
