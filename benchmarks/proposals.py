@@ -4,6 +4,7 @@
 
 Takes recipe and teacher from a run folder whose stage adapt is finished. Recall is the share of novel boxes that
 one of the best 100 or 300 proposals meets (IoU 0.5). "dense + crops" also encodes the boxes that would be stored.
+"rpn" is there when stage propose of the run trained one (`propose.scoring: rpn`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 
+from ezsd.base_rpn import WEIGHTS, load_base_rpn
 from ezsd.data.categories import load_split
 from ezsd.data.coco import load_photos
 from ezsd.propose import measure_proposals, propose_photos
@@ -42,13 +44,16 @@ def main() -> None:
     dense = recipe.propose.model_copy(update={"scoring": "dense", "crop_rank": 0.0})
     exhaustive = recipe.propose.model_copy(update={"scoring": "exhaustive"})
 
+    targets = arguments.run / "targets"
+    rpn = load_base_rpn(targets, recipe.propose.shortlist, device) if (targets / WEIGHTS).exists() else None
+
     def measure(settings: Any, random: bool = False) -> dict[str, float | None]:
-        return measure_proposals(teacher, val, split, settings, recipe.prompt, device, random)
+        return measure_proposals(teacher, val, split, settings, recipe.prompt, device, random, rpn)
 
     def store() -> dict[str, float | None]:
         text = text_embeddings(teacher, split.names, recipe.prompt)
         nothing = [(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))] * len(photos)
-        for _ in propose_photos(teacher, photos, nothing, text, len(split.base), recipe.propose, device):
+        for _ in propose_photos(teacher, photos, nothing, text, len(split.base), dense, device):
             pass
         return {}
 
@@ -58,6 +63,8 @@ def main() -> None:
         "dense": lambda: measure(dense),
         f"dense + crops of {recipe.propose.keep}": store,
     }
+    if rpn is not None:
+        works["rpn"] = lambda: measure(recipe.propose.model_copy(update={"scoring": "rpn"}))
     if not arguments.skip_exhaustive:
         works["exhaustive"] = lambda: measure(exhaustive)
     for name, work in works.items():

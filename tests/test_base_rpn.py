@@ -98,6 +98,8 @@ def test_the_base_filter_drops_what_the_crop_calls_by_a_base_name(coco: TinyCoco
         kept = filtered[image_id]
         assert torch.equal(kept.boxes[~kept.is_base_box], novel.boxes[:10])
     assert dropped > 0
+    counts = [int((~everything[image_id].is_base_box).sum()) for image_id in SIZES]
+    assert 20 < max(counts) <= 40  # the shortlist's length counts, not detector.rpn_proposals = 20
     assert metrics["crops"] == sum(len(everything[image_id]) for image_id in SIZES)  # the whole shortlist
 
 

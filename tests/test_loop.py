@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from ezsd.loop import rate_factor
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ezsd.data.coco import load_photos
+from ezsd.loop import rate_factor, train_model
 from ezsd.recipe import Train
+from ezsd.train_data import TrainingPhotos
+from tiny import SPLIT, TinyCoco
+
+
+class _Scales(nn.Module):
+    """Two numbers with a loss each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+
+    def forward(self, pictures: list[Tensor], targets: list[Any], factor: Tensor) -> dict[str, Tensor]:
+        assert len(pictures) == len(targets) == 4
+        return {"loss_one": (self.one * factor).sum(), "loss_two": (self.two * factor).sum()}
+
+
+def test_losses_are_weighed_and_inputs_reach_the_model(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+    photos = load_photos(tiny_coco(tmp_path / "photos").part(), SPLIT.base)
+    settings = Train(epochs=0.5, lr=0.1, warmup_steps=0, weight_decay=0.0, distillation_weight=0.0)
+    dataset = TrainingPhotos(photos, None, 0, settings, (32, 48), masks=False)
+    model = _Scales()
+    metrics = train_model(model, dataset, tmp_path, "test", 0, 0, [torch.tensor(3.0)], {"loss_two": 0.5})
+    assert (metrics["steps"], metrics["photos"]) == (1, 4)
+    assert float(model.one.detach()) == pytest.approx(1 - 0.1 * 3)
+    assert float(model.two.detach()) == pytest.approx(1 - 0.1 * 1.5)
 
 
 def test_the_rate_warms_up_then_falls() -> None:

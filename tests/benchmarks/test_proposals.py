@@ -8,17 +8,22 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ezsd.base_rpn import train_base_rpn
+from ezsd.data.coco import load_photos
 from ezsd.recipe import parse_recipe, save_recipe
-from tiny import TinyCoco
+from tiny import SPLIT, TinyCoco
 from tiny_teacher import tiny_values
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_random_dense_and_exhaustive_stand_side_by_side(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> None:
+def test_random_dense_rpn_and_exhaustive_stand_side_by_side(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> None:
     coco = tiny_coco(tmp_path / "data")
     values = {**tiny_values(str(coco.images), str(coco.annotations)), "adapt": {"enabled": False}}
-    save_recipe(parse_recipe(values, "test"), tmp_path / "run" / "recipe.yaml")
+    recipe = parse_recipe(values, "test")
+    recipe = recipe.model_copy(update={"propose": recipe.propose.model_copy(update={"rpn_epochs": 1.0})})
+    save_recipe(recipe, tmp_path / "run" / "recipe.yaml")
+    train_base_rpn(recipe, SPLIT.base, load_photos(coco.part(limit=2), SPLIT.base), tmp_path / "run" / "targets")
     paths = f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "proposals.py"), str(tmp_path / "run"), "--photos", "4"],
@@ -29,6 +34,6 @@ def test_random_dense_and_exhaustive_stand_side_by_side(tmp_path: Path, tiny_coc
     lines = done.stdout.splitlines()
     assert lines[0].startswith("4 photos")
     found = {line[:22].strip(): line[22:].split("  ")[:2] for line in lines[1:]}
-    assert set(found) == {"random", "dense", "dense + crops of 10", "exhaustive"}
+    assert set(found) == {"random", "dense", "dense + crops of 10", "rpn", "exhaustive"}
     assert found["dense"] == found["exhaustive"]  # this teacher looks at crops both ways
     assert found["dense"][0].strip().startswith("@100")
