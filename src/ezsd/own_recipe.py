@@ -51,10 +51,7 @@ def recipe_text(data: OwnData, split: CategorySplit, teacher: str, out: Path) ->
         out: where the text will lie, for the commands in it.
     """
     precision, why = _precision()
-    epochs = _rounded(max(_FEWEST_EPOCHS, _STEPS * _BATCH / data.photos["train"]))
-    steps = math.ceil(data.photos["train"] * epochs / _BATCH)
     short, long = _seen(data.sizes)
-    dense_sides = "[512, 960]" if teacher == "offline" else "[640, 1280]"
     return f"""\
 # Finds the novel names without boxes of them.
 #   ezsd validate {out}   every fault of recipe, boxes and photos, at once
@@ -75,16 +72,7 @@ data:
   skip_bad: false  # true leaves bad photos and boxes out instead of stopping
 {_adapt(data, split, teacher)}
   precision: {precision}  # {why}
-propose:  # where novel objects may be, and what the teacher sees there
-  ranking: novel  # boxes that look like one of the novel names come first
-  image_size: [{round(_GRID_LONG * short / long)}, {_GRID_LONG}]  # the grid's own scale, whatever the photo's pixels
-  stride: {_GRID_STRIDE}
-  sides: [16, 32, 64, 128, 224]
-  dense_sides: {dense_sides}  # long sides at which the teacher looks; a larger one finds smaller things
-  nms: 0.5
-  base_filter: false  # a novel object often looks like a base name; what is labelled overrules it
-  keep: 60  # boxes a photo
-  crop_rank: 0.0  # the dense look alone ranks: as good here, and half the price
+{_propose(short, long, teacher)}
   precision: {precision}
 detector:
   backbone: tf_efficientnet_lite0  # small enough for a CPU; resnet50 (downloaded once) with a GPU
@@ -97,18 +85,8 @@ detector:
   rois_per_photo: 48
   anchor_sides: [16, 32, 64, 128, 256]
   masks: auto  # learned when the annotations have them
-train:
-  epochs: {epochs}  # passes over {data.photos["train"]} photos: {steps:,} steps; raise it as long as the figures rise
-  batch_size: {_BATCH}  # lower it when memory is short
-  optimizer: adamw
-  lr: 5.0e-4
-  backbone_lr: 0.2
-  schedule: cosine
-  warmup_steps: 100
+{_train(data.photos["train"])}
   precision: {precision}
-  proposals_per_photo: 48
-  ignore_top: 20  # the best proposals are not taught as background: novel objects may be there
-  checkpoint_steps: 200
 """
 
 
@@ -117,9 +95,7 @@ def _quoted(text: str) -> str:
 
 
 def _names(names: Sequence[str], boxes: Mapping[str, int]) -> str:
-    return "\n".join(
-        f"    - {_quoted(name)}" + (f"  # {boxes[name]} boxes" if name in boxes else "") for name in names
-    )
+    return "\n".join(f"    - {_quoted(name)}" + (f"  # {boxes[name]} boxes" if name in boxes else "") for name in names)
 
 
 def _parts(data: OwnData) -> str:
@@ -144,6 +120,38 @@ adapt:  # the teacher gets used to your photos: norm layers alone, on crops of b
   lr: {lr}
   balance: 1.0  # frequent base names do not crowd out the others
   min_side: {max(8, round(_TINY * long))}  # smaller boxes (pixels of the photo) show too little"""
+
+
+def _propose(short: int, long: int, teacher: str) -> str:
+    dense_sides = "[512, 960]" if teacher == "offline" else "[640, 1280]"
+    return f"""\
+propose:  # where novel objects may be, and what the teacher sees there
+  ranking: novel  # boxes that look like one of the novel names come first
+  image_size: [{round(_GRID_LONG * short / long)}, {_GRID_LONG}]  # the grid's own scale, whatever the photo's pixels
+  stride: {_GRID_STRIDE}
+  sides: [16, 32, 64, 128, 224]
+  dense_sides: {dense_sides}  # long sides at which the teacher looks; a larger one finds smaller things
+  nms: 0.5
+  base_filter: false  # a novel object often looks like a base name; what is labelled overrules it
+  keep: 60  # boxes a photo
+  crop_rank: 0.0  # the dense look alone ranks: as good here, and half the price"""
+
+
+def _train(photos: int) -> str:
+    epochs = _rounded(max(_FEWEST_EPOCHS, _STEPS * _BATCH / photos))
+    steps = math.ceil(photos * epochs / _BATCH)
+    return f"""\
+train:
+  epochs: {epochs}  # passes over {photos} photos: {steps:,} steps; raise it as long as the figures rise
+  batch_size: {_BATCH}  # lower it when memory is short
+  optimizer: adamw
+  lr: 5.0e-4
+  backbone_lr: 0.2
+  schedule: cosine
+  warmup_steps: 100
+  proposals_per_photo: 48
+  ignore_top: 20  # the best proposals are not taught as background: novel objects may be there
+  checkpoint_steps: 200"""
 
 
 def _seen(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
