@@ -16,11 +16,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ezsd.cli import app
+from ezsd.data import scenes
 from ezsd.data.categories import load_split
 from ezsd.data.coco import load_photos
 from ezsd.data.pictograms import DISTRACTORS, PICTOGRAMS, draw, named_pictograms
 from ezsd.data.pocket import make_pocket
-from ezsd.data.scenes import SIDE, VISIBLE, Tone, make_scene, toned
+from ezsd.data.scenes import SIDE, Tone, make_scene, toned
 from ezsd.errors import ArtifactError, DataError, MissingExtraError
 from ezsd.recipe import Part
 
@@ -106,15 +107,18 @@ def test_masks_of_a_scene_do_not_overlap_and_show_the_object() -> None:
             assert np.abs(inside - behind).max(1).mean() > 25, entry.name  # outlines are black
 
 
-def test_what_is_nearly_hidden_is_not_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ezsd.data import scenes
-
-    # One place for all, so that each covers those before it.
-    monkeypatch.setattr(scenes, "_free_place", lambda size, boxes, rng: (40, 40, 40 + size[0], 40 + size[1]))
+@pytest.mark.parametrize("shift, labelled", [(10, 1), (45, 2)])
+def test_what_is_nearly_hidden_is_not_labelled(shift: int, labelled: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scenes, "OBJECTS", (2, 2))
+    monkeypatch.setattr(scenes, "DISTRACTORS_IN_SCENE", (0, 0))
     monkeypatch.setattr(scenes, "turned", lambda code, rng, sides, turn: draw(code))
-    drawn = [len(make_scene(np.random.default_rng(seed), ("donut",))[1]) for seed in range(20)]
-    assert max(drawn) == 1
-    assert VISIBLE > 0
+
+    def beside(size: tuple[int, int], boxes: list[Any], rng: np.random.Generator) -> tuple[int, int, int, int]:
+        x = 10 + shift * len(boxes)
+        return x, 10, x + size[0], 10 + size[1]
+
+    monkeypatch.setattr(scenes, "_free_place", beside)
+    assert len(make_scene(np.random.default_rng(0), ("donut",))[1]) == labelled
 
 
 def test_novel_objects_are_in_every_part_and_sizes_differ(pocket: Path) -> None:
