@@ -16,7 +16,8 @@ ROOMS = [
     "data.pictograms", "data.scenes", "data.pocket",
     "teacher", "checkpoint", "crops", "pocket_teacher", "adapt", "targets",
     "detector", "train_data", "loop", "base_rpn", "propose",
-    "train", "metrics", "evaluate", "predict", "detect", "report",
+    "train", "metrics", "evaluate", "predict", "detect",
+    "pages", "charts", "compare", "gallery", "report",
     "advice", "own_recipe", "own_data", "measure", "plan", "lock", "fingerprints", "run", "demo", "serve", "export", "cli", "__main__",
 ]  # fmt: skip
 

@@ -90,7 +90,7 @@ def test_a_run_folder_holds_what_others_build_on(finished: Path, coco: TinyCoco)
     for name in (
         "recipe.yaml", "adapt/norms.safetensors", "adapt/metrics.json", "targets/index.json", "targets/metrics.json",
         "train/model/model.safetensors", "train/model/config.json", "train/log.jsonl", "train/tensorboard",
-        "evaluate/metrics.json", "evaluate/detections.json", "evaluate/per_category.csv",
+        "evaluate/metrics.json", "evaluate/detections.json", "evaluate/per_category.csv", "report.html",
     ):  # fmt: skip
         assert (finished / name).exists(), name
     assert load_recipe(finished / "recipe.yaml") == _recipe(coco)
@@ -124,6 +124,18 @@ def test_a_finished_run_is_not_done_again(folder: Path, coco: TinyCoco, capsys: 
     shown = capsys.readouterr()
     assert shown.err.count("finished before") == 4
     assert "gzsd AP50" in shown.out
+    assert "report: nothing has changed" in shown.err
+
+
+def test_the_report_is_written_anew_when_results_change_and_kept_otherwise(folder: Path, coco: TinyCoco) -> None:
+    report = folder / "report.html"
+    report.write_text(report.read_text() + "<!-- as it was -->")
+    run_recipe(_recipe(coco), folder)
+    assert "as it was" in report.read_text()
+    run_recipe(_recipe(coco, train__lr=0.01), folder, until="evaluate", overwrite=True)
+    assert not report.exists()
+    run_recipe(_recipe(coco, train__lr=0.01), folder)
+    assert "lr: 0.01" in report.read_text()
 
 
 def test_another_recipe_in_the_same_folder_is_refused_and_nothing_touched(folder: Path, coco: TinyCoco) -> None:

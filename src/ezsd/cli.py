@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 import ezsd
 from ezsd.errors import EzsdError
+
+if TYPE_CHECKING:
+    from ezsd.run import Stage
 
 app = typer.Typer(
     help="Zero-shot object detection: train a fast detector for objects you have only the names of.",
@@ -31,6 +34,7 @@ class Until(str, Enum):
     propose = "propose"
     train = "train"
     evaluate = "evaluate"
+    report = "report"
 
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (YAML).")]
@@ -53,10 +57,10 @@ def run(
     recipe: RecipePath,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The run folder.")],
     changes: Set = None,
-    until: Annotated[Until, typer.Option(help="The last stage to run.")] = Until.evaluate,
+    until: Annotated[Until, typer.Option(help="The last stage to run.")] = Until.report,
     overwrite: Overwrite = False,
 ) -> None:
-    """Run a recipe: adapt, propose, train, evaluate. Run again, it goes on where it was."""
+    """Run a recipe: adapt, propose, train, evaluate, report. Run again, it goes on where it was."""
     with _told():
         from ezsd.recipe import load_recipe
 
@@ -69,25 +73,66 @@ def run(
 @app.command()
 def adapt(folder: RunFolder, overwrite: Overwrite = False) -> None:
     """Stage 1 of a run folder: the teacher's normalisation layers learn the photos' domain."""
-    _run_stage(folder, Until.adapt, overwrite)
+    _run_stage(folder, "adapt", overwrite)
 
 
 @app.command()
 def propose(folder: RunFolder, overwrite: Overwrite = False) -> None:
     """Stage 2 of a run folder: CLIP proposals and the teacher's embeddings."""
-    _run_stage(folder, Until.propose, overwrite)
+    _run_stage(folder, "propose", overwrite)
 
 
 @app.command()
 def train(folder: RunFolder, overwrite: Overwrite = False) -> None:
     """Stage 3 of a run folder: train the detector."""
-    _run_stage(folder, Until.train, overwrite)
+    _run_stage(folder, "train", overwrite)
 
 
 @app.command()
 def evaluate(folder: RunFolder, overwrite: Overwrite = False) -> None:
     """Stage 4 of a run folder: zsd and gzsd figures on the val photos."""
-    _run_stage(folder, Until.evaluate, overwrite)
+    _run_stage(folder, "evaluate", overwrite)
+
+
+@app.command()
+def report(
+    folder: RunFolder,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Another run of the same split and val photos, shown beside.")
+    ] = None,
+) -> None:
+    """Write report.html of a finished run: figures, curves, categories and photos in one file."""
+    with _told():
+        from ezsd.report import write_report
+
+        typer.echo(f"wrote {write_report(folder, baseline)}")
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, made by ezsd run.")],
+    mean: Annotated[
+        bool, typer.Option("--mean", help="Runs that differ in nothing but their seed: mean and standard deviation.")
+    ] = False,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Compare runs of different settings, splits or val photos all the same.")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the table as CSV too.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the table as a page too.")] = None,
+) -> None:
+    """Show the figures of runs side by side."""
+    with _told():
+        from ezsd.compare import as_csv, as_html, as_text
+        from ezsd.compare import compare as compare_runs
+        from ezsd.files import write_text
+
+        table = compare_runs(folders, mixed, mean)
+        console = Console(highlight=False)
+        console.print(as_text(table, console.width))
+        for path, write in ((csv, as_csv), (html, as_html)):
+            if path is not None:
+                write_text(path, write(table))
+                typer.echo(f"wrote {path}")
 
 
 @app.command()
@@ -200,11 +245,11 @@ def pocket_teacher(
         typer.echo(f"wrote {out} and {out.with_suffix('.json')}")
 
 
-def _run_stage(folder: Path, stage: Until, overwrite: bool) -> None:
+def _run_stage(folder: Path, stage: Stage, overwrite: bool) -> None:
     with _told():
         from ezsd.run import run_stage
 
-        run_stage(folder, stage.value, overwrite)
+        run_stage(folder, stage, overwrite)
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from ezsd.lock import only_process
 from ezsd.progress import say
 from ezsd.propose import run_propose
 from ezsd.recipe import Part, Recipe, load_recipe, save_recipe
+from ezsd.report import REPORT, is_current, remove_report, write_report
 from ezsd.teacher import Teacher, load_teacher
 from ezsd.train import run_train
 from ezsd.train_data import needs_targets
@@ -46,8 +47,12 @@ _INPUTS, _DONE = "inputs.json", "done.json"
 _MARK = "run folder of"
 
 
-def run_recipe(recipe: Recipe, folder: Path, until: Stage = "evaluate", overwrite: bool = False) -> dict[str, Any]:
+def run_recipe(
+    recipe: Recipe, folder: Path, until: Stage | Literal["report"] = "report", overwrite: bool = False
+) -> dict[str, Any]:
     """Run the stages of a recipe in ``folder``, up to ``until``; called again, it goes on where it was.
+
+    After the last stage it writes ``report.html``, unless the report of these very results is there.
 
     Args:
         recipe: what to do; relative paths in it start at the working directory.
@@ -64,7 +69,11 @@ def run_recipe(recipe: Recipe, folder: Path, until: Stage = "evaluate", overwrit
         DataError: photos or annotations cannot be used.
         ArtifactError: the folder was made from another recipe, is in use, or cannot be written.
     """
-    return _run(recipe, folder, STAGES[: STAGES.index(until) + 1], overwrite)
+    stages = STAGES if until == "report" else STAGES[: STAGES.index(until) + 1]
+    metrics = _run(recipe, folder, stages, overwrite)
+    if until == "report" and PartialState().is_main_process:
+        _report(folder)
+    return metrics
 
 
 def run_stage(folder: Path, stage: Stage, overwrite: bool = False) -> dict[str, Any]:
@@ -108,6 +117,13 @@ def _run(recipe: Recipe, folder: Path, wanted: Sequence[Stage], overwrite: bool)
                 say(f"{stage}: finished before, nothing has changed")
         work = _Work(recipe, split, folder, [stage for stage in todo if stage in needed])
         return {stage: work.metrics_of(stage, stage in done, inputs[stage]) for stage in wanted if stage in needed}
+
+
+def _report(folder: Path) -> None:
+    if is_current(folder):
+        say(f"report: nothing has changed, see {folder / REPORT}")
+    else:
+        say(f"report: wrote {write_report(folder)}")
 
 
 class _Work:
@@ -299,6 +315,8 @@ def _prepare(recipe: Recipe, folder: Path, stale: Mapping[Stage, Sequence[str]],
     for path in list(folder.rglob(".*.part")):
         if path.exists():  # not inside one that is gone by now
             _remove(path)
+    if stale:
+        remove_report(folder)
     for stage in STAGES if stale else ():
         place = folder / _FOLDERS[stage]
         if (_redone(stage, stale) or stage not in needed) and (place / _INPUTS).exists():
