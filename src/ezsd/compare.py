@@ -69,16 +69,16 @@ class Figure:
 
 
 _AP50 = (("ap50_novel", "AP50 novel"), ("ap50_base", "AP50 base"), ("ap50_all", "AP50 all"),
-         ("harmonic_mean", "harmonic mean of AP50 base and novel"))  # fmt: skip
+         ("harmonic_mean", "harmonic mean"))  # fmt: skip
 _GROUPS: tuple[tuple[str, str, Unit, tuple[tuple[str, str], ...]], ...] = (
     ("gzsd", "Base and novel names together (gzsd)", "ap", _AP50),
     ("zsd", "Novel names alone (zsd)", "ap", (("ap50", "AP50"), ("ap", "AP"))),
     ("masks.gzsd", "Masks (gzsd)", "ap", _AP50),
     ("lvis", "LVIS rules", "ap", (("ap", "AP"), ("ap_r", "AP rare"), ("ap_c", "AP common"), ("ap_f", "AP frequent"))),
-    ("teacher", "Teacher: accuracy on crops of the val photos", "share", (
+    ("teacher", "Teacher: accuracy on val crops", "share", (
         ("accuracy_base_before", "base names, before adaptation"), ("accuracy_base_after", "base names, after"),
         ("accuracy_novel_before", "novel names, before adaptation"), ("accuracy_novel_after", "novel names, after"))),
-    ("proposals", "Proposals: share of novel boxes they meet", "share", (
+    ("proposals", "Proposals: novel boxes they meet", "share", (
         ("novel_recall_at_100", "novel recall at 100"), ("novel_recall_at_300", "novel recall at 300"))),
     ("cost", "Cost: time of each stage", "seconds", (
         ("adapt_s", "adapt"), ("propose_s", "propose"), ("train_s", "train"), ("evaluate_s", "evaluate"))),
