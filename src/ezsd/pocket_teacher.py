@@ -9,6 +9,7 @@ it never sees is the detection world: clutter, overlap, strong turns, dim and ti
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -25,17 +26,19 @@ import ezsd
 from ezsd.checkpoint import load_latest, save_checkpoint, seeded
 from ezsd.crops import autocast
 from ezsd.data.categories import load_split
-from ezsd.data.pictograms import ATTRIBUTION, draw, named_pictograms
+from ezsd.data.pictograms import ATTRIBUTION, PICTOGRAMS, draw, named_pictograms
 from ezsd.data.pocket import SPLIT
-from ezsd.files import write_json, write_tensors
+from ezsd.errors import ArtifactError
+from ezsd.files import digest, write_json, write_tensors
 from ezsd.progress import say, track
 from ezsd.teacher.pocket import ARCHITECTURE, register_architecture
 
-STEPS = 2400
+STEPS = 1000
 BATCH = 128
 LR = 2e-3
 WEIGHT_DECAY = 0.05
 WARMUP = 50
+COMMON = 3.0  # times as often as others: pictograms of COCO names, as common things are on the web
 PROMPTS = ("a photo of a {}", "{}", "a picture of a {}", "a drawing of a {}", "one {}")
 SIDE = 64  # pixels
 _CHECKPOINT_SECONDS = 60.0
@@ -46,11 +49,11 @@ class Variety(NamedTuple):
     """The ranges a training picture is drawn from, uniformly."""
 
     size: tuple[float, float] = (0.6, 1.0)  # longer side of the pictogram, of the picture's
-    turn: float = 20.0  # degrees, to either side
+    turn: float = 25.0  # degrees, to either side
     shift: float = 0.08  # of the picture's side, to any side
-    contrast: tuple[float, float] = (0.8, 1.1)
-    gain: tuple[float, float] = (0.8, 1.1)
-    tint: tuple[float, float] = (0.9, 1.1)  # for each channel
+    contrast: tuple[float, float] = (0.7, 1.1)
+    gain: tuple[float, float] = (0.7, 1.1)
+    tint: tuple[float, float] = (0.85, 1.1)  # for each channel
     blur: tuple[float, float] = (0.0, 1.0)  # sigma, pixels
     noise: tuple[float, float] = (0.0, 0.02)  # standard deviation, of 1
 
@@ -71,6 +74,7 @@ class Album:
     def __init__(self, pictograms: list[tuple[str, str]]) -> None:
         self.names = list(dict.fromkeys(name for _, name in pictograms))
         self.labels = torch.tensor([self.names.index(name) for _, name in pictograms])
+        self.weights = torch.tensor([COMMON if name in PICTOGRAMS else 1.0 for _, name in pictograms])
         with track(len(pictograms), "Drawing pictograms") as advance:
             drawn = []
             for code, _ in pictograms:
@@ -83,7 +87,8 @@ class Album:
 
     def batch(self, numbers: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
         """Pictures ``[n, 3, SIDE, SIDE]`` (0..1) and their labels ``[n]``, no name twice; n is at most ``count``."""
-        order = torch.randperm(len(self.labels), generator=numbers)[: count + count // 4]
+        drawn = min(len(self.labels), count + count // 4)
+        order = torch.multinomial(self.weights, drawn, generator=numbers)
         first = {int(self.labels[place]): int(place) for place in order.flip(0)}
         places = torch.tensor(list(first.values())[-count:])
         return pictured(self.stack[places], numbers), self.labels[places]
@@ -137,7 +142,7 @@ def pictured(stack: Tensor, numbers: torch.Generator, variety: Variety = VARIETY
 
 def _blurred(pixels: Tensor, sigma: Tensor) -> Tensor:
     """Gauss of five taps a side, a sigma for each picture."""
-    taps = torch.exp(-torch.arange(-2, 3) ** 2 / (2 * sigma.clamp(min=0.2)[:, None] ** 2))
+    taps = torch.exp(-(torch.arange(-2, 3) ** 2) / (2 * sigma.clamp(min=0.2)[:, None] ** 2))
     taps = (taps / taps.sum(1, keepdim=True)).repeat_interleave(3, 0)
     flat = F.pad(pixels.flatten(0, 1)[None], (2, 2, 2, 2), mode="replicate")
     flat = F.conv2d(flat, taps[:, None, :, None], groups=len(taps))
@@ -166,13 +171,15 @@ def train_pocket_teacher(out: Path, seed: int = 0, steps: int = STEPS, album: Al
     torch.manual_seed(seed)
     model: Any = open_clip.create_model(ARCHITECTURE).to(memory_format=torch.channels_last).train()
     say(f"Pocket CLIP: {len(album.labels)} pictograms of {len(album.names)} names, {steps} steps of {BATCH}.")
-    seconds = _learn(model, album, seed, steps, out.with_name(f".{out.stem}.checkpoint"))
+    checkpoints = out.with_name(f".{out.stem}.checkpoint")
+    seconds = _learn(model, album, seed, steps, checkpoints)
     state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
     model.load_state_dict(state)
     figures = measure(model, album, seed)
     write_tensors(out, state)
     card = _card(model, album, seed, steps, seconds) | figures
     write_json(out.with_suffix(".json"), card)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     return card
 
 
@@ -183,7 +190,11 @@ def _learn(model: Any, album: Album, seed: int, steps: int, checkpoints: Path) -
     tokens = open_clip.get_tokenizer(ARCHITECTURE)(
         [prompt.format(name) for name in album.names for prompt in PROMPTS]
     ).view(len(album.names), len(PROMPTS), -1)
-    step, extra = load_latest(checkpoints, model.state_dict(), optimizer) or (0, {"seconds": 0.0})
+    key = digest(*album.names, str(album.labels.tolist()), str([seed, steps, BATCH, LR, VARIETY]))
+    step, extra = load_latest(checkpoints, model.state_dict(), optimizer) or (0, {"key": key, "seconds": 0.0})
+    if extra["key"] != key:
+        raise ArtifactError(f"{checkpoints} was written with other settings or pictograms. Remove it to start anew, "
+                            "or give another --out.")  # fmt: skip
     with track(steps, "Pocket CLIP", start=step) as advance:
         while step < steps:
             numbers = seeded(seed, step)
@@ -196,7 +207,7 @@ def _learn(model: Any, album: Album, seed: int, steps: int, checkpoints: Path) -
             advance(1, f"loss {loss:.3f}")
             if time.monotonic() - saved > _CHECKPOINT_SECONDS:
                 saved = time.monotonic()
-                now = {"seconds": extra["seconds"] + saved - began}
+                now = {"key": key, "seconds": extra["seconds"] + saved - began}
                 save_checkpoint(checkpoints, step, model.state_dict(), optimizer, now)
     return float(extra["seconds"]) + time.monotonic() - began
 

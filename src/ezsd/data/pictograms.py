@@ -22,7 +22,7 @@ ATTRIBUTION = (
     "All emojis designed by OpenMoji - the open-source emoji and icon project (https://openmoji.org). "
     "License: CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)."
 )
-# COCO name -> files of OpenMoji. ":left" and ":right" are halves of a drawing: 1F374 shows a fork and a knife.
+# COCO name -> files of OpenMoji. ":left" and ":right" are halves of a drawing: 1F374 shows a knife and a fork.
 PICTOGRAMS: dict[str, tuple[str, ...]] = {
     "person": ("1F9CD", "1F6B6", "1F468", "1F469"),
     "bicycle": ("1F6B2",),
@@ -45,7 +45,7 @@ PICTOGRAMS: dict[str, tuple[str, ...]] = {
     "kite": ("1FA81",),
     "surfboard": ("1F3C4",),
     "bottle": ("1F37E", "E0CB", "E0CC"),
-    "fork": ("1F374:left",),
+    "fork": ("1F374:right",),
     "spoon": ("1F944",),
     "bowl": ("1F963", "1F35C", "1F957"),
     "banana": ("1F34C",),
@@ -81,7 +81,7 @@ PICTOGRAMS: dict[str, tuple[str, ...]] = {
     "scissors": ("2702",),
     "airplane": ("2708", "1F6E9"),
     "cat": ("1F408", "1F431"),
-    "knife": ("1F52A", "1F374:right"),
+    "knife": ("1F52A", "1F374:left"),
 }
 # Things no COCO category could be said of.
 _OTHERS = (

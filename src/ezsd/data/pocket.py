@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ezsd.data.categories import load_split
 from ezsd.data.pictograms import ATTRIBUTION, draw
-from ezsd.data.scenes import SIDE, make_scene
+from ezsd.data.scenes import SIDE, make_scene, scene_law
 from ezsd.errors import ArtifactError, DataError
 from ezsd.files import read_json, write_json, write_text
 from ezsd.progress import track
@@ -25,7 +25,7 @@ from ezsd.progress import track
 SPLIT = "pocket"
 PARTS = {"train": 0.7, "val": 0.15, "test": 0.15}
 JPEG_QUALITY = 92
-_FORMAT = 1  # of the folder; a change of the scenes' law raises it
+_FORMAT = 1  # of the folder; raised when the same law gives other scenes
 
 
 def make_pocket(out: Path, photos: int, seed: int = 0) -> dict[str, Path]:
@@ -46,7 +46,7 @@ def make_pocket(out: Path, photos: int, seed: int = 0) -> dict[str, Path]:
     """
     if photos < 20:
         raise DataError(f"pocket: {photos} scenes are too few for three parts; ask for 20 or more.")
-    settings = {"format": _FORMAT, "photos": photos, "seed": seed}
+    settings: dict[str, int | str] = {"format": _FORMAT, "law": scene_law(), "photos": photos, "seed": seed}
     paths = {"images": out / "images"} | {part: out / f"instances_{part}.json" for part in PARTS}
     if _holds(out, settings):
         return paths
@@ -65,14 +65,14 @@ def make_pocket(out: Path, photos: int, seed: int = 0) -> dict[str, Path]:
     return paths
 
 
-def _holds(out: Path, settings: dict[str, int]) -> bool:
+def _holds(out: Path, settings: dict[str, int | str]) -> bool:
     """Whether ``out`` is this very data set; refuse what holds anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     card = out / "pocket.json"
     if card.is_file() and read_json(card) == settings:
         return True
-    what = "a pocket data set of other settings" if card.is_file() else "other things"
+    what = "a pocket data set of other settings or another version" if card.is_file() else "other things"
     raise ArtifactError(f"{out} holds {what}. Give a folder that is not there yet, or remove this one.")
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ezsd.data.pictograms import DISTRACTORS, PICTOGRAMS, draw
+from ezsd.files import digest
 
 SIDE = 160  # pixels, both sides of a scene
 OBJECTS = (3, 7)
@@ -45,6 +46,12 @@ class PlacedObject(NamedTuple):
 
     name: str
     mask: NDArray[np.bool_]  # [SIDE, SIDE]
+
+
+def scene_law() -> str:
+    """Digest of the names, pictograms and ranges that scenes are drawn from."""
+    ranges = [SIDE, OBJECTS, DISTRACTORS_IN_SCENE, OBJECT_SIDES, TURN, OVERLAP, VISIBLE, TONE]
+    return digest(str([PICTOGRAMS, DISTRACTORS, ranges]))
 
 
 def make_scene(rng: Rng, names: tuple[str, ...], tone: Tone = TONE) -> tuple[Image.Image, list[PlacedObject]]:

@@ -1,7 +1,7 @@
 """The Pocket CLIP: a small open_clip model that knows OpenMoji pictograms by their names, shipped with its weights.
 
 It goes the road of any CLIP: an architecture that open_clip knows (here: is told of) and a local checkpoint. The
-weights were learned from single pictograms and their names (``ezsd pocket-teacher``, card.json beside them), novel
+weights were learned from single pictograms and their names (``ezsd pocket-teacher``, weights.json beside them), novel
 names of the split ``pocket`` included, as CLIP has seen many novel things with their names.
 """
 
@@ -18,7 +18,7 @@ from ezsd.teacher.clip import ClipTeacher, load_clip
 
 ARCHITECTURE = "ezsd_pocket"
 FOLDER = Path(__file__).parent
-WEIGHTS = FOLDER / "weights.safetensors"
+WEIGHTS = FOLDER / "weights.safetensors"  # made by `ezsd pocket-teacher`; weights.json tells how
 
 
 def load_pocket() -> ClipTeacher:
@@ -44,8 +44,9 @@ def ezsd_pocket_resnet(pretrained: bool = False, num_classes: int = 0, **_: Any)
     """A ResNet of four basic blocks and 2.1 M parameters; its last map has a cell for 16 pixels, for dense reading."""
     if pretrained:
         raise ValueError("ezsd_pocket_resnet has no weights of its own; they are part of the Pocket CLIP")
-    model = ResNet(
-        BasicBlock, (1, 1, 1, 1), num_classes=num_classes, channels=(64, 128, 192, 256), output_stride=16,
+    block: Any = BasicBlock  # timm's hints ask for an instance where it takes the class
+    model: Any = ResNet(
+        block, (1, 1, 1, 1), num_classes=num_classes, channels=(64, 128, 192, 256), output_stride=16,
         stem_type="deep_tiered", stem_width=24, avg_down=True,
     )  # fmt: skip
     model.default_cfg = {}  # open_clip asks it for a fixed size of the last map; there is none
