@@ -1,4 +1,4 @@
-"""Scoring rpn: regions of an RPN that learned base boxes alone, from the training to the reported recall."""
+"""An RPN that learned base boxes alone, its regions and its objectness, from the training to the reported recall."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ezsd.checkpoint import save_checkpoint
 from ezsd.data.coco import load_photos, read_picture
 from ezsd.errors import ArtifactError
 from ezsd.files import write_tensors
-from ezsd.propose import novel_recall, run_propose
+from ezsd.propose import agreement, novel_recall, run_propose
 from ezsd.recipe import Recipe, parse_recipe
 from ezsd.run import run_recipe
 from ezsd.targets import TargetStore, write_shard
@@ -112,8 +112,30 @@ def test_the_rpn_learns_from_boxes_of_base_names_alone(coco: TinyCoco, tmp_path:
     assert (tmp_path / "fewer" / WEIGHTS).read_bytes() != (tmp_path / "unknown" / WEIGHTS).read_bytes()
 
 
+def test_with_objectness_the_regions_join_the_grid_and_what_agrees_with_them_ranks_higher(
+    coco: TinyCoco, tmp_path: Path
+) -> None:
+    changes = {"propose__scoring": "dense", "propose__crop_rank": 1.0, "propose__ranking": "max_probability"}
+    store, metrics = _propose(coco, tmp_path / "targets", propose__objectness=2.0, **changes)
+    plain, _ = _propose(coco, tmp_path / "plain", **changes)
+    rpn = load_base_rpn(tmp_path / "targets", 40, "cpu")
+    joined, agreed, before = 0, [], []
+    for photo in load_photos(coco.part(), SPLIT.base).photos:
+        boxes, objectness = (part[:10] for part in rpn.propose(read_picture(photo).float() / 255))
+        found = store[photo.image_id][~store[photo.image_id].is_base_box]
+        likeness = agreement(found.boxes, boxes, objectness)
+        torch.testing.assert_close(found.scores, likeness**2 * found.weights, atol=1e-4, rtol=0)
+        joined += sum(bool((boxes == box).all(1).any()) for box in found.boxes)
+        agreed.append(likeness.mean())
+        before.append(agreement(plain[photo.image_id].boxes, boxes, objectness).mean())
+    assert joined > 0
+    assert sum(agreed) > sum(before)
+    assert metrics["rpn_seconds"] > 0 and not (tmp_path / "plain" / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize("changes", [{}, {"propose__scoring": "dense", "propose__objectness": 1.0}])
 def test_novel_annotations_cannot_change_a_single_bit_of_the_store(
-    tmp_path: Path, tiny_coco: Callable[..., TinyCoco]
+    tmp_path: Path, tiny_coco: Callable[..., TinyCoco], changes: dict[str, Any]
 ) -> None:
     honest, altered, val = (tiny_coco(tmp_path / name) for name in ("honest", "altered", "val"))
     base = {key for key, name in CATEGORIES.items() if name in SPLIT.base}
@@ -125,7 +147,7 @@ def test_novel_annotations_cannot_change_a_single_bit_of_the_store(
     altered.save()
     part = {"images": str(val.images), "annotations": str(val.annotations)}
     for name, coco in (("a", honest), ("b", altered)):
-        run_recipe(_recipe(coco, data__val=part), tmp_path / name, until="propose")
+        run_recipe(_recipe(coco, data__val=part, **changes), tmp_path / name, until="propose")
     _assert_same(*(TargetStore(tmp_path / name / "targets") for name in ("a", "b")))
 
 

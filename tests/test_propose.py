@@ -15,7 +15,7 @@ from torchvision.ops import box_iou
 from ezsd import propose
 from ezsd.data.augment import resize_scale
 from ezsd.data.coco import Photos, load_photos, read_picture
-from ezsd.propose import anchor_grid, confidence, measure_proposals, novel_recall, run_propose, select
+from ezsd.propose import agreement, anchor_grid, confidence, measure_proposals, novel_recall, run_propose, select
 from ezsd.recipe import Propose, Recipe, parse_recipe
 from ezsd.targets import TargetStore
 from ezsd.teacher.regions import crop_regions
@@ -93,15 +93,27 @@ def test_ranking_by_novel_names_leaves_base_names_aside_and_prefers_the_larger_o
     assert confidence(probabilities[:0], boxes[:0], 1, "novel").shape == (0,)
 
 
+def test_agreement_is_the_objectness_of_the_region_that_is_met_best() -> None:
+    regions = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 20], [50, 50, 60, 60]])
+    objectness = torch.tensor([0.4, 0.9, 0.8])
+    boxes = torch.cat([regions, torch.tensor([[80.0, 80, 90, 90]])])
+    expected = torch.tensor([max(0.4, 0.45), 0.9, 0.8, 0.0])
+    torch.testing.assert_close(agreement(boxes, regions, objectness), expected)
+    assert agreement(boxes, regions[:0], objectness[:0]).tolist() == [0, 0, 0, 0]
+
+
 def test_selection_suppresses_shortens_filters_and_keeps_in_this_order() -> None:
     boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 11], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10.0]])
     probabilities = torch.tensor([[0.05, 0.95], [0.04, 0.96], [0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])  # base, novel
+    even = torch.ones(5)
     loose = SETTINGS.model_copy(update={"base_filter": False, "shortlist": 10, "keep": 10})
-    assert select(boxes, probabilities, 1, loose).tolist() == [1, 2, 3, 4]
+    assert select(boxes, probabilities, even, 1, loose).tolist() == [1, 2, 3, 4]
     filtered = loose.model_copy(update={"base_filter": True})
-    assert select(boxes, probabilities, 1, filtered).tolist() == [1, 3, 4]
-    assert select(boxes, probabilities, 1, filtered.model_copy(update={"shortlist": 3})).tolist() == [1, 3]
-    assert select(boxes, probabilities, 1, filtered.model_copy(update={"keep": 2})).tolist() == [1, 3]
+    assert select(boxes, probabilities, even, 1, filtered).tolist() == [1, 3, 4]
+    assert select(boxes, probabilities, even, 1, filtered.model_copy(update={"shortlist": 3})).tolist() == [1, 3]
+    assert select(boxes, probabilities, even, 1, filtered.model_copy(update={"keep": 2})).tolist() == [1, 3]
+    doubted = torch.tensor([1, 0.5, 0.5, 1, 1])
+    assert select(boxes, probabilities, doubted, 1, loose).tolist() == [0, 3, 2, 4]
 
 
 def test_every_photo_gets_proposals_and_its_base_boxes_with_the_embeddings_of_its_crops(

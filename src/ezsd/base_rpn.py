@@ -1,4 +1,4 @@
-"""An RPN that has learned base boxes alone, whose regions `propose.scoring: rpn` distils, as earlier methods did.
+"""An RPN that has learned base boxes alone: for its objectness, or for its regions, which earlier methods distilled.
 
 It is the baseline that CLIP proposals are held against: what it never saw a box of, it takes for background.
 """
@@ -29,7 +29,7 @@ _ADVICE = "Run stage propose again."
 
 
 def train_base_rpn(recipe: Recipe, base: Sequence[str], photos: Photos, folder: Path) -> dict[str, Any]:
-    """Train the RPN of scoring rpn and write it to ``folder``; what is there is kept, a stopped training goes on.
+    """Train the RPN of stage propose and write it to ``folder``; what is there is kept, a stopped training goes on.
 
     Args:
         recipe: sections detector and train say how, ``propose.rpn_epochs`` how long.

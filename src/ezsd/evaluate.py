@@ -395,7 +395,7 @@ def _proposal_recall(
     if teacher is None or not recipe.evaluate.proposals or not config.novel:
         return dict.fromkeys(_RECALL)
     settings, rpn = recipe.propose, None
-    if settings.scoring == "rpn":
+    if settings.asks_rpn:
         if not needs_targets(recipe.train):  # then no RPN was trained
             return dict.fromkeys(_RECALL)
         rpn = load_base_rpn(targets, settings.shortlist, device)

@@ -19,14 +19,17 @@ FORMAT = 1  # raised when a stage writes other files, or other values for the sa
 _CONTENT = "sha256:"
 _SPEED_ONLY = ("propose.batch_size", "train.checkpoint_steps", "evaluate.batch_size")
 
-# What neither the RPN of scoring rpn nor its regions depend on: keys of other scorings, of RoI heads, of distillation.
+# What the training of stage propose's RPN does not depend on: keys of RoI heads, of distillation.
 _NOT_OF_RPN = (
-    "propose.ranking", "propose.image_size", "propose.stride", "propose.sides", "propose.ratios",
-    "propose.dense_sides", "propose.nms", "propose.crop_rank",
     "detector.rpn_proposals", "detector.roi_size", "detector.head_convs", "detector.head_channels",
     "detector.head_features", "detector.rois_per_photo", "detector.masks", "detector.semantic_regression",
     "detector.semantic_top_k", "detector.score_threshold", "detector.nms", "detector.detections_per_photo",
     "train.epochs", "train.distillation_weight", "train.proposals_per_photo", "train.ignore_top",
+)  # fmt: skip
+# What regions of scoring rpn do not depend on: keys of the grid and of its ranking.
+_NOT_OF_REGIONS = (
+    "propose.ranking", "propose.objectness", "propose.image_size", "propose.stride", "propose.sides", "propose.ratios",
+    "propose.dense_sides", "propose.nms", "propose.crop_rank",
 )  # fmt: skip
 
 Inputs = dict[str, Any]
@@ -92,10 +95,11 @@ def _short(value: Any) -> str:
 
 def _of_proposing(recipe: Recipe) -> Inputs:
     values = _of_section("propose", recipe.propose)
-    if recipe.propose.scoring != "rpn":
+    if not recipe.propose.asks_rpn:
         return {key: value for key, value in values.items() if key != "propose.rpn_epochs"}
     values |= _of_section("detector", recipe.detector) | _of_section("train", recipe.train)
-    return {key: value for key, value in values.items() if key not in _NOT_OF_RPN}
+    without = _NOT_OF_RPN + (_NOT_OF_REGIONS if recipe.propose.scoring == "rpn" else ())
+    return {key: value for key, value in values.items() if key not in without}
 
 
 def _of_section(name: str, section: BaseModel) -> Inputs:

@@ -121,7 +121,7 @@ def measure(recipe: Recipe, split: CategorySplit, train: Photos, val: Photos) ->
     model_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     with TemporaryDirectory(prefix="ezsd-plan-", ignore_cleanup_errors=True) as name:
         folder, used = Path(name), some
-        rpn = _untrained_rpn(recipe, device) if recipe.propose.scoring == "rpn" else None
+        rpn = _untrained_rpn(recipe, device) if recipe.propose.asks_rpn else None
         if needs_targets(recipe.train):
             if rpn is not None:
                 paces["rpn step"] = _train_rpn(recipe, split, replace(train, photos=some), folder / "targets")

@@ -129,8 +129,10 @@ def _propose(recipe: Recipe, train: Photos) -> StagePlan:
     grid = _grid(settings, train)
     work = f"{photos:,} photos, about {grid:,} grid boxes each, at most {settings.keep} kept"
     if settings.scoring == "rpn":
+        work = f"{photos:,} photos, at most {settings.keep} regions of an RPN each kept"
+    if settings.asks_rpn:
         units["rpn step"] = _batches(recipe, train).steps(settings.rpn_epochs)
-        work = f"{units['rpn step']:,} steps of an RPN; {photos:,} photos, at most {settings.keep} regions each kept"
+        work = f"{units['rpn step']:,} steps of an RPN; {work}"
     crops = _crops(settings, grid)
     stored = photos * min(crops, settings.keep) + boxes
     return StagePlan("propose", work, _passes(photos * crops + boxes, photos, settings), units, stored)
@@ -138,9 +140,10 @@ def _propose(recipe: Recipe, train: Photos) -> StagePlan:
 
 def _crops(settings: Propose, grid: int) -> int:
     """Proposals of a photo that are cropped, at most."""
-    if settings.scoring == "exhaustive":
-        return grid
-    return settings.shortlist if settings.scoring == "rpn" and settings.base_filter else min(grid, settings.keep)
+    if settings.scoring == "rpn":
+        return settings.shortlist if settings.base_filter else min(settings.keep, settings.shortlist)
+    boxes = grid + (min(settings.keep, settings.shortlist) if settings.objectness else 0)
+    return boxes if settings.scoring == "exhaustive" else min(boxes, settings.keep)
 
 
 def _train(recipe: Recipe, train: Photos) -> StagePlan:

@@ -5,6 +5,10 @@ sure about (low entropy over all names) are probably objects, novel ones too. He
 from the teacher's features of the whole photo, and only what is kept is cropped. ``scoring: exhaustive`` is the
 published way, the reference for recall; ``scoring: rpn`` takes the regions of an RPN trained on base boxes instead, the
 baseline.
+
+A teacher that is sure of a name may look at a part of an object or at background. With ``objectness``, regions of the
+same RPN join the grid, and a box counts for as much as it agrees with them: what is proposed must look like an object
+to the RPN, and like something with a name to the teacher.
 """
 
 from __future__ import annotations
@@ -84,22 +88,39 @@ def confidence(
     return 1 - entropy / math.log(max(probabilities.shape[1], 2))
 
 
+def agreement(boxes: Tensor, regions: Tensor, objectness: Tensor) -> Tensor:
+    """How much boxes look like an object to an RPN: the best product of a region's objectness and IoU with the box.
+
+    Args:
+        boxes: ``[A, 4]`` xyxy.
+        regions: ``[R, 4]`` xyxy.
+        objectness: of the regions, ``[R]`` in 0..1.
+
+    Returns:
+        ``[A]`` in 0..1; 0 where no region is met.
+    """
+    if not len(regions):
+        return boxes.new_zeros(len(boxes))
+    return (box_iou(boxes, regions) * objectness).amax(1)
+
+
 @dataclass(frozen=True)
 class _Candidates:
-    """Boxes of one photo that are cropped; ``probabilities`` of the dense pass or ``objectness`` of an RPN, if any."""
+    """Boxes of one photo that are cropped; ``objectness`` is a factor on their scores."""
 
     photo: Photo
     boxes: Tensor
-    probabilities: Tensor | None = None
-    objectness: Tensor | None = None
+    objectness: Tensor
+    probabilities: Tensor | None = None  # of the dense pass
 
 
-def select(boxes: Tensor, probabilities: Tensor, base_names: int, settings: Propose) -> Tensor:
+def select(boxes: Tensor, probabilities: Tensor, objectness: Tensor, base_names: int, settings: Propose) -> Tensor:
     """Choose proposals among scored boxes.
 
     Args:
         boxes: ``[A, 4]`` xyxy.
         probabilities: ``[A, C]`` over base names, then novel names.
+        objectness: ``[A]``, factor on their scores.
         base_names: how many of the C are base names.
         settings: ranking, nms, shortlist, base_filter and keep.
 
@@ -107,7 +128,7 @@ def select(boxes: Tensor, probabilities: Tensor, base_names: int, settings: Prop
         Indices of at most ``keep`` boxes, best first: class-agnostic NMS, the shortlist, and of it what is not best
         told by a base name.
     """
-    scores = confidence(probabilities, boxes, base_names, settings.ranking)
+    scores = objectness * confidence(probabilities, boxes, base_names, settings.ranking)
     return _kept(nms(boxes, scores, settings.nms)[: settings.shortlist], probabilities, base_names, settings)
 
 
@@ -132,7 +153,7 @@ def propose_photos(
         base_names: how many of the C are base names.
         settings: section ``propose``.
         device: where the teacher computes.
-        rpn: on ``device``, in evaluation mode; for scoring rpn.
+        rpn: on ``device``, in evaluation mode; where the settings ask for one.
 
     Yields:
         The regions of each photo, in order, on the CPU.
@@ -171,38 +192,50 @@ def _candidates(
     teacher: Teacher, photo: Photo, picture: Tensor, text: Tensor, base_names: int, settings: Propose, device: str,
     rpn: ProposalNetwork | None,
 ) -> _Candidates:  # fmt: skip
+    regions, objectness = _regions(rpn, picture, settings, device)
     if settings.scoring == "rpn":
-        if rpn is None:
-            raise ValueError("scoring rpn needs the RPN of stage propose")
-        with autocast(device, settings.precision):
-            boxes, objectness = rpn.propose(picture)
-        count = settings.shortlist if settings.base_filter else min(settings.keep, settings.shortlist)
-        return _Candidates(photo, boxes[:count].cpu(), objectness=objectness[:count].cpu())
-    anchors = anchor_grid(photo.height, photo.width, settings)
+        return _Candidates(photo, regions, objectness)
+    boxes = torch.cat([anchor_grid(photo.height, photo.width, settings), regions])
+    factor = torch.ones(len(boxes))
+    if settings.objectness:
+        factor = agreement(boxes, regions, objectness) ** settings.objectness
     if settings.scoring == "exhaustive":
-        return _Candidates(photo, anchors)
+        return _Candidates(photo, boxes, factor)
     with autocast(device, settings.precision):
-        embeddings = teacher.dense_embeddings(picture, anchors.to(device), settings.dense_sides)
+        embeddings = teacher.dense_embeddings(picture, boxes.to(device), settings.dense_sides)
     probabilities = (teacher.logit_scale * embeddings.float().cpu() @ text.T).softmax(1)
-    chosen = select(anchors, probabilities, base_names, settings)
-    return _Candidates(photo, anchors[chosen], probabilities[chosen])
+    chosen = select(boxes, probabilities, factor, base_names, settings)
+    return _Candidates(photo, boxes[chosen], factor[chosen], probabilities[chosen])
+
+
+def _regions(rpn: ProposalNetwork | None, picture: Tensor, settings: Propose, device: str) -> tuple[Tensor, Tensor]:
+    """Best regions of the RPN and their objectness, on the CPU; none where the settings do not ask for them."""
+    if not settings.asks_rpn:
+        return torch.zeros(0, 4), torch.zeros(0)
+    if rpn is None:
+        raise ValueError("scoring rpn and objectness need the RPN of stage propose")
+    with autocast(device, settings.precision):
+        boxes, objectness = rpn.propose(picture)
+    filtered = settings.scoring == "rpn" and settings.base_filter
+    count = settings.shortlist if filtered else min(settings.keep, settings.shortlist)
+    return boxes[:count].float().cpu(), objectness[:count].float().cpu()
 
 
 def _finish(
     candidates: _Candidates, embeddings: Tensor, logit_scale: float, text: Tensor, base_names: int, settings: Propose
 ) -> Regions:
     """Final score, label and weight of the proposals of a photo, from what the crops say and what was dense."""
-    boxes, dense = candidates.boxes, candidates.probabilities
+    boxes, objectness, dense = candidates.boxes, candidates.objectness, candidates.probabilities
     probabilities = (logit_scale * embeddings @ text.T).softmax(1)
-    scores = confidence(probabilities, boxes, base_names, settings.ranking)
-    if candidates.objectness is not None:
-        scores = candidates.objectness  # best first
+    scores = objectness * confidence(probabilities, boxes, base_names, settings.ranking)
+    if settings.scoring == "rpn":
+        scores = objectness  # best first
         order = _kept(torch.arange(len(boxes)), probabilities, base_names, settings)
     elif dense is None:
-        order = select(boxes, probabilities, base_names, settings)
+        order = select(boxes, probabilities, objectness, base_names, settings)
     else:
         share = settings.crop_rank
-        scores = share * scores + (1 - share) * confidence(dense, boxes, base_names, settings.ranking)
+        scores = share * scores + (1 - share) * objectness * confidence(dense, boxes, base_names, settings.ranking)
         order = scores.argsort(descending=True, stable=True)
     weights, names = probabilities.max(1)
     none = torch.zeros(len(order), dtype=torch.bool)
@@ -215,10 +248,10 @@ def run_propose(
     """Write the targets of all photos: shards, ``metrics.json``, and ``index.json`` last.
 
     A finished shard of the same teacher, settings and boxes is kept, so a stopped run goes on. Under several processes
-    process r takes shards r, r + world and so on. Scoring rpn trains its RPN first, see :mod:`ezsd.base_rpn`.
+    process r takes shards r, r + world and so on. An RPN that is asked for is trained first, see :mod:`ezsd.base_rpn`.
 
     Args:
-        recipe: section propose and the prompt say what is done; scoring rpn also looks at detector and train.
+        recipe: section propose and the prompt say what is done; the RPN also looks at detector and train.
         split: base and novel names; all are used to score.
         photos: of the train part; boxes of other than base names are not used.
         teacher: on ``device``, adapted or not.
@@ -226,15 +259,15 @@ def run_propose(
         device: where the teacher computes.
 
     Returns:
-        What metrics.json holds: photos, proposals, base boxes, teacher passes, bytes and seconds (of all runs), and for
-        scoring rpn ``rpn_seconds``, those of them that its training took.
+        What metrics.json holds: photos, proposals, base boxes, teacher passes, bytes and seconds (of all runs);
+        with an RPN also ``rpn_seconds``, those of them that its training took.
 
     Raises:
         ArtifactError: ``folder`` cannot be written, or the training of the RPN fails.
     """
     state, settings = PartialState(), recipe.propose
     rpn, training = None, None
-    if settings.scoring == "rpn":
+    if settings.asks_rpn:
         training = train_base_rpn(recipe, split.base, photos, folder)
         rpn = load_base_rpn(folder, settings.shortlist, device)
     text = text_embeddings(teacher, split.names, recipe.prompt)
@@ -281,7 +314,7 @@ def _jobs(recipe: Recipe, split: CategorySplit, photos: Photos, teacher: Teacher
     settings = recipe.propose
     told = settings.model_dump_json(exclude={"rpn_epochs"})  # the trained weights stand for them
     key = digest(teacher.fingerprint, told, recipe.prompt, *split.names, str(len(split.base)))
-    if settings.scoring == "rpn":
+    if settings.asks_rpn:
         key = digest(key, folder / WEIGHTS)
     size = settings.shard_photos
     chunks = [photos.photos[start : start + size] for start in range(0, len(photos.photos), size)]
@@ -309,8 +342,10 @@ def _tell_cost(photos: Photos, settings: Propose, missing: int) -> None:
         crops, told = settings.shortlist if settings.base_filter else settings.keep, "regions of the RPN"
     else:
         anchors = len(anchor_grid(first.height, first.width, settings))
-        crops = anchors if settings.scoring == "exhaustive" else min(anchors, settings.keep)
+        regions = min(settings.keep, settings.shortlist) if settings.objectness else 0
+        crops = anchors + regions if settings.scoring == "exhaustive" else min(anchors + regions, settings.keep)
         told = f"about {anchors} grid boxes each"
+        told += f" and {regions} regions of the RPN" if regions else ""
     dense = missing * len(settings.dense_sides) if settings.scoring == "dense" else 0
     say(
         f"Propose: {missing} of {len(photos.photos)} photos to do, {told}; at most "
@@ -389,7 +424,7 @@ def measure_proposals(
         prompt: text with ``{name}``.
         device: where the teacher computes.
         random: instead of proposals, measure as many random boxes of the same grid.
-        rpn: on ``device``, in evaluation mode; for scoring rpn.
+        rpn: on ``device``, in evaluation mode; where the settings ask for one.
 
     Returns:
         As :func:`novel_recall`, at 100 and 300, whatever ``keep`` is.

@@ -90,7 +90,8 @@ class Propose(_Section):
     """Stage 2: CLIP proposals, and the teacher's embeddings of them and of the base boxes."""
 
     scoring: Literal["dense", "exhaustive", "rpn"] = "dense"
-    rpn_epochs: Positive = 12  # scoring rpn: passes over the train photos that its RPN is trained for
+    objectness: NotNegative = 0.0  # power of an RPN's objectness in a box's score; 0: no RPN is asked, as published
+    rpn_epochs: Positive = 12  # passes over the train photos that the RPN (scoring rpn, objectness) is trained for
     ranking: Literal["entropy", "max_probability", "novel"] = "entropy"
     image_size: ImageSize = (800, 1333)  # short and long side the anchor grid is laid on
     stride: Count = 32
@@ -105,6 +106,11 @@ class Propose(_Section):
     batch_size: Count = 256  # crops a teacher pass
     shard_photos: Count = 256
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    @property
+    def asks_rpn(self) -> bool:
+        """Whether an RPN is trained on base boxes, for its regions or for their objectness."""
+        return self.scoring == "rpn" or self.objectness > 0
 
 
 class Detector(_Section):
