@@ -36,16 +36,30 @@ def album() -> Album:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pocket_teacher, "BATCH", 6)
+    monkeypatch.setattr(pocket_teacher, "BATCH", 16)
     monkeypatch.setattr(pocket_teacher, "_TEST_ROUNDS", 1)
 
 
 @needs_pictograms
-def test_a_batch_names_nothing_twice(album: Album) -> None:
-    pictures, labels = album.batch(seeded(0), 5)
-    assert pictures.shape == (5, 3, 64, 64)
-    assert len(set(labels.tolist())) == 5
+def test_a_collage_shows_its_pictograms_in_rows_in_the_order_of_the_labels(album: Album) -> None:
+    pictures, labels = album.batch(seeded(0), 8, collage=2)
+    assert pictures.shape == (2, 3, 128, 128)
+    assert labels.shape == (8,)
     assert 0 <= pictures.min() < pictures.max() <= 1
+    still = Variety((1, 1), 0, 0, (1, 1), (1, 1), (1, 1), (0, 0), (0, 0))
+    empty = torch.zeros_like(album.stack[0])
+    seen = pictured(torch.stack([empty, album.stack[0], empty, empty]), seeded(0), still, collage=2)[0]
+    cells = seen.unfold(1, 64, 64).unfold(2, 64, 64).std((0, 3, 4)).flatten()
+    assert cells.argmax() == 1
+
+
+@needs_pictograms
+def test_some_pictures_show_nothing_and_are_called_so(album: Album) -> None:
+    pictures, labels = album.batch(seeded(0), 400)
+    nothing = labels == album.names.index(pocket_teacher.NOTHING)
+    assert 0.02 < nothing.float().mean() < 0.2
+    spread = pictures.std((1, 2, 3))
+    assert spread[nothing].max() < spread[~nothing].median()
 
 
 @needs_pictograms

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,11 +32,14 @@ from ezsd.files import digest, write_json, write_tensors
 from ezsd.progress import say, track
 from ezsd.teacher.pocket import ARCHITECTURE, register_architecture
 
-STEPS = 1000
+STEPS = 1500
 BATCH = 128
 LR = 2e-3
 WEIGHT_DECAY = 0.05
 WARMUP = 50
+NOTHING = "background"  # the name of a picture that shows none of them
+EMPTY = 0.08  # share of such pictures
+COLLAGES = (1, 4)  # pictograms along a side of a picture, in turns
 COMMON = 3.0  # times as often as others: pictograms of COCO names, as common things are on the web
 PROMPTS = ("a photo of a {}", "{}", "a picture of a {}", "a drawing of a {}", "one {}")
 SIDE = 64  # pixels
@@ -62,7 +64,7 @@ VARIETY = Variety()
 
 
 class Album:
-    """Pictograms with their names, from which any number of different pictures is made.
+    """Pictograms with their names, and nothing at all, from which any number of different pictures is made.
 
     Args:
         pictograms: (file of OpenMoji, name).
@@ -72,26 +74,23 @@ class Album:
     """
 
     def __init__(self, pictograms: list[tuple[str, str]]) -> None:
-        self.names = list(dict.fromkeys(name for _, name in pictograms))
-        self.labels = torch.tensor([self.names.index(name) for _, name in pictograms])
-        self.weights = torch.tensor([COMMON if name in PICTOGRAMS else 1.0 for _, name in pictograms])
+        self.names = [*dict.fromkeys(name for _, name in pictograms), NOTHING]
+        drawn = []
         with track(len(pictograms), "Drawing pictograms") as advance:
-            drawn = []
             for code, _ in pictograms:
                 drawn.append(_centred(draw(code)[0]))
                 advance(1, "")
-        self.stack = torch.stack(drawn)  # [P, 4, SIDE, SIDE], 0..1, colours times alpha
-        self._of_name: dict[int, list[int]] = defaultdict(list)
-        for place, label in enumerate(self.labels.tolist()):
-            self._of_name[label].append(place)
+        self.stack = torch.stack([*drawn, torch.zeros_like(drawn[0])])  # [P, 4, SIDE, SIDE], 0..1, colours times alpha
+        place = {name: index for index, name in enumerate(self.names)}
+        self.labels = torch.tensor([*(place[name] for _, name in pictograms), place[NOTHING]])
+        shares = torch.tensor([COMMON if name in PICTOGRAMS else 1.0 for _, name in pictograms])
+        empty = shares.sum() * EMPTY / (1 - EMPTY)
+        self.shares = torch.cat([shares, empty[None]])  # how often each is drawn
 
-    def batch(self, numbers: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
-        """Pictures ``[n, 3, SIDE, SIDE]`` (0..1) and their labels ``[n]``, no name twice; n is at most ``count``."""
-        drawn = min(len(self.labels), count + count // 4)
-        order = torch.multinomial(self.weights, drawn, generator=numbers)
-        first = {int(self.labels[place]): int(place) for place in order.flip(0)}
-        places = torch.tensor(list(first.values())[-count:])
-        return pictured(self.stack[places], numbers), self.labels[places]
+    def batch(self, numbers: torch.Generator, count: int, collage: int = 1) -> tuple[Tensor, Tensor]:
+        """Pictures as :func:`pictured` makes them of ``count`` pictograms, and the pictograms' labels ``[count]``."""
+        places = torch.multinomial(self.shares, count, replacement=True, generator=numbers)
+        return pictured(self.stack[places], numbers, collage=collage), self.labels[places]
 
 
 def _centred(picture: Image.Image) -> Tensor:
@@ -103,18 +102,39 @@ def _centred(picture: Image.Image) -> Tensor:
     return torch.cat([values[:3] * values[3:], values[3:]])
 
 
-def pictured(stack: Tensor, numbers: torch.Generator, variety: Variety = VARIETY) -> Tensor:
-    """Photograph pictograms: each on a calm background, with a size, turn, flip, place and light of its own.
+def pictured(stack: Tensor, numbers: torch.Generator, variety: Variety = VARIETY, collage: int = 1) -> Tensor:
+    """Photograph pictograms: each with a size, turn, flip and place of its own; background and light by picture.
 
     Args:
         stack: ``[n, 4, S, S]``, values 0..1, colours times alpha.
         numbers: every choice is drawn from it.
         variety: the ranges.
+        collage: pictograms along a side of a picture; n is a multiple of its square.
 
     Returns:
-        ``[n, 3, S, S]``, values 0..1.
+        ``[n / collage**2, 3, S * collage, S * collage]``, values 0..1; pictograms in rows, as they are in ``stack``.
     """
-    count, _, side, _ = stack.shape
+    placed = _placed(stack, numbers, variety)
+    side = placed.shape[-1] * collage
+    placed = placed.unflatten(0, (-1, collage, collage)).permute(0, 3, 1, 4, 2, 5).reshape(-1, 4, side, side)
+    count = len(placed)
+
+    def drawn(low: float, high: float, channels: int = 1) -> Tensor:
+        return torch.rand(count, channels, 1, 1, generator=numbers) * (high - low) + low
+
+    base = drawn(0.43, 0.96, 3)
+    base = base.mean(1, keepdim=True) + 0.5 * (base - base.mean(1, keepdim=True))  # muted, as in data/scenes.py
+    cells = base + 0.05 * torch.randn(count, 3, 4 * collage, 4 * collage, generator=numbers)
+    pixels = placed[:, :3] + (1 - placed[:, 3:]) * F.interpolate(cells, (side, side), mode="bicubic")
+    mean = pixels.mean((2, 3), keepdim=True)
+    pixels = mean + drawn(*variety.contrast) * (pixels - mean)
+    pixels = _blurred(pixels * drawn(*variety.gain) * drawn(*variety.tint, 3), drawn(*variety.blur).flatten())
+    return (pixels + drawn(*variety.noise) * torch.randn(pixels.shape, generator=numbers)).clamp(0, 1)
+
+
+def _placed(stack: Tensor, numbers: torch.Generator, variety: Variety) -> Tensor:
+    """Resize, turn, mirror and move pictograms, each its own way: ``[n, 4, S, S]`` -> the same shape."""
+    count = len(stack)
 
     def drawn(low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(count, *shape, generator=numbers) * (high - low) + low
@@ -125,19 +145,8 @@ def pictured(stack: Tensor, numbers: torch.Generator, variety: Variety = VARIETY
     rows = torch.stack([torch.stack([angle.cos() * flip, -angle.sin()], 1) * zoom[:, None],
                         torch.stack([angle.sin() * flip, angle.cos()], 1) * zoom[:, None]], 1)  # fmt: skip
     moves = drawn(-2 * variety.shift, 2 * variety.shift, 2, 1)
-    grid = F.affine_grid(torch.cat([rows, moves], 2), [count, 4, side, side], align_corners=False)
-    seen = F.grid_sample(stack, grid, align_corners=False)
-    base = drawn(0.43, 0.96, 3, 1, 1)
-    base = base.mean(1, keepdim=True) + 0.5 * (base - base.mean(1, keepdim=True))  # muted, as in data/pocket.py
-    cells = base + 0.05 * torch.randn(count, 3, 4, 4, generator=numbers)
-    behind = F.interpolate(cells, (side, side), mode="bicubic")
-    pixels = seen[:, :3] + (1 - seen[:, 3:]) * behind
-    mean = pixels.mean((2, 3), keepdim=True)
-    pixels = mean + drawn(*variety.contrast, 1, 1, 1) * (pixels - mean)
-    pixels = pixels * drawn(*variety.gain, 1, 1, 1) * drawn(*variety.tint, 3, 1, 1)
-    pixels = _blurred(pixels, drawn(*variety.blur))
-    noise = torch.randn(pixels.shape, generator=numbers)
-    return (pixels + drawn(*variety.noise, 1, 1, 1) * noise).clamp(0, 1)
+    grid = F.affine_grid(torch.cat([rows, moves], 2), list(stack.shape), align_corners=False)
+    return F.grid_sample(stack, grid, align_corners=False)
 
 
 def _blurred(pixels: Tensor, sigma: Tensor) -> Tensor:
@@ -198,11 +207,12 @@ def _learn(model: Any, album: Album, seed: int, steps: int, checkpoints: Path) -
     with track(steps, "Pocket CLIP", start=step) as advance:
         while step < steps:
             numbers = seeded(seed, step)
-            pictures, labels = album.batch(numbers, BATCH)
-            prompts = torch.randint(len(PROMPTS), (len(labels),), generator=numbers)
+            pictures, labels = album.batch(numbers, BATCH, COLLAGES[step % len(COLLAGES)])
+            named, own = labels.unique(return_inverse=True)
+            prompts = torch.randint(len(PROMPTS), (len(named),), generator=numbers)
             for group in optimizer.param_groups:
                 group["lr"] = LR * _rate(step, steps)
-            loss = _step(model, optimizer, pictures, tokens[labels, prompts])
+            loss = _step(model, optimizer, pictures, tokens[named, prompts], own)
             step += 1
             advance(1, f"loss {loss:.3f}")
             if time.monotonic() - saved > _CHECKPOINT_SECONDS:
@@ -212,13 +222,16 @@ def _learn(model: Any, album: Album, seed: int, steps: int, checkpoints: Path) -
     return float(extra["seconds"]) + time.monotonic() - began
 
 
-def _step(model: Any, optimizer: torch.optim.Optimizer, pictures: Tensor, tokens: Tensor) -> float:
+def _step(model: Any, optimizer: torch.optim.Optimizer, pictures: Tensor, tokens: Tensor, own: Tensor) -> float:
+    """One step on pictures, captions ``[C, ...]`` and for each pictogram the place ``[n]`` of its caption."""
     with autocast("cpu", "bf16"):
-        images = model.encode_image(_normalised(model, pictures)).float()
+        images = _embedded(model, pictures).float()
         texts = model.encode_text(tokens).float()
     logits = model.logit_scale.exp() * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
-    own = torch.arange(len(logits))
-    loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    others = own[:, None] != torch.arange(len(tokens))
+    # A caption may have several pictures: together they should have all of its probability.
+    of_texts = (logits.logsumexp(0) - logits.masked_fill(others, -torch.inf).logsumexp(0)).mean()
+    loss = (F.cross_entropy(logits, own) + of_texts) / 2
     optimizer.zero_grad()
     torch.autograd.backward(loss)
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -226,6 +239,18 @@ def _step(model: Any, optimizer: torch.optim.Optimizer, pictures: Tensor, tokens
     with torch.no_grad():
         model.logit_scale.clamp_(max=math.log(100))
     return float(loss.detach())
+
+
+def _embedded(model: Any, pictures: Tensor) -> Tensor:
+    """Embed every part of ``SIDE`` x ``SIDE`` pixels, with what is around it in sight: ``[n, D]``, parts in rows.
+
+    A single pictogram is embedded as open_clip does it. Parts of a collage are read from the feature map of the
+    whole, as stage propose reads boxes, so that this map tells things apart that stand side by side.
+    """
+    visual = model.visual
+    features = visual.trunk.forward_features(_normalised(model, pictures))
+    parts = F.avg_pool2d(features, SIDE * features.shape[-1] // pictures.shape[-1])
+    return visual.head(parts.permute(0, 2, 3, 1).flatten(0, 2))
 
 
 def _normalised(model: Any, pictures: Tensor) -> Tensor:

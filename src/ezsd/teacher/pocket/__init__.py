@@ -13,6 +13,7 @@ from typing import Any
 import open_clip
 from timm.models import register_model
 from timm.models.resnet import BasicBlock, ResNet
+from torch import nn
 
 from ezsd.teacher.clip import ClipTeacher, load_clip
 
@@ -41,13 +42,20 @@ def register_architecture() -> None:
 
 @register_model
 def ezsd_pocket_resnet(pretrained: bool = False, num_classes: int = 0, **_: Any) -> ResNet:
-    """A ResNet of four basic blocks and 2.1 M parameters; its last map has a cell for 16 pixels, for dense reading."""
+    """A ResNet of four basic blocks, made for dense reading: a cell of its last map stands for 16 pixels and sees 71.
+
+    The deep convolutions are 1x1: what a cell tells is about its own place, so that the mean over a box tells of what
+    is in the box (the idea of BagNet, Brendel and Bethge 2019).
+    """
     if pretrained:
         raise ValueError("ezsd_pocket_resnet has no weights of its own; they are part of the Pocket CLIP")
     block: Any = BasicBlock  # timm's hints ask for an instance where it takes the class
     model: Any = ResNet(
-        block, (1, 1, 1, 1), num_classes=num_classes, channels=(64, 128, 192, 256), output_stride=16,
+        block, (1, 1, 1, 1), num_classes=num_classes, channels=(64, 128, 256, 384), output_stride=16,
         stem_type="deep_tiered", stem_width=24, avg_down=True,
     )  # fmt: skip
+    for convolution, layer in (("conv2", model.layer3), ("conv1", model.layer4), ("conv2", model.layer4)):
+        old = getattr(layer[0], convolution)
+        setattr(layer[0], convolution, nn.Conv2d(old.in_channels, old.out_channels, 1, bias=False))
     model.default_cfg = {}  # open_clip asks it for a fixed size of the last map; there is none
     return model
