@@ -149,6 +149,7 @@ train:
   backbone_lr: 0.2
   schedule: cosine
   warmup_steps: 100
+  distillation_weight: 0.2  # 1 as published, for far longer schedules
   proposals_per_photo: 48
   ignore_top: 20  # the best proposals are not taught as background: novel objects may be there
   checkpoint_steps: 200"""
