@@ -18,7 +18,8 @@ ROOMS = [
     "detector", "train_data", "loop", "base_rpn", "propose",
     "train", "metrics", "evaluate", "predict", "detect",
     "pages", "charts", "compare", "gallery", "report",
-    "advice", "own_recipe", "own_data", "measure", "plan", "lock", "fingerprints", "run", "demo", "serve", "export", "cli", "__main__",
+    "advice", "own_recipe", "own_data", "measure", "plan",
+    "lock", "fingerprints", "run", "demo", "serve", "export", "cli", "__main__",
 ]  # fmt: skip
 
 

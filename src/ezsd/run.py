@@ -19,7 +19,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from rich.console import Console
 
 from ezsd.adapt import run_adapt
@@ -31,6 +30,8 @@ from ezsd.evaluate import run_evaluate, summary
 from ezsd.files import read_json, write_json
 from ezsd.fingerprints import Inputs, differences, fingerprint, stage_inputs, weights_path
 from ezsd.lock import only_process
+from ezsd.measure import this_device
+from ezsd.plan import foretell
 from ezsd.progress import say
 from ezsd.propose import run_propose
 from ezsd.recipe import Part, Recipe, load_recipe, save_recipe
@@ -91,8 +92,7 @@ def run_stage(folder: Path, stage: Stage, overwrite: bool = False) -> dict[str, 
 
 
 def _run(recipe: Recipe, folder: Path, wanted: Sequence[Stage], overwrite: bool) -> dict[str, Any]:
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    PartialState(cpu=on_cpu)  # told so, it joins several processes on CPUs too
+    this_device()
     recipe = _with_whole_paths(recipe)
     split = load_split(recipe.split, recipe.data.train.annotations)
     with _held(folder):
@@ -116,6 +116,8 @@ def _run(recipe: Recipe, folder: Path, wanted: Sequence[Stage], overwrite: bool)
             elif stage in done:
                 say(f"{stage}: finished before, nothing has changed")
         work = _Work(recipe, split, folder, [stage for stage in todo if stage in needed])
+        if work.photos:
+            say(foretell(recipe, split, work.photos, todo))
         return {stage: work.metrics_of(stage, stage in done, inputs[stage]) for stage in wanted if stage in needed}
 
 

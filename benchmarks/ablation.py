@@ -1,0 +1,77 @@
+"""Each of the three ideas switched off alone, and all of them: one table, mean and standard deviation over seeds.
+
+    python benchmarks/ablation.py recipes/pocket.yaml --out runs/ablation --seeds 3
+
+Every run is a run folder of OUT, so that it goes on where it was stopped, and `ezsd report`, `ezsd compare` can look at
+it. What two runs of a seed have in common (adapted teacher, targets) is made once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from ezsd.compare import compare
+from ezsd.demo import BASELINE
+from ezsd.recipe import load_recipe
+from ezsd.run import run_recipe
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "ezsd": (),
+    "no-adaptation": ("adapt.enabled=false",),
+    "rpn-regions": ("propose.scoring=rpn", "train.ignore_top=0"),
+    "no-semantic-regression": ("detector.semantic_regression=false",),
+    "baseline": BASELINE,
+}
+SHARED = {"rpn-regions": ("adapt",), "no-semantic-regression": ("adapt", "targets")}  # with variant ezsd
+COLUMNS = {
+    "AP50 novel": "gzsd.ap50_novel",
+    "AP50 base": "gzsd.ap50_base",
+    "harmonic mean": "gzsd.harmonic_mean",
+    "zsd AP50": "zsd.ap50",
+    "novel recall at 100": "proposals.novel_recall_at_100",
+    "teacher, novel": "teacher.accuracy_novel_after",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_args()
+    folders = []
+    for seed in range(arguments.seeds):
+        for name, changes in VARIANTS.items():
+            folder = arguments.out / f"{name}_seed{seed}"
+            for stage in SHARED.get(name, ()):
+                _copied(arguments.out / f"ezsd_seed{seed}" / stage, folder / stage)
+            recipe = load_recipe(arguments.recipe, [*arguments.changes, *changes, f"seed={seed}"])
+            run_recipe(recipe, folder, until="evaluate")
+            folders.append(folder)
+    print(table(folders, mean=arguments.seeds > 1))
+
+
+def table(folders: list[Path], mean: bool) -> str:
+    """Return the figures as Markdown, a line a variant."""
+    found = compare(folders, mean=mean)
+    figures = {figure.key: figure for figure in found.figures}
+    lines = ["| | " + " | ".join(COLUMNS) + " |", "| --- |" + " --- |" * len(COLUMNS)]
+    for column in found.columns:
+        cells = [figures[key].shown(column.values[key], column.spreads.get(key)) for key in COLUMNS.values()]
+        lines.append(f"| {column.name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _copied(source: Path, target: Path) -> None:
+    if not target.exists():
+        building = target.with_name(f".{target.name}.part")
+        shutil.rmtree(building, ignore_errors=True)
+        shutil.copytree(source, building)
+        building.rename(target)
+
+
+if __name__ == "__main__":
+    main()

