@@ -10,12 +10,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, nms
 
 from ezsd import propose
 from ezsd.data.augment import resize_scale
 from ezsd.data.coco import Photos, load_photos, read_picture
-from ezsd.propose import agreement, anchor_grid, confidence, measure_proposals, novel_recall, run_propose, select
+from ezsd.propose import (
+    agreement,
+    anchor_grid,
+    confidence,
+    first_of_nms,
+    measure_proposals,
+    novel_recall,
+    run_propose,
+    select,
+)  # fmt: skip
 from ezsd.recipe import Propose, Recipe, parse_recipe
 from ezsd.targets import TargetStore
 from ezsd.teacher.regions import crop_regions
@@ -100,6 +109,16 @@ def test_agreement_is_the_objectness_of_the_region_that_is_met_best() -> None:
     expected = torch.tensor([max(0.4, 0.45), 0.9, 0.8, 0.0])
     torch.testing.assert_close(agreement(boxes, regions, objectness), expected)
     assert agreement(boxes, regions[:0], objectness[:0]).tolist() == [0, 0, 0, 0]
+
+
+@given(st.integers(0, 10_000), st.integers(1, 60), st.sampled_from([0.3, 0.5, 0.7]))
+def test_the_first_of_nms_are_those_of_the_whole(seed: int, count: int, threshold: float) -> None:
+    numbers = torch.Generator().manual_seed(seed)
+    corners = torch.rand(300, 2, generator=numbers) * 20
+    boxes = torch.cat([corners, corners + 1 + torch.rand(300, 2, generator=numbers) * 30], 1)
+    scores = (torch.rand(300, generator=numbers) * 50).round() / 50  # with ties
+    expected = nms(boxes, scores, threshold)[:count]
+    assert torch.equal(first_of_nms(boxes, scores, threshold, count), expected)
 
 
 def test_selection_suppresses_shortens_filters_and_keeps_in_this_order() -> None:

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,9 +41,12 @@ from ezsd.targets import Regions, read_notes, write_index, write_shard
 from ezsd.teacher import Teacher, text_embeddings
 
 _SIZE_POWER = 0.1
+_NMS_MARGIN = 8  # boxes tried first, for each that is wanted
+_GRIDS = 64  # sizes of photos whose grid is kept
 RECALL_AT = (100, 300)
 
 
+@lru_cache(_GRIDS)
 def anchor_grid(height: int, width: int, settings: Propose) -> Tensor:
     """Boxes of every side and ratio about the cells of a grid, laid on the photo resized to ``image_size``.
 
@@ -129,7 +133,23 @@ def select(boxes: Tensor, probabilities: Tensor, objectness: Tensor, base_names:
         told by a base name.
     """
     scores = objectness * confidence(probabilities, boxes, base_names, settings.ranking)
-    return _kept(nms(boxes, scores, settings.nms)[: settings.shortlist], probabilities, base_names, settings)
+    count = settings.shortlist if settings.base_filter else min(settings.keep, settings.shortlist)
+    return _kept(first_of_nms(boxes, scores, settings.nms, count), probabilities, base_names, settings)
+
+
+def first_of_nms(boxes: Tensor, scores: Tensor, threshold: float, count: int) -> Tensor:
+    """Return the first ``count`` indices that NMS keeps, best first.
+
+    What NMS keeps of the best boxes does not depend on the others, so most boxes of a grid need not be compared.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    size = _NMS_MARGIN * count
+    while True:
+        best = order[:size]
+        kept = best[nms(boxes[best], scores[best], threshold)]
+        if len(kept) >= count or size >= len(order):
+            return kept[:count]
+        size *= 4
 
 
 def _kept(shortlist: Tensor, probabilities: Tensor, base_names: int, settings: Propose) -> Tensor:
