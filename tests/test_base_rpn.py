@@ -119,12 +119,16 @@ def test_with_objectness_the_regions_join_the_grid_and_what_agrees_with_them_ran
     store, metrics = _propose(coco, tmp_path / "targets", propose__objectness=2.0, **changes)
     plain, _ = _propose(coco, tmp_path / "plain", **changes)
     rpn = load_base_rpn(tmp_path / "targets", 40, "cpu")
+    text = ColourTeacher().encode_names([f"a photo of a {name}" for name in SPLIT.names])
     joined, agreed, before = 0, [], []
     for photo in load_photos(coco.part(), SPLIT.base).photos:
         boxes, objectness = (part[:10] for part in rpn.propose(read_picture(photo).float() / 255))
         found = store[photo.image_id][~store[photo.image_id].is_base_box]
         likeness = agreement(found.boxes, boxes, objectness)
-        torch.testing.assert_close(found.scores, likeness**2 * found.weights, atol=1e-4, rtol=0)
+        crops = ColourTeacher().encode_crops(crop_regions(read_picture(photo), found.boxes, 16))
+        expected = likeness**2 * (10 * crops @ text.T).softmax(1).amax(1)
+        torch.testing.assert_close(found.scores, expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(found.weights, expected, atol=1e-4, rtol=0)
         joined += sum(bool((boxes == box).all(1).any()) for box in found.boxes)
         agreed.append(likeness.mean())
         before.append(agreement(plain[photo.image_id].boxes, boxes, objectness).mean())

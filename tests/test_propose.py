@@ -24,7 +24,7 @@ from ezsd.propose import (
     novel_recall,
     run_propose,
     select,
-)  # fmt: skip
+)
 from ezsd.recipe import Propose, Recipe, parse_recipe
 from ezsd.targets import TargetStore
 from ezsd.teacher.regions import crop_regions

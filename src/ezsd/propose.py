@@ -258,6 +258,8 @@ def _finish(
         scores = share * scores + (1 - share) * objectness * confidence(dense, boxes, base_names, settings.ranking)
         order = scores.argsort(descending=True, stable=True)
     weights, names = probabilities.max(1)
+    if settings.scoring != "rpn":
+        weights = weights * objectness
     none = torch.zeros(len(order), dtype=torch.bool)
     return Regions(boxes[order], embeddings[order].half(), weights[order], scores[order], names[order] + 1, none)
 

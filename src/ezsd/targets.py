@@ -33,7 +33,7 @@ class Regions:
     Attributes:
         boxes: ``[N, 4]`` xyxy, pixels of the photo, float32.
         embeddings: ``[N, D]`` the teacher's, unit length, float16.
-        weights: ``[N]`` the teacher's confidence 0..1; 1 for base boxes.
+        weights: ``[N]`` the teacher's confidence 0..1 (times objectness, if asked for); 1 for base boxes.
         scores: ``[N]`` rank of a proposal among its photo's (higher is better); 1 for base boxes.
         labels: ``[N]`` int64, 1-based index of the best name in the split's names (base, then novel).
         is_base_box: ``[N]`` bool.
