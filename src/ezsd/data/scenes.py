@@ -31,9 +31,9 @@ Rng = np.random.Generator
 class Tone(NamedTuple):
     """The ranges a scene's tone is drawn from, uniformly."""
 
-    contrast: tuple[float, float] = (0.35, 0.75)  # distance from the mean colour is multiplied
-    gain: tuple[float, float] = (0.4, 0.85)
-    tint: tuple[float, float] = (0.7, 1.1)  # for each channel
+    contrast: tuple[float, float] = (0.4, 0.8)  # distance from the mean colour is multiplied
+    gain: tuple[float, float] = (0.42, 0.88)
+    tint: tuple[float, float] = (0.72, 1.1)  # for each channel
     blur: tuple[float, float] = (0.0, 1.0)  # sigma, pixels
     noise: tuple[float, float] = (2.0, 8.0)  # standard deviation, of 255
 
