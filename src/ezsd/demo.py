@@ -26,7 +26,7 @@ BASELINE = (
     "detector.semantic_regression=false",
     "train.ignore_top=0",
 )
-PHOTOS, FAST_PHOTOS = 1000, 400
+PHOTOS, FAST_PHOTOS = 750, 300
 FAST = ("adapt.epochs=4", "propose.rpn_epochs=3", "train.epochs=6")
 UNHEARD = ("rocket", "guitar", "spider", "octopus", "soccer ball", "snowman")  # in no list of base or novel names
 _SCENES = 60  # test scenes that are searched for the unheard names
