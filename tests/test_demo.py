@@ -11,6 +11,7 @@ from PIL import Image
 import ezsd.demo
 from ezsd.data.categories import load_split
 from ezsd.demo import UNHEARD, pocket_recipe, run_demo
+from ezsd.errors import ArtifactError
 from ezsd.files import read_json
 from ezsd.recipe import load_recipe
 
@@ -39,6 +40,14 @@ def test_the_demo_leaves_two_runs_a_table_a_report_and_a_picture(
     run_demo(tmp_path, fast=True)  # again: nothing is trained anew
     assert (tmp_path / "ezsd" / "train" / "model" / "model.safetensors").stat().st_mtime_ns == weights
     assert made["report"].stat().st_mtime_ns >= before
+
+
+def test_a_failure_of_the_baseline_is_told_with_its_last_words(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ArtifactError, match=r"(?s)baseline\.log.*train\.epochs"),
+        ezsd.demo._beside(pocket_recipe(), tmp_path / "baseline", ["train.epochs=-1"], overwrite=False),
+    ):
+        pass
 
 
 def test_the_names_it_asks_for_are_in_no_list() -> None:
