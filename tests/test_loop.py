@@ -40,6 +40,14 @@ def test_losses_are_weighed_and_inputs_reach_the_model(tiny_coco: Callable[..., 
     assert float(model.two.detach()) == pytest.approx(1 - 0.1 * 1.5)
 
 
+def test_trainings_of_one_process_may_differ_in_precision(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+    photos = load_photos(tiny_coco(tmp_path / "photos").part(), SPLIT.base)
+    for precision in ("fp32", "bf16", "fp32"):
+        settings = Train(epochs=0.5, warmup_steps=0, distillation_weight=0.0, precision=precision)
+        dataset = TrainingPhotos(photos, None, 0, settings, (32, 48), masks=False)
+        assert train_model(_Scales(), dataset, tmp_path / precision, "test", 0, 0, [torch.ones(1)])["steps"] == 1
+
+
 def test_the_rate_warms_up_then_falls() -> None:
     step = Train(schedule="step", warmup_steps=10, milestones=(0.5, 0.9))
     assert rate_factor(0, 100, step) == pytest.approx(1 / 11) and rate_factor(20, 100, step) == 1

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -54,6 +55,7 @@ def train_model(
         ArtifactError: a checkpoint is of another shape, a loss is not finite, or the disk is full.
     """
     settings = dataset.settings
+    AcceleratorState._reset_state()  # it would keep the precision of an earlier training of this process
     accelerator = Accelerator(mixed_precision=_PRECISION[settings.precision])
     plan = BatchPlan(
         len(dataset), seed, settings.batch_size, settings.accumulate,
