@@ -141,8 +141,8 @@ def _propose(recipe: Recipe, train: Photos) -> StagePlan:
 def _crops(settings: Propose, grid: int) -> int:
     """Proposals of a photo that are cropped, at most."""
     if settings.scoring == "rpn":
-        return settings.shortlist if settings.base_filter else min(settings.keep, settings.shortlist)
-    boxes = grid + (min(settings.keep, settings.shortlist) if settings.objectness else 0)
+        return settings.wanted
+    boxes = grid + (settings.keep if settings.objectness else 0)
     return boxes if settings.scoring == "exhaustive" else min(boxes, settings.keep)
 
 

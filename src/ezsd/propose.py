@@ -133,8 +133,7 @@ def select(boxes: Tensor, probabilities: Tensor, objectness: Tensor, base_names:
         told by a base name.
     """
     scores = objectness * confidence(probabilities, boxes, base_names, settings.ranking)
-    count = settings.shortlist if settings.base_filter else min(settings.keep, settings.shortlist)
-    return _kept(first_of_nms(boxes, scores, settings.nms, count), probabilities, base_names, settings)
+    return _kept(first_of_nms(boxes, scores, settings.nms, settings.wanted), probabilities, base_names, settings)
 
 
 def first_of_nms(boxes: Tensor, scores: Tensor, threshold: float, count: int) -> Tensor:
@@ -236,8 +235,7 @@ def _regions(rpn: ProposalNetwork | None, picture: Tensor, settings: Propose, de
         raise ValueError("scoring rpn and objectness need the RPN of stage propose")
     with autocast(device, settings.precision):
         boxes, objectness = rpn.propose(picture)
-    filtered = settings.scoring == "rpn" and settings.base_filter
-    count = settings.shortlist if filtered else min(settings.keep, settings.shortlist)
+    count = settings.wanted if settings.scoring == "rpn" else settings.keep
     return boxes[:count].float().cpu(), objectness[:count].float().cpu()
 
 
@@ -296,9 +294,9 @@ def run_propose(
     jobs = _jobs(recipe, split, photos, teacher, folder)
     mine = jobs[state.process_index :: state.num_processes]
     missing = [job for job in mine if (read_notes(job.path) or {}).get("key") != job.key]
-    _tell_cost(photos, settings, sum(len(job.photos) for job in missing))
-    total = sum(len(job.photos) for job in mine)
-    with track(total, "Propose", start=total - sum(len(job.photos) for job in missing)) as advance:
+    total, rest = (sum(len(job.photos) for job in some) for some in (mine, missing))
+    say(f"Propose: {rest} of {total} photos to do ({settings.precision})")
+    with track(total, "Propose", start=total - rest) as advance:
         for job in missing:
             began, crops = time.monotonic(), 0
             regions: dict[int, Regions] = {}
@@ -355,24 +353,6 @@ def _job(key: str, path: Path, photos: list[Photo], part: Photos, split: Categor
     contents = [f"{photo.image_id} {boxes.tolist()} {labels.tolist()}"
                 for photo, (boxes, labels) in zip(photos, base_boxes, strict=True)]  # fmt: skip
     return _Job(path, digest(key, *contents), photos, base_boxes)
-
-
-def _tell_cost(photos: Photos, settings: Propose, missing: int) -> None:
-    first = photos.photos[0]
-    boxes = sum(len(photo.boxes) for photo in photos.photos) / len(photos.photos)
-    if settings.scoring == "rpn":
-        crops, told = settings.shortlist if settings.base_filter else settings.keep, "regions of the RPN"
-    else:
-        anchors = len(anchor_grid(first.height, first.width, settings))
-        regions = min(settings.keep, settings.shortlist) if settings.objectness else 0
-        crops = anchors + regions if settings.scoring == "exhaustive" else min(anchors + regions, settings.keep)
-        told = f"about {anchors} grid boxes each"
-        told += f" and {regions} regions of the RPN" if regions else ""
-    dense = missing * len(settings.dense_sides) if settings.scoring == "dense" else 0
-    say(
-        f"Propose: {missing} of {len(photos.photos)} photos to do, {told}; at most "
-        f"{round(missing * (crops + boxes))} crops and {dense} dense passes of the teacher ({settings.precision})."
-    )
 
 
 def _cost(job: _Job, regions: Mapping[int, Regions], crops: int, settings: Propose, seconds: float) -> dict[str, Any]:

@@ -112,6 +112,11 @@ class Propose(_Section):
         """Whether an RPN is trained on base boxes, for its regions or for their objectness."""
         return self.scoring == "rpn" or self.objectness > 0
 
+    @property
+    def wanted(self) -> int:
+        """Boxes that are looked at to keep ``keep``: the whole shortlist where base names are dropped from it."""
+        return self.shortlist if self.base_filter else min(self.keep, self.shortlist)
+
 
 class Detector(_Section):
     """The detector: backbone + FPN + RPN + RoI heads."""

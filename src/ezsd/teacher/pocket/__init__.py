@@ -42,7 +42,7 @@ def register_architecture() -> None:
 
 @register_model
 def ezsd_pocket_resnet(pretrained: bool = False, num_classes: int = 0, **_: Any) -> ResNet:
-    """A ResNet of four basic blocks, made for dense reading: a cell of its last map stands for 16 pixels and sees 71.
+    """A ResNet of four basic blocks, made for dense reading: a cell of its last map stands for 16 pixels and sees 87.
 
     The deep convolutions are 1x1: what a cell tells is about its own place, so that the mean over a box tells of what
     is in the box (the idea of BagNet, Brendel and Bethge 2019).
