@@ -56,7 +56,9 @@ def test_the_names_it_asks_for_are_in_no_list() -> None:
 
 def test_the_baseline_differs_in_the_three_ideas_alone() -> None:
     ours, other = load_recipe(pocket_recipe()), load_recipe(pocket_recipe(), ezsd.demo.BASELINE)
-    assert other.train.model_copy(update={"ignore_top": ours.train.ignore_top}) == ours.train
+    negatives = {"ignore_top": ours.train.ignore_top, "novel_negatives": ours.train.novel_negatives}
+    assert other.train.model_copy(update=negatives) == ours.train
     assert other.detector.model_copy(update={"semantic_regression": True}) == ours.detector
-    assert other.propose.model_copy(update={"scoring": ours.propose.scoring}) == ours.propose
+    regions = {"scoring": ours.propose.scoring, "base_overlap": ours.propose.base_overlap}
+    assert other.propose.model_copy(update=regions) == ours.propose
     assert not other.adapt.enabled and ours.adapt.enabled

@@ -20,6 +20,7 @@ from ezsd.propose import (
     anchor_grid,
     confidence,
     first_of_nms,
+    lie_on,
     measure_proposals,
     novel_recall,
     run_propose,
@@ -111,6 +112,24 @@ def test_agreement_is_the_objectness_of_the_region_that_is_met_best() -> None:
     assert agreement(boxes, regions[:0], objectness[:0]).tolist() == [0, 0, 0, 0]
 
 
+@given(st.integers(0, 10_000), st.integers(0, 4), st.floats(0.05, 0.95))
+def test_boxes_lie_on_a_base_box_when_enough_of_their_area_does(seed: int, count: int, share: float) -> None:
+    numbers = torch.Generator().manual_seed(seed)
+    corners = torch.randint(0, 30, (40 + count, 2), generator=numbers)
+    every = torch.cat([corners, corners + torch.randint(1, 20, corners.shape, generator=numbers)], 1)
+    boxes, base = every.split([40, count])
+    picture = torch.zeros(count, 50, 50)
+    for layer, (x1, y1, x2, y2) in zip(picture, base.tolist(), strict=True):
+        layer[y1:y2, x1:x2] = 1
+    shares = torch.tensor(
+        [[float(layer[y1:y2, x1:x2].mean()) for layer in picture] + [0.0] for x1, y1, x2, y2 in boxes.tolist()]
+    )
+    best = shares.amax(1)
+    clear = (best - share).abs() > 1e-4  # not decided by rounding
+    assert torch.equal(lie_on(boxes.float(), base.float(), share)[clear], (best > share)[clear])
+    assert not lie_on(boxes.float(), base.float(), 1.0).any()
+
+
 @given(st.integers(0, 10_000), st.integers(1, 60), st.sampled_from([0.3, 0.5, 0.7]))
 def test_the_first_of_nms_are_those_of_the_whole(seed: int, count: int, threshold: float) -> None:
     numbers = torch.Generator().manual_seed(seed)
@@ -165,6 +184,20 @@ def test_novel_boxes_of_the_photos_leave_no_trace(tiny: TinyCoco, tmp_path: Path
     unknown = _run(load_photos(tiny.part(), SPLIT.base), tmp_path / "unknown")
     for image_id in (4, 8, 11, 57):
         assert torch.equal(known[image_id].boxes, unknown[image_id].boxes)
+
+
+@pytest.mark.parametrize("scoring", ["dense", "exhaustive", "rpn"])
+def test_nothing_is_proposed_where_a_base_box_is(tiny: TinyCoco, tmp_path: Path, scoring: str) -> None:
+    photos = load_photos(tiny.part(), SPLIT.base)
+    on_base = {}
+    for overlap in (1.0, 0.5):
+        chosen = SETTINGS.model_copy(update={"scoring": scoring, "base_overlap": overlap})
+        store = _run(photos, tmp_path / str(overlap), chosen)
+        found = [(store[photo.image_id], photo.boxes[~photo.crowd]) for photo in photos.photos]
+        proposals = [(regions.boxes[~regions.is_base_box], boxes) for regions, boxes in found]
+        assert all(len(boxes) for boxes, _ in proposals)
+        on_base[overlap] = sum(int(lie_on(boxes, base, 0.5).sum()) for boxes, base in proposals)
+    assert on_base[1.0] > 0 and on_base[0.5] == 0
 
 
 def test_finished_shards_are_kept_and_only_missing_ones_are_made_again(
@@ -301,6 +334,10 @@ def test_proposals_and_random_boxes_are_measured_on_photos_with_novel_boxes(tiny
         ColourTeacher(), photos, SPLIT, every.model_copy(update={"crop_rank": 0.5}), PROMPT, "cpu"
     )
     assert by_crops["novel_recall_at_300"] == found["novel_recall_at_300"]
+    off_base = measure_proposals(
+        ColourTeacher(), photos, SPLIT, every.model_copy(update={"base_overlap": 0.0}), PROMPT, "cpu"
+    )
+    assert 0 < (off_base["novel_recall_at_300"] or 0) < (found["novel_recall_at_300"] or 0)
     nothing = measure_proposals(
         ColourTeacher(), load_photos(tiny.part(), SPLIT.base), SPLIT, SETTINGS, PROMPT, "cpu"
     )

@@ -72,12 +72,29 @@ def test_novel_annotations_cannot_change_a_single_bit_of_any_stage(
     altered.content["annotations"] = entries
     altered.save()
     for name, coco in (("a", honest), ("b", altered)):
-        run_recipe(recipe(coco, val), tmp_path / name, until="train")
+        chosen = recipe(coco, val, ignore_top=2, novel_negatives=True)
+        propose = chosen.propose.model_copy(update={"base_overlap": 0.5})
+        run_recipe(chosen.model_copy(update={"propose": propose}), tmp_path / name, until="train")
     assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     for file in ("adapt/norms.safetensors", "targets/shard-00000.arrow"):
         tensors = [(tmp_path / name / file).read_bytes() for name in ("a", "b")]
         assert len(tensors[0]) == len(tensors[1]) and len(tensors[0]) > 100
     assert_same(*(read_tensors(tmp_path / name / "adapt" / "norms.safetensors")[0] for name in ("a", "b")))
+
+
+def test_names_alone_change_the_training_where_background_is_told_from_them(
+    tiny_coco: Callable[..., TinyCoco], tmp_path: Path
+) -> None:
+    coco = tiny_coco(tmp_path / "photos")
+    settings = {}
+    for wanted in (False, True):
+        folder = tmp_path / str(wanted)
+        chosen = recipe(coco, epochs=0.5, distillation_weight=0.0, ignore_top=0, novel_negatives=wanted)
+        run_recipe(chosen, folder, until="train")
+        settings[wanted] = json.loads((folder / "train/model/config.json").read_text())["setting"]
+    assert settings == {False: "strict", True: "named"}
+    with pytest.raises(AssertionError):
+        assert_same(weights(tmp_path / "False"), weights(tmp_path / "True"))
 
 
 def test_a_training_stopped_at_any_step_ends_with_the_same_weights(

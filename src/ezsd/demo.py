@@ -31,8 +31,10 @@ from ezsd.run import run_recipe
 BASELINE = (
     "adapt.enabled=false",
     "propose.scoring=rpn",
+    "propose.base_overlap=1",
     "detector.semantic_regression=false",
     "train.ignore_top=0",
+    "train.novel_negatives=false",
 )
 PHOTOS, FAST_PHOTOS = 900, 350
 FAST = ("adapt.epochs=4", "propose.rpn_epochs=3", "train.epochs=6")

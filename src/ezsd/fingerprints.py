@@ -25,6 +25,7 @@ _NOT_OF_RPN = (
     "detector.head_features", "detector.rois_per_photo", "detector.masks", "detector.semantic_regression",
     "detector.semantic_top_k", "detector.score_threshold", "detector.nms", "detector.detections_per_photo",
     "train.epochs", "train.distillation_weight", "train.proposals_per_photo", "train.ignore_top",
+    "train.novel_negatives",
 )  # fmt: skip
 # What regions of scoring rpn do not depend on: keys of the grid and of its ranking.
 _NOT_OF_REGIONS = (

@@ -8,7 +8,8 @@ baseline.
 
 A teacher that is sure of a name may look at a part of an object or at background. With ``objectness``, regions of the
 same RPN join the grid, and a box counts for as much as it agrees with them: what is proposed must look like an object
-to the RPN, and like something with a name to the teacher.
+to the RPN, and like something with a name to the teacher. With ``base_overlap``, boxes that lie on a base box are left
+out: what is there has a name already.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any, Literal
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from torchvision.ops import box_iou, nms
+from torchvision.ops import box_area, box_iou, nms
 
 from ezsd.base_rpn import WEIGHTS, load_base_rpn, train_base_rpn
 from ezsd.checkpoint import seeded
@@ -106,6 +107,14 @@ def agreement(boxes: Tensor, regions: Tensor, objectness: Tensor) -> Tensor:
     if not len(regions):
         return boxes.new_zeros(len(boxes))
     return (box_iou(boxes, regions) * objectness).amax(1)
+
+
+def lie_on(boxes: Tensor, base_boxes: Tensor, share: float) -> Tensor:
+    """Tell which boxes ``[A, 4]`` have more than ``share`` of their area in one of ``base_boxes [N, 4]``: ``[A]``."""
+    first = torch.maximum(boxes[:, None, :2], base_boxes[:, :2])
+    last = torch.minimum(boxes[:, None, 2:], base_boxes[:, 2:])
+    common = (last - first).clamp(min=0).prod(2)
+    return (common > share * box_area(boxes)[:, None]).any(1)
 
 
 @dataclass(frozen=True)
@@ -191,7 +200,7 @@ def _propose_photos(
     def to_encode() -> Iterator[tuple[Tensor, Tensor]]:
         for photo, picture, (boxes, _) in zip(photos, read_ahead(photos), base_boxes, strict=True):
             picture = picture.to(device).float() / 255
-            waiting.append(_candidates(teacher, photo, picture, text, base_names, settings, device, rpn))
+            waiting.append(_candidates(teacher, photo, picture, boxes, text, base_names, settings, device, rpn))
             yield picture, torch.cat([waiting[-1].boxes, boxes])
 
     embedded = encode_regions(teacher, to_encode(), settings.batch_size, device, settings.precision)
@@ -208,13 +217,14 @@ def _propose_photos(
 
 @torch.no_grad()
 def _candidates(
-    teacher: Teacher, photo: Photo, picture: Tensor, text: Tensor, base_names: int, settings: Propose, device: str,
-    rpn: ProposalNetwork | None,
+    teacher: Teacher, photo: Photo, picture: Tensor, base_boxes: Tensor, text: Tensor, base_names: int,
+    settings: Propose, device: str, rpn: ProposalNetwork | None,
 ) -> _Candidates:  # fmt: skip
-    regions, objectness = _regions(rpn, picture, settings, device)
+    regions, objectness = _regions(rpn, picture, base_boxes, settings, device)
     if settings.scoring == "rpn":
         return _Candidates(photo, regions, objectness)
-    boxes = torch.cat([anchor_grid(photo.height, photo.width, settings), regions])
+    grid = anchor_grid(photo.height, photo.width, settings)
+    boxes = torch.cat([grid[~lie_on(grid, base_boxes, settings.base_overlap)], regions])
     factor = torch.ones(len(boxes))
     if settings.objectness:
         factor = agreement(boxes, regions, objectness) ** settings.objectness
@@ -227,16 +237,20 @@ def _candidates(
     return _Candidates(photo, boxes[chosen], factor[chosen], probabilities[chosen])
 
 
-def _regions(rpn: ProposalNetwork | None, picture: Tensor, settings: Propose, device: str) -> tuple[Tensor, Tensor]:
+def _regions(
+    rpn: ProposalNetwork | None, picture: Tensor, base_boxes: Tensor, settings: Propose, device: str
+) -> tuple[Tensor, Tensor]:
     """Best regions of the RPN and their objectness, on the CPU; none where the settings do not ask for them."""
     if not settings.asks_rpn:
         return torch.zeros(0, 4), torch.zeros(0)
     if rpn is None:
         raise ValueError("scoring rpn and objectness need the RPN of stage propose")
     with autocast(device, settings.precision):
-        boxes, objectness = rpn.propose(picture)
+        found, objectness = rpn.propose(picture)
+    boxes = found.float().cpu()
     count = settings.wanted if settings.scoring == "rpn" else settings.keep
-    return boxes[:count].float().cpu(), objectness[:count].float().cpu()
+    kept = torch.where(~lie_on(boxes, base_boxes, settings.base_overlap))[0][:count]
+    return boxes[kept], objectness.float().cpu()[kept]
 
 
 def _finish(
@@ -344,15 +358,21 @@ def _jobs(recipe: Recipe, split: CategorySplit, photos: Photos, teacher: Teacher
 
 
 def _job(key: str, path: Path, photos: list[Photo], part: Photos, split: CategorySplit) -> _Job:
-    place = {name: index for index, name in enumerate(split.base, start=1)}
-    base_boxes = []
-    for photo in photos:
-        labels = torch.tensor([place.get(part.names[label - 1], 0) for label in photo.labels.tolist()]).long()
-        wanted = (labels > 0) & ~photo.crowd
-        base_boxes.append((photo.boxes[wanted], labels[wanted]))
+    base_boxes = _base_boxes(photos, part.names, split.base)
     contents = [f"{photo.image_id} {boxes.tolist()} {labels.tolist()}"
                 for photo, (boxes, labels) in zip(photos, base_boxes, strict=True)]  # fmt: skip
     return _Job(path, digest(key, *contents), photos, base_boxes)
+
+
+def _base_boxes(photos: Sequence[Photo], names: Sequence[str], base: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+    """Boxes ``[N, 4]`` of base names in each photo, without crowds, and their 1-based labels among ``base``."""
+    place = {name: index for index, name in enumerate(base, start=1)}
+    boxes = []
+    for photo in photos:
+        labels = torch.tensor([place.get(names[label - 1], 0) for label in photo.labels.tolist()]).long()
+        wanted = (labels > 0) & ~photo.crowd
+        boxes.append((photo.boxes[wanted], labels[wanted]))
+    return boxes
 
 
 def _cost(job: _Job, regions: Mapping[int, Regions], crops: int, settings: Propose, seconds: float) -> dict[str, Any]:
@@ -418,6 +438,8 @@ def measure_proposals(
 ) -> dict[str, float | None]:  # fmt: skip
     """Novel recall of the proposals on photos with boxes of all names; only photos with a novel box are looked at.
 
+    Their base boxes are known to the proposals, as those of the training photos are.
+
     Args:
         teacher: on ``device``.
         photos: val photos, names = base and novel.
@@ -441,18 +463,18 @@ def measure_proposals(
             boxes[photo.image_id] = grid[order[: settings.keep]]
         return novel_recall(boxes, photos, split.novel)
     text = text_embeddings(teacher, split.names, prompt)
-    nothing = [(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))] * len(chosen)
+    base_boxes = _base_boxes(chosen, photos.names, split.base)
     if ranked_without_crops(settings):
-        pictures = zip(chosen, read_ahead(chosen), strict=True)
+        pictures = zip(chosen, read_ahead(chosen), base_boxes, strict=True)
         found: Iterator[Tensor] = (
             _candidates(
-                teacher, photo, picture.to(device).float() / 255, text, len(split.base), settings, device, rpn
+                teacher, photo, picture.to(device).float() / 255, known, text, len(split.base), settings, device, rpn
             ).boxes
-            for photo, picture in pictures
+            for photo, picture, (known, _) in pictures
         )
     else:
-        regions = propose_photos(teacher, chosen, nothing, text, len(split.base), settings, device, rpn)
-        found = (each.boxes for each in regions)
+        regions = propose_photos(teacher, chosen, base_boxes, text, len(split.base), settings, device, rpn)
+        found = (each.boxes[~each.is_base_box] for each in regions)
     with track(len(chosen), "Recall of proposals") as advance:
         for photo, proposals in zip(chosen, found, strict=True):
             boxes[photo.image_id] = proposals

@@ -101,6 +101,7 @@ class Propose(_Section):
     nms: Fraction = 0.7
     shortlist: Count = 1000  # boxes left after NMS
     base_filter: Flag = True  # drop boxes whose best name is a base name
+    base_overlap: Fraction = 1.0  # drop boxes with more than this share of them in one base box; 1 = paper
     keep: Count = 300  # boxes cropped, embedded and stored
     crop_rank: Fraction = 0.5  # share of the crop's score, beside the dense score, in the final rank
     batch_size: Count = 256  # crops a teacher pass
@@ -159,6 +160,7 @@ class Train(_Section):
     distillation_weight: NotNegative = 1.0  # 0 = no distillation
     proposals_per_photo: CountOrZero = 200
     ignore_top: CountOrZero = 0  # negatives on so many of the best CLIP proposals are ignored; 0 = paper
+    novel_negatives: Flag = False  # background is told from the novel names, too; false = paper
     checkpoint_steps: Count = 500
 
 

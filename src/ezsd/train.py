@@ -34,7 +34,7 @@ def run_train(
 
     Args:
         recipe: what to do.
-        split: its base names are the vocabulary of training.
+        split: its base names are the vocabulary of training; the recipe may ask to tell background from the novel ones.
         photos: the train part, base boxes only.
         targets: folder of stage propose; None when the training needs none.
         teacher: adapted; makes the text embeddings.
@@ -60,8 +60,10 @@ def run_train(
     )
     names = text_embeddings(teacher, split.names, recipe.prompt)
     dataset = TrainingPhotos(photos, store, teacher.embedding_dim, settings, recipe.detector.image_size, masks)
-    vocabulary, weights = names[: len(split.base)], {"loss_distillation": settings.distillation_weight}
-    metrics = train_model(model, dataset, folder, "train", recipe.seed, recipe.data.workers, [vocabulary], weights)
+    base, novel = names.split([len(split.base), len(split.novel)])
+    inputs = [base, novel] if settings.novel_negatives else [base]
+    weights = {"loss_distillation": settings.distillation_weight}
+    metrics = train_model(model, dataset, folder, "train", recipe.seed, recipe.data.workers, inputs, weights)
     if PartialState().is_main_process:
         config = ModelConfig(
             detector=recipe.detector,
@@ -70,7 +72,7 @@ def run_train(
             base=split.base,
             novel=split.novel,
             split=split.name,
-            setting="strict" if store is None else "named",
+            setting="strict" if store is None and not settings.novel_negatives else "named",
             teacher=recipe.teacher,
             prompt=recipe.prompt,
             versions=versions(),

@@ -77,4 +77,19 @@ def test_box_loss_is_divided_by_all_regions() -> None:
 
 def test_classification_prefers_the_right_column() -> None:
     logits = torch.tensor([[0.0, 9.0, 0.0]])
-    assert classification_loss(logits, torch.tensor([1])) < classification_loss(logits, torch.tensor([0]))
+    assert classification_loss(logits, torch.tensor([1]), 2) < classification_loss(logits, torch.tensor([0]), 2)
+
+
+@given(st.integers(1, 6), st.integers(0, 5), seeds)
+def test_names_without_boxes_are_told_from_background_alone(names: int, others: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    logits = torch.randn(8, 1 + names + others, requires_grad=True)
+    labels = torch.arange(8) % (1 + names)
+    loss = classification_loss(logits, labels, names)
+    loss.backward()
+    objects, background = labels > 0, labels == 0
+    expected = torch.cat([F.cross_entropy(logits[objects, : 1 + names], labels[objects], reduction="none"),
+                          F.cross_entropy(logits[background], labels[background], reduction="none")])  # fmt: skip
+    assert loss.item() == pytest.approx(expected.mean().item(), rel=1e-5)
+    assert logits.grad is not None
+    assert (logits.grad[objects, 1 + names :] == 0).all() and (logits.grad[background, 1:] > 0).all()

@@ -7,14 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy over background and vocabulary.
+def classification_loss(logits: Tensor, labels: Tensor, names: int) -> Tensor:
+    """Cross-entropy over background and vocabulary; for regions of the background, also over other names.
+
+    Names without boxes are told from background alone: a base object that looks like a novel name may well be near it.
 
     Args:
-        logits: [N, 1 + C], column 0 is the background.
-        labels: [N] int64, 0 = background.
+        logits: [N, 1 + C + U], column 0 is the background, the last U are names without boxes.
+        labels: [N] int64, 0 = background, at most C.
+        names: C.
     """
-    return F.cross_entropy(logits.float(), labels)
+    others = torch.arange(logits.shape[1], device=logits.device) > names
+    return F.cross_entropy(logits.float().masked_fill(others & (labels > 0)[:, None], -torch.inf), labels)
 
 
 def box_regression_loss(deltas: Tensor, labels: Tensor, target_deltas: Tensor) -> Tensor:

@@ -43,17 +43,24 @@ class Rcnn(nn.Module):
         self.roi_heads = roi_heads
         self.image_size = image_size
 
-    def forward(self, pictures: Sequence[Tensor], targets: list[Target], text_embeddings: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self,
+        pictures: Sequence[Tensor],
+        targets: list[Target],
+        text_embeddings: Tensor,
+        other_names: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Return the losses of a batch.
 
         Args:
             pictures: resized, [3, H, W] uint8 or float in 0..1 each.
             targets: see :class:`ZeroShotRoIHeads`; boxes in pixels of the resized pictures.
             text_embeddings: [C, D] unit length, the vocabulary of training.
+            other_names: [U, D] unit length, names without boxes that background is told from, too.
         """
         images, features = self._features(pictures)
         proposals, rpn_losses = self.rpn(images, features, targets)
-        _, losses = self.roi_heads(features, proposals, images.image_sizes, text_embeddings, targets)
+        _, losses = self.roi_heads(features, proposals, images.image_sizes, text_embeddings, targets, other_names)
         return {**rpn_losses, **losses}
 
     @torch.inference_mode()

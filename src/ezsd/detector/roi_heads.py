@@ -59,6 +59,7 @@ class ZeroShotRoIHeads(RoIHeads):
         image_shapes: Sizes,
         text_embeddings: Tensor,
         targets: list[Target] | None = None,
+        other_names: Tensor | None = None,
     ) -> tuple[list[Detections], dict[str, Tensor]]:
         """Return detections (inference) or losses (training: when targets are given).
 
@@ -70,10 +71,13 @@ class ZeroShotRoIHeads(RoIHeads):
             targets: per photo ``boxes`` [N, 4], ``labels`` [N] (1-based row of the vocabulary), ``crowd_boxes``,
                 ``ignored_boxes``, ``distill_boxes`` [K, 4], ``distill_embeddings`` [K, D], ``distill_weights`` [K],
                 and ``masks`` [N, H, W] when there is a mask branch.
+            other_names: [U, D] unit length, names without boxes that background is told from, too (training).
         """
         if targets is None:
             return self._detect(features, proposals, image_shapes, text_embeddings), {}
-        return [], self._losses(features, proposals, image_shapes, text_embeddings, targets)
+        if other_names is None:
+            other_names = text_embeddings[:0]
+        return [], self._losses(features, proposals, image_shapes, text_embeddings, targets, other_names)
 
     def select_training_samples(
         self, proposals: list[Tensor], targets: list[Target]
@@ -105,6 +109,7 @@ class ZeroShotRoIHeads(RoIHeads):
         sizes: Sizes,
         text_embeddings: Tensor,
         targets: list[Target],
+        other_names: Tensor,
     ) -> dict[str, Tensor]:
         sampled, matched, labels_by_photo, deltas_by_photo = self.select_training_samples(proposals, targets)
         labels, target_deltas = torch.cat(labels_by_photo), torch.cat(deltas_by_photo)
@@ -118,12 +123,12 @@ class ZeroShotRoIHeads(RoIHeads):
         regions = [torch.cat(pair) for pair in zip(sampled, distilled, strict=True)]
         shared = self._shared_features(features, regions, sizes)
         embeddings = self.box_head.embed(shared)
-        logits = self.box_predictor(embeddings[~is_distilled], text_embeddings)
+        logits = self.box_predictor(embeddings[~is_distilled], torch.cat([text_embeddings, other_names]))
         deltas = self.box_head.deltas(
             self.box_head.to_box_features(shared[~is_distilled]), _text_of(labels, text_embeddings)
         )
         losses = {
-            "loss_classifier": classification_loss(logits, labels),
+            "loss_classifier": classification_loss(logits, labels, len(text_embeddings)),
             "loss_box": box_regression_loss(deltas, labels, target_deltas),
             "loss_distillation": distillation_loss(
                 embeddings[is_distilled],
