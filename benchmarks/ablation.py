@@ -1,4 +1,7 @@
-"""Each of the three ideas switched off alone, and all of them: one table, mean and standard deviation over seeds.
+"""Ideas switched off one at a time, and together: one table, mean and standard deviation over seeds.
+
+First the three ideas of the publication and all of them together (the baseline), then what is added to them here, and
+all of that together (published).
 
     python benchmarks/ablation.py recipes/pocket.yaml --out runs/ablation --seeds 3
 
@@ -20,11 +23,26 @@ from ezsd.run import run_recipe
 VARIANTS: dict[str, tuple[str, ...]] = {
     "ezsd": (),
     "no-adaptation": ("adapt.enabled=false",),
-    "rpn-regions": ("propose.scoring=rpn", "train.ignore_top=0"),
+    "rpn-regions": (
+        "propose.scoring=rpn", "propose.base_overlap=1", "train.ignore_top=0", "train.novel_negatives=false",
+    ),
     "no-semantic-regression": ("detector.semantic_regression=false",),
     "baseline": BASELINE,
+    "no-objectness": ("propose.objectness=0",),
+    "no-base-overlap": ("propose.base_overlap=1",),
+    "no-novel-negatives": ("train.novel_negatives=false",),
+    "published": (
+        "adapt.balance=0", "propose.objectness=0", "propose.base_overlap=1", "propose.ranking=entropy",
+        "propose.base_filter=true", "detector.semantic_top_k=1", "train.ignore_top=0", "train.novel_negatives=false",
+    ),
+}  # fmt: skip
+SHARED = {  # with variant ezsd
+    "rpn-regions": ("adapt",),
+    "no-semantic-regression": ("adapt", "targets"),
+    "no-objectness": ("adapt",),
+    "no-base-overlap": ("adapt",),
+    "no-novel-negatives": ("adapt", "targets"),
 }
-SHARED = {"rpn-regions": ("adapt",), "no-semantic-regression": ("adapt", "targets")}  # with variant ezsd
 COLUMNS = {
     "AP50 novel": "gzsd.ap50_novel",
     "AP50 base": "gzsd.ap50_base",

@@ -5,12 +5,15 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+import supervision as sv
 from PIL import Image
 
 import ezsd.demo
 from ezsd.data.categories import load_split
-from ezsd.demo import UNHEARD, pocket_recipe, run_demo
+from ezsd.data.scenes import PlacedObject
+from ezsd.demo import UNHEARD, count_found, pocket_recipe, run_demo
 from ezsd.errors import ArtifactError
 from ezsd.files import read_json
 from ezsd.recipe import load_recipe
@@ -30,7 +33,7 @@ def test_the_demo_leaves_two_runs_a_table_a_report_and_a_picture(
     made = run_demo(tmp_path, fast=True)
     table, said = capsys.readouterr()
     assert "AP50 novel" in table and "novel names, before adaptation" in table
-    assert "Asked for rocket" in table + said
+    assert "Asked for cookie" in table + said
     assert made["report"] == tmp_path / "ezsd" / "report.html" and made["report"].is_file()
     assert Image.open(made["picture"]).size[0] > 0
     ours, baseline = (read_json(tmp_path / name / "evaluate" / "metrics.json") for name in ("ezsd", "baseline"))
@@ -48,6 +51,18 @@ def test_a_failure_of_the_baseline_is_told_with_its_last_words(tmp_path: Path) -
         ezsd.demo._beside(pocket_recipe(), tmp_path / "baseline", ["train.epochs=-1"], overwrite=False),
     ):
         pass
+
+
+def test_an_object_is_found_by_a_detection_of_its_name_that_meets_it() -> None:
+    masks = np.zeros((3, 50, 50), dtype=bool)
+    masks[0, :20, :20] = masks[1, 25:45, 25:45] = masks[2, :10, 30:40] = True
+    objects = [PlacedObject(name, mask) for name, mask in zip(("cookie", "robot", "robot"), masks, strict=True)]
+    detections = sv.Detections(
+        xyxy=np.array([[1.0, 1, 20, 20], [25, 25, 45, 45], [0, 0, 20, 20], [30, 0, 36, 6]]),
+        confidence=np.full(4, 0.5), data={"class_name": np.array(["cookie", "cookie", "robot", "robot"])},
+    )  # fmt: skip
+    assert count_found(detections, objects) == 1
+    assert count_found(detections[np.zeros(4, dtype=bool)], objects) == 0
 
 
 def test_the_names_it_asks_for_are_in_no_list() -> None:

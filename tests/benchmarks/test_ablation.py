@@ -2,51 +2,67 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
 
 from ezsd.files import read_json
-from ezsd.recipe import parse_recipe, save_recipe
+from ezsd.recipe import load_recipe, parse_recipe, save_recipe
 from tiny import TinyCoco
 from tiny_teacher import tiny_values
 
 ROOT = Path(__file__).parents[2]
-VARIANTS = ("ezsd", "no-adaptation", "rpn-regions", "no-semantic-regression", "baseline")
+CHOSEN = ("ezsd", "no-adaptation", "rpn-regions", "no-novel-negatives")
 
 
-def _ablation(tmp_path: Path) -> str:
-    paths = f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"
-    files = (ROOT / "benchmarks" / "ablation.py", tmp_path / "recipe.yaml", tmp_path / "out")
-    script, recipe, out = map(str, files)
-    done = subprocess.run(
-        [sys.executable, script, recipe, "--out", out, "--seeds", "2", "--set", "train.epochs=1"],
-        capture_output=True, text=True, check=False, timeout=600,
-        env={**os.environ, "PYTHONPATH": paths, "EZSD_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def ablation() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ablation", ROOT / "benchmarks" / "ablation.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_one_line_a_variant_and_nothing_is_done_twice(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> None:
-    coco = tiny_coco(tmp_path / "data")
-    values = tiny_values(str(coco.images), str(coco.annotations))
-    values["propose"] = {**values["propose"], "rpn_epochs": 1}
+def test_one_line_a_variant_and_nothing_is_done_twice(
+    ablation: ModuleType, tmp_path: Path, tiny_coco: Callable[..., TinyCoco], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    coco, out = tiny_coco(tmp_path / "data"), tmp_path / "out"
+    values: Any = tiny_values(str(coco.images), str(coco.annotations))
+    values["propose"] |= {"rpn_epochs": 1}
+    values["train"] |= {"novel_negatives": True}
     save_recipe(parse_recipe(values, "test"), tmp_path / "recipe.yaml")
-    lines = [line for line in _ablation(tmp_path).splitlines() if line.startswith("|")]
-    assert [line.split("|")[1].strip() for line in lines[2:]] == [f"{name} (2 seeds)" for name in VARIANTS]
+    monkeypatch.setenv("EZSD_CACHE", str(tmp_path))
+    monkeypatch.setattr(ablation, "VARIANTS", {name: ablation.VARIANTS[name] for name in CHOSEN})
+    arguments = ["ablation.py", str(tmp_path / "recipe.yaml"), "--out", str(out), "--seeds", "2"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--set", "train.epochs=1"])
+    tables, stamps = [], []
+    for _ in range(2):
+        ablation.main()
+        tables.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("|")])
+        stamps.append([path.stat().st_mtime_ns for path in sorted(out.glob("*/train/model/model.safetensors"))])
+    lines = tables[0]
+    assert tables[1] == lines and stamps[1] == stamps[0] and len(stamps[0]) == 8
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [f"{name} (2 seeds)" for name in CHOSEN]
     assert len({line.count("|") for line in lines}) == 1
     for seed in range(2):
-        runs = {name: tmp_path / "out" / f"{name}_seed{seed}" for name in VARIANTS}
-        done = {name: read_json(runs[name] / "targets" / "metrics.json") for name in VARIANTS}
-        assert done["no-semantic-regression"] == done["ezsd"]
+        runs = {name: out / f"{name}_seed{seed}" for name in CHOSEN}
+        done = {name: read_json(runs[name] / "targets" / "metrics.json") for name in CHOSEN}
+        assert done["no-novel-negatives"] == done["ezsd"]
         assert done["rpn-regions"]["rpn_seconds"] > 0
-        adapted = {name: read_json(runs[name] / "evaluate" / "metrics.json")["teacher"] for name in VARIANTS}
+        adapted = {name: read_json(runs[name] / "evaluate" / "metrics.json")["teacher"] for name in CHOSEN}
         assert adapted["rpn-regions"] == adapted["ezsd"]
         assert adapted["no-adaptation"]["accuracy_novel_after"] is None
-    model = tmp_path / "out" / "ezsd_seed0" / "train" / "model" / "model.safetensors"
-    before = model.stat().st_mtime_ns
-    assert [line for line in _ablation(tmp_path).splitlines() if line.startswith("|")] == lines
-    assert model.stat().st_mtime_ns == before
+
+
+def test_every_variant_changes_the_recipe_of_the_pocket_world(ablation: ModuleType) -> None:
+    recipe = ROOT / "recipes" / "pocket.yaml"
+    found = {name: load_recipe(recipe, changes).model_dump_json() for name, changes in ablation.VARIANTS.items()}
+    assert len(set(found.values())) == len(found)
+    assert ablation.SHARED.keys() < found.keys()

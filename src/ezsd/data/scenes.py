@@ -7,6 +7,7 @@ category, and a tone: dim, tinted, of low contrast, blurred, a little noisy.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -54,13 +55,16 @@ def scene_law() -> str:
     return digest(str([PICTOGRAMS, DISTRACTORS, ranges]))
 
 
-def make_scene(rng: Rng, names: tuple[str, ...], tone: Tone = TONE) -> tuple[Image.Image, list[PlacedObject]]:
+def make_scene(
+    rng: Rng, names: tuple[str, ...], tone: Tone = TONE, pictograms: Mapping[str, tuple[str, ...]] = PICTOGRAMS
+) -> tuple[Image.Image, list[PlacedObject]]:
     """Draw one scene.
 
     Args:
         rng: every choice is drawn from it.
-        names: of the objects, each as likely as the others; keys of ``PICTOGRAMS``.
+        names: of the objects, each as likely as the others.
         tone: the law of its tone.
+        pictograms: files of OpenMoji of each name.
 
     Returns:
         RGB picture of ``SIDE`` x ``SIDE`` pixels, and the labelled objects from back to front.
@@ -75,7 +79,7 @@ def make_scene(rng: Rng, names: tuple[str, ...], tone: Tone = TONE) -> tuple[Ima
     boxes: list[tuple[int, int, int, int]] = []
     for index in rng.permutation(len(everything)):
         name = everything[index]
-        codes = DISTRACTORS if name is None else PICTOGRAMS[name]
+        codes = DISTRACTORS if name is None else pictograms[name]
         picture, solid = turned(codes[rng.integers(len(codes))], rng, OBJECT_SIDES, TURN)
         box = _free_place(picture.size, boxes, rng)
         if box is None:
