@@ -21,7 +21,8 @@ import torch
 from ezsd.base_rpn import WEIGHTS, load_base_rpn
 from ezsd.data.categories import load_split
 from ezsd.data.coco import load_photos
-from ezsd.propose import measure_proposals, propose_photos
+from ezsd.propose import propose_photos
+from ezsd.recall import measure_proposals
 from ezsd.recipe import load_recipe
 from ezsd.teacher import load_teacher, text_embeddings
 

@@ -18,7 +18,8 @@ from ezsd.checkpoint import save_checkpoint
 from ezsd.data.coco import load_photos, read_picture
 from ezsd.errors import ArtifactError
 from ezsd.files import write_tensors
-from ezsd.propose import agreement, novel_recall, run_propose
+from ezsd.propose import agreement, run_propose
+from ezsd.recall import novel_recall
 from ezsd.recipe import Recipe, parse_recipe
 from ezsd.run import run_recipe
 from ezsd.targets import TargetStore, write_shard

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torchvision.ops import box_iou, nms
+from torchvision.ops import nms
 
 from ezsd import propose
 from ezsd.data.augment import resize_scale
@@ -21,8 +20,6 @@ from ezsd.propose import (
     confidence,
     first_of_nms,
     lie_on,
-    measure_proposals,
-    novel_recall,
     run_propose,
     select,
 )
@@ -288,57 +285,3 @@ def test_the_share_of_the_crop_decides_the_rank(tiny: TinyCoco, tmp_path: Path) 
         ranks[share] = regions.boxes[~regions.is_base_box]
     assert not torch.equal(ranks[0.0], ranks[1.0])
     assert torch.equal(ranks[0.0].unique(dim=0), ranks[1.0].unique(dim=0))
-
-
-def test_recall_counts_novel_boxes_met_by_the_best_proposals(tiny: TinyCoco) -> None:
-    photos = load_photos(tiny.part(), SPLIT.names)
-    novel = {
-        photo.image_id: photo.boxes[(photo.labels > 2) & ~photo.crowd]
-        for photo in photos.photos
-    }
-    total = sum(map(len, novel.values()))
-    assert total >= 3
-    away = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
-    late = {image_id: torch.cat([away.expand(2, 4), boxes]) for image_id, boxes in novel.items()}
-    recall = novel_recall(late, photos, SPLIT.novel, at=(2, 9))
-    assert recall == {"novel_recall_at_2": 0.0, "novel_recall_at_9": 1.0}
-    one = next(image_id for image_id, boxes in novel.items() if len(boxes))
-    only = {image_id: boxes if image_id == one else away for image_id, boxes in novel.items()}
-    assert novel_recall(only, photos, SPLIT.novel, at=(9,))["novel_recall_at_9"] == len(novel[one]) / total
-    assert novel_recall({}, photos, SPLIT.novel) == {"novel_recall_at_100": None, "novel_recall_at_300": None}
-    for photo in photos.photos:
-        photo.crowd[photo.labels > 2] = True
-    assert novel_recall(late, photos, SPLIT.novel)["novel_recall_at_100"] is None
-
-
-def test_an_overlap_of_half_is_enough_and_less_is_not(tiny: TinyCoco) -> None:
-    photos = load_photos(tiny.part(), SPLIT.names)
-    photo = next(entry for entry in photos.photos if bool((entry.labels > 2).any()))
-    box = photo.boxes[photo.labels > 2][:1]
-    for part, met in ((0.51, 1), (0.49, 0)):
-        shrunk = box.clone()
-        shrunk[:, 3] = box[:, 1] + (box[:, 3] - box[:, 1]) * part
-        assert math.isclose(float(box_iou(box, shrunk)), part, abs_tol=1e-3)
-        recall = novel_recall({photo.image_id: shrunk}, photos, SPLIT.novel)["novel_recall_at_100"]
-        assert recall is not None and (recall > 0) == bool(met)
-
-
-def test_proposals_and_random_boxes_are_measured_on_photos_with_novel_boxes(tiny: TinyCoco) -> None:
-    photos = load_photos(tiny.part(), SPLIT.names)
-    every = SETTINGS.model_copy(update={"sides": (32,), "shortlist": 5000, "nms": 1.0, "base_filter": False})
-    found = measure_proposals(ColourTeacher(), photos, SPLIT, every, PROMPT, "cpu")
-    chance = measure_proposals(ColourTeacher(), photos, SPLIT, every, PROMPT, "cpu", random=True)
-    assert set(found) == {"novel_recall_at_100", "novel_recall_at_300"}
-    assert found["novel_recall_at_300"] == chance["novel_recall_at_300"]  # the whole grid, in another order
-    by_crops = measure_proposals(
-        ColourTeacher(), photos, SPLIT, every.model_copy(update={"crop_rank": 0.5}), PROMPT, "cpu"
-    )
-    assert by_crops["novel_recall_at_300"] == found["novel_recall_at_300"]
-    off_base = measure_proposals(
-        ColourTeacher(), photos, SPLIT, every.model_copy(update={"base_overlap": 0.0}), PROMPT, "cpu"
-    )
-    assert 0 < (off_base["novel_recall_at_300"] or 0) < (found["novel_recall_at_300"] or 0)
-    nothing = measure_proposals(
-        ColourTeacher(), load_photos(tiny.part(), SPLIT.base), SPLIT, SETTINGS, PROMPT, "cpu"
-    )
-    assert nothing["novel_recall_at_100"] is None

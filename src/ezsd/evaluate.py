@@ -34,7 +34,7 @@ from ezsd.errors import ArtifactError
 from ezsd.files import digest, read_json, write_json, write_text
 from ezsd.metrics import Figures, coco_metrics, harmonic_mean, mean_figures
 from ezsd.progress import track
-from ezsd.propose import measure_proposals
+from ezsd.recall import measure_proposals
 from ezsd.recipe import Recipe
 from ezsd.teacher import Teacher
 from ezsd.train_data import needs_targets

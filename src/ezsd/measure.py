@@ -28,7 +28,8 @@ from ezsd.detector.proposal_network import ProposalNetwork, build_proposal_netwo
 from ezsd.detector.rcnn import Rcnn, build_detector
 from ezsd.evaluate import detect_photos
 from ezsd.progress import stopwatch
-from ezsd.propose import anchor_grid, measure_proposals, photos_with, propose_photos
+from ezsd.propose import anchor_grid, propose_photos
+from ezsd.recall import measure_proposals, photos_with
 from ezsd.recipe import Propose, Recipe
 from ezsd.targets import Regions, write_index, write_shard
 from ezsd.teacher import Teacher, load_teacher, text_embeddings

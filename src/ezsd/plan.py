@@ -17,7 +17,8 @@ from ezsd.data.coco import Photos, load_photos
 from ezsd.errors import DataError
 from ezsd.measure import Measured, Pace, Work, measure, this_device
 from ezsd.progress import say
-from ezsd.propose import RECALL_AT, anchor_grid, photos_with, ranked_without_crops
+from ezsd.propose import anchor_grid, ranked_without_crops
+from ezsd.recall import RECALL_AT, photos_with
 from ezsd.recipe import Part, Propose, Recipe
 from ezsd.train_data import BatchPlan, needs_targets
 

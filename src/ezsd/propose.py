@@ -29,7 +29,6 @@ from torch import Tensor
 from torchvision.ops import box_area, box_iou, nms
 
 from ezsd.base_rpn import WEIGHTS, load_base_rpn, train_base_rpn
-from ezsd.checkpoint import seeded
 from ezsd.crops import autocast, encode_regions, read_ahead
 from ezsd.data.augment import resize_scale
 from ezsd.data.categories import CategorySplit
@@ -44,7 +43,6 @@ from ezsd.teacher import Teacher, text_embeddings
 _SIZE_POWER = 0.1
 _NMS_MARGIN = 8  # boxes tried first, for each that is wanted
 _GRIDS = 64  # sizes of photos whose grid is kept
-RECALL_AT = (100, 300)
 
 
 @lru_cache(_GRIDS)
@@ -188,6 +186,20 @@ def propose_photos(
     """
     found = _propose_photos(teacher, photos, base_boxes, text, base_names, settings, device, rpn)
     return (regions for regions, _ in found)
+
+
+def rank_photos(
+    teacher: Teacher, photos: Sequence[Photo], base_boxes: Sequence[tuple[Tensor, Tensor]], text: Tensor,
+    base_names: int, settings: Propose, device: str, rpn: ProposalNetwork | None = None,
+) -> Iterator[Tensor]:  # fmt: skip
+    """Yield the boxes ``[N, 4]`` of :func:`propose_photos` alone; nothing is cropped unless their order needs it."""
+    if not ranked_without_crops(settings):
+        found = propose_photos(teacher, photos, base_boxes, text, base_names, settings, device, rpn)
+        yield from (regions.boxes[~regions.is_base_box] for regions in found)
+        return
+    for photo, picture, (known, _) in zip(photos, read_ahead(photos), base_boxes, strict=True):
+        picture = picture.to(device).float() / 255
+        yield _candidates(teacher, photo, picture, known, text, base_names, settings, device, rpn).boxes
 
 
 def _propose_photos(
@@ -358,13 +370,13 @@ def _jobs(recipe: Recipe, split: CategorySplit, photos: Photos, teacher: Teacher
 
 
 def _job(key: str, path: Path, photos: list[Photo], part: Photos, split: CategorySplit) -> _Job:
-    base_boxes = _base_boxes(photos, part.names, split.base)
+    base_boxes = base_boxes_of(photos, part.names, split.base)
     contents = [f"{photo.image_id} {boxes.tolist()} {labels.tolist()}"
                 for photo, (boxes, labels) in zip(photos, base_boxes, strict=True)]  # fmt: skip
     return _Job(path, digest(key, *contents), photos, base_boxes)
 
 
-def _base_boxes(photos: Sequence[Photo], names: Sequence[str], base: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+def base_boxes_of(photos: Sequence[Photo], names: Sequence[str], base: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
     """Boxes ``[N, 4]`` of base names in each photo, without crowds, and their 1-based labels among ``base``."""
     place = {name: index for index, name in enumerate(base, start=1)}
     boxes = []
@@ -396,90 +408,6 @@ def _metrics(paths: Sequence[Path], training: Mapping[str, Any] | None) -> dict[
     own = {} if training is None else {"rpn_seconds": round(training["seconds"], 1)}
     seconds = totals["seconds"] + (0 if training is None else training["seconds"])
     return {**totals, "seconds": round(seconds, 1), **own, "bytes": size}
-
-
-def novel_recall(
-    proposals: Mapping[int, Tensor], photos: Photos, novel: Sequence[str], at: Sequence[int] = RECALL_AT
-) -> dict[str, float | None]:
-    """Share of novel boxes that one of the best proposals of their photo meets (IoU of at least 0.5).
-
-    Args:
-        proposals: by image id, boxes ``[N, 4]`` xyxy, best first; photos without an entry are left out.
-        photos: with boxes of the novel names; crowds do not count.
-        novel: names.
-        at: how many proposals of a photo count.
-
-    Returns:
-        ``{"novel_recall_at_100": ...}``, 0..1; None where there is no novel box.
-    """
-    wanted = torch.tensor([False, *(name in set(novel) for name in photos.names)])
-    met = dict.fromkeys(at, 0)
-    total = 0
-    for photo in photos.photos:
-        if photo.image_id not in proposals:
-            continue
-        boxes = photo.boxes[wanted[photo.labels] & ~photo.crowd]
-        total += len(boxes)
-        overlaps = box_iou(boxes, proposals[photo.image_id])
-        for count in at:
-            met[count] += int((overlaps[:, :count] >= 0.5).any(1).sum())
-    return {f"novel_recall_at_{count}": met[count] / total if total else None for count in at}
-
-
-def photos_with(photos: Photos, names: Sequence[str]) -> list[Photo]:
-    """Return the photos that have a box (no crowd) of one of the names."""
-    wanted = {label for label, name in enumerate(photos.names, start=1) if name in names}
-    return [photo for photo in photos.photos if wanted.intersection(photo.labels[~photo.crowd].tolist())]
-
-
-def measure_proposals(
-    teacher: Teacher, photos: Photos, split: CategorySplit, settings: Propose, prompt: str, device: str,
-    random: bool = False, rpn: ProposalNetwork | None = None,
-) -> dict[str, float | None]:  # fmt: skip
-    """Novel recall of the proposals on photos with boxes of all names; only photos with a novel box are looked at.
-
-    Their base boxes are known to the proposals, as those of the training photos are.
-
-    Args:
-        teacher: on ``device``.
-        photos: val photos, names = base and novel.
-        split: base and novel names.
-        settings: section ``propose``.
-        prompt: text with ``{name}``.
-        device: where the teacher computes.
-        random: instead of proposals, measure as many random boxes of the same grid.
-        rpn: on ``device``, in evaluation mode; where the settings ask for one.
-
-    Returns:
-        As :func:`novel_recall`, at 100 and 300, whatever ``keep`` is.
-    """
-    settings = settings.model_copy(update={"keep": max(RECALL_AT)})
-    chosen = photos_with(photos, split.novel)
-    boxes: dict[int, Tensor] = {}
-    if random:
-        for photo in chosen:
-            grid = anchor_grid(photo.height, photo.width, settings)
-            order = torch.randperm(len(grid), generator=seeded(0, photo.image_id))
-            boxes[photo.image_id] = grid[order[: settings.keep]]
-        return novel_recall(boxes, photos, split.novel)
-    text = text_embeddings(teacher, split.names, prompt)
-    base_boxes = _base_boxes(chosen, photos.names, split.base)
-    if ranked_without_crops(settings):
-        pictures = zip(chosen, read_ahead(chosen), base_boxes, strict=True)
-        found: Iterator[Tensor] = (
-            _candidates(
-                teacher, photo, picture.to(device).float() / 255, known, text, len(split.base), settings, device, rpn
-            ).boxes
-            for photo, picture, (known, _) in pictures
-        )
-    else:
-        regions = propose_photos(teacher, chosen, base_boxes, text, len(split.base), settings, device, rpn)
-        found = (each.boxes[~each.is_base_box] for each in regions)
-    with track(len(chosen), "Recall of proposals") as advance:
-        for photo, proposals in zip(chosen, found, strict=True):
-            boxes[photo.image_id] = proposals
-            advance(1, "")
-    return novel_recall(boxes, photos, split.novel)
 
 
 def ranked_without_crops(settings: Propose) -> bool:
