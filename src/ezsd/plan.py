@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from rich.console import Group
@@ -166,7 +166,8 @@ def _evaluate(recipe: Recipe, split: CategorySplit, val: Photos) -> StagePlan:
     teacher = ""
     if asked:
         settings = recipe.propose.model_copy(update={"keep": max(RECALL_AT)})
-        crops = 0 if ranked_without_crops(settings) else len(asked) * _crops(settings, _grid(settings, val))
+        known = _boxes(replace(val, photos=asked), split.base)
+        crops = 0 if ranked_without_crops(settings) else len(asked) * _crops(settings, _grid(settings, val)) + known
         work += f"; recall of proposals in {len(asked):,}"
         teacher = _passes(crops, len(asked), settings)
     found = rounds * photos * recipe.detector.detections_per_photo
