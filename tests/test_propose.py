@@ -197,6 +197,17 @@ def test_nothing_is_proposed_where_a_base_box_is(tiny: TinyCoco, tmp_path: Path,
     assert on_base[1.0] > 0 and on_base[0.5] == 0
 
 
+@pytest.mark.parametrize("changes", [{}, {"objectness": 1.0, "rpn_epochs": 1.0}, {"scoring": "rpn"}])
+def test_a_base_object_that_fills_the_photo_leaves_no_proposal(
+    tiny: TinyCoco, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    photos = load_photos(tiny.part(limit=1), SPLIT.base)
+    photo = photos.photos[0]
+    photo.boxes[0] = torch.tensor([0.0, 0, photo.width, photo.height])
+    regions = _run(photos, tmp_path, SETTINGS.model_copy(update={"base_overlap": 0.5, **changes}))[photo.image_id]
+    assert len(regions) and bool(regions.is_base_box.all())
+
+
 def test_finished_shards_are_kept_and_only_missing_ones_are_made_again(
     tiny: TinyCoco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
