@@ -14,11 +14,12 @@ import torch
 import ezsd.loop
 import ezsd.propose
 from ezsd.base_rpn import WEIGHTS, load_base_rpn, train_base_rpn
+from ezsd.candidates import agreement
 from ezsd.checkpoint import save_checkpoint
 from ezsd.data.coco import load_photos, read_picture
 from ezsd.errors import ArtifactError
 from ezsd.files import write_tensors
-from ezsd.propose import agreement, run_propose
+from ezsd.propose import run_propose
 from ezsd.recall import novel_recall
 from ezsd.recipe import Recipe, parse_recipe
 from ezsd.run import run_recipe

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from ezsd import measure as room
+from ezsd.candidates import anchor_grid
 from ezsd.data.categories import CategorySplit, load_split
 from ezsd.data.coco import Photos, load_photos
 from ezsd.measure import Pace, measure
-from ezsd.propose import anchor_grid
 from ezsd.recipe import Propose, Recipe, parse_recipe
 from tiny import make_tiny_coco
 from tiny_teacher import tiny_values

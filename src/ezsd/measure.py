@@ -21,6 +21,7 @@ from accelerate.utils import parse_flag_from_env
 
 from ezsd.adapt import run_adapt, usable_boxes
 from ezsd.base_rpn import train_base_rpn
+from ezsd.candidates import anchor_grid
 from ezsd.crops import read_ahead
 from ezsd.data.categories import CategorySplit
 from ezsd.data.coco import Photo, Photos
@@ -28,7 +29,7 @@ from ezsd.detector.proposal_network import ProposalNetwork, build_proposal_netwo
 from ezsd.detector.rcnn import Rcnn, build_detector
 from ezsd.evaluate import detect_photos
 from ezsd.progress import stopwatch
-from ezsd.propose import anchor_grid, propose_photos
+from ezsd.propose import propose_photos
 from ezsd.recall import measure_proposals, photos_with
 from ezsd.recipe import Propose, Recipe
 from ezsd.targets import Regions, write_index, write_shard

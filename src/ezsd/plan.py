@@ -12,12 +12,13 @@ from rich.console import Group
 from rich.table import Table
 
 from ezsd.adapt import KEPT_PHOTOS, usable_boxes
+from ezsd.candidates import anchor_grid
 from ezsd.data.categories import CategorySplit, load_split
 from ezsd.data.coco import Photos, load_photos
 from ezsd.errors import DataError
 from ezsd.measure import Measured, Pace, Work, measure, this_device
 from ezsd.progress import say
-from ezsd.propose import anchor_grid, ranked_without_crops
+from ezsd.propose import ranked_without_crops
 from ezsd.recall import RECALL_AT, photos_with
 from ezsd.recipe import Part, Propose, Recipe
 from ezsd.train_data import BatchPlan, needs_targets

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from ezsd.candidates import anchor_grid
 from ezsd.checkpoint import seeded
 from ezsd.data.categories import CategorySplit
 from ezsd.data.coco import Photo, Photos
 from ezsd.detector.proposal_network import ProposalNetwork
 from ezsd.progress import track
-from ezsd.propose import anchor_grid, base_boxes_of, rank_photos
+from ezsd.propose import base_boxes_of, rank_photos
 from ezsd.recipe import Propose
 from ezsd.teacher import Teacher, text_embeddings
 
