@@ -66,8 +66,10 @@ def make_coco2k(photos: Mapping[str, Sequence[int]], val2017: Path, annotations:
     images = {entry["id"]: entry for entry in content["images"]}
     absent = [image_id for part in photos.values() for image_id in part if image_id not in images]
     if absent:
-        raise DataError(f"{annotations} lacks {len(absent)} photos of coco2k, as image id {absent[0]}; "
-                        "expected COCO's instances_val2017.json.")
+        raise DataError(
+            f"{annotations} lacks {len(absent)} photos of coco2k, as image id {absent[0]}; "
+            "expected COCO's instances_val2017.json."
+        )
     sizes = _write_pictures([images[image_id] for part in photos.values() for image_id in part], val2017, out)
     rows = small_annotations(content, sizes)
     for part, image_ids in photos.items():
@@ -116,14 +118,16 @@ def small_annotations(
                 across, down = width / image["width"], height / image["height"]
                 bbox = [round(x1 * across, 1), round(y1 * down, 1), round((x2 - x1) * across, 1),
                         round((y2 - y1) * down, 1)]  # fmt: skip
-                rows[image_id].append({
-                    "id": number,
-                    "image_id": image_id,
-                    "category_id": entry["category_id"],
-                    "bbox": bbox,
-                    "area": round(bbox[2] * bbox[3], 1),
-                    "iscrowd": 0,
-                })
+                rows[image_id].append(
+                    {
+                        "id": number,
+                        "image_id": image_id,
+                        "category_id": entry["category_id"],
+                        "bbox": bbox,
+                        "area": round(bbox[2] * bbox[3], 1),
+                        "iscrowd": 0,
+                    }
+                )
     return rows
 
 
@@ -144,8 +148,9 @@ def _official(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_bytes())
         content["images"], content["annotations"], content["categories"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}); "
-                        "expected COCO's instances_val2017.json.") from None
+        raise DataError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); expected COCO's instances_val2017.json."
+        ) from None
     return content
 
 

@@ -16,17 +16,17 @@ from rich.console import Console
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from ezsd import evaluate
+from ezsd import evaluate, inference
 from ezsd.data.coco import Photos, load_photos, read_picture
 from ezsd.detector.model_folder import load_model
 from ezsd.detector.rcnn import Rcnn
 from ezsd.detector.roi_heads import Detections
 from ezsd.errors import ArtifactError
-from ezsd.evaluate import detect_pictures, headline, per_category_csv, read_rules, run_evaluate, summary
+from ezsd.evaluate import headline, per_category_csv, read_rules, run_evaluate, summary
 from ezsd.metrics import Figures
 from ezsd.recipe import Recipe
 from tiny import SPLIT, TinyCoco, make_tiny_coco
-from tiny_run import assert_same_detections, make_model_folder, make_recipe
+from tiny_run import make_model_folder, make_recipe
 
 KEYS = {  # the contract
     "setting": None,
@@ -165,7 +165,7 @@ def test_a_killed_run_goes_on(
     made: tuple[TinyCoco, Recipe, Photos, Path], run_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     _, recipe, photos, source = made
-    monkeypatch.setattr(evaluate, "_PART_PHOTOS", 2)
+    monkeypatch.setattr(inference, "_PART_PHOTOS", 2)
     whole = run_evaluate(recipe, photos, None, run_folder, "cpu")
     killed = Path(shutil.copytree(source, tmp_path / "killed"))
     detect, seen, patience = Rcnn.detect, 0, 5
@@ -272,22 +272,6 @@ def test_photos_read_for_other_names_are_refused(made: tuple[TinyCoco, Recipe, P
     _, recipe, _, _ = made
     with pytest.raises(ArtifactError, match="split tiny"):
         run_evaluate(recipe, load_photos(recipe.data.val, ("square", "circle")), None, run_folder, "cpu")
-
-
-def test_what_is_found_does_not_depend_on_the_batch(made: tuple[TinyCoco, Recipe, Photos, Path]) -> None:
-    model, _, text = load_model(made[3] / "train" / "model")
-    generator = torch.Generator().manual_seed(0)
-    sizes = [(64, 96), (96, 64), (60, 92), (64, 96), (200, 90), (64, 95)]
-    pictures = [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for size in sizes]
-    batched = dict(detect_pictures(model, pictures, text, 4))
-    assert sorted(batched) == list(range(6))
-    for index, picture in enumerate(pictures):
-        ((_, single),) = detect_pictures(model, [picture], text, 1)
-        assert len(single.boxes) > 10
-        together = batched[index]
-        assert_same_detections(
-            (together.boxes, together.labels, together.scores), (single.boxes, single.labels, single.scores)
-        )
 
 
 def test_headline_averages_base_and_novel_apart() -> None:

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ezsd.data.coco import Photo, Photos
-from ezsd.evaluate import encode_mask
 from ezsd.gallery import Outcome, detection_card, hardest, judge, proposal_card, worst_and_best
+from ezsd.inference import encode_mask
 from ezsd.targets import Regions
 
 NAMES = ("cat", "dog", "yak")  # yak is novel

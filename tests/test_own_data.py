@@ -111,9 +111,7 @@ def test_names_that_cannot_be_used_are_told(coco: TinyCoco, tmp_path: Path, nove
         (lambda content: [image.update(file_name="x.jpg") for image in content["images"]], "holds no photo"),
     ],
 )
-def test_annotations_that_cannot_be_used_are_told(
-    coco: TinyCoco, tmp_path: Path, damage: Any, expected: str
-) -> None:
+def test_annotations_that_cannot_be_used_are_told(coco: TinyCoco, tmp_path: Path, damage: Any, expected: str) -> None:
     damage(coco.content)
     coco.save()
     with pytest.raises(DataError, match=expected):

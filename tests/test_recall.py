@@ -31,10 +31,7 @@ def tiny(tmp_path: Path, tiny_coco: Callable[..., TinyCoco], monkeypatch: pytest
 
 def test_recall_counts_novel_boxes_met_by_the_best_proposals(tiny: TinyCoco) -> None:
     photos = load_photos(tiny.part(), SPLIT.names)
-    novel = {
-        photo.image_id: photo.boxes[(photo.labels > 2) & ~photo.crowd]
-        for photo in photos.photos
-    }
+    novel = {photo.image_id: photo.boxes[(photo.labels > 2) & ~photo.crowd] for photo in photos.photos}
     total = sum(map(len, novel.values()))
     assert total >= 3
     away = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
@@ -77,7 +74,5 @@ def test_proposals_and_random_boxes_are_measured_on_photos_with_novel_boxes(tiny
         ColourTeacher(), photos, SPLIT, every.model_copy(update={"base_overlap": 0.0}), PROMPT, "cpu"
     )
     assert 0 < (off_base["novel_recall_at_300"] or 0) < (found["novel_recall_at_300"] or 0)
-    nothing = measure_proposals(
-        ColourTeacher(), load_photos(tiny.part(), SPLIT.base), SPLIT, SETTINGS, PROMPT, "cpu"
-    )
+    nothing = measure_proposals(ColourTeacher(), load_photos(tiny.part(), SPLIT.base), SPLIT, SETTINGS, PROMPT, "cpu")
     assert nothing["novel_recall_at_100"] is None

@@ -113,8 +113,14 @@ def test_set_changes_nested_new_and_list_values(tmp_path: Path) -> None:
     recipe = _load(
         tmp_path,
         "train: {lr: 0.1}\nadapt:",
-        ("train.lr=1e-3", "propose.sides=[16, 32]", "data.train.limit=5", "prompt=a {name}", "adapt.epochs=2",
-         "split={base: [a=b], novel: []}"),
+        (
+            "train.lr=1e-3",
+            "propose.sides=[16, 32]",
+            "data.train.limit=5",
+            "prompt=a {name}",
+            "adapt.epochs=2",
+            "split={base: [a=b], novel: []}",
+        ),
     )
     assert recipe.train.lr == 1e-3
     assert recipe.propose.sides == (16, 32)

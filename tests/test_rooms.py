@@ -15,7 +15,7 @@ ROOMS = [
     "data.categories", "data.pictures", "data.annotations", "data.coco", "data.augment",
     "data.pictograms", "data.scenes", "data.pocket",
     "teacher", "checkpoint", "crops", "pocket_teacher", "adapt", "targets",
-    "detector", "train_data", "loop", "base_rpn", "candidates", "propose", "recall",
+    "detector", "inference", "train_data", "loop", "base_rpn", "candidates", "propose", "recall",
     "train", "metrics", "evaluate", "predict", "detect",
     "pages", "charts", "compare", "gallery", "report",
     "advice", "own_recipe", "own_data", "measure", "plan",

@@ -254,8 +254,10 @@ def test_bad_photos_are_left_out_listed_and_counted_where_allowed(tmp_path: Path
 
 
 def test_a_folder_in_use_is_refused(folder: Path, coco: TinyCoco, tmp_path: Path) -> None:
-    hold = "import sys\nfrom pathlib import Path\nfrom ezsd.lock import only_process\n" \
-           "with only_process(Path(sys.argv[1])):\n    print(1, flush=True)\n    sys.stdin.read()"
+    hold = (
+        "import sys\nfrom pathlib import Path\nfrom ezsd.lock import only_process\n"
+        "with only_process(Path(sys.argv[1])):\n    print(1, flush=True)\n    sys.stdin.read()"
+    )
     command = [sys.executable, "-c", hold, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -317,9 +319,7 @@ def test_a_run_killed_in_every_stage_gives_what_an_unbroken_run_gives(
 
 def _start(recipe: Path, folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "ezsd", "run", str(recipe), "--out", str(folder)]
-    return subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=_environment()
-    )
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=_environment())
 
 
 def _environment() -> dict[str, str]:

@@ -56,9 +56,7 @@ def detect_files(model: Path, pictures: Sequence[Path], vocabulary: str | None, 
                 entries.append({"picture": str(path), "drawn": drawn.name, "detections": detections_json(found)})
             advance(len(part), "")
     result = out / "detections.json"
-    write_json(
-        result, {"model": str(model), "vocabulary": list(names), "threshold": threshold, "pictures": entries}
-    )
+    write_json(result, {"model": str(model), "vocabulary": list(names), "threshold": threshold, "pictures": entries})
     if faults:
         raise DataError([*faults, f"The other {len(entries)} pictures are done: {result}"])
     return result

@@ -97,10 +97,14 @@ def digest(*parts: bytes | str | Path) -> str:
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):
-            with part.open("rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest() if hasattr(hashlib, "file_digest")
-                             else hashlib.sha256(file.read()).digest())
+            total.update(_file_digest(part))
         else:
-            content = part.encode() if isinstance(part, str) else part
-            total.update(hashlib.sha256(content).digest())
+            total.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
     return total.hexdigest()
+
+
+def _file_digest(path: Path) -> bytes:
+    if not hasattr(hashlib, "file_digest"):  # Python 3.10
+        return hashlib.sha256(path.read_bytes()).digest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -27,7 +27,7 @@ from ezsd.data.categories import CategorySplit
 from ezsd.data.coco import Photo, Photos
 from ezsd.detector.proposal_network import ProposalNetwork, build_proposal_network
 from ezsd.detector.rcnn import Rcnn, build_detector
-from ezsd.evaluate import detect_photos
+from ezsd.inference import detect_photos
 from ezsd.progress import stopwatch
 from ezsd.propose import propose_photos
 from ezsd.recall import measure_proposals, photos_with

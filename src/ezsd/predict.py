@@ -19,7 +19,7 @@ from ezsd.detector.model_folder import ModelConfig, load_model, norms_of_folder
 from ezsd.detector.rcnn import Rcnn
 from ezsd.detector.roi_heads import Detections
 from ezsd.errors import DataError, RecipeError
-from ezsd.evaluate import detect_pictures, encode_mask
+from ezsd.inference import detect_pictures, encode_mask
 from ezsd.teacher import Teacher, load_teacher, text_embeddings
 
 Picture: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"

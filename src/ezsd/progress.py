@@ -124,8 +124,14 @@ def _silent(n: int, text: str = "") -> None:
 
 
 def _bar(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), _Rate(),
-               TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        _Rate(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
     return Progress(*columns, console=console)
 
 

@@ -182,9 +182,7 @@ class _Work:
 
     def _train(self, folder: Path) -> dict[str, Any]:
         targets = self.folder / _FOLDERS["propose"] if needs_targets(self.recipe.train) else None
-        return run_train(
-            self.recipe, self.split, self.photos["train"], targets, self.teacher, self.norms, folder
-        )
+        return run_train(self.recipe, self.split, self.photos["train"], targets, self.teacher, self.norms, folder)
 
     def _evaluate(self, folder: Path) -> dict[str, Any]:
         teacher = self.teacher if self.recipe.evaluate.proposals else None

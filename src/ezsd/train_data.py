@@ -161,9 +161,7 @@ class _Batches:
         return (self.stop - self.start) * self.plan.accumulate
 
 
-def load_batches(
-    dataset: TrainingPhotos, plan: BatchPlan, start: int, stop: int, workers: int
-) -> DataLoader[Example]:
+def load_batches(dataset: TrainingPhotos, plan: BatchPlan, start: int, stop: int, workers: int) -> DataLoader[Example]:
     """Load the batches of the steps start..stop in ``workers`` processes."""
     sampler: Any = _Batches(plan, start, stop)
     return DataLoader(

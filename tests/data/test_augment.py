@@ -72,9 +72,7 @@ def test_flipped_boxes_masks_and_proposals_lie_on_the_flipped_object(sample: Sam
     ("height", "width", "expected"),
     [(480, 640, 800 / 480), (640, 480, 800 / 480), (400, 1333, 1.0), (1333, 200, 1.0), (1600, 1600, 0.5)],
 )
-def test_the_short_side_is_reached_unless_the_long_side_gets_too_long(
-    height: int, width: int, expected: float
-) -> None:
+def test_the_short_side_is_reached_unless_the_long_side_gets_too_long(height: int, width: int, expected: float) -> None:
     assert resize_scale(height, width, (800, 1333)) == pytest.approx(expected)
 
 

@@ -56,7 +56,8 @@ def test_photos_come_in_order_of_their_ids_with_boxes_as_corners(tiny: TinyCoco)
     assert [photo.image_id for photo in photos.photos] == sorted(SIZES)
     for photo in photos.photos:
         rows = [
-            entry for entry in tiny.content["annotations"]
+            entry
+            for entry in tiny.content["annotations"]
             if entry["image_id"] == photo.image_id and CATEGORIES[entry["category_id"]] in SPLIT.names
         ]
         assert (photo.width, photo.height) == SIZES[photo.image_id]
@@ -151,8 +152,16 @@ def test_several_polygons_are_one_mask(tiny: TinyCoco) -> None:
     square = [2.0, 2.0, 10.0, 2.0, 10.0, 10.0, 2.0, 10.0]
     photo = load_photos(tiny.part(), ("circle",)).photos[0]
     shifted = [value + 20 for value in square]
-    two = Photo(1, photo.path, 64, 96, torch.tensor([[2.0, 2, 30, 30]]), torch.tensor([1]), torch.tensor([False]),
-                [[square, shifted]])
+    two = Photo(
+        1,
+        photo.path,
+        64,
+        96,
+        torch.tensor([[2.0, 2, 30, 30]]),
+        torch.tensor([1]),
+        torch.tensor([False]),
+        [[square, shifted]],
+    )
     encoded = reference.merge(reference.frPyObjects([square, shifted], 96, 64))
     assert np.array_equal(masks_of(two)[0].numpy(), reference.decode(encoded))
 

@@ -69,7 +69,8 @@ def find_labels(
 ) -> tuple[dict[int, int], list[str]]:
     """Map category ids to labels (0: not asked for), and tell faults of the category list."""
     well_formed = [
-        entry for entry in categories
+        entry
+        for entry in categories
         if isinstance(entry, dict) and isinstance(entry.get("id"), int) and isinstance(entry.get("name"), str)
     ]
     faults = [] if len(well_formed) == len(categories) else ["categories: each needs an integer id and a name."]
@@ -101,8 +102,10 @@ def find_records(images: list[Any], part: Part) -> tuple[list[Record], dict[int,
     for place, entry in enumerate(images):
         record = _record(entry, part.images)
         if record is None:
-            faults.append(f"images[{place}]: expected integer id, width and height above 0, and a file_name; found "
-                          f"{str(entry)[:120]}")
+            faults.append(
+                f"images[{place}]: expected integer id, width and height above 0, and a file_name; found "
+                f"{str(entry)[:120]}"
+            )
         elif record.image_id in by_id:
             faults.append(f"image id {record.image_id} is there twice; ids must differ.")
         else:
@@ -136,7 +139,8 @@ def find_boxes(
     labels = [_looked_up(label_of, entry, "category_id", _BROKEN_CATEGORY) for entry in annotations]
     faults = [
         f"annotations[{place}]: unknown category_id in {str(annotations[place])[:120]}"
-        for place, label in enumerate(labels) if label == _BROKEN_CATEGORY
+        for place, label in enumerate(labels)
+        if label == _BROKEN_CATEGORY
     ]
     wanted = [(entry, label) for entry, label in zip(annotations, labels, strict=True) if label > 0]
     located = [_looked_up(places, entry, "image_id", _NO_PHOTO) for entry, _ in wanted]

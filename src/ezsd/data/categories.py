@@ -74,12 +74,18 @@ def _checked(name: str, names: Mapping[str, Sequence[str]]) -> CategorySplit:
             faults.append(f"split.{side}: expected a list of category names, found {given!r}.")
             given = ()
         sides[side] = tuple(given)
-        faults += [f'split.{side}: "{entry}" is there {count} times; name it once.'
-                   for entry, count in Counter(given).items() if count > 1]
+        faults += [
+            f'split.{side}: "{entry}" is there {count} times; name it once.'
+            for entry, count in Counter(given).items()
+            if count > 1
+        ]
     if not sides["base"]:
         faults.append("split.base: no name. Name the categories that have boxes to learn from.")
-    faults += [f'split.novel: "{entry}" is base too; leave it in one of them.'
-               for entry in dict.fromkeys(sides["novel"]) if entry in sides["base"]]
+    faults += [
+        f'split.novel: "{entry}" is base too; leave it in one of them.'
+        for entry in dict.fromkeys(sides["novel"])
+        if entry in sides["base"]
+    ]
     if faults:
         raise RecipeError(faults)
     return CategorySplit(name, sides["base"], sides["novel"])

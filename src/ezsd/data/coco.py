@@ -23,6 +23,7 @@ from ezsd.recipe import Part
 Segmentation = list[list[float]] | dict[str, Any]
 
 _SHOWN = 20
+_SKIP_BAD = "Mend them, or set data.skip_bad: true to leave these photos and boxes out (they are listed and counted)."
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +90,7 @@ def load_photos(part: Part, names: Sequence[str], skip_bad: bool = False, requir
     found = _read(part, tuple(names), required, decode=skip_bad)
     faults = found.of_file if skip_bad else found.of_file + found.of_items
     if faults:
-        advice = [] if skip_bad or found.of_file else [
-            "Mend them, or set data.skip_bad: true to leave these photos and boxes out (they are listed and counted)."
-        ]
+        advice = [] if skip_bad or found.of_file else [_SKIP_BAD]
         more = [f"and {len(faults) - _SHOWN} more."] if len(faults) > _SHOWN else []
         raise DataError([*faults[:_SHOWN], *more, *advice])
     if not found.photos.photos:
@@ -146,14 +145,17 @@ def coco_ground_truth(photos: Photos) -> dict[str, Any]:
         areas = (sides.prod(1) if photo.areas is None else photo.areas).tolist()
         bboxes = torch.cat([photo.boxes[:, :2], sides], dim=1).tolist()
         for index, (label, crowd) in enumerate(zip(photo.labels.tolist(), photo.crowd.tolist(), strict=True)):
-            annotations.append({
-                "id": len(annotations) + 1,
-                "image_id": photo.image_id,
-                "category_id": label,
-                "bbox": bboxes[index],
-                "area": areas[index],
-                "iscrowd": int(crowd),
-            } | ({} if drawn is None else {"segmentation": drawn[index]}))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": photo.image_id,
+                    "category_id": label,
+                    "bbox": bboxes[index],
+                    "area": areas[index],
+                    "iscrowd": int(crowd),
+                }
+                | ({} if drawn is None else {"segmentation": drawn[index]})
+            )
     return {
         "images": [{"id": photo.image_id, "width": photo.width, "height": photo.height} for photo in photos.photos],
         "annotations": annotations,
@@ -233,10 +235,18 @@ def _assemble(records: list[Record], boxes: Boxes, usable: list[bool]) -> tuple[
     )
     return [
         Photo(
-            record.image_id, record.path, record.width, record.height, box, label, is_crowd,
-            [entry.get("segmentation") or [] for entry in rows[end - len(box) : end]] if has_masks else None, area,
+            record.image_id,
+            record.path,
+            record.width,
+            record.height,
+            box,
+            label,
+            is_crowd,
+            [entry.get("segmentation") or [] for entry in rows[end - len(box) : end]] if has_masks else None,
+            area,
         )
-        for record, wanted, box, label, is_crowd, area, end in columns if wanted
+        for record, wanted, box, label, is_crowd, area, end in columns
+        if wanted
     ], has_masks
 
 

@@ -49,6 +49,7 @@ def picture_faults(pictures: Sequence[tuple[Path, int, int]], decode: bool) -> l
     Returns:
         for each picture what is wrong with it, or None.
     """
+
     def check(chunk: Sequence[tuple[Path, int, int]]) -> list[str | None]:
         return [_fault(path, width, height, decode) for path, width, height in chunk]
 

@@ -108,9 +108,7 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[Rcnn, 
         model.load_state_dict(tensors)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
-        raise ArtifactError(
-            f"{folder / MODEL} does not fit the architecture in {CONFIG}: {first} {_ADVICE}"
-        ) from None
+        raise ArtifactError(f"{folder / MODEL} does not fit the architecture in {CONFIG}: {first} {_ADVICE}") from None
     return model.eval().to(device), config, text_embeddings.to(device)
 
 
