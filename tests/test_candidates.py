@@ -12,7 +12,7 @@ from ezsd.data.augment import resize_scale
 from ezsd.recipe import Propose
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(height=st.integers(1, 900), width=st.integers(1, 900))
 def test_the_grid_lies_in_the_photo_without_doubles_and_reaches_every_corner(height: int, width: int) -> None:
     boxes = anchor_grid(height, width, Propose(image_size=(256, 384), sides=(32, 64, 128)))

@@ -93,7 +93,7 @@ def _assert_same(ours: dict[int, Figures], reference: dict[int, Figures]) -> Non
             assert getattr(ours[category], name) == pytest.approx(getattr(figures, name), abs=1e-6), (category, name)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**31))
 def test_figures_equal_pycocotools(seed: int) -> None:
     rng = np.random.default_rng(seed)

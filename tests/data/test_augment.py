@@ -35,7 +35,7 @@ def samples(draw: st.DrawFn) -> Sample:
 
 
 @given(samples(), st.tuples(st.integers(16, 120), st.integers(0, 120)))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_resized_boxes_masks_and_proposals_lie_on_the_resized_object(sample: Sample, sides: tuple[int, int]) -> None:
     image_size = (sides[0], sides[0] + sides[1])
     resized, scale = resize(sample, image_size)
@@ -57,7 +57,7 @@ def test_resized_boxes_masks_and_proposals_lie_on_the_resized_object(sample: Sam
 
 
 @given(samples())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_flipped_boxes_masks_and_proposals_lie_on_the_flipped_object(sample: Sample) -> None:
     flipped = flip(sample)
 

@@ -130,7 +130,7 @@ def test_masks_are_those_of_the_reference(tiny: TinyCoco) -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.floats(0, 1))
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_compressed_masks_of_any_shape_are_read(
     untouched: TinyCoco, height: int, width: int, seed: int, share: float
 ) -> None:
@@ -263,7 +263,7 @@ _OTHERS = st.builds(
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_nothing_depends_on_annotations_of_other_categories(untouched: TinyCoco, data: st.DataObject) -> None:
     """Whatever is removed, altered or added there, valid or not, in any place among the base annotations."""
     base = [copy.deepcopy(e) for e in untouched.content["annotations"] if CATEGORIES[e["category_id"]] in SPLIT.base]

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from ezsd.detector.rcnn import Rcnn, batch_pictures, build_detector
@@ -30,6 +33,8 @@ def model(masks: bool = False, **changes: Any) -> Rcnn:
     detector = build_detector(settings(**changes), DIM, masks, pretrained=False)
     for layer in (detector.roi_heads.box_head.to_embedding[-1], detector.roi_heads.box_head.to_deltas[-1]):
         torch.nn.init.normal_(layer.weight, std=0.3)  # an untrained head says the same of every region
+    guided = detector.roi_heads.box_head.to_deltas[0][0].weight
+    torch.nn.init.normal_(guided.detach()[:, 32:], std=0.1)  # nor does it hear the name
     return detector
 
 
@@ -147,6 +152,24 @@ def test_the_name_guides_the_box() -> None:
     assert not torch.allclose(head.deltas(features, text(4, 0)), head.deltas(features, text(4, 1)))
     plain = model(semantic_regression=False).roi_heads.box_head
     assert torch.equal(plain.deltas(features, text(4, 0)), plain.deltas(features, text(4, 1)))
+
+
+@given(st.integers(0, 100))
+@hypothesis_settings(max_examples=10)
+def test_what_a_new_name_does_not_share_with_the_trained_ones_moves_no_box(seed: int) -> None:
+    torch.manual_seed(seed)
+    head = build_detector(settings(), DIM, masks=False, pretrained=False).roi_heads.box_head
+    features, goal = torch.rand(6, 32), torch.rand(6, 4)
+    orthonormal = torch.linalg.qr(torch.randn(DIM, DIM)).Q
+    trained, shared, foreign = orthonormal[:5], orthonormal[:5].sum(0), orthonormal[5:].sum(0)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
+    for _ in range(4):
+        F.mse_loss(head.deltas(features, trained[[0, 1, 2, 3, 4, 0]]), goal).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    without = head.deltas(features, torch.zeros(6, DIM))
+    assert torch.allclose(head.deltas(features, foreign.expand(6, DIM)), without, atol=1e-6)
+    assert not torch.allclose(head.deltas(features, shared.expand(6, DIM)), without, atol=1e-6)
 
 
 def _pairs(top_k: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from ezsd.detector.rpn import build_rpn, covered_share, on_ignored
@@ -34,6 +35,16 @@ def test_covered_share_is_intersection_over_own_area(seed: int) -> None:
     iou = box_iou(first, second)
     intersection = iou * (area + other) / (1 + iou)
     assert torch.allclose(covered_share(first, second), intersection / area, atol=1e-4)
+
+
+def test_anchors_are_exact_when_features_are_in_half_precision() -> None:
+    rpn = build_rpn(Detector(backbone="tf_efficientnet_lite0", fpn_channels=8), 8)
+    pictures = ImageList(torch.zeros(1, 3, 256, 512), [(256, 512)])
+    levels = [torch.zeros(1, 8, 64 // 2**level, 128 // 2**level) for level in range(5)]
+    exact = rpn.anchor_generator(pictures, levels)[0]
+    assert len(exact) == sum(3 * level[0, 0].numel() for level in levels)
+    for dtype in (torch.bfloat16, torch.float16):
+        assert torch.equal(rpn.anchor_generator(pictures, [level.to(dtype) for level in levels])[0], exact)
 
 
 def test_a_box_inside_a_crowd_is_ignored_however_small() -> None:

@@ -47,7 +47,7 @@ def _boxes_on_a_map(draw: st.DrawFn, shortest: float) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(boxes=_even_boxes(), size=st.sampled_from([16, 24, 32]))
 def test_crops_look_like_slow_crops(boxes: Tensor, size: int) -> None:
     picture = _smooth_picture()
@@ -67,7 +67,7 @@ def test_shrunk_crops_are_antialiased() -> None:
     assert crop.std() < 0.06  # 0.29 before, 0.04 after the mean of 64 pixels
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(boxes=_even_boxes(), x=st.integers(0, 30), y=st.integers(0, 30))
 def test_crops_move_with_the_picture(boxes: Tensor, x: int, y: int) -> None:
     picture = F.pad(_smooth_picture(), (50, 50, 50, 50))
@@ -129,7 +129,7 @@ def _slow_means(features: Tensor, boxes: Tensor, stride: float) -> Tensor:
     return torch.stack(means)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(boxes=_boxes_on_a_map(1), seed=st.integers(0, 1000))
 def test_box_means_equal_area_weighted_means(boxes: Tensor, seed: int) -> None:
     features = torch.randn(5, 9, 12, generator=torch.Generator().manual_seed(seed)) + 3
@@ -142,7 +142,7 @@ def test_box_mean_of_the_whole_map_is_its_mean() -> None:
     assert torch.allclose(box_means(features, whole, 8), features.mean((1, 2)).expand(2, 4), atol=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(boxes=_boxes_on_a_map(8), part=st.floats(0.2, 0.8))
 def test_box_means_of_two_halves_make_the_mean_of_the_whole(boxes: Tensor, part: float) -> None:
     features = torch.randn(3, 9, 12, generator=torch.Generator().manual_seed(1))

@@ -38,7 +38,10 @@ class BoxHead(nn.Module):
             _output(hidden, embedding_dim),
         )
         self.to_box_features = nn.Sequential(_conv(width, width), nn.Flatten(), _linear(flat, hidden))
-        self.to_deltas = nn.Sequential(_linear(hidden + (embedding_dim if semantic else 0), hidden), _output(hidden, 4))
+        guided = nn.Linear(hidden + (embedding_dim if semantic else 0), hidden)
+        with torch.no_grad():  # so that of a new name only what it shares with the names of training counts, not chance
+            guided.weight[:, hidden:] = 0
+        self.to_deltas = nn.Sequential(nn.Sequential(guided, nn.ReLU()), _output(hidden, 4))
 
     def embed(self, shared: Tensor) -> Tensor:
         """Return region embeddings [N, D], unit length, from shared features [N, width, S, S]."""

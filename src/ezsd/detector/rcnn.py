@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 
 from ezsd.data.augment import resize_picture
 from ezsd.detector.backbone import Backbone
@@ -81,7 +81,7 @@ class Rcnn(nn.Module):
         for detections, picture, small in zip(found, pictures, resized, strict=True):
             height, width = picture.shape[-2:]
             scale = torch.tensor([width / small.shape[-1], height / small.shape[-2]] * 2, device=small.device)
-            detections.boxes = detections.boxes * scale
+            detections.boxes = clip_boxes_to_image(detections.boxes * scale, (height, width))  # rounding may leave it
             paste_masks(detections, (height, width))
         return found
 

@@ -54,9 +54,18 @@ class _FullPrecision(nn.Module):
         return [level.float() for level in objectness], [level.float() for level in deltas]
 
 
+class _ExactAnchors(AnchorGenerator):
+    """Anchors in float32 whatever the features are: bfloat16 would move those beyond 128 pixels by up to two."""
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        exact = [torch.empty((), device=level.device).expand(level.shape) for level in feature_maps]
+        anchors: list[Tensor] = super().forward(image_list, exact)
+        return anchors
+
+
 def build_rpn(settings: DetectorSettings, channels: int) -> Rpn:
     """Put the RPN together: one anchor side a pyramid level, three ratios."""
-    anchors = AnchorGenerator(
+    anchors = _ExactAnchors(
         sizes=tuple((side,) for side in settings.anchor_sides), aspect_ratios=((0.5, 1.0, 2.0),) * 5
     )
     kept = {"training": settings.rpn_proposals, "testing": settings.rpn_proposals}
