@@ -1,0 +1,85 @@
+"""The benchmark of semantic regression: regions near their objects, and a box branch that hears the name or not."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.ops import box_iou
+
+from ezsd.data.coco import load_photos
+from ezsd.detector.model_folder import load_model
+from ezsd.recipe import save_recipe
+from tiny import SPLIT, TinyCoco
+from tiny_run import make_model_folder, make_recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+def _benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("guidance", ROOT / "benchmarks" / "guidance.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+guidance = _benchmark()
+
+
+@given(st.integers(0, 300))
+def test_regions_lie_in_the_picture_near_their_own_object(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(5, 2, generator=generator) * torch.tensor([90.0, 60])
+    objects = torch.cat([corner, corner + 4 + 30 * torch.rand(5, 2, generator=generator)], dim=1)
+    objects = objects.minimum(torch.tensor([120.0, 80, 120, 80]))
+    regions, places = guidance.regions_near(objects, 8, 0.15, (80, 120), generator)
+    assert 0 < len(regions) <= 40
+    overlap = box_iou(regions, objects[places]).diagonal()
+    assert ((overlap > 0.4) & (overlap < 0.9)).all()
+    assert (regions >= 0).all() and (regions <= torch.tensor([120.0, 80, 120, 80])).all()
+
+
+def test_only_a_branch_that_hears_the_name_moves_the_box_by_it(
+    tmp_path: Path, tiny_coco: Callable[..., TinyCoco]
+) -> None:
+    photos = load_photos(tiny_coco(tmp_path / "data").part(), SPLIT.names)
+    model, _, text = load_model(make_model_folder(tmp_path / "model"))
+    objects = sum(int((~photo.crowd).sum()) for photo in photos.photos)
+
+    def overlaps() -> torch.Tensor:
+        found = list(guidance.guided(model, photos, text, 4, 0.15))
+        assert all(len(labels) == len(ious) for labels, ious in found)
+        return torch.cat([ious for _, ious in found])
+
+    deaf = overlaps()
+    assert objects < len(deaf) <= 4 * objects
+    assert torch.equal(deaf[:, 1], deaf[:, 2]) and torch.equal(deaf[:, 2], deaf[:, 3])
+    guided, output = model.roi_heads.box_head.to_deltas[0][0], model.roi_heads.box_head.to_deltas[-1]
+    with torch.no_grad():
+        guided.weight.normal_()
+        output.weight.normal_(std=0.1)
+    heard = overlaps()
+    assert torch.equal(heard[:, 0], deaf[:, 0])
+    assert not torch.allclose(heard[:, 1], heard[:, 2]) and not torch.allclose(heard[:, 1], heard[:, 3])
+
+
+def test_a_line_for_base_and_one_for_novel_objects(
+    tmp_path: Path,
+    tiny_coco: Callable[..., TinyCoco],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_model_folder(tmp_path / "run" / "train" / "model")
+    save_recipe(make_recipe(tiny_coco(tmp_path / "data")), tmp_path / "run" / "recipe.yaml")
+    monkeypatch.setattr(sys, "argv", ["guidance.py", str(tmp_path / "run")])
+    guidance.main()
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert [line[1] for line in lines[2:]] == ["base", "novel"] and all(len(line) == 7 for line in lines)
