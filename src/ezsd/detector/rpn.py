@@ -55,7 +55,7 @@ class _FullPrecision(nn.Module):
 
 
 class _ExactAnchors(AnchorGenerator):
-    """Anchors in float32 whatever the features are: bfloat16 would move those beyond 128 pixels by up to two."""
+    """Anchors in float32 whatever the features are: bfloat16 has only the even numbers beyond 256 pixels."""
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         exact = [torch.empty((), device=level.device).expand(level.shape) for level in feature_maps]
