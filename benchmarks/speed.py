@@ -2,9 +2,9 @@
 
     python benchmarks/speed.py recipes/coco2k.yaml
 
-The plain detector is torchvision's GeneralizedRCNN with the same backbone, FPN, RPN, box-head layers, input and
-proposals; it classifies 48 fixed categories with a linear layer and regresses boxes for each. Both are timed in turns,
-in one process, on random photos; the ratio of the medians is what counts.
+The plain detector is that of closed_set.py: same backbone, FPN, RPN, box-head layers, input and proposals; it
+classifies 48 fixed categories with a linear layer and regresses boxes for each. Both are timed in turns, in one
+process, on random photos; the ratio of the medians is what counts.
 """
 
 from __future__ import annotations
@@ -19,73 +19,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads
 
+from closed_set import plain_detector
 from ezsd.crops import autocast
-from ezsd.detector.rcnn import Rcnn, batch_pictures, build_detector
+from ezsd.detector.rcnn import build_detector
 from ezsd.detector.roi_heads import Target
 from ezsd.recipe import Recipe, load_recipe
 
 CLOSED_SET = 48
-
-
-class Batched(nn.Module):
-    """Pads pictures as the plain detector's transform; they have their size already."""
-
-    def forward(self, pictures: list[Tensor], targets: Any = None) -> tuple[ImageList, Any]:
-        return batch_pictures(pictures), targets
-
-    def postprocess(self, found: Any, *_: Any) -> Any:
-        return found
-
-
-class PlainHead(nn.Module):
-    """The layers of our box head up to both of its outputs."""
-
-    def __init__(self, detector: Rcnn) -> None:
-        super().__init__()
-        head = detector.roi_heads.box_head
-        self.shared, self.to_box_features = head.shared, head.to_box_features
-        self.to_class_features = head.to_embedding[:-1]
-        self.to_box_hidden = head.to_deltas[:-1]
-
-    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        shared = self.shared(pooled.contiguous(memory_format=torch.channels_last))
-        return self.to_class_features(shared), self.to_box_hidden(self.to_box_features(shared))
-
-
-class PlainPredictor(nn.Module):
-    """Linear layers of a closed-set detector."""
-
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
-        self.classes = nn.Linear(hidden, CLOSED_SET + 1)
-        self.deltas = nn.Linear(hidden, 4 * (CLOSED_SET + 1))
-
-    def forward(self, features: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return self.classes(features[0]).float(), self.deltas(features[1]).float()
-
-
-def plain_detector(recipe: Recipe) -> GeneralizedRCNN:
-    """Build torchvision's detector from the same parts."""
-    settings = recipe.detector.model_copy(update={"semantic_regression": False})
-    ours = build_detector(settings, 1, masks=False, pretrained=False)
-    heads = RoIHeads(
-        ours.roi_heads.box_roi_pool,
-        PlainHead(ours),
-        PlainPredictor(settings.head_features),
-        fg_iou_thresh=0.5,
-        bg_iou_thresh=0.5,
-        batch_size_per_image=settings.rois_per_photo,
-        positive_fraction=0.25,
-        bbox_reg_weights=None,
-        score_thresh=settings.score_threshold,
-        nms_thresh=settings.nms,
-        detections_per_img=settings.detections_per_photo,
-    )
-    return GeneralizedRCNN(ours.backbone, ours.rpn, heads, Batched()).to(memory_format=torch.channels_last)
 
 
 def unit(count: int, dim: int) -> Tensor:
@@ -155,7 +96,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     ours = build_detector(recipe.detector, arguments.dim, masks=False, pretrained=False).to(device)
-    plain = plain_detector(recipe).to(device)
+    plain = plain_detector(recipe.detector, CLOSED_SET, pretrained=False).to(device)
     precision = recipe.train.precision
 
     def on_device(distilled: int) -> tuple[list[Tensor], list[Target]]:

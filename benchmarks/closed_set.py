@@ -1,0 +1,145 @@
+"""What an ordinary closed-set detector of the same parts learns from the same boxes: the base AP to hold beside a run.
+
+    python benchmarks/closed_set.py recipes/coco2k.yaml --out runs/closed_set
+
+The plain detector is torchvision's GeneralizedRCNN with the recipe's backbone, FPN, RPN and box-head layers; it
+classifies the base categories with a linear layer, and regresses boxes for each. Photos, order, schedule and input are
+the recipe's. It knows no other names, so it is asked for the base names alone. Run again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads
+
+from ezsd.crops import read_ahead
+from ezsd.data.augment import resize_picture
+from ezsd.data.categories import load_split
+from ezsd.data.coco import Photo, Photos, load_photos
+from ezsd.detector.rcnn import Rcnn, batch_pictures, build_detector
+from ezsd.evaluate import ground_truth_of, read_rules
+from ezsd.files import write_json
+from ezsd.loop import train_model
+from ezsd.metrics import coco_metrics, mean_figures
+from ezsd.progress import track
+from ezsd.recipe import Detector, Recipe, load_recipe
+from ezsd.train_data import TrainingPhotos
+
+
+class Batched(nn.Module):
+    """Pads pictures as the plain detector's transform; they have their size already."""
+
+    def forward(self, pictures: list[Tensor], targets: Any = None) -> tuple[ImageList, Any]:
+        return batch_pictures(pictures), targets
+
+    def postprocess(self, found: Any, *_: Any) -> Any:
+        return found
+
+
+class PlainHead(nn.Module):
+    """The layers of our box head up to both of its outputs."""
+
+    def __init__(self, detector: Rcnn) -> None:
+        super().__init__()
+        head = detector.roi_heads.box_head
+        self.shared, self.to_box_features = head.shared, head.to_box_features
+        self.to_class_features = head.to_embedding[:-1]
+        self.to_box_hidden = head.to_deltas[:-1]
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        shared = self.shared(pooled.contiguous(memory_format=torch.channels_last))
+        return self.to_class_features(shared), self.to_box_hidden(self.to_box_features(shared))
+
+
+class PlainPredictor(nn.Module):
+    """Linear layers of a closed-set detector."""
+
+    def __init__(self, hidden: int, categories: int) -> None:
+        super().__init__()
+        self.classes = nn.Linear(hidden, categories + 1)
+        self.deltas = nn.Linear(hidden, 4 * (categories + 1))
+
+    def forward(self, features: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return self.classes(features[0]).float(), self.deltas(features[1]).float()
+
+
+def plain_detector(settings: Detector, categories: int, pretrained: bool) -> GeneralizedRCNN:
+    """Build torchvision's detector from the same parts."""
+    settings = settings.model_copy(update={"semantic_regression": False})
+    ours = build_detector(settings, 1, masks=False, pretrained=pretrained)
+    heads = RoIHeads(
+        ours.roi_heads.box_roi_pool,
+        PlainHead(ours),
+        PlainPredictor(settings.head_features, categories),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=settings.rois_per_photo,
+        positive_fraction=0.25,
+        bbox_reg_weights=None,
+        score_thresh=settings.score_threshold,
+        nms_thresh=settings.nms,
+        detections_per_img=settings.detections_per_photo,
+    )
+    return GeneralizedRCNN(ours.backbone, ours.rpn, heads, Batched()).to(memory_format=torch.channels_last)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, log and metrics.json")
+    parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
+    arguments = parser.parse_args()
+    print(json.dumps(closed_set(load_recipe(arguments.recipe, arguments.changes), arguments.out)))
+
+
+def closed_set(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Train the plain detector on the base boxes of a recipe, measure it on the val part, write metrics.json."""
+    base = load_split(recipe.split).base
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = recipe.train.model_copy(update={"distillation_weight": 0.0, "ignore_top": 0})
+    train, val = (load_photos(part, base, recipe.data.skip_bad) for part in (recipe.data.train, recipe.data.val))
+    torch.manual_seed(recipe.seed)
+    model = plain_detector(recipe.detector, len(base), recipe.detector.pretrained)
+    photos = TrainingPhotos(train, None, 1, settings, recipe.detector.image_size, masks=False)
+    trained = train_model(model, photos, folder, "closed set", recipe.seed, recipe.data.workers)
+    found = detect(model.to(device).eval(), val, recipe.detector.image_size)
+    truth = ground_truth_of(val, read_rules(recipe.data.val.annotations, base))
+    mean = mean_figures(coco_metrics(truth, found).values())
+    figures = {"ap50": mean.ap50, "ap": mean.ap, "seconds": trained["seconds"]}
+    write_json(folder / "metrics.json", figures)
+    return figures
+
+
+@torch.inference_mode()
+def detect(model: GeneralizedRCNN, photos: Photos, image_size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Return COCO results of all photos; category_id = label."""
+    found = []
+    with track(len(photos.photos), "closed set: val") as advance:
+        for photo, picture in zip(photos.photos, read_ahead(photos.photos), strict=True):
+            small = resize_picture(picture, image_size).to(next(model.parameters()).device)
+            found += results_of(photo, model([small])[0], picture.shape[-1] / small.shape[-1])
+            advance(1, "")
+    return found
+
+
+def results_of(photo: Photo, found: dict[str, Tensor], scale: float) -> Sequence[dict[str, Any]]:
+    """Return COCO results of one photo whose boxes are ``scale`` times those that were found."""
+    corners = found["boxes"].cpu() * scale
+    boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()
+    rows = zip(boxes, found["labels"].tolist(), found["scores"].tolist(), strict=True)
+    return [
+        {"image_id": photo.image_id, "category_id": label, "bbox": box, "score": score} for box, label, score in rows
+    ]
+
+
+if __name__ == "__main__":
+    main()
