@@ -79,7 +79,7 @@ detector:
   image_size: [{short}, {long}]  # up to [800, 1333]: larger finds smaller things, time grows with the area
   fpn_channels: 96  # this and the five below: slim, for a CPU; left out, they are as published
   rpn_proposals: 256
-  head_convs: 2
+  head_convs: 1
   head_channels: 96
   head_features: 512
   rois_per_photo: 48
