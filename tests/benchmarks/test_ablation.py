@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+import ablation
 from ezsd.files import read_json
 from ezsd.recipe import load_recipe, parse_recipe, save_recipe
 from tiny import TinyCoco
@@ -20,17 +19,8 @@ ROOT = Path(__file__).parents[2]
 CHOSEN = ("ezsd", "no-adaptation", "rpn-regions", "no-novel-negatives")
 
 
-@pytest.fixture
-def ablation() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ablation", ROOT / "benchmarks" / "ablation.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_one_line_a_variant_and_nothing_is_done_twice(
-    ablation: ModuleType, tmp_path: Path, tiny_coco: Callable[..., TinyCoco], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, tiny_coco: Callable[..., TinyCoco], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     coco, out = tiny_coco(tmp_path / "data"), tmp_path / "out"
@@ -61,7 +51,7 @@ def test_one_line_a_variant_and_nothing_is_done_twice(
         assert adapted["no-adaptation"]["accuracy_novel_after"] is None
 
 
-def test_every_variant_changes_the_recipe_of_the_pocket_world(ablation: ModuleType) -> None:
+def test_every_variant_changes_the_recipe_of_the_pocket_world() -> None:
     recipe = ROOT / "recipes" / "pocket.yaml"
     found = {name: load_recipe(recipe, changes).model_dump_json() for name, changes in ablation.VARIANTS.items()}
     assert len(set(found.values())) == len(found)

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
+import closed_set
 from ezsd.data.coco import load_photos
 from ezsd.files import read_tensors
 from ezsd.recipe import Recipe, parse_recipe
 from tiny import CATEGORIES, SPLIT, TinyCoco
 from tiny_teacher import tiny_values
-
-ROOT = Path(__file__).parents[2]
-
-
-def _benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("closed_set", ROOT / "benchmarks" / "closed_set.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-closed_set = _benchmark()
 
 
 def _recipe(coco: TinyCoco) -> Recipe:

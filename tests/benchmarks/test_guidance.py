@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -14,24 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
+import guidance
 from ezsd.data.coco import load_photos
 from ezsd.detector.model_folder import load_model
 from ezsd.recipe import save_recipe
 from tiny import SPLIT, TinyCoco
 from tiny_run import make_model_folder, make_recipe
-
-ROOT = Path(__file__).parents[2]
-
-
-def _benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("guidance", ROOT / "benchmarks" / "guidance.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-guidance = _benchmark()
 
 
 @given(st.integers(0, 300))

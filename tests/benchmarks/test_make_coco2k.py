@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,19 +15,11 @@ from PIL import Image
 from ezsd.data.coco import load_photos
 from ezsd.errors import DataError
 from ezsd.recipe import Part
+from make_coco2k import LONG_SIDE, make_coco2k
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "make_coco2k.py"
 PHOTOS = {"train": [5, 30], "val": [12]}
 SIZES = {5: (640, 427), 9: (500, 375), 12: (320, 240), 21: (640, 480), 30: (240, 320)}
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_coco2k", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -71,10 +61,8 @@ def official(tmp_path: Path) -> tuple[Path, Path]:
     return folder, annotations
 
 
-def test_boxes_are_cut_to_whole_pixels_then_scaled(
-    script: ModuleType, official: tuple[Path, Path], tmp_path: Path
-) -> None:
-    script.make_coco2k(PHOTOS, *official, tmp_path / "out")
+def test_boxes_are_cut_to_whole_pixels_then_scaled(official: tuple[Path, Path], tmp_path: Path) -> None:
+    make_coco2k(PHOTOS, *official, tmp_path / "out")
 
     train = json.loads((tmp_path / "out/instances_train.json").read_text())
     val = json.loads((tmp_path / "out/instances_val.json").read_text())
@@ -93,10 +81,8 @@ def test_boxes_are_cut_to_whole_pixels_then_scaled(
     assert "val part" in val["info"]["description"]
 
 
-def test_the_set_loads_and_its_photos_look_as_before(
-    script: ModuleType, official: tuple[Path, Path], tmp_path: Path
-) -> None:
-    script.make_coco2k(PHOTOS, *official, tmp_path / "out")
+def test_the_set_loads_and_its_photos_look_as_before(official: tuple[Path, Path], tmp_path: Path) -> None:
+    make_coco2k(PHOTOS, *official, tmp_path / "out")
 
     part = Part(images=tmp_path / "out/images", annotations=tmp_path / "out/instances_train.json")
     photos = load_photos(part, ("person",), required=("person",))
@@ -108,28 +94,26 @@ def test_the_set_loads_and_its_photos_look_as_before(
         assert np.abs(np.asarray(small, dtype=float) - np.asarray(before, dtype=float)).mean() < 4
 
 
-def test_a_data_set_that_is_there_is_left_alone(
-    script: ModuleType, official: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_data_set_that_is_there_is_left_alone(official: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/instances_val.json").write_text("mine")
     with pytest.raises(DataError, match="instances_val.json is there already"):
-        script.make_coco2k(PHOTOS, *official, tmp_path / "out")
+        make_coco2k(PHOTOS, *official, tmp_path / "out")
     assert (tmp_path / "out/instances_val.json").read_text() == "mine"
 
 
-def test_what_is_not_val2017_is_told(script: ModuleType, official: tuple[Path, Path], tmp_path: Path) -> None:
+def test_what_is_not_val2017_is_told(official: tuple[Path, Path], tmp_path: Path) -> None:
     folder, annotations = official
     with pytest.raises(DataError, match="lacks 1 photos of coco2k, as image id 77"):
-        script.make_coco2k({"train": [5, 77]}, folder, annotations, tmp_path / "out")
+        make_coco2k({"train": [5, 77]}, folder, annotations, tmp_path / "out")
     with pytest.raises(DataError, match="cannot be read"):
-        script.make_coco2k(PHOTOS, folder, tmp_path / "none.json", tmp_path / "out")
+        make_coco2k(PHOTOS, folder, tmp_path / "none.json", tmp_path / "out")
     Image.new("RGB", (30, 30)).save(folder / "000000000012.jpg")
     with pytest.raises(DataError, match=r"000000000012\.jpg has not the size"):
-        script.make_coco2k(PHOTOS, folder, annotations, tmp_path / "out")
+        make_coco2k(PHOTOS, folder, annotations, tmp_path / "out")
     (folder / "000000000005.jpg").unlink()
     with pytest.raises(DataError, match=r"000000000005\.jpg cannot be read"):
-        script.make_coco2k(PHOTOS, folder, annotations, tmp_path / "out")
+        make_coco2k(PHOTOS, folder, annotations, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.json"))
 
 
@@ -142,10 +126,10 @@ def test_the_command_ends_with_2_and_one_message(official: tuple[Path, Path], tm
 
 
 @pytest.mark.real_data
-def test_the_list_of_photos_is_that_of_the_set(script: ModuleType, shared_data: Path) -> None:
+def test_the_list_of_photos_is_that_of_the_set(shared_data: Path) -> None:
     photos = json.loads(SCRIPT.with_name("coco2k_photos.json").read_text())
     assert {part: len(ids) for part, ids in photos.items()} == {"train": 1568, "val": 421}
     for part, ids in photos.items():
         content = json.loads((shared_data / "coco2k" / f"instances_{part}.json").read_text())
         assert ids == [entry["id"] for entry in content["images"]]
-        assert all(max(entry["width"], entry["height"]) == script.LONG_SIDE for entry in content["images"])
+        assert all(max(entry["width"], entry["height"]) == LONG_SIDE for entry in content["images"])
