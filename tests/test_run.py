@@ -285,8 +285,9 @@ def test_two_processes_share_a_run(finished: Path, coco: TinyCoco, tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("evaluate: finished") == 1
+    assert "train: 4 steps of 4 photos: 8 photos 2 times" in done.stderr  # as foretold, and twice the photos a step
     assert json.loads((folder / "train/done.json").read_text())["environment"]["device"] == "2 x cpu"
-    assert json.loads((folder / "train/metrics.json").read_text())["steps"] == 4  # twice the photos a step
+    assert json.loads((folder / "train/metrics.json").read_text())["steps"] == 4
     alone, shared = (read_tensors(path / "adapt/norms.safetensors")[0] for path in (finished, folder))
     assert all(torch.allclose(alone[name], shared[name], atol=1e-5) for name in alone)
     assert json.loads((folder / "evaluate/metrics.json").read_text())["counts"]["photos"] == 8

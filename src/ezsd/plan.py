@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from accelerate import PartialState
 from rich.console import Group
 from rich.table import Table
 
@@ -157,7 +158,9 @@ def _train(recipe: Recipe, train: Photos) -> StagePlan:
 
 
 def _batches(recipe: Recipe, train: Photos) -> BatchPlan:
-    return BatchPlan(len(train.photos), recipe.seed, recipe.train.batch_size, recipe.train.accumulate)
+    settings = recipe.train
+    processes = PartialState().num_processes
+    return BatchPlan(len(train.photos), recipe.seed, settings.batch_size, settings.accumulate, processes)
 
 
 def _evaluate(recipe: Recipe, split: CategorySplit, val: Photos) -> StagePlan:
