@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,17 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from ezsd.crops import read_ahead
-from ezsd.data.augment import resize_picture
 from ezsd.data.categories import load_split
-from ezsd.data.coco import Photo, Photos, load_photos
-from ezsd.detector.rcnn import Rcnn, batch_pictures, build_detector
+from ezsd.data.coco import load_photos
+from ezsd.detector.rcnn import Rcnn, batch_pictures, build_detector, roi_options
+from ezsd.detector.roi_heads import Detections, Sizes
+from ezsd.errors import ArtifactError, EzsdError
 from ezsd.evaluate import ground_truth_of, read_rules
 from ezsd.files import write_json
+from ezsd.inference import detect_in_parts
 from ezsd.loop import train_model
 from ezsd.metrics import coco_metrics, mean_figures
-from ezsd.progress import track
-from ezsd.recipe import Detector, Recipe, load_recipe
+from ezsd.recipe import Detector, Recipe, load_recipe, save_recipe
 from ezsd.train_data import TrainingPhotos
 
 
@@ -72,6 +71,20 @@ class PlainPredictor(nn.Module):
         return self.classes(features[0]).float(), self.deltas(features[1]).float()
 
 
+class FixedNames(nn.Module):
+    """The plain detector's RoI heads where ours stand: whatever names are asked for, they answer with their own."""
+
+    def __init__(self, heads: RoIHeads) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(
+        self, features: dict[str, Tensor], proposals: list[Tensor], sizes: Sizes, names: Tensor
+    ) -> tuple[list[Detections], dict[str, Tensor]]:
+        found, _ = self.heads(features, proposals, sizes)
+        return [Detections(one["boxes"], one["labels"] - 1, one["scores"]) for one in found], {}
+
+
 def plain_detector(settings: Detector, categories: int, pretrained: bool) -> GeneralizedRCNN:
     """Build torchvision's detector from the same parts."""
     settings = settings.model_copy(update={"semantic_regression": False})
@@ -80,14 +93,7 @@ def plain_detector(settings: Detector, categories: int, pretrained: bool) -> Gen
         ours.roi_heads.box_roi_pool,
         PlainHead(ours),
         PlainPredictor(settings.head_features, categories),
-        fg_iou_thresh=0.5,
-        bg_iou_thresh=0.5,
-        batch_size_per_image=settings.rois_per_photo,
-        positive_fraction=0.25,
-        bbox_reg_weights=None,
-        score_thresh=settings.score_threshold,
-        nms_thresh=settings.nms,
-        detections_per_img=settings.detections_per_photo,
+        **roi_options(settings),
     )
     return GeneralizedRCNN(ours.backbone, ours.rpn, heads, Batched()).to(memory_format=torch.channels_last)
 
@@ -98,11 +104,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, log and metrics.json")
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    print(json.dumps(closed_set(load_recipe(arguments.recipe, arguments.changes), arguments.out)))
+    try:
+        print(json.dumps(closed_set(load_recipe(arguments.recipe, arguments.changes), arguments.out)))
+    except EzsdError as error:
+        parser.exit(2, f"{error}\n")
 
 
 def closed_set(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Train the plain detector on the base boxes of a recipe, measure it on the val part, write metrics.json."""
+    """Train the plain detector on the base boxes of a recipe, measure it on the val part, write metrics.json.
+
+    Raises:
+        ArtifactError: ``folder`` was made from another recipe.
+    """
+    told = folder / "recipe.yaml"
+    if told.exists() and load_recipe(told) != recipe:
+        raise ArtifactError(f"{folder} was made from another recipe, see {told}. Give another folder with --out.")
+    save_recipe(recipe, told)
     base = load_split(recipe.split).base
     device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = recipe.train.model_copy(update={"distillation_weight": 0.0, "ignore_top": 0})
@@ -111,34 +128,14 @@ def closed_set(recipe: Recipe, folder: Path) -> dict[str, Any]:
     model = plain_detector(recipe.detector, len(base), recipe.detector.pretrained)
     photos = TrainingPhotos(train, None, 1, settings, recipe.detector.image_size, masks=False)
     trained = train_model(model, photos, folder, "closed set", recipe.seed, recipe.data.workers)
-    found = detect(model.to(device).eval(), val, recipe.detector.image_size)
+    asked = Rcnn(model.backbone, model.rpn, FixedNames(model.roi_heads), recipe.detector.image_size).to(device).eval()
+    labels = range(1, len(base) + 1)
+    found = detect_in_parts(asked, val.photos, torch.zeros(0, 1), labels, recipe.evaluate.batch_size, folder / "val")
     truth = ground_truth_of(val, read_rules(recipe.data.val.annotations, base))
     mean = mean_figures(coco_metrics(truth, found).values())
     figures = {"ap50": mean.ap50, "ap": mean.ap, "seconds": trained["seconds"]}
     write_json(folder / "metrics.json", figures)
     return figures
-
-
-@torch.inference_mode()
-def detect(model: GeneralizedRCNN, photos: Photos, image_size: tuple[int, int]) -> list[dict[str, Any]]:
-    """Return COCO results of all photos; category_id = label."""
-    found = []
-    with track(len(photos.photos), "closed set: val") as advance:
-        for photo, picture in zip(photos.photos, read_ahead(photos.photos), strict=True):
-            small = resize_picture(picture, image_size).to(next(model.parameters()).device)
-            found += results_of(photo, model([small])[0], picture.shape[-1] / small.shape[-1])
-            advance(1, "")
-    return found
-
-
-def results_of(photo: Photo, found: dict[str, Tensor], scale: float) -> Sequence[dict[str, Any]]:
-    """Return COCO results of one photo whose boxes are ``scale`` times those that were found."""
-    corners = found["boxes"].cpu() * scale
-    boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()
-    rows = zip(boxes, found["labels"].tolist(), found["scores"].tolist(), strict=True)
-    return [
-        {"image_id": photo.image_id, "category_id": label, "bbox": box, "score": score} for box, label, score in rows
-    ]
 
 
 if __name__ == "__main__":

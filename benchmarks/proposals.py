@@ -22,7 +22,7 @@ from ezsd.base_rpn import WEIGHTS, load_base_rpn
 from ezsd.data.categories import load_split
 from ezsd.data.coco import load_photos
 from ezsd.propose import propose_photos
-from ezsd.recall import measure_proposals
+from ezsd.recall import measure_proposals, photos_with
 from ezsd.recipe import load_recipe
 from ezsd.teacher import load_teacher, text_embeddings
 
@@ -39,8 +39,7 @@ def main() -> None:
     norms = arguments.run / "adapt" / "norms.safetensors"
     teacher = load_teacher(recipe.teacher, device, norms if recipe.adapt.enabled else None)
     val = load_photos(recipe.data.val, split.names, recipe.data.skip_bad)
-    first_novel = len(split.base)
-    photos = [photo for photo in val.photos if (photo.labels[~photo.crowd] > first_novel).any()][: arguments.photos]
+    photos = photos_with(val, split.novel)[: arguments.photos]
     val = replace(val, photos=photos)
     dense = recipe.propose.model_copy(update={"scoring": "dense", "crop_rank": 0.0})
     exhaustive = recipe.propose.model_copy(update={"scoring": "exhaustive"})

@@ -8,9 +8,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_area, box_iou, nms
+from torchvision.ops import box_iou, nms
 
 from ezsd.data.augment import resize_scale
+from ezsd.detector.rpn import covered_share
 from ezsd.recipe import Propose
 
 _SIZE_POWER = 0.1
@@ -82,10 +83,7 @@ def agreement(boxes: Tensor, regions: Tensor, objectness: Tensor) -> Tensor:
 
 def lie_on(boxes: Tensor, base_boxes: Tensor, share: float) -> Tensor:
     """Tell which boxes ``[A, 4]`` have more than ``share`` of their area in one of ``base_boxes [N, 4]``: ``[A]``."""
-    first = torch.maximum(boxes[:, None, :2], base_boxes[:, :2])
-    last = torch.minimum(boxes[:, None, 2:], base_boxes[:, 2:])
-    common = (last - first).clamp(min=0).prod(2)
-    return (common > share * box_area(boxes)[:, None]).any(1)
+    return (covered_share(boxes, base_boxes) > share).any(1)
 
 
 def select(boxes: Tensor, probabilities: Tensor, objectness: Tensor, base_names: int, settings: Propose) -> Tensor:

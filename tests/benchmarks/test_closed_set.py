@@ -1,4 +1,4 @@
-"""The benchmark of the plain closed-set detector: it learns base boxes alone, resumes, and speaks of whole photos."""
+"""The benchmark of the plain closed-set detector: it learns base boxes alone, resumes, and answers its own names."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 import closed_set
-from ezsd.data.coco import load_photos
+from ezsd.detector.rcnn import Rcnn
+from ezsd.errors import ArtifactError
 from ezsd.files import read_tensors
 from ezsd.recipe import Recipe, parse_recipe
 from tiny import CATEGORIES, SPLIT, TinyCoco
@@ -44,8 +46,23 @@ def test_it_goes_on_where_it_was_and_writes_its_figures(tiny_coco: Callable[...,
     assert (again["ap50"], again["ap"]) == (figures["ap50"], figures["ap"])
 
 
-def test_boxes_are_told_in_pixels_of_the_photo(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
-    photo = load_photos(tiny_coco(tmp_path / "data").part(), SPLIT.base).photos[0]
-    found = {"boxes": torch.tensor([[1.0, 2, 4, 8]]), "labels": torch.tensor([2]), "scores": torch.tensor([0.5])}
-    (result,) = closed_set.results_of(photo, found, 2.0)
-    assert result == {"image_id": photo.image_id, "category_id": 2, "bbox": [2, 4, 6, 12], "score": 0.5}
+def test_a_folder_of_another_recipe_is_refused(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+    recipe = _recipe(tiny_coco(tmp_path / "data"))
+    closed_set.closed_set(recipe, tmp_path / "out")
+    before = (tmp_path / "out" / "metrics.json").read_text()
+    with pytest.raises(ArtifactError, match="made from another recipe"):
+        closed_set.closed_set(recipe.model_copy(update={"seed": recipe.seed + 1}), tmp_path / "out")
+    assert (tmp_path / "out" / "metrics.json").read_text() == before
+
+
+def test_it_answers_with_its_own_names_whatever_is_asked(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = _recipe(tiny_coco(tmp_path / "data")).detector
+    plain = closed_set.plain_detector(settings, 3, pretrained=False).eval()
+    asked = Rcnn(plain.backbone, plain.rpn, closed_set.FixedNames(plain.roi_heads), settings.image_size).eval()
+    picture = torch.rand(3, 64, 96)
+    (found,) = asked.detect([picture], torch.zeros(0, 1))
+    with torch.no_grad():
+        expected = plain([picture])[0]
+    assert len(found.boxes) and torch.equal(found.boxes, expected["boxes"])
+    assert torch.equal(found.labels + 1, expected["labels"]) and torch.equal(found.scores, expected["scores"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -135,17 +135,24 @@ def build_detector(
         TextClassifier(embedding_dim, logit_scale),
         settings.semantic_top_k,
         box_roi_pool=MultiScaleRoIAlign(FEATURE_LEVELS, settings.roi_size, 1, canonical_scale=canonical),
-        fg_iou_thresh=0.5,
-        bg_iou_thresh=0.5,
-        batch_size_per_image=settings.rois_per_photo,
-        positive_fraction=0.25,
-        bbox_reg_weights=None,
-        score_thresh=settings.score_threshold,
-        nms_thresh=settings.nms,
-        detections_per_img=settings.detections_per_photo,
+        **roi_options(settings),
         **(mask_parts if masks else {}),
     )
     return channels_last(Rcnn(backbone, build_rpn(settings, channels), roi_heads, settings.image_size))
+
+
+def roi_options(settings: DetectorSettings) -> dict[str, Any]:
+    """Return what torchvision's RoI heads take beside their parts: how regions are sampled, and detections kept."""
+    return {
+        "fg_iou_thresh": 0.5,
+        "bg_iou_thresh": 0.5,
+        "batch_size_per_image": settings.rois_per_photo,
+        "positive_fraction": 0.25,
+        "bbox_reg_weights": None,
+        "score_thresh": settings.score_threshold,
+        "nms_thresh": settings.nms,
+        "detections_per_img": settings.detections_per_photo,
+    }
 
 
 def channels_last(model: Model) -> Model:
