@@ -15,10 +15,10 @@ import argparse
 import shutil
 from pathlib import Path
 
-from ezsd.compare import compare
-from ezsd.demo import BASELINE
+from ezsd.commands.demo import BASELINE
+from ezsd.pipeline.run import run_recipe
 from ezsd.recipe import load_recipe
-from ezsd.run import run_recipe
+from ezsd.report.compare import compare
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "ezsd": (),

@@ -21,17 +21,17 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from ezsd.data.categories import load_split
-from ezsd.data.coco import load_photos
+from ezsd.data.formats.coco import load_photos
+from ezsd.data.formats.lvis import ground_truth_of, read_rules
 from ezsd.detector.rcnn import Rcnn, batch_pictures, build_detector, roi_options
 from ezsd.detector.roi_heads import Detections, Sizes
 from ezsd.errors import ArtifactError, EzsdError
-from ezsd.evaluate import ground_truth_of, read_rules
-from ezsd.files import write_json
-from ezsd.inference import detect_in_parts
-from ezsd.loop import train_model
-from ezsd.metrics import coco_metrics, mean_figures
+from ezsd.evaluation.metrics import coco_metrics, mean_figures
+from ezsd.inference.batching import detect_in_parts
 from ezsd.recipe import Detector, Recipe, load_recipe, save_recipe
-from ezsd.train_data import TrainingPhotos
+from ezsd.training.dataset import TrainingPhotos
+from ezsd.training.loop import train_model
+from ezsd.utils.files import write_json
 
 
 class Batched(nn.Module):

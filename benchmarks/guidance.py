@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou, clip_boxes_to_image
 
-from ezsd.data.augment import resize_picture
-from ezsd.data.coco import Photos, load_photos, read_picture
+from ezsd.data.formats.coco import load_photos
+from ezsd.data.samples import Photos, read_picture
+from ezsd.data.transforms import resize_picture
 from ezsd.detector.model_folder import load_model
 from ezsd.detector.rcnn import Rcnn, batch_pictures
 from ezsd.recipe import load_recipe

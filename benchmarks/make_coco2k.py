@@ -23,8 +23,8 @@ from typing import Any
 from PIL import Image
 
 from ezsd.errors import DataError, EzsdError
-from ezsd.files import write_text, written_whole
-from ezsd.progress import say, track
+from ezsd.utils.files import write_text, written_whole
+from ezsd.utils.progress import say, track
 
 LONG_SIDE = 384
 JPEG_QUALITY = 85

@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
-from ezsd.base_rpn import WEIGHTS, load_base_rpn
 from ezsd.data.categories import load_split
-from ezsd.data.coco import load_photos
-from ezsd.propose import propose_photos
-from ezsd.recall import measure_proposals, photos_with
+from ezsd.data.formats.coco import load_photos
+from ezsd.data.samples import photos_with
+from ezsd.proposals.base_rpn import WEIGHTS, load_base_rpn
+from ezsd.proposals.proposer import propose_photos
+from ezsd.proposals.recall import measure_proposals
 from ezsd.recipe import load_recipe
 from ezsd.teacher import load_teacher, text_embeddings
 

@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from closed_set import plain_detector
-from ezsd.crops import autocast
 from ezsd.detector.rcnn import build_detector
 from ezsd.detector.roi_heads import Target
 from ezsd.recipe import Recipe, load_recipe
+from ezsd.utils.device import autocast
 
 CLOSED_SET = 48
 

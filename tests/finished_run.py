@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from ezsd.data.categories import load_split
-from ezsd.data.coco import load_photos
-from ezsd.files import write_json
-from ezsd.fingerprints import stage_inputs
+from ezsd.data.formats.coco import load_photos
+from ezsd.data.target_store import Regions, write_index, write_shard
+from ezsd.pipeline.fingerprints import stage_inputs
 from ezsd.recipe import parse_recipe, save_recipe
-from ezsd.targets import Regions, write_index, write_shard
+from ezsd.utils.files import write_json
 from tiny import CATEGORIES, SPLIT, TinyCoco
 from tiny_teacher import tiny_values
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ezsd.files import digest
 from ezsd.teacher.base import fingerprint_of, frozen, norms_of
 from ezsd.teacher.regions import crop_regions
+from ezsd.utils.files import digest
 
 TEACHER = "tiny_teacher:ColourTeacher"
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-import ezsd
+from ezsd._version import __version__
 from ezsd.errors import EzsdError
 
 if TYPE_CHECKING:
-    from ezsd.run import Stage
+    from ezsd.run_folder import Stage
 
 app = typer.Typer(
     help="Zero-shot object detection: train a fast detector for objects you have only the names of.",
@@ -48,7 +48,7 @@ Overwrite = Annotated[
 @app.callback(invoke_without_command=True)
 def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        typer.echo(f"ezsd {ezsd.__version__}")
+        typer.echo(f"ezsd {__version__}")
         raise typer.Exit
 
 
@@ -65,7 +65,7 @@ def run(
         from ezsd.recipe import load_recipe
 
         loaded = load_recipe(recipe, changes or ())  # a typing error is told before torch is loaded
-        from ezsd.run import run_recipe
+        from ezsd.pipeline.run import run_recipe
 
         run_recipe(loaded, out, until.value, overwrite)
 
@@ -103,7 +103,7 @@ def report(
 ) -> None:
     """Write report.html of a finished run: figures, curves, categories and photos in one file."""
     with _told():
-        from ezsd.report import write_report
+        from ezsd.report.page import write_report
 
         typer.echo(f"wrote {write_report(folder, baseline)}")
 
@@ -122,9 +122,9 @@ def compare(
 ) -> None:
     """Show the figures of runs side by side."""
     with _told():
-        from ezsd.compare import as_csv, as_html, as_text
-        from ezsd.compare import compare as compare_runs
-        from ezsd.files import write_text
+        from ezsd.report.compare import as_csv, as_html, as_text
+        from ezsd.report.compare import compare as compare_runs
+        from ezsd.utils.files import write_text
 
         table = compare_runs(folders, mixed, mean)
         console = Console(highlight=False)
@@ -139,7 +139,7 @@ def compare(
 def validate(recipe: RecipePath, changes: Set = None) -> None:
     """Check a recipe, its split and every photo; all faults are told at once."""
     with _told():
-        from ezsd.own_data import check_recipe
+        from ezsd.commands.validate import check_recipe
 
         typer.echo(check_recipe(recipe, changes or ()))
 
@@ -151,7 +151,7 @@ def plan(recipe: RecipePath, changes: Set = None) -> None:
         from ezsd.recipe import load_recipe
 
         loaded = load_recipe(recipe, changes or ())  # a typing error is told before torch is loaded
-        from ezsd.plan import make_plan
+        from ezsd.commands.plan import make_plan
 
         Console(highlight=False).print(make_plan(loaded, str(recipe)))
 
@@ -172,7 +172,7 @@ def init(
 ) -> None:
     """Write a recipe for your own photos; base names are the categories that have boxes."""
     with _told():
-        from ezsd.own_data import make_recipe
+        from ezsd.commands.init import make_recipe
 
         names = [name.strip() for name in novel.split(",") if name.strip()]
         made = make_recipe(images, annotations, names, out, val_annotations, teacher, overwrite)
@@ -196,7 +196,7 @@ def detect(
 ) -> None:
     """Find objects by their names: drawn pictures and detections.json."""
     with _told():
-        from ezsd.detect import detect_files
+        from ezsd.commands.detect import detect_files
 
         path = detect_files(model, pictures, vocabulary, threshold, out)
         typer.echo(f"wrote {path}")
@@ -212,7 +212,7 @@ def demo(
 ) -> None:
     """See it work: EZSD and its baseline on the pocket data, figures side by side, and a report."""
     with _told():
-        from ezsd.demo import run_demo
+        from ezsd.commands.demo import run_demo
 
         for path in run_demo(out, fast, overwrite).values():
             typer.echo(f"wrote {path}")
@@ -226,7 +226,7 @@ def pocket(
 ) -> None:
     """Build the pocket data set: small scenes of OpenMoji pictograms in COCO format."""
     with _told():
-        from ezsd.data.pocket import make_pocket
+        from ezsd.pocket.dataset import make_pocket
 
         for path in make_pocket(out, images, seed).values():
             typer.echo(f"wrote {path}")
@@ -239,7 +239,7 @@ def pocket_teacher(
 ) -> None:
     """Train the Pocket CLIP anew, as its packaged weights were made; run again, it goes on."""
     with _told():
-        from ezsd.pocket_teacher import train_pocket_teacher
+        from ezsd.pocket.train_teacher import train_pocket_teacher
 
         train_pocket_teacher(out, seed)
         typer.echo(f"wrote {out} and {out.with_suffix('.json')}")
@@ -247,7 +247,7 @@ def pocket_teacher(
 
 def _run_stage(folder: Path, stage: Stage, overwrite: bool) -> None:
     with _told():
-        from ezsd.run import run_stage
+        from ezsd.pipeline.run import run_stage
 
         run_stage(folder, stage, overwrite)
 

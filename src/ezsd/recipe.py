@@ -12,7 +12,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ezsd.errors import RecipeError
-from ezsd.files import write_text
+from ezsd.utils.files import write_text
 
 # Strict, so that `epochs: true` is not read as 1 and a number in quotes is told.
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
@@ -328,3 +328,8 @@ def _fault(key: str, entries: Sequence[Any]) -> str:
     reasons = [entry["msg"].removeprefix("Value error, ").replace("Input should be", "expected") for entry in entries]
     hint = " Put names in quotes." if isinstance(entry["input"], bool) and key.startswith("split.") else ""
     return f"{key} = {told}: {' or '.join(dict.fromkeys(reasons))}.{hint}"
+
+
+def needs_targets(settings: Train) -> bool:
+    """Tell whether a training reads what stage propose wrote."""
+    return bool(settings.distillation_weight or settings.ignore_top)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import ablation
-from ezsd.files import read_json
 from ezsd.recipe import load_recipe, parse_recipe, save_recipe
+from ezsd.utils.files import read_json
 from tiny import TinyCoco
 from tiny_teacher import tiny_values
 

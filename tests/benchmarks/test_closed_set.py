@@ -12,8 +12,8 @@ import torch
 import closed_set
 from ezsd.detector.rcnn import Rcnn
 from ezsd.errors import ArtifactError
-from ezsd.files import read_tensors
 from ezsd.recipe import Recipe, parse_recipe
+from ezsd.utils.files import read_tensors
 from tiny import CATEGORIES, SPLIT, TinyCoco
 from tiny_teacher import tiny_values
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
 import guidance
-from ezsd.data.coco import load_photos
+from ezsd.data.formats.coco import load_photos
 from ezsd.detector.model_folder import load_model
 from ezsd.recipe import save_recipe
 from tiny import SPLIT, TinyCoco

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ezsd.data.coco import load_photos
+from ezsd.data.formats.coco import load_photos
 from ezsd.errors import DataError
 from ezsd.recipe import Part
 from make_coco2k import LONG_SIDE, make_coco2k

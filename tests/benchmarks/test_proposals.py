@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ezsd.base_rpn import train_base_rpn
-from ezsd.data.coco import load_photos
+from ezsd.data.formats.coco import load_photos
+from ezsd.proposals.base_rpn import train_base_rpn
 from ezsd.recipe import parse_recipe, save_recipe
 from tiny import SPLIT, TinyCoco
 from tiny_teacher import tiny_values

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ezsd.detector.backbone import Backbone
-from ezsd.teacher.offline import packaged_image_tower
+from ezsd.utils.packaged_weights import packaged_image_tower
 
 
 @pytest.mark.parametrize("name", ["resnet50", "tf_efficientnet_lite0"])

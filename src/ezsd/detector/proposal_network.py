@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ezsd.data.augment import resize_picture
+from ezsd.data.transforms import resize_picture
 from ezsd.detector.backbone import Backbone
 from ezsd.detector.rcnn import batch_pictures, channels_last
 from ezsd.detector.roi_heads import Target

@@ -12,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 
-from ezsd.data.augment import resize_picture
+from ezsd.data.transforms import resize_picture
 from ezsd.detector.backbone import Backbone
 from ezsd.detector.box_head import BoxHead
 from ezsd.detector.roi_heads import Detections, Target, ZeroShotRoIHeads, paste_masks

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
-from torchvision.ops import box_area, box_iou
+from torchvision.ops import box_iou
 
 from ezsd.recipe import Detector as DetectorSettings
+from ezsd.utils.boxes import covered_share
 
 
 class Rpn(RegionProposalNetwork):
@@ -94,10 +95,3 @@ def on_ignored(boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
     if len(target["ignored_boxes"]):
         ignored |= (box_iou(boxes, target["ignored_boxes"]) > 0.5).any(dim=1)
     return ignored
-
-
-def covered_share(boxes: Tensor, others: Tensor) -> Tensor:
-    """Return [N, K]: the share of each box [N, 4] that lies inside each of the others [K, 4]."""
-    corner = torch.maximum(boxes[:, None, :2], others[None, :, :2])
-    sides = (torch.minimum(boxes[:, None, 2:], others[None, :, 2:]) - corner).clamp(min=0)
-    return sides.prod(dim=2) / box_area(boxes).clamp(min=1e-6)[:, None]

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from ezsd.errors import ArtifactError, RecipeError
-from ezsd.files import digest
 from ezsd.teacher.base import fingerprint_of, frozen, norms_of
 from ezsd.teacher.dense import reader_of
 from ezsd.teacher.regions import read_at_scales
+from ezsd.utils.files import digest
 
 TEXT_BATCH = 256
 

@@ -89,7 +89,7 @@ def read_tiles(picture: Tensor, boxes: Tensor, size: int, grid: int, early: Read
     """
     patch = size // grid
     height, width = picture.shape[1:]
-    places = [(row, column) for row in _starts(height, patch, grid) for column in _starts(width, patch, grid)]
+    places = [(row, column) for row in tile_starts(height, patch, grid) for column in tile_starts(width, patch, grid)]
     rows, columns = places[-1][0] + grid, places[-1][1] + grid
     spare = size - patch * grid  # pixels a tower takes in beyond its last whole patch
     padded = F.pad(picture, (0, max(0, columns * patch + spare - width), 0, max(0, rows * patch + spare - height)))
@@ -116,7 +116,7 @@ def _stitched(tiles: Tensor, places: list[tuple[int, int]]) -> Tensor:
     return sums / counts
 
 
-def _starts(length: int, patch: int, grid: int) -> list[int]:
+def tile_starts(length: int, patch: int, grid: int) -> list[int]:
     """First patches of the tiles along a side of ``length`` pixels; the last tile ends where the picture does."""
     spare = max(0, -(-length // patch) - grid)
     count = 1 + -(-spare // max(1, int(grid * STEP)))

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from ezsd.errors import ArtifactError
-from ezsd.files import read_tensors, write_tensors
 from ezsd.teacher.base import Teacher
+from ezsd.utils.files import read_tensors, write_tensors
 
 
 def save_norms(teacher: Teacher, path: Path, towers: Sequence[str]) -> None:

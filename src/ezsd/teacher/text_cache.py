@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ezsd.errors import ArtifactError
-from ezsd.files import digest, read_tensors, write_tensors
 from ezsd.teacher.base import Teacher
+from ezsd.utils.files import digest, read_tensors, write_tensors
 
 
 def cache_folder() -> Path:

@@ -1,0 +1,159 @@
+"""The demo: the pocket data, a run of EZSD, the baseline without its three ideas, and what both give side by side.
+
+The two runs go at the same time, each on half of the cores: pictures this small keep few threads busy.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import supervision as sv
+import torch
+from rich.console import Console
+
+from ezsd.data.categories import load_split
+from ezsd.errors import ArtifactError
+from ezsd.inference.detector import Detector
+from ezsd.inference.drawing import draw
+from ezsd.pipeline.run import run_recipe
+from ezsd.pocket.dataset import SPLIT, make_pocket
+from ezsd.pocket.scenes import PlacedObject, make_scene
+from ezsd.recipe import load_recipe
+from ezsd.report.compare import as_text, compare
+from ezsd.report.page import write_report
+from ezsd.utils.files import written_whole
+from ezsd.utils.progress import say
+
+# ViLD: raw teacher, regions of an RPN trained on base boxes, no meaning in the box regression (METHOD: baselines).
+BASELINE = (
+    "adapt.enabled=false",
+    "propose.scoring=rpn",
+    "propose.base_overlap=1",
+    "detector.semantic_regression=false",
+    "train.ignore_top=0",
+    "train.novel_negatives=false",
+)
+PHOTOS, FAST_PHOTOS = 900, 350
+FAST = (
+    "adapt.epochs=4",
+    "propose.rpn_epochs=3",
+    "train.epochs=6",
+    "train.distillation_weight=0.3",  # this and the next: better for so few steps
+    "train.novel_negatives=false",
+)
+# Names in no list, and their pictograms: in the training scenes they are among the things that nobody names.
+UNHEARD = {
+    "cookie": ("1F36A",),
+    "dolphin": ("1F42C",),
+    "robot": ("1F916",),
+    "hamburger": ("1F354",),
+    "watermelon": ("1F349",),
+    "helicopter": ("1F681",),
+}
+_UNHEARD_SCENES = 12
+_UNHEARD_SEED = 99
+_THRESHOLD = 0.2
+
+
+def run_demo(out: Path, fast: bool = False, overwrite: bool = False) -> dict[str, Path]:
+    """Make the pocket data, run EZSD and its baseline on it, print their figures, and write report and picture.
+
+    Args:
+        out: gets pocket_N/ (the data), ezsd/ and baseline/ (run folders) and unheard.jpg.
+        fast: fewer scenes and shorter trainings; it shows that all works, not how well.
+        overwrite: redo what another version or setting left in ``out``.
+
+    Returns:
+        ``report`` and ``picture``.
+
+    Raises:
+        MissingExtraError: the extra ``pocket`` is not installed.
+        ArtifactError: ``out`` holds runs of other settings, or cannot be written.
+    """
+    photos = FAST_PHOTOS if fast else PHOTOS
+    data = make_pocket(out / f"pocket_{photos}", photos)
+    changes = [
+        f"data.{part}.{key}={data[file]}"
+        for part in ("train", "val")
+        for key, file in (("images", "images"), ("annotations", part))
+    ]
+    changes += FAST if fast else ()
+    ours, baseline = out / "ezsd", out / "baseline"
+    with _beside(pocket_recipe(), baseline, [*changes, *BASELINE], overwrite):
+        run_recipe(load_recipe(pocket_recipe(), changes), ours, "evaluate", overwrite)
+    console = Console(highlight=False)
+    console.print(as_text(compare([ours, baseline]), console.width))
+    report = write_report(ours, baseline)
+    picture = _unheard(ours / "train" / "model", out / "unheard.jpg")
+    return {"report": report, "picture": picture}
+
+
+@contextmanager
+def _beside(recipe: Path, folder: Path, changes: Sequence[str], overwrite: bool) -> Iterator[None]:
+    """Run a recipe in another process while the body of ``with`` runs, each on half of the cores; wait for it then.
+
+    Raises:
+        ArtifactError: the other run fails.
+    """
+    log, threads = folder.with_suffix(".log"), torch.get_num_threads()
+    half = max(1, threads // 2)
+    command = [sys.executable, "-m", "ezsd", "run", str(recipe), "--out", str(folder)]
+    command += [word for change in changes for word in ("--set", change)] + ["--overwrite"] * overwrite
+    say(f"The baseline, without the three ideas and on the same schedule, runs at the same time: see {log}")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        other = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT,
+                                 env={**os.environ, "OMP_NUM_THREADS": str(half)})  # fmt: skip
+    torch.set_num_threads(half)
+    try:
+        yield
+        if other.poll() is None:
+            say("The baseline is not finished yet ...")
+        if other.wait():
+            raise ArtifactError([f"The baseline failed, see {log}:", *log.read_text().splitlines()[-3:]])
+    finally:
+        other.terminate()
+        other.wait()
+        torch.set_num_threads(threads)
+
+
+def pocket_recipe() -> Path:
+    """Return recipes/pocket.yaml, of the installed package or of the repository.
+
+    Raises:
+        ArtifactError: neither has it.
+    """
+    package = Path(__file__).parents[1]
+    for folder in (package / "recipes", package.parents[1] / "recipes"):
+        if (folder / "pocket.yaml").is_file():
+            return folder / "pocket.yaml"
+    raise ArtifactError(f"recipes/pocket.yaml is neither in {package} nor beside it. Install ezsd again.")
+
+
+def _unheard(model: Path, picture: Path) -> Path:
+    """Ask for names that no list holds in scenes made of them; draw the scene in which most are found."""
+    scenes = [make_scene(np.random.default_rng([_UNHEARD_SEED, place]), tuple(UNHEARD), pictograms=UNHEARD)
+              for place in range(_UNHEARD_SCENES)]  # fmt: skip
+    vocabulary = (*load_split(SPLIT).names, *UNHEARD)
+    detections = Detector.load(model)([scene for scene, _ in scenes], vocabulary, _THRESHOLD)
+    found = [count_found(part, objects) for part, (_, objects) in zip(detections, scenes, strict=True)]
+    best = max(range(len(scenes)), key=found.__getitem__)
+    with written_whole(picture) as temporary:
+        draw(scenes[best][0], detections[best]).save(temporary, format="JPEG", quality=92)
+    total = sum(len(objects) for _, objects in scenes)
+    say(f"Asked for {', '.join(UNHEARD)}, which are in no list: {sum(found)} of {total} found in {len(scenes)} scenes; "
+        f"{picture} shows the scene with most of them.")  # fmt: skip
+    return picture
+
+
+def count_found(detections: sv.Detections, objects: Sequence[PlacedObject]) -> int:
+    """Count the objects that a detection of their name meets (IoU of at least 0.5)."""
+    names = np.asarray(detections["class_name"])
+    met = sv.box_iou_batch(sv.mask_to_xyxy(np.stack([each.mask for each in objects])), detections.xyxy) >= 0.5
+    return sum(bool((names[overlaps] == each.name).any()) for overlaps, each in zip(met, objects, strict=True))

@@ -1,0 +1,84 @@
+"""Picture files in, drawn pictures and one ``detections.json`` out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ezsd.detector.model_folder import CONFIG
+from ezsd.errors import DataError
+from ezsd.inference.detector import Detector, detections_json
+from ezsd.inference.drawing import draw
+from ezsd.inference.inputs import read_any, vocabulary_names
+from ezsd.utils.files import write_json, written_whole
+from ezsd.utils.progress import track
+
+_AT_ONCE = 16  # pictures in memory
+_BATCH = 4
+
+
+def detect_files(model: Path, pictures: Sequence[Path], vocabulary: str | None, threshold: float, out: Path) -> Path:
+    """Detect in picture files; pictures that cannot be read are told at the end, the others are done all the same.
+
+    Args:
+        model: a model folder, or the run folder it is in.
+        pictures: files.
+        vocabulary: names with commas between them; None = the model's own.
+        threshold: detections with a lower score are left out.
+        out: a drawn picture for each picture, and detections.json: {"model", "vocabulary", "threshold", "pictures":
+            [{"picture", "drawn", "detections": [{"name", "score", "box", "mask"}]}]}; boxes xyxy in pixels.
+
+    Returns:
+        the path of detections.json.
+
+    Raises:
+        ArtifactError: the model cannot be used, or ``out`` cannot be written.
+        RecipeError: the vocabulary cannot be used.
+        DataError: pictures cannot be read.
+    """
+    inner = model / "train" / "model"
+    detector = Detector.load(inner if (inner / CONFIG).is_file() else model)
+    names = vocabulary_names(vocabulary, detector.config.names)
+    entries: list[dict[str, Any]] = []
+    faults: list[str] = []
+    taken: set[Path] = set()
+    with track(len(pictures), "detect") as advance:
+        for start in range(0, len(pictures), _AT_ONCE):
+            part = pictures[start : start + _AT_ONCE]
+            loaded = _read(part, faults)
+            for (path, picture), found in zip(
+                loaded, detector([picture for _, picture in loaded], names, threshold, _BATCH), strict=True
+            ):
+                drawn = _free_name(out, path.stem, taken)
+                with written_whole(drawn) as temporary:
+                    draw(picture, found).save(temporary, format="JPEG", quality=92)
+                entries.append({"picture": str(path), "drawn": drawn.name, "detections": detections_json(found)})
+            advance(len(part), "")
+    result = out / "detections.json"
+    write_json(result, {"model": str(model), "vocabulary": list(names), "threshold": threshold, "pictures": entries})
+    if faults:
+        raise DataError([*faults, f"The other {len(entries)} pictures are done: {result}"])
+    return result
+
+
+def _read(paths: Sequence[Path], faults: list[str]) -> list[tuple[Path, Tensor]]:
+    loaded = []
+    for path in paths:
+        try:
+            loaded.append((path, read_any(path)))
+        except DataError as error:
+            faults += error.faults
+    return loaded
+
+
+def _free_name(folder: Path, stem: str, taken: set[Path]) -> Path:
+    """Name a drawn picture so that it replaces neither a photo nor another drawing of this call."""
+    path, number = folder / f"{stem}_detected.jpg", 1
+    while path in taken:
+        number += 1
+        path = folder / f"{stem}_detected_{number}.jpg"
+    taken.add(path)
+    return path

@@ -1,0 +1,119 @@
+"""The user's own photos: a recipe for them, and all that is wrong with them, told before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ezsd.commands.advice import advice_on_data, advice_on_names, advice_on_teacher
+from ezsd.commands.recipe_template import PROMPT, OwnData, recipe_text
+from ezsd.data.categories import load_split
+from ezsd.data.formats.coco_json import read_annotations
+from ezsd.errors import ArtifactError, DataError, RecipeError
+from ezsd.utils.files import write_text
+
+_VAL_EVERY = 5  # one photo in five is kept for validation
+
+
+@dataclass(frozen=True)
+class OwnRecipe:
+    """What :func:`make_recipe` wrote, and what it has to say about names and boxes.
+
+    Attributes:
+        files: that were written, the recipe last.
+        advice: one text each; nothing of it stops a run.
+    """
+
+    files: list[Path]
+    advice: list[str]
+
+
+def make_recipe(
+    images: Path,
+    annotations: Path,
+    novel: Sequence[str],
+    out: Path,
+    val_annotations: Path | None = None,
+    teacher: str = "offline",
+    overwrite: bool = False,
+) -> OwnRecipe:
+    """Write a commented recipe for the user's photos: base names are the categories that have boxes.
+
+    Args:
+        images: folder of the photos.
+        annotations: COCO JSON; without ``val_annotations`` its photos are parted, every fifth by id goes to val, and
+            two files are written beside the recipe.
+        novel: names to find without boxes.
+        out: the recipe's file.
+        val_annotations: COCO JSON of other photos in the same folder.
+        teacher: as in a recipe; its text tower tells which names it would confuse.
+        overwrite: replace files that are there.
+
+    Raises:
+        DataError: the annotations cannot be used, or ``images`` holds none of their photos.
+        RecipeError: no novel name, no base name is left, or no such teacher.
+        ArtifactError: a file is there already, or cannot be written.
+    """
+    content = read_annotations(annotations)
+    texts: dict[Path, str] = {}
+    parts = {"train": annotations}
+    try:
+        counts = _boxes_by_name(content)
+        found = any((images / entry["file_name"]).is_file() for entry in content["images"])
+        sizes = [(int(entry["width"]), int(entry["height"])) for entry in content["images"]]
+        numbers, val_counts = {"train": len(sizes), "val": 0}, dict[str, int]()
+        if val_annotations is None:
+            for name, part in _parted(content, annotations).items():
+                parts[name], numbers[name] = out.with_name(f"{out.stem}_{name}.json"), len(part["images"])
+                texts[parts[name]] = json.dumps(part)
+        else:
+            val = read_annotations(val_annotations)
+            parts["val"], numbers["val"], val_counts = val_annotations, len(val["images"]), _boxes_by_name(val)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{annotations} is not COCO: an entry of its lists lacks a key ({error!r}).") from None
+    if not novel:
+        raise RecipeError('No novel name. Name what is to be found without boxes: --novel "traffic cone, umbrella"')
+    base = [name for name, count in counts.items() if count and name not in novel]
+    split = load_split({"base": base, "novel": list(dict.fromkeys(novel))})
+    if not found:
+        raise DataError(f"{images} holds no photo of {annotations}. Give the folder that file_name starts in.")
+    texts[out] = recipe_text(OwnData(images, parts, numbers, sizes, counts), split, teacher, out)
+    there = [str(path) for path in texts if path.exists()]
+    if there and not overwrite:
+        raise ArtifactError(f"{', '.join(there)} would be replaced. Give another --out, or --overwrite.")
+    advice = [
+        *advice_on_data(split, counts, val_counts, numbers["train"], numbers["val"]),
+        *advice_on_names(split, novel),
+        *advice_on_teacher(teacher, split, PROMPT),
+    ]
+    for path, text in texts.items():
+        write_text(path, text)
+    return OwnRecipe(list(texts), advice)
+
+
+def _boxes_by_name(content: Mapping[str, list[Any]]) -> dict[str, int]:
+    """Count the boxes of each category, crowds apart; in the order of the category ids."""
+    boxes = Counter(entry["category_id"] for entry in content["annotations"] if not entry.get("iscrowd"))
+    counts: dict[str, int] = {}
+    for entry in sorted(content["categories"], key=lambda entry: entry["id"]):
+        counts[str(entry["name"])] = counts.get(str(entry["name"]), 0) + boxes[entry["id"]]
+    return counts
+
+
+def _parted(content: Mapping[str, list[Any]], annotations: Path) -> dict[str, dict[str, list[Any]]]:
+    ids = sorted(entry["id"] for entry in content["images"])
+    if len(ids) < 2:
+        raise DataError(f"{annotations} has {len(ids)} photo; at least 2 are needed, one for train and one for val.")
+    val = {*ids[_VAL_EVERY - 1 :: _VAL_EVERY], ids[-1]}
+    return {
+        name: {
+            "images": [entry for entry in content["images"] if (entry["id"] in val) == (name == "val")],
+            "annotations": [entry for entry in content["annotations"] if (entry["image_id"] in val) == (name == "val")],
+            "categories": content["categories"],
+        }
+        for name in ("train", "val")
+    }

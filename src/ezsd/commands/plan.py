@@ -1,0 +1,133 @@
+"""What a run will do, counted, and how long it will take here, measured: ``ezsd plan``. Nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+from rich.console import Group
+from rich.table import Table
+
+from ezsd.commands.timing import Measured, measure
+from ezsd.data.categories import CategorySplit, load_split
+from ezsd.data.formats.coco import load_photos
+from ezsd.data.samples import Photos
+from ezsd.errors import DataError
+from ezsd.pipeline.workload import (
+    Pace,
+    StagePlan,
+    count_work,
+    describe_data,
+    total_pace,
+)
+from ezsd.recipe import Part, Recipe
+from ezsd.utils.device import this_device
+from ezsd.utils.format import rough_duration, size
+from ezsd.utils.progress import say
+
+_ROW_BYTES = 29  # of a stored box, beside its embedding: corners, weight, score, label, kind
+_DETECTION_BYTES = 110  # of a line of detections.json
+_UNCERTAIN = 0.3
+
+
+def make_plan(recipe: Recipe, name: str) -> Group:
+    """Count and measure what a recipe asks for.
+
+    Args:
+        recipe: what would be run.
+        name: of the recipe, for people.
+
+    Returns:
+        what to print.
+
+    Raises:
+        EzsdError: split, data or teacher cannot be used.
+    """
+    busy = _load()
+    split = load_split(recipe.split, recipe.data.train.annotations)
+    photos = _photos(recipe, split)
+    stages = count_work(recipe, split, photos)
+    say(f"{describe_data(split, photos)}\nMeasuring a little of every stage, for about a minute.")
+    measured = measure(recipe, split, photos["train"], photos["val"])
+    table = _table(f"Plan of {name} on {_machine()}", recipe, stages, measured)
+    return Group(describe_data(split, photos), table, *_notes(recipe, photos, measured, busy))
+
+
+def _photos(recipe: Recipe, split: CategorySplit) -> dict[str, Photos]:
+    """Read both parts; the faults of both are told at once."""
+    parts: list[tuple[str, Part, tuple[str, ...], tuple[str, ...]]] = [
+        ("train", recipe.data.train, split.base, split.base), ("val", recipe.data.val, split.names, ()),
+    ]  # fmt: skip
+    photos: dict[str, Photos] = {}
+    faults: list[str] = []
+    for name, part, names, required in parts:
+        try:
+            photos[name] = load_photos(part, names, recipe.data.skip_bad, required)
+        except DataError as error:
+            faults += error.faults
+    if faults:
+        raise DataError(faults)
+    return photos
+
+
+def _table(title: str, recipe: Recipe, stages: Sequence[StagePlan], measured: Measured) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in ("stage", "work", "teacher"):
+        table.add_column(column)
+    for column in ("stored", "time", "between"):
+        table.add_column(column, justify="right", no_wrap=True)
+    times, total = [], 0
+    for plan in stages:
+        times.append(plan.time(measured.paces))
+        stored = _stored(plan, recipe, measured)
+        total += stored
+        table.add_row(plan.stage, plan.work, plan.teacher, size(stored), *_times(times[-1]))
+    table.add_section()
+    table.add_row("in all", "", "", size(total), *_times(total_pace(times)))
+    return table
+
+
+def _stored(plan: StagePlan, recipe: Recipe, measured: Measured) -> int:
+    """Bytes that a stage leaves in the run folder."""
+    optimizer = 2 if recipe.train.optimizer == "adamw" else 1
+    return {
+        "adapt": measured.norm_bytes if recipe.adapt.enabled else 0,
+        "propose": plan.stored * (2 * measured.embedding_dim + _ROW_BYTES),
+        "train": (2 + optimizer) * measured.model_bytes,  # the model, and its last checkpoint with the optimizer
+        "evaluate": plan.stored * _DETECTION_BYTES,
+    }[plan.stage]
+
+
+def _times(time: Pace) -> tuple[str, str]:
+    low, high = min(time.low, time.mean * (1 - _UNCERTAIN)), max(time.high, time.mean * (1 + _UNCERTAIN))
+    return rough_duration(time.mean), f"{rough_duration(low)} - {rough_duration(high)}"
+
+
+def _notes(recipe: Recipe, photos: Mapping[str, Photos], measured: Measured, busy: float) -> list[str]:
+    notes = [
+        f"Measured in {measured.seconds:.0f} s on a few photos, in one process. Expect the time within the bounds, not "
+        "at its middle; loading models and reading annotations come on top."
+    ]
+    if busy > 0.5:
+        notes.append(f"Other work ran meanwhile (load {busy:.1f} on {os.cpu_count()} processors); alone it is quicker.")
+    held = [f"{size(measured.memory_bytes)} of memory" if measured.memory_bytes else "",
+            f"{size(measured.device_bytes)} on the GPU" if measured.device_bytes else ""]  # fmt: skip
+    if any(held):
+        readers = f", and each of its {recipe.data.workers} readers of photos some more" if recipe.data.workers else ""
+        notes.append(f"Measuring held {' and '.join(filter(None, held))}; a run holds at least that{readers}.")
+    if skipped := sum(len(part.skipped) for part in photos.values()):
+        notes.append(f"{skipped} bad photos or boxes are left out; ezsd validate lists them.")
+    return notes
+
+
+def _load() -> float:
+    """Processes that wanted to run in the last minute; 0 where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def _machine() -> str:
+    device = torch.device(this_device())
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} of {os.cpu_count()} processors"

@@ -1,0 +1,91 @@
+"""Picture files: turned upright, as RGB, and checked before anything is learned from them."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from ezsd.errors import DataError
+from ezsd.utils.progress import track
+
+_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_CHUNK = 64
+
+
+def decode_picture(path: Path) -> Tensor:
+    """Return the picture as viewers show it (turned as its EXIF orientation says): uint8 [3, H, W], RGB.
+
+    Raises:
+        DataError: the file is missing, not a picture, damaged, or has more than 8 bits a channel.
+    """
+    try:
+        with Image.open(path) as image:
+            _refuse_deep(image)
+            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except _BROKEN as error:
+        raise DataError(_told(path, error)) from None
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def picture_faults(pictures: Sequence[tuple[Path, int, int]], decode: bool) -> list[str | None]:
+    """Check picture files, many at a time.
+
+    Args:
+        pictures: path, and width and height that the annotations give.
+        decode: read every pixel too, which finds truncated files; else only the header is read.
+
+    Returns:
+        for each picture what is wrong with it, or None.
+    """
+
+    def check(chunk: Sequence[tuple[Path, int, int]]) -> list[str | None]:
+        return [_fault(path, width, height, decode) for path, width, height in chunk]
+
+    chunks = [pictures[start : start + _CHUNK] for start in range(0, len(pictures), _CHUNK)]
+    faults: list[str | None] = []
+    progress = track(len(pictures), "Checking pictures") if decode else nullcontext(lambda n, text="": None)
+    with progress as advance, ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+        for part in pool.map(check, chunks):
+            faults += part
+            advance(len(part), "")
+    return faults
+
+
+def _fault(path: Path, width: int, height: int, decode: bool) -> str | None:
+    try:
+        with Image.open(path) as image:
+            _refuse_deep(image)
+            size = image.size[::-1] if image.getexif().get(_ORIENTATION) in _SIDEWAYS else image.size
+            if decode:
+                image.draft("RGB", (1, 1))  # JPEG at an eighth: all bits are read, few pixels are made
+                image.load()
+    except _BROKEN as error:
+        return _told(path, error)
+    if size != (width, height):
+        return f"{path}: {size[0]} x {size[1]} pixels, the annotations say {width} x {height}"
+    return None
+
+
+def _refuse_deep(image: Image.Image) -> None:
+    if image.mode[:1] in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode}; expected 8 bits a channel, convert the picture")
+
+
+def _told(path: Path, error: BaseException) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{path}: there is no such picture"
+    if isinstance(error, UnidentifiedImageError):
+        return f"{path}: not a picture (or of an unknown kind)"
+    return f"{path}: cannot be read as a picture ({error})"

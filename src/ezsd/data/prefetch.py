@@ -1,0 +1,50 @@
+"""Decode images in threads, ahead of their use."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from torch import Tensor
+
+from ezsd.data.samples import Photo, read_picture
+
+_READERS = 2
+
+
+def read_ahead(photos: Sequence[Photo]) -> Iterator[Tensor]:
+    """Decode photos in order, a few ahead of the consumer.
+
+    Yields:
+        uint8 ``[3, H, W]``.
+    """
+    with ThreadPoolExecutor(_READERS) as pool:
+        waiting = deque(pool.submit(read_picture, photo) for photo in photos[: 2 * _READERS])
+        for index in range(len(photos)):
+            picture = waiting.popleft().result()
+            if index + 2 * _READERS < len(photos):
+                waiting.append(pool.submit(read_picture, photos[index + 2 * _READERS]))
+            yield picture
+
+
+class PictureCache:
+    """Decoded photos, read by threads before they are needed; the last ``size`` are kept."""
+
+    def __init__(self, photos: Sequence[Photo], size: int) -> None:
+        self.photos, self.size = photos, size
+        self._pool = ThreadPoolExecutor(_READERS)
+        self._kept: OrderedDict[int, Future[Tensor]] = OrderedDict()
+
+    def ask(self, places: Sequence[int]) -> None:
+        """Begin to decode the photos at these places of ``photos``, as far as they are not kept."""
+        for place in places:
+            if place not in self._kept:
+                self._kept[place] = self._pool.submit(read_picture, self.photos[place])
+            self._kept.move_to_end(place)
+        while len(self._kept) > max(self.size, len(set(places))):
+            self._kept.popitem(last=False)
+
+    def get(self, place: int) -> Tensor:
+        """Return a photo that was asked for: uint8 ``[3, H, W]``."""
+        return self._kept[place].result()

@@ -1,0 +1,221 @@
+"""The store of stage propose: CLIP proposals and the teacher's region embeddings, memory-mapped.
+
+One Arrow IPC file a shard: a row a box, embeddings as fp16 (2 x D bytes). A shard is written whole or not at all, and
+carries in its metadata which rows belong to which photo and a key of what it was made with. ``index.json`` is written
+last: where it is, the store is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from ezsd.errors import ArtifactError
+from ezsd.utils.files import read_json, write_json, written_whole
+
+_OPEN_SHARDS = 256  # a process may hold about a thousand files open
+_UNIT_TOLERANCE = 0.01  # fp16 rounding of D numbers
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The boxes of one photo that are distilled: proposals, best first, then base boxes.
+
+    Attributes:
+        boxes: ``[N, 4]`` xyxy, pixels of the photo, float32.
+        embeddings: ``[N, D]`` the teacher's, unit length, float16.
+        weights: ``[N]`` the teacher's confidence 0..1 (times objectness, if asked for); 1 for base boxes.
+        scores: ``[N]`` rank of a proposal among its photo's (higher is better); 1 for base boxes.
+        labels: ``[N]`` int64, 1-based index of the best name in the split's names (base, then novel).
+        is_base_box: ``[N]`` bool.
+    """
+
+    boxes: Tensor
+    embeddings: Tensor
+    weights: Tensor
+    scores: Tensor
+    labels: Tensor
+    is_base_box: Tensor
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: Tensor) -> Regions:
+        """Choose boxes by an index or a mask ``[N]``."""
+        return Regions(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    @staticmethod
+    def empty(embedding_dim: int) -> Regions:
+        """No boxes at all."""
+        nothing = torch.zeros(0)
+        return Regions(
+            torch.zeros(0, 4), torch.zeros(0, embedding_dim).half(), nothing, nothing, nothing.long(), nothing.bool()
+        )
+
+
+def write_shard(path: Path, regions_by_image: Mapping[int, Regions], notes: Mapping[str, Any]) -> None:
+    """Write the regions of some photos, whole or not at all.
+
+    Args:
+        path: the shard's file.
+        regions_by_image: at least one photo; all embeddings of one length.
+        notes: JSON values kept in the shard's metadata (key, cost).
+
+    Raises:
+        ArtifactError: the disk is full, or the folder cannot be written.
+    """
+    parts = list(regions_by_image.values())
+    offsets = np.cumsum([0, *map(len, parts)]).tolist()
+    columns = {
+        "box": _list_column(torch.cat([part.boxes for part in parts]).float()),
+        "embedding": _list_column(torch.cat([part.embeddings for part in parts]).half()),
+        "weight": pa.array(torch.cat([part.weights for part in parts]).float().numpy()),
+        "score": pa.array(torch.cat([part.scores for part in parts]).float().numpy()),
+        "label": pa.array(torch.cat([part.labels for part in parts]).int().numpy()),
+        "is_base_box": pa.array(torch.cat([part.is_base_box for part in parts]).byte().numpy()),
+    }
+    ezsd = {**notes, "image_ids": list(regions_by_image), "offsets": offsets}
+    schema = pa.schema([(name, column.type) for name, column in columns.items()], metadata={"ezsd": json.dumps(ezsd)})
+    batch = pa.record_batch(list(columns.values()), schema=schema)
+    with (
+        written_whole(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as out,
+    ):
+        out.write_batch(batch)
+
+
+def read_notes(path: Path) -> dict[str, Any] | None:
+    """Metadata of a shard (notes, image_ids, offsets); None where there is no readable shard."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            notes: dict[str, Any] = json.loads(pa.ipc.open_file(source).schema.metadata[b"ezsd"])
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
+        return None
+    return notes
+
+
+def write_index(folder: Path, shards: list[Path], facts: Mapping[str, Any]) -> None:
+    """Write ``index.json``: ``facts`` (teacher fingerprint, names, cost) and where each photo lies."""
+    entries = []
+    for path in shards:
+        notes = read_notes(path)
+        if notes is None:
+            raise ArtifactError(f"{path} cannot be read. Run stage propose again; finished shards are kept.")
+        entries.append({"file": path.name, "bytes": path.stat().st_size,
+                        "image_ids": notes["image_ids"], "offsets": notes["offsets"]})  # fmt: skip
+    write_json(folder / "index.json", {**facts, "shards": entries})
+
+
+class TargetStore:
+    """Regions by image id, read from memory-mapped shards.
+
+    Args:
+        folder: written by stage propose.
+
+    Raises:
+        ArtifactError: the folder holds no complete store.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.facts: dict[str, Any] = read_json(folder / "index.json")
+        try:
+            shards = self.facts.pop("shards")
+            self._rows = {
+                image_id: (entry["file"], start, stop)
+                for entry in shards
+                for image_id, start, stop in zip(
+                    entry["image_ids"], entry["offsets"], entry["offsets"][1:], strict=False
+                )
+            }
+            self._sizes = {entry["file"]: (entry["bytes"], entry["offsets"][-1]) for entry in shards}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(f"{folder / 'index.json'} is not the index of a store ({error}). {_ADVICE}") from None
+        self._columns = lru_cache(maxsize=_OPEN_SHARDS)(self._open)
+
+    def __reduce__(self) -> tuple[type[TargetStore], tuple[Path]]:
+        return TargetStore, (self.folder,)  # workers of a DataLoader map the shards themselves
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, image_id: int) -> bool:
+        return image_id in self._rows
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(size for size, _ in self._sizes.values())
+
+    def __getitem__(self, image_id: int) -> Regions:
+        """The regions of a photo (copies).
+
+        Raises:
+            ArtifactError: the photo is not in the store, or its shard cannot be read.
+        """
+        if image_id not in self._rows:
+            raise ArtifactError(f"{self.folder} has no targets for image {image_id}. {_ADVICE}")
+        name, start, stop = self._rows[image_id]
+        column = {key: torch.from_numpy(values[start:stop].copy()) for key, values in self._columns(name).items()}
+        return Regions(column["box"], column["embedding"], column["weight"], column["score"],
+                       column["label"].long(), column["is_base_box"].bool())  # fmt: skip
+
+    def verify(self) -> None:
+        """Read everything once.
+
+        Raises:
+            ArtifactError: shards are missing, cut short, or hold values that cannot be (all told at once).
+        """
+        faults = [fault for name in self._sizes for fault in self._faults(name)]
+        if faults:
+            raise ArtifactError([f"{fault} {_ADVICE}" for fault in faults])
+
+    def _faults(self, name: str) -> list[str]:
+        path, (size, rows) = self.folder / name, self._sizes[name]
+        if not path.is_file():
+            return [f"{path} is missing."]
+        if path.stat().st_size != size:
+            return [f"{path} has {path.stat().st_size} bytes, the index says {size}."]
+        try:
+            columns = self._open(name)
+        except ArtifactError as error:
+            return list(error.faults)
+        if any(len(values) != rows for values in columns.values()):
+            return [f"{path} has another number of boxes than the {rows} of the index."]
+        lengths = np.linalg.norm(columns["embedding"].astype(np.float32), axis=1)
+        boxes = columns["box"]
+        wrong = ~(np.abs(lengths - 1) < _UNIT_TOLERANCE) | ~(boxes[:, 2:] > boxes[:, :2]).all(1)
+        return [f"{path}: {wrong.sum()} boxes have no area or an embedding not of unit length."] if wrong.any() else []
+
+    def _open(self, name: str) -> dict[str, np.ndarray[Any, Any]]:
+        try:
+            source = pa.memory_map(str(self.folder / name))
+            batch = pa.ipc.open_file(source).get_batch(0)
+            return {field.name: _values(batch.column(field.name)) for field in batch.schema}
+        except (OSError, pa.ArrowException) as error:
+            raise ArtifactError(f"{self.folder / name} cannot be read: {error}. {_ADVICE}") from None
+
+
+_ADVICE = "Run stage propose again; finished shards are kept."
+
+
+def _list_column(values: Tensor) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.contiguous().view(-1).numpy()), values.shape[1])
+
+
+def _values(column: pa.Array) -> np.ndarray[Any, Any]:
+    if isinstance(column, pa.FixedSizeListArray):
+        flat: np.ndarray[Any, Any] = column.flatten().to_numpy()
+        return flat.reshape(-1, column.type.list_size)
+    plain: np.ndarray[Any, Any] = column.to_numpy()
+    return plain

@@ -1,0 +1,113 @@
+"""Summarise per-category figures: headline numbers, counts, the CSV table and the printed summary."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from rich.console import Group
+from rich.table import Table
+
+from ezsd.data.samples import Photos
+from ezsd.evaluation.metrics import Figures, harmonic_mean, mean_figures
+
+SETTINGS = {
+    "strict": " (novel names unknown while training)",
+    "named": " (novel names known while training, no boxes)",
+    "open": " (other data)",
+}
+ByCategory = dict[int, Figures]
+
+
+def headline(gzsd: ByCategory, zsd: ByCategory, base: int) -> dict[str, dict[str, float | None]]:
+    """Sum figures up into the keys "gzsd" and "zsd" of metrics.json.
+
+    Args:
+        gzsd: figures of all names by label.
+        zsd: figures of the novel names by label.
+        base: number of base names; labels up to it are base.
+    """
+    of_base = mean_figures(figures for label, figures in gzsd.items() if label <= base)
+    of_novel = mean_figures(figures for label, figures in gzsd.items() if label > base)
+    of_all, of_zsd = mean_figures(gzsd.values()), mean_figures(zsd.values())
+    return {
+        "gzsd": {
+            "ap50_base": of_base.ap50,
+            "ap50_novel": of_novel.ap50,
+            "ap50_all": of_all.ap50,
+            "harmonic_mean": harmonic_mean(of_base.ap50, of_novel.ap50),
+            "ap_base": of_base.ap,
+            "ap_novel": of_novel.ap,
+            "ap_all": of_all.ap,
+        },
+        "zsd": {"ap50": of_zsd.ap50, "ap": of_zsd.ap},
+    }
+
+
+def by_frequency(figures: ByCategory, frequencies: Mapping[int, str]) -> dict[str, float | None]:
+    """Return LVIS's AP of all, rare, common and frequent names."""
+    groups = {f"ap_{group}": [figures[label] for label, of in frequencies.items() if of == group] for group in "rcf"}
+    return {
+        "ap": mean_figures(figures.values()).ap,
+        **{key: mean_figures(members).ap for key, members in groups.items()},
+    }
+
+
+def counts_of(photos: Photos, base: int) -> dict[str, int]:
+    """Count photos, boxes (crowds apart) and what was left out as bad."""
+    labels = torch.cat([torch.zeros(0, dtype=torch.int64), *(photo.labels[~photo.crowd] for photo in photos.photos)])
+    return {
+        "photos": len(photos.photos),
+        "boxes_base": int((labels <= base).sum()),
+        "boxes_novel": int((labels > base).sum()),
+        "crowds": sum(int(photo.crowd.sum()) for photo in photos.photos),
+        "skipped": len(photos.skipped),
+    }
+
+
+def per_category_csv(photos: Photos, figures: ByCategory, base: int) -> str:
+    """Return a table name, base or novel, boxes, ap, ap50, ar; a figure that was not measured is left empty."""
+    boxes = Counter(label for photo in photos.photos for label in photo.labels[~photo.crowd].tolist())
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["name", "split", "boxes", "ap", "ap50", "ar"])
+    for label, name in enumerate(photos.names, start=1):
+        row = (figures[label].ap, figures[label].ap50, figures[label].ar)
+        side = "base" if label <= base else "novel"
+        table.writerow([name, side, boxes[label], *("" if value is None else round(value, 4) for value in row)])
+    return text.getvalue()
+
+
+def summary(metrics: Mapping[str, Any]) -> Group:
+    """Return what metrics.json says for people: a table of figures, with their setting and cost."""
+    gzsd, zsd = metrics["gzsd"], metrics["zsd"]
+    known = SETTINGS.get(metrics["setting"], "")
+    table = Table(title=f"Split {metrics['split']}, setting {metrics['setting']}{known}", title_justify="left")
+    for column in ("AP in 0..100", "base", "novel", "all", "harmonic mean"):
+        table.add_column(column, justify="right" if table.columns else "left")
+    table.add_row("gzsd AP50", *(_shown(gzsd[key]) for key in ("ap50_base", "ap50_novel", "ap50_all", "harmonic_mean")))
+    table.add_row("gzsd AP", *(_shown(gzsd[key]) for key in ("ap_base", "ap_novel", "ap_all")))
+    table.add_row("zsd AP50", "", _shown(zsd["ap50"]))
+    table.add_row("zsd AP", "", _shown(zsd["ap"]))
+    return Group(table, _cost_line(metrics))
+
+
+def _cost_line(metrics: Mapping[str, Any]) -> str:
+    counts = metrics["counts"]
+    cost = {key: _shown(value) for key, value in metrics["cost"].items()}
+    stored = metrics["cost"]["target_bytes"]
+    return (
+        f"{counts['photos']} photos, {counts['boxes_base']} base and {counts['boxes_novel']} novel boxes, "
+        f"{counts['skipped']} skipped; - = not measured\n"
+        f"Cost: adapt {cost['adapt_s']} s, propose {cost['propose_s']} s, train {cost['train_s']} s; "
+        f"teacher: {cost['teacher_crops']} crops, {cost['teacher_dense_passes']} dense passes, "
+        f"{_shown(None if stored is None else stored / 1e6)} MB stored"
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"

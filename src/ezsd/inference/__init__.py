@@ -1,0 +1,1 @@
+"""Use a trained detector: inputs, batching, drawing."""

@@ -1,0 +1,72 @@
+"""Draw detections on images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import supervision as sv
+from matplotlib import get_data_path
+from PIL import Image
+
+from ezsd.inference.inputs import Picture, read_any
+
+_DRAWN_SIDE = 640  # smaller pictures are enlarged to this long side before anything is written on them
+
+
+def draw(picture: Picture, detections: sv.Detections) -> Image.Image:
+    """Draw detections with names and scores. A picture under 640 pixels is enlarged first, so that one can read them.
+
+    Raises:
+        DataError: the picture cannot be read.
+    """
+    scene = Image.fromarray(read_any(picture).permute(1, 2, 0).numpy())
+    scale = max(1.0, _DRAWN_SIDE / max(scene.size))
+    size = round(scene.width * scale), round(scene.height * scale)
+    shown = _enlarged(detections, scale, size)
+    scene = scene.resize(size, Image.Resampling.LANCZOS)
+    if shown.mask is not None:
+        scene = sv.MaskAnnotator(opacity=0.4).annotate(scene, shown)
+    scene = sv.BoxAnnotator(thickness=max(2, round(min(size) / 300))).annotate(scene, shown)
+    palette = sv.ColorPalette.DEFAULT
+    writer = sv.RichLabelAnnotator(
+        color=palette,
+        text_color=sv.ColorPalette([_readable_on(color) for color in palette.colors]),
+        font_path=f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf",
+        font_size=max(12, round(min(size) / 45)),
+        text_padding=3,
+        smart_position=True,
+    )
+    labels = [f"{name} {score:.2f}" for name, score in zip(names_of(shown), scores_of(shown), strict=True)]
+    drawn: Image.Image = writer.annotate(scene, shown, labels)
+    return drawn
+
+
+def _enlarged(detections: sv.Detections, scale: float, size: tuple[int, int]) -> sv.Detections:
+    """Scale boxes and masks to a drawing of ``size`` (width, height), best last, so that it lies on top."""
+    order = np.argsort(scores_of(detections), kind="stable")
+    masks = None
+    if detections.mask is not None:
+        masks = [Image.fromarray(np.asarray(detections.mask[index])).resize(size) for index in order]
+    return sv.Detections(
+        xyxy=detections.xyxy[order] * scale,
+        mask=None if masks is None else np.array([np.asarray(mask) for mask in masks], bool).reshape(-1, *size[::-1]),
+        confidence=scores_of(detections)[order],
+        class_id=None if detections.class_id is None else detections.class_id[order],
+        data={"class_name": names_of(detections)[order]},
+    )
+
+
+def names_of(detections: sv.Detections) -> np.ndarray[Any, Any]:
+    """Return the class name of each detection."""
+    return np.asarray(detections.data["class_name"])
+
+
+def scores_of(detections: sv.Detections) -> np.ndarray[Any, Any]:
+    """Return the score of each detection; 1 where there is none."""
+    return np.ones(len(detections)) if detections.confidence is None else detections.confidence
+
+
+def _readable_on(color: sv.Color) -> sv.Color:
+    brightness = 0.299 * color.r + 0.587 * color.g + 0.114 * color.b
+    return sv.Color.BLACK if brightness > 140 else sv.Color.WHITE

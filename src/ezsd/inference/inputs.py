@@ -1,0 +1,89 @@
+"""What a detector accepts: images of any kind, and vocabularies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ezsd.data.samples import read_picture
+from ezsd.errors import DataError, RecipeError
+
+Picture: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"
+
+
+def vocabulary_names(vocabulary: Sequence[str] | str | None, default: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of a vocabulary, without spaces around them.
+
+    Args:
+        vocabulary: names, or text with commas between them; None = ``default``.
+        default: the model's own names.
+
+    Raises:
+        RecipeError: there is no name, a name is empty or no text, or a name comes twice (all told at once).
+    """
+    if vocabulary is None:
+        return tuple(default)
+    names = (
+        [part for part in vocabulary.split(",") if part.strip()] if isinstance(vocabulary, str) else list(vocabulary)
+    )
+    if not names:
+        raise RecipeError('The vocabulary is empty. Give at least one name, as in ["cat", "traffic cone"].')
+    faults, seen = [], dict[str, str]()
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip():
+            faults.append(f'vocabulary[{index}] is {name!r}: expected a name, as in "traffic cone".')
+            continue
+        key = " ".join(name.split()).casefold()
+        if key in seen:
+            faults.append(f'vocabulary[{index}] "{name.strip()}" comes twice (as "{seen[key]}"). Leave one out.')
+        seen.setdefault(key, name.strip())
+    if faults:
+        raise RecipeError(faults)
+    return tuple(name.strip() for name in names)
+
+
+def read_any(picture: Picture) -> Tensor:
+    """Turn a picture of any accepted kind into a tensor uint8 [3, H, W], RGB.
+
+    Raises:
+        DataError: the file is missing or broken, or pixels have another shape or type.
+    """
+    if isinstance(picture, (str, Path)):
+        return read_picture(Path(picture))
+    if isinstance(picture, Image.Image):
+        return _from_pil(picture)
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+            raise DataError(
+                f"The array has shape {picture.shape} and type {picture.dtype}; expected [H, W, 3] uint8 in RGB order."
+            )
+        return torch.from_numpy(picture.copy()).permute(2, 0, 1)
+    if isinstance(picture, Tensor):
+        return _from_tensor(picture.detach().cpu())
+    raise DataError(f"A picture is a path, a PIL image, an array or a tensor; got {type(picture).__name__}.")
+
+
+def _from_pil(image: Image.Image) -> Tensor:
+    if image.mode[:1] in ("I", "F"):
+        raise DataError(f"The image has pixels of mode {image.mode}; expected 8 bits a channel, convert it.")
+    try:
+        return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB"))).permute(2, 0, 1)
+    except (OSError, SyntaxError, ValueError) as error:  # the file behind it is read only now
+        raise DataError(f"The image cannot be read: {error}.") from None
+
+
+def _from_tensor(picture: Tensor) -> Tensor:
+    fault = f"The tensor has shape {list(picture.shape)} and type {picture.dtype}"
+    if picture.ndim != 3 or picture.shape[0] != 3 or 0 in picture.shape:
+        raise DataError(f"{fault}; expected [3, H, W] in RGB order.")
+    if picture.dtype == torch.uint8:
+        return picture
+    if not picture.is_floating_point() or not (float(picture.min()) >= 0 and float(picture.max()) <= 1):
+        raise DataError(f"{fault}; expected uint8, or float with values in 0..1.")
+    return (picture * 255).round().to(torch.uint8)

@@ -1,0 +1,1 @@
+"""The four stages, and how a run goes through them."""

@@ -1,0 +1,98 @@
+"""Stage 1: the teacher's normalisation layers learn the look of the photos' crops; everything else is frozen.
+
+Cross-entropy over base names on crops of base objects (arXiv 2303.12145, section "adapting the feature space"). Only
+the affine parameters of LayerNorm / BatchNorm move, so the teacher keeps telling names apart that it was not shown.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from ezsd.data.categories import CategorySplit
+from ezsd.data.samples import Photos
+from ezsd.recipe import Adapt
+from ezsd.teacher import Teacher, save_norms
+from ezsd.teacher.adaptation import (
+    CropBatches,
+    accuracies,
+    name_crops,
+    train_norms,
+    usable_boxes,
+)
+from ezsd.utils.files import write_json, write_text
+from ezsd.utils.progress import say
+
+
+def run_adapt(
+    teacher: Teacher,
+    train: Photos,
+    val: Photos | None,
+    split: CategorySplit,
+    settings: Adapt,
+    prompt: str,
+    seed: int,
+    folder: Path,
+    device: str,
+) -> dict[str, Any]:
+    """Adapt ``teacher`` in place; write ``norms.safetensors`` and what was measured. Run again, it goes on.
+
+    ``confusion.json`` tells which names val crops were told as: ``names``, how many of them are ``base``, and
+    ``before`` and ``after`` as [true, told, crops], both indices in ``names``; not written without val photos.
+
+    Every random number comes from (seed, epoch) or (seed, step), so that a resumed run ends at the same weights.
+    Under several processes each takes its part of every batch, and gradients are summed.
+
+    Args:
+        teacher: on ``device``; its norm parameters are changed.
+        train: photos with base boxes.
+        val: photos with boxes of base and novel names, to report accuracy on; None: not reported.
+        split: base and novel names.
+        settings: section ``adapt`` of the recipe; not ``enabled``: only the accuracy before is measured.
+        prompt: text with ``{name}``.
+        seed: of the run.
+        folder: where the results go, and the checkpoint until they are there.
+        device: where the teacher computes.
+
+    Returns:
+        What metrics.json holds: accuracies 0..1 before and after (``accuracy_base`` and ``accuracy_novel`` among all
+        names, ``accuracy_novel_among_novel`` among novel names; null = not measured), crops, steps, seconds.
+
+    Raises:
+        DataError: no base box to learn from.
+        ArtifactError: ``folder`` holds a checkpoint of other settings, or cannot be written.
+    """
+    began, state = time.monotonic(), PartialState()
+    seconds, steps, crops = 0.0, 0, 0
+    if settings.enabled:
+        batches = CropBatches(train, split.base, settings, seed)
+        steps, crops = batches.steps, settings.epochs * len(batches.boxes)
+        say(f"Adapt: {len(batches.boxes)} base boxes, {settings.epochs} epochs = {steps} steps of "
+            f"{settings.batch_size} crops, forward and backward ({settings.precision}).")  # fmt: skip
+        before, seconds = train_norms(teacher, batches, val, split, settings, prompt, folder / "checkpoint", device)
+        after = name_crops(teacher, val, split, settings, prompt, device)
+        if state.is_main_process:
+            save_norms(teacher, folder / "norms.safetensors", settings.towers)
+    else:
+        before, after = name_crops(teacher, val, split, settings, prompt, device), None
+    metrics: dict[str, Any] = {}
+    first, last = (accuracies(told, len(split.base)) for told in (before, after))
+    for name in first:
+        metrics |= {f"{name}_before": first[name], f"{name}_after": last[name]}
+    val_crops = 0 if val is None else sum(len(usable_boxes(photo, settings.min_side)) for photo in val.photos)
+    metrics |= {"val_crops": val_crops, "crops": crops, "steps": steps,
+                "seconds": round(seconds + time.monotonic() - began, 1)}  # fmt: skip
+    if state.is_main_process:
+        if before is not None:
+            confusion = {"names": split.names, "base": len(split.base), "before": before["counts"],
+                         "after": None if after is None else after["counts"]}  # fmt: skip
+            write_text(folder / "confusion.json", json.dumps(confusion))  # compact: it may have many lines
+        write_json(folder / "metrics.json", metrics)
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    state.wait_for_everyone()
+    return metrics

@@ -1,0 +1,136 @@
+"""What each stage's result depends on: settings and data by content. What has not changed need not be done again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from ezsd.data.categories import CategorySplit
+from ezsd.data.formats.coco_json import find_records, read_annotations
+from ezsd.recipe import Part, Recipe, needs_targets
+from ezsd.utils.files import digest
+
+FORMAT = 1  # raised when a stage writes other files, or other values for the same recipe
+_CONTENT = "sha256:"
+_SPEED_ONLY = ("propose.batch_size", "train.checkpoint_steps", "evaluate.batch_size")
+
+# What the training of stage propose's RPN does not depend on: keys of RoI heads, of distillation.
+_NOT_OF_RPN = (
+    "detector.rpn_proposals", "detector.roi_size", "detector.head_convs", "detector.head_channels",
+    "detector.head_features", "detector.rois_per_photo", "detector.masks", "detector.semantic_regression",
+    "detector.semantic_top_k", "detector.score_threshold", "detector.nms", "detector.detections_per_photo",
+    "train.epochs", "train.distillation_weight", "train.proposals_per_photo", "train.ignore_top",
+    "train.novel_negatives",
+)  # fmt: skip
+# What regions of scoring rpn do not depend on: keys of the grid and of its ranking.
+_NOT_OF_REGIONS = (
+    "propose.ranking", "propose.objectness", "propose.image_size", "propose.stride", "propose.sides", "propose.ratios",
+    "propose.dense_sides", "propose.nms", "propose.crop_rank",
+)  # fmt: skip
+
+Inputs = dict[str, Any]
+
+
+def stage_inputs(recipe: Recipe, split: CategorySplit) -> dict[str, Inputs]:
+    """Return, for each stage, everything its result depends on: JSON values by recipe key; files as digests.
+
+    Raises:
+        DataError: an annotation file cannot be read.
+    """
+    common: Inputs = {
+        "format": FORMAT,
+        "teacher": recipe.teacher,
+        "teacher.file": _digest_of_weights(recipe.teacher),
+        "prompt": recipe.prompt,
+        "seed": recipe.seed,
+        "split.base": list(split.base),
+        "split.novel": list(split.novel),
+        "data.skip_bad": recipe.data.skip_bad,
+        **_of_part("data.train", recipe.data.train),
+    }
+    val = _of_part("data.val", recipe.data.val)
+    proposing = _of_proposing(recipe)
+    adapted = common | (_of_section("adapt", recipe.adapt) if recipe.adapt.enabled else {"adapt.enabled": False})
+    trained = adapted | _of_section("detector", recipe.detector) | _of_section("train", recipe.train)
+    if needs_targets(recipe.train):
+        trained |= proposing
+    return {
+        "adapt": adapted | val,  # the figures it reports are measured on val
+        "propose": adapted | proposing,
+        "train": trained,
+        "evaluate": trained
+        | val
+        | _of_section("evaluate", recipe.evaluate)
+        | (proposing if recipe.evaluate.proposals else {}),
+    }
+
+
+def fingerprint(inputs: Inputs) -> str:
+    """Return the digest of a stage's inputs."""
+    return digest(json.dumps(inputs, sort_keys=True))
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Tell in the user's words where the inputs of a stage differ."""
+    told = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if old == new:
+            continue
+        if any(str(value).startswith(_CONTENT) for value in (old, new)):
+            told.append(f"{key}: the content has changed")
+        else:
+            told.append(f"{key} was {_short(old)}, is now {_short(new)}")
+    return told
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return f"{text[:57]}..." if len(text) > 60 else text
+
+
+def _of_proposing(recipe: Recipe) -> Inputs:
+    values = _of_section("propose", recipe.propose)
+    if not recipe.propose.asks_rpn:
+        return {key: value for key, value in values.items() if key != "propose.rpn_epochs"}
+    values |= _of_section("detector", recipe.detector) | _of_section("train", recipe.train)
+    without = _NOT_OF_RPN + (_NOT_OF_REGIONS if recipe.propose.scoring == "rpn" else ())
+    return {key: value for key, value in values.items() if key not in without}
+
+
+def _of_section(name: str, section: BaseModel) -> Inputs:
+    values = {f"{name}.{key}": value for key, value in section.model_dump(mode="json").items()}
+    return {key: value for key, value in values.items() if key not in _SPEED_ONLY}
+
+
+def _of_part(name: str, part: Part) -> Inputs:
+    records, _, _ = find_records(read_annotations(part.annotations)["images"], part)
+    photos = "\n".join(f"{record.image_id} {record.path.name} {_size(record.path)}" for record in records)
+    return {
+        f"{name}.annotations": _CONTENT + digest(part.annotations),
+        f"{name}.images": _CONTENT + digest(photos),
+        f"{name}.limit": part.limit,
+    }
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _digest_of_weights(teacher: str) -> str | None:
+    path = weights_path(teacher)
+    return None if path is None else _CONTENT + digest(path)
+
+
+def weights_path(teacher: str) -> Path | None:
+    """Return the checkpoint file that an ``open_clip:ARCH/PATH`` teacher names; None for other teachers."""
+    kind, _, rest = teacher.partition(":")
+    path = Path(rest.partition("/")[2]).expanduser()
+    return path if kind == "open_clip" and path.is_file() else None

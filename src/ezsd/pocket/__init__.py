@@ -1,0 +1,1 @@
+"""The pocket world: scenes of pictograms, and the training of their teacher."""

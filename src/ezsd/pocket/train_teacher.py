@@ -1,0 +1,325 @@
+"""The training of the Pocket CLIP: single pictograms with their names, as web pictures with captions in miniature.
+
+The recipe of CLIP (arXiv 2103.00020, figure 3): a batch of pictures and their captions, cross-entropy both ways. A
+picture is one pictogram on a calm background, mildly turned, resized and toned; its caption is its name in one of a
+few prompts. Novel names of the split ``pocket`` are among them, as CLIP has seen novel things with their names. What
+it never sees is the detection world: clutter, overlap, strong turns, dim and tinted light, noise.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ezsd._version import __version__
+from ezsd.data.categories import load_split
+from ezsd.errors import ArtifactError
+from ezsd.pocket.dataset import SPLIT
+from ezsd.pocket.pictograms import ATTRIBUTION, PICTOGRAMS, draw, named_pictograms
+from ezsd.teacher.pocket import ARCHITECTURE, register_architecture
+from ezsd.utils.checkpoint import load_latest, save_checkpoint
+from ezsd.utils.device import autocast
+from ezsd.utils.files import digest, write_json, write_tensors
+from ezsd.utils.progress import say, track
+from ezsd.utils.seeding import seeded
+
+STEPS = 1500
+BATCH = 128
+LR = 2e-3
+WEIGHT_DECAY = 0.05
+WARMUP = 50
+NOTHING = "background"  # the name of a picture that shows none of them
+EMPTY = 0.08  # share of such pictures
+COLLAGES = (1, 4)  # pictograms along a side of a picture, in turns
+COMMON = 3.0  # times as often as others: pictograms of COCO names, as common things are on the web
+PROMPTS = ("a photo of a {}", "{}", "a picture of a {}", "a drawing of a {}", "one {}")
+SIDE = 64  # pixels
+_CHECKPOINT_SECONDS = 60.0
+_TEST_ROUNDS = 4
+
+
+class Variety(NamedTuple):
+    """The ranges a training picture is drawn from, uniformly."""
+
+    size: tuple[float, float] = (0.6, 1.0)  # longer side of the pictogram, of the picture's
+    turn: float = 25.0  # degrees, to either side
+    shift: float = 0.08  # of the picture's side, to any side
+    contrast: tuple[float, float] = (0.7, 1.1)
+    gain: tuple[float, float] = (0.7, 1.1)
+    tint: tuple[float, float] = (0.85, 1.1)  # for each channel
+    blur: tuple[float, float] = (0.0, 1.0)  # sigma, pixels
+    noise: tuple[float, float] = (0.0, 0.02)  # standard deviation, of 1
+
+
+VARIETY = Variety()
+
+
+class Album:
+    """Pictograms with their names, and nothing at all, from which any number of different pictures is made.
+
+    Args:
+        pictograms: (file of OpenMoji, name).
+
+    Raises:
+        MissingExtraError: the extra ``pocket`` is not installed.
+    """
+
+    def __init__(self, pictograms: list[tuple[str, str]]) -> None:
+        self.names = [*dict.fromkeys(name for _, name in pictograms), NOTHING]
+        drawn = []
+        with track(len(pictograms), "Drawing pictograms") as advance:
+            for code, _ in pictograms:
+                drawn.append(_centred(draw(code)[0]))
+                advance(1, "")
+        self.stack = torch.stack([*drawn, torch.zeros_like(drawn[0])])  # [P, 4, SIDE, SIDE], 0..1, colours times alpha
+        place = {name: index for index, name in enumerate(self.names)}
+        self.labels = torch.tensor([*(place[name] for _, name in pictograms), place[NOTHING]])
+        shares = torch.tensor([COMMON if name in PICTOGRAMS else 1.0 for _, name in pictograms])
+        empty = shares.sum() * EMPTY / (1 - EMPTY)
+        self.shares = torch.cat([shares, empty[None]])  # how often each is drawn
+
+    def batch(self, numbers: torch.Generator, count: int, collage: int = 1) -> tuple[Tensor, Tensor]:
+        """Pictures as :func:`pictured` makes them of ``count`` pictograms, and the pictograms' labels ``[count]``."""
+        places = torch.multinomial(self.shares, count, replacement=True, generator=numbers)
+        return pictured(self.stack[places], numbers, collage=collage), self.labels[places]
+
+
+def _centred(picture: Image.Image) -> Tensor:
+    factor = SIDE / max(picture.size)
+    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    canvas = Image.new("RGBA", (SIDE, SIDE))
+    canvas.paste(picture.resize(size, Image.Resampling.BILINEAR), ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
+    values = torch.from_numpy(np.asarray(canvas).copy()).permute(2, 0, 1).float() / 255
+    return torch.cat([values[:3] * values[3:], values[3:]])
+
+
+def pictured(stack: Tensor, numbers: torch.Generator, variety: Variety = VARIETY, collage: int = 1) -> Tensor:
+    """Photograph pictograms: each with a size, turn, flip and place of its own; background and light by picture.
+
+    Args:
+        stack: ``[n, 4, S, S]``, values 0..1, colours times alpha.
+        numbers: every choice is drawn from it.
+        variety: the ranges.
+        collage: pictograms along a side of a picture; n is a multiple of its square.
+
+    Returns:
+        ``[n / collage**2, 3, S * collage, S * collage]``, values 0..1; pictograms in rows, as they are in ``stack``.
+    """
+    placed = _placed(stack, numbers, variety)
+    side = placed.shape[-1] * collage
+    placed = placed.unflatten(0, (-1, collage, collage)).permute(0, 3, 1, 4, 2, 5).reshape(-1, 4, side, side)
+    count = len(placed)
+
+    def drawn(low: float, high: float, channels: int = 1) -> Tensor:
+        return torch.rand(count, channels, 1, 1, generator=numbers) * (high - low) + low
+
+    base = drawn(0.43, 0.96, 3)
+    base = base.mean(1, keepdim=True) + 0.5 * (base - base.mean(1, keepdim=True))  # muted, as in data/scenes.py
+    cells = base + 0.05 * torch.randn(count, 3, 4 * collage, 4 * collage, generator=numbers)
+    pixels = placed[:, :3] + (1 - placed[:, 3:]) * F.interpolate(cells, (side, side), mode="bicubic")
+    mean = pixels.mean((2, 3), keepdim=True)
+    pixels = mean + drawn(*variety.contrast) * (pixels - mean)
+    pixels = _blurred(pixels * drawn(*variety.gain) * drawn(*variety.tint, 3), drawn(*variety.blur).flatten())
+    return (pixels + drawn(*variety.noise) * torch.randn(pixels.shape, generator=numbers)).clamp(0, 1)
+
+
+def _placed(stack: Tensor, numbers: torch.Generator, variety: Variety) -> Tensor:
+    """Resize, turn, mirror and move pictograms, each its own way: ``[n, 4, S, S]`` -> the same shape."""
+    count = len(stack)
+
+    def drawn(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(count, *shape, generator=numbers) * (high - low) + low
+
+    angle = drawn(-variety.turn, variety.turn) * math.pi / 180
+    flip = (torch.rand(count, generator=numbers) < 0.5) * 2.0 - 1
+    zoom = 1 / drawn(*variety.size)
+    rows = torch.stack([torch.stack([angle.cos() * flip, -angle.sin()], 1) * zoom[:, None],
+                        torch.stack([angle.sin() * flip, angle.cos()], 1) * zoom[:, None]], 1)  # fmt: skip
+    moves = drawn(-2 * variety.shift, 2 * variety.shift, 2, 1)
+    grid = F.affine_grid(torch.cat([rows, moves], 2), list(stack.shape), align_corners=False)
+    return F.grid_sample(stack, grid, align_corners=False)
+
+
+def _blurred(pixels: Tensor, sigma: Tensor) -> Tensor:
+    """Gauss of five taps a side, a sigma for each picture."""
+    taps = torch.exp(-(torch.arange(-2, 3) ** 2) / (2 * sigma.clamp(min=0.2)[:, None] ** 2))
+    taps = (taps / taps.sum(1, keepdim=True)).repeat_interleave(3, 0)
+    flat = F.pad(pixels.flatten(0, 1)[None], (2, 2, 2, 2), mode="replicate")
+    flat = F.conv2d(flat, taps[:, None, :, None], groups=len(taps))
+    return F.conv2d(flat, taps[:, None, None, :], groups=len(taps)).view_as(pixels)
+
+
+def train_pocket_teacher(out: Path, seed: int = 0, steps: int = STEPS, album: Album | None = None) -> dict[str, Any]:
+    """Train the Pocket CLIP; run again after a stop, it goes on.
+
+    Args:
+        out: the weights (.safetensors, fp16); a card of the same name (.json) tells how they were made. Load them
+            with ``teacher: open_clip:ezsd_pocket/OUT``.
+        seed: of weights, pictures and captions.
+        steps: of ``BATCH`` pictures.
+        album: the pictograms; all that have a name if not given.
+
+    Returns:
+        What the card holds.
+
+    Raises:
+        MissingExtraError: the extra ``pocket`` is not installed.
+        ArtifactError: a file cannot be written, or the checkpoint beside ``out`` is of another training.
+    """
+    album = album or Album(named_pictograms())
+    register_architecture()
+    torch.manual_seed(seed)
+    model: Any = open_clip.create_model(ARCHITECTURE).to(memory_format=torch.channels_last).train()
+    say(f"Pocket CLIP: {len(album.labels)} pictograms of {len(album.names)} names, {steps} steps of {BATCH}.")
+    checkpoints = out.with_name(f".{out.stem}.checkpoint")
+    seconds = _learn(model, album, seed, steps, checkpoints)
+    state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    model.load_state_dict(state)
+    figures = measure(model, album, seed)
+    write_tensors(out, state)
+    card = _card(model, album, seed, steps, seconds) | figures
+    write_json(out.with_suffix(".json"), card)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return card
+
+
+def _learn(model: Any, album: Album, seed: int, steps: int, checkpoints: Path) -> float:
+    """Train from the last checkpoint to the end; returns the seconds of all tries together."""
+    began = saved = time.monotonic()
+    optimizer = _optimizer(model)
+    tokens = open_clip.get_tokenizer(ARCHITECTURE)(
+        [prompt.format(name) for name in album.names for prompt in PROMPTS]
+    ).view(len(album.names), len(PROMPTS), -1)
+    key = digest(*album.names, str(album.labels.tolist()), str([seed, steps, BATCH, LR, VARIETY]))
+    step, extra = load_latest(checkpoints, model.state_dict(), optimizer) or (0, {"key": key, "seconds": 0.0})
+    if extra["key"] != key:
+        raise ArtifactError(f"{checkpoints} was written with other settings or pictograms. Remove it to start anew, "
+                            "or give another --out.")  # fmt: skip
+    with track(steps, "Pocket CLIP", start=step) as advance:
+        while step < steps:
+            numbers = seeded(seed, step)
+            pictures, labels = album.batch(numbers, BATCH, COLLAGES[step % len(COLLAGES)])
+            named, own = labels.unique(return_inverse=True)
+            prompts = torch.randint(len(PROMPTS), (len(named),), generator=numbers)
+            for group in optimizer.param_groups:
+                group["lr"] = LR * _rate(step, steps)
+            loss = _step(model, optimizer, pictures, tokens[named, prompts], own)
+            step += 1
+            advance(1, f"loss {loss:.3f}")
+            if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                saved = time.monotonic()
+                now = {"key": key, "seconds": extra["seconds"] + saved - began}
+                save_checkpoint(checkpoints, step, model.state_dict(), optimizer, now)
+    return float(extra["seconds"]) + time.monotonic() - began
+
+
+def _step(model: Any, optimizer: torch.optim.Optimizer, pictures: Tensor, tokens: Tensor, own: Tensor) -> float:
+    """One step on pictures, captions ``[C, ...]`` and for each pictogram the place ``[n]`` of its caption."""
+    with autocast("cpu", "bf16"):
+        images = _embedded(model, pictures).float()
+        texts = model.encode_text(tokens).float()
+    logits = model.logit_scale.exp() * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
+    others = own[:, None] != torch.arange(len(tokens))
+    # A caption may have several pictures: together they should have all of its probability.
+    of_texts = (logits.logsumexp(0) - logits.masked_fill(others, -torch.inf).logsumexp(0)).mean()
+    loss = (F.cross_entropy(logits, own) + of_texts) / 2
+    optimizer.zero_grad()
+    torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(max=math.log(100))
+    return float(loss.detach())
+
+
+def _embedded(model: Any, pictures: Tensor) -> Tensor:
+    """Embed every part of ``SIDE`` x ``SIDE`` pixels, with what is around it in sight: ``[n, D]``, parts in rows.
+
+    A single pictogram is embedded as open_clip does it. Parts of a collage are read from the feature map of the
+    whole, as stage propose reads boxes, so that this map tells things apart that stand side by side.
+    """
+    visual = model.visual
+    features = visual.trunk.forward_features(_normalised(model, pictures))
+    parts = F.avg_pool2d(features, SIDE * features.shape[-1] // pictures.shape[-1])
+    return visual.head(parts.permute(0, 2, 3, 1).flatten(0, 2))
+
+
+def _normalised(model: Any, pictures: Tensor) -> Tensor:
+    settings = open_clip.get_model_preprocess_cfg(model)
+    mean, std = (torch.tensor(settings[key]).view(3, 1, 1) for key in ("mean", "std"))
+    return ((pictures - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    matrices = [value for key, value in model.named_parameters() if value.ndim > 1 and "embedding" not in key]
+    others = [value for key, value in model.named_parameters() if value.ndim <= 1 or "embedding" in key]
+    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.98))
+
+
+def _rate(step: int, steps: int) -> float:
+    """Factor on the learning rate: a linear start, then half a cosine."""
+    warmup = min(WARMUP, steps // 4)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+@torch.no_grad()
+def measure(model: Any, album: Album, seed: int) -> dict[str, float | None]:
+    """Accuracy (0..1) on new pictures of single pictograms, as they were trained on.
+
+    Returns:
+        ``accuracy_all``: every pictogram among all names; ``accuracy_base`` and ``accuracy_novel``: those of the
+        split ``pocket`` among its names. None where the album has no such pictogram.
+    """
+    model.eval()
+    tokens = open_clip.get_tokenizer(ARCHITECTURE)([PROMPTS[0].format(name) for name in album.names])
+    texts = F.normalize(model.encode_text(tokens), dim=-1)
+    images = []
+    for test in range(_TEST_ROUNDS):
+        pictures = torch.split(pictured(album.stack, seeded(seed, -1, test)), BATCH)
+        images += [F.normalize(model.encode_image(_normalised(model, part)), dim=-1) for part in pictures]
+    cosines, labels = torch.cat(images) @ texts.T, album.labels.repeat(_TEST_ROUNDS)
+    split = load_split(SPLIT)
+    base, novel = (torch.tensor([name in side for name in album.names]) for side in (split.base, split.novel))
+    among = cosines.masked_fill(~(base | novel), -2)
+    return {
+        "accuracy_all": _share(cosines, labels, torch.ones_like(base)),
+        "accuracy_base": _share(among, labels, base),
+        "accuracy_novel": _share(among, labels, novel),
+    }
+
+
+def _share(cosines: Tensor, labels: Tensor, wanted: Tensor) -> float | None:
+    chosen = wanted[labels]
+    right = cosines[chosen].argmax(1) == labels[chosen]
+    return round(float(right.float().mean()), 4) if len(right) else None
+
+
+def _card(model: Any, album: Album, seed: int, steps: int, seconds: float) -> dict[str, Any]:
+    return {
+        "what": "Pocket CLIP: open_clip weights (fp16) that know OpenMoji pictograms by their names.",
+        "command": f"ezsd pocket-teacher --out weights.safetensors --seed {seed}",
+        "license": f"Derived from OpenMoji, CC BY-SA 4.0. {ATTRIBUTION}",
+        "seed": seed,
+        "steps": steps,
+        "batch": BATCH,
+        "pictograms": len(album.labels),
+        "names": len(album.names),
+        "image_parameters": sum(value.numel() for value in model.visual.parameters()),
+        "parameters": sum(value.numel() for value in model.parameters()),
+        "seconds": round(seconds),
+        "threads": torch.get_num_threads(),
+        "versions": {"ezsd": __version__, "torch": torch.__version__, "open_clip": open_clip.__version__},
+    }

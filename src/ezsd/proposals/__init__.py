@@ -1,0 +1,1 @@
+"""Where unlabelled novel objects may be: candidate boxes, their scores, the choice."""

@@ -1,0 +1,92 @@
+"""An RPN that has learned base boxes alone: for its objectness, or for its regions, which earlier methods distilled.
+
+It is the baseline that CLIP proposals are held against: what it never saw a box of, it takes for background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from pydantic import ValidationError
+
+from ezsd.data.samples import Photo, Photos
+from ezsd.detector.proposal_network import ProposalNetwork, build_proposal_network
+from ezsd.errors import ArtifactError
+from ezsd.recipe import Detector, Recipe
+from ezsd.training.dataset import TrainingPhotos
+from ezsd.training.loop import train_model
+from ezsd.utils.files import read_json, read_tensors, write_json, write_tensors
+
+WEIGHTS = "rpn.safetensors"  # carries the settings of its architecture
+_TRAINING = "rpn"  # folder of checkpoints, log and metrics.json
+_DETECTOR = "detector"
+_ADVICE = "Run stage propose again."
+
+
+def train_base_rpn(recipe: Recipe, base: Sequence[str], photos: Photos, folder: Path) -> dict[str, Any]:
+    """Train the RPN of stage propose and write it to ``folder``; what is there is kept, a stopped training goes on.
+
+    Args:
+        recipe: sections detector and train say how, ``propose.rpn_epochs`` how long.
+        base: names; boxes of other names are not looked at.
+        photos: the train part.
+        folder: of stage propose.
+
+    Returns:
+        steps, photos, seconds (of all runs), photos_per_second.
+
+    Raises:
+        ArtifactError: a checkpoint is of another shape, a loss is not finite, or the disk is full.
+    """
+    training = folder / _TRAINING
+    if not (folder / WEIGHTS).exists():
+        torch.manual_seed(recipe.seed)
+        network = build_proposal_network(recipe.detector, recipe.detector.pretrained)
+        plain = {"epochs": recipe.propose.rpn_epochs, "distillation_weight": 0.0, "ignore_top": 0}
+        settings = recipe.train.model_copy(update=plain)
+        dataset = TrainingPhotos(_with_boxes_of(base, photos), None, 0, settings, recipe.detector.image_size, False)
+        metrics = train_model(network, dataset, training, "propose: RPN", recipe.seed, recipe.data.workers)
+        if PartialState().is_main_process:
+            write_json(training / "metrics.json", metrics)
+            write_tensors(folder / WEIGHTS, network.state_dict(), {_DETECTOR: recipe.detector.model_dump_json()})
+        PartialState().wait_for_everyone()
+    result: dict[str, Any] = read_json(training / "metrics.json")
+    return result
+
+
+def load_base_rpn(folder: Path, regions: int, device: str) -> ProposalNetwork:
+    """Read what :func:`train_base_rpn` wrote.
+
+    Args:
+        folder: of stage propose.
+        regions: of a photo, at most, after NMS.
+        device: where it computes.
+
+    Raises:
+        ArtifactError: the file is missing, damaged, or no RPN of ezsd.
+    """
+    path = folder / WEIGHTS
+    tensors, metadata = read_tensors(path)
+    try:
+        settings = Detector.model_validate_json(metadata.get(_DETECTOR, ""))
+        network = build_proposal_network(settings.model_copy(update={"rpn_proposals": regions}), pretrained=False)
+        network.load_state_dict(tensors)
+    except (ValidationError, RuntimeError) as error:
+        raise ArtifactError(f"{path} is not the RPN of a run: {str(error).splitlines()[0]} {_ADVICE}") from None
+    return network.eval().to(device)
+
+
+def _with_boxes_of(base: Sequence[str], photos: Photos) -> Photos:
+    wanted = torch.tensor([False, *(name in base for name in photos.names)])
+    return replace(photos, photos=[_chosen(photo, wanted) for photo in photos.photos], has_masks=False)
+
+
+def _chosen(photo: Photo, wanted: torch.Tensor) -> Photo:
+    kept = wanted[photo.labels]
+    return replace(photo, boxes=photo.boxes[kept], labels=photo.labels[kept], crowd=photo.crowd[kept],
+                   segmentations=None, areas=None)  # fmt: skip

@@ -1,0 +1,309 @@
+"""The figures of runs side by side: one table, as text, CSV and HTML."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ezsd.errors import ArtifactError
+from ezsd.evaluation.summary import SETTINGS
+from ezsd.report.figures import FIGURES, OPTIONAL_PREFIXES, Figure
+from ezsd.report.render import render
+from ezsd.utils.files import read_json
+
+_LABEL_WIDTH, _COLUMN_WIDTH = 34, 18
+_SHORT_DIGEST = 15
+_SPLIT_KEYS = ("split.base", "split.novel")
+_VAL_KEYS = ("data.val.annotations", "data.val.images", "data.val.limit")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a finished run measured.
+
+    Attributes:
+        folder: of the run.
+        setting: strict, named or open.
+        split: its name.
+        inputs: what stage evaluate depends on, by recipe key; data as digests.
+        values: by :class:`Figure` key; None = not measured.
+    """
+
+    folder: Path
+    setting: str
+    split: str
+    inputs: dict[str, Any]
+    values: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One run of the table, or the mean of several that differ in their seed.
+
+    Attributes:
+        name: of the run's folder.
+        setting: strict, named or open.
+        split: its name.
+        runs: how many it is the mean of.
+        values: by figure key; None = not measured.
+        spreads: standard deviations (of the sample) by figure key; empty for a single run.
+    """
+
+    name: str
+    setting: str
+    split: str
+    runs: int
+    values: dict[str, float | None]
+    spreads: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The table.
+
+    Attributes:
+        columns: runs, in the order given.
+        figures: lines; those of masks and LVIS only where a run has them.
+        recipes: recipe keys whose values differ, with a text for each column.
+        warnings: why figures may not be held side by side (only with ``mixed``).
+    """
+
+    columns: tuple[Column, ...]
+    figures: tuple[Figure, ...]
+    recipes: tuple[tuple[str, tuple[str, ...]], ...]
+    warnings: tuple[str, ...]
+
+
+def read_run(folder: Path) -> Run:
+    """Read the figures of a run whose stage evaluate is finished.
+
+    Raises:
+        ArtifactError: ``folder`` is no run folder, its evaluation is not finished, or a file cannot be read.
+    """
+    stage = folder / "evaluate"
+    if not (folder / "recipe.yaml").is_file():
+        advice = "Make one with: ezsd run RECIPE --out DIR"
+        raise ArtifactError(f"{folder} is no run folder: it has no recipe.yaml. {advice}")
+    if not (stage / "done.json").is_file():
+        raise ArtifactError(f"{folder}: stage evaluate is not finished. Run: ezsd evaluate {folder}")
+    metrics, done = read_json(stage / "metrics.json"), read_json(stage / "done.json")
+    metrics["cost"]["evaluate_s"] = done["seconds"]
+    values = {figure.key: _value(metrics, figure.key) for figure in FIGURES}
+    return Run(folder, metrics["setting"], metrics["split"], read_json(stage / "inputs.json"), values)
+
+
+def compare(folders: Sequence[Path], mixed: bool = False, mean: bool = False) -> Comparison:
+    """Put the figures of runs side by side.
+
+    Args:
+        folders: run folders.
+        mixed: allow runs of different settings, splits or val photos; the table then says so.
+        mean: runs of one recipe that differ in their seed become one column, mean and standard deviation.
+
+    Raises:
+        ArtifactError: a run cannot be read; the runs must not be compared, or are given twice (all told at once).
+    """
+    runs: list[Run] = []
+    faults: list[str] = []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except ArtifactError as error:
+            faults += error.faults
+    if faults:
+        raise ArtifactError(faults)
+    warnings = list(mismatches(runs).values())
+    if warnings and not mixed:
+        raise ArtifactError([*warnings, "Their figures cannot be held side by side. Compare them all the same with "
+                                        "--mixed."])  # fmt: skip
+    return tabulate(_by_recipe(runs) if mean else [[run] for run in runs], warnings)
+
+
+def mismatches(runs: Sequence[Run]) -> dict[str, str]:
+    """Tell by kind in which of setting, split and val photos runs differ; their figures measure different things."""
+    names = _names([run.folder for run in runs])
+    told = {}
+    kinds: dict[str, list[Any]] = {
+        "setting": [run.setting for run in runs],
+        "split": [[run.inputs.get(key) for key in _SPLIT_KEYS] for run in runs],
+        "val photos": [[run.inputs.get(key) for key in _VAL_KEYS] for run in runs],
+    }
+    for kind, found in kinds.items():
+        if all(value == found[0] for value in found):
+            continue
+        if kind == "setting":
+            texts = [f"{name}: {value}{SETTINGS.get(value, '')}" for name, value in zip(names, found, strict=True)]
+        else:
+            groups = [next(place for place, other in enumerate(found) if other == value) for value in found]
+            texts = [f"{name}: as {names[group]}" if names[group] != name else
+                     f"{name}: {run.split if kind == 'split' else 'its own'}"
+                     for name, group, run in zip(names, groups, runs, strict=True)]  # fmt: skip
+        told[kind] = f"The runs have different {kind}{'' if kind.endswith('s') else 's'}: {'; '.join(texts)}."
+    return told
+
+
+def tabulate(groups: Sequence[Sequence[Run]], warnings: Sequence[str] = ()) -> Comparison:
+    """Make the table; each group of runs becomes a column, their mean when there are several."""
+    names = _names([Path(_common_name([run.folder for run in group])) for group in groups])
+    columns = tuple(_column(name, group) for name, group in zip(names, groups, strict=True))
+    figures = tuple(
+        figure for figure in FIGURES
+        if not figure.key.startswith(OPTIONAL_PREFIXES)
+        or any(column.values[figure.key] is not None for column in columns)
+    )  # fmt: skip
+    return Comparison(columns, figures, _recipe_differences(groups), tuple(warnings))
+
+
+def as_text(table: Comparison, width: int = 100) -> Group:
+    """Return the table for a terminal ``width`` characters wide; runs that find no place follow in further tables."""
+    fit = max(1, (width - _LABEL_WIDTH) // _COLUMN_WIDTH)
+    parts: list[Any] = [Text(f"Warning: {warning}", style="yellow") for warning in table.warnings]
+    for start in range(0, len(table.columns), fit):
+        parts.append(_text_part(table, start, start + fit))
+    return Group(*parts)
+
+
+def as_csv(table: Comparison) -> str:
+    """Return a line a run, its figures as in metrics.json; what was not measured is left empty.
+
+    With the mean of several runs, ``KEY.std`` follows each figure.
+    """
+    spread = any(column.runs > 1 for column in table.columns)
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    keys = [figure.key for figure in table.figures]
+    out.writerow(["run", "runs", "setting", "split",
+                  *(name for key in keys for name in ((key, f"{key}.std") if spread else (key,)))])  # fmt: skip
+    for column in table.columns:
+        cells = [
+            value
+            for key in keys
+            for value in ((column.values[key], column.spreads.get(key)) if spread else (column.values[key],))
+        ]
+        out.writerow([column.name, column.runs, column.setting, column.split,
+                      *("" if cell is None else cell for cell in cells)])  # fmt: skip
+    return text.getvalue()
+
+
+def as_html(table: Comparison) -> str:
+    """Return the table as one self-contained page."""
+    return render("compare.html.j2", title="Runs compared", table=table, settings=SETTINGS)
+
+
+def _value(metrics: Mapping[str, Any], key: str) -> float | None:
+    found: Any = metrics
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def _by_recipe(runs: Sequence[Run]) -> list[list[Run]]:
+    """Group runs that differ in nothing but their seed.
+
+    Raises:
+        ArtifactError: two runs have the same recipe and seed.
+    """
+    groups: list[list[Run]] = []
+    faults = []
+    for run in runs:
+        for group in groups:
+            if {**run.inputs, "seed": None} == {**group[0].inputs, "seed": None}:
+                faults += [
+                    f"{run.folder} and {other.folder} are the same run: same recipe, same seed. A mean must not count "
+                    "it twice; leave one out." for other in group if other.inputs == run.inputs
+                ]  # fmt: skip
+                group.append(run)
+                break
+        else:
+            groups.append([run])
+    if faults:
+        raise ArtifactError(faults)
+    return groups
+
+
+def _column(name: str, group: Sequence[Run]) -> Column:
+    first = group[0]
+    if len(group) == 1:
+        return Column(name, first.setting, first.split, 1, first.values, {})
+    values: dict[str, float | None] = {}
+    spreads: dict[str, float | None] = {}
+    for figure in FIGURES:
+        measured = [value for run in group if (value := run.values[figure.key]) is not None]
+        whole = len(measured) == len(group)
+        values[figure.key] = statistics.fmean(measured) if whole else None
+        spreads[figure.key] = statistics.stdev(measured) if whole else None
+    return Column(f"{name} ({len(group)} seeds)", first.setting, first.split, len(group), values, spreads)
+
+
+def _common_name(folders: Sequence[Path]) -> str:
+    """Name a group after what its folders' names begin with; the first folder's name if that is nothing."""
+    if len(folders) == 1:
+        return str(folders[0])
+    names = [folder.resolve().name for folder in folders]
+    shared = os.path.commonprefix(names).rstrip("-_. ").removesuffix("seed").rstrip("-_. ")  # noqa: RUF071
+    return str(folders[0].parent / (shared or names[0]))
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Name runs after their folders; with the parent folder where two have the same name."""
+    paths = [folder.resolve() for folder in folders]
+    count = Counter(path.name for path in paths)
+    return [path.name if count[path.name] == 1 else f"{path.parent.name}/{path.name}" for path in paths]
+
+
+def _recipe_differences(groups: Sequence[Sequence[Run]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Recipe keys that count in every run and have not the same value in all; the seeds of a group are joined."""
+    firsts = [group[0].inputs for group in groups]
+    rows = []
+    for key in firsts[0]:
+        if key in _SPLIT_KEYS or not all(key in inputs for inputs in firsts):
+            continue
+        if key == "seed":
+            texts = tuple(", ".join(_plain(run.inputs[key]) for run in group) for group in groups)
+        else:
+            texts = tuple(_plain(inputs[key]) for inputs in firsts)
+        if len(set(texts)) > 1:
+            rows.append((key, texts))
+    return tuple(rows)
+
+
+def _plain(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[:_SHORT_DIGEST] if text.startswith("sha256:") else text
+
+
+def _text_part(table: Comparison, start: int, stop: int) -> RichTable:
+    columns = table.columns[start:stop]
+    out = RichTable(title_justify="left", show_lines=False)
+    out.add_column("", max_width=_LABEL_WIDTH + 6)
+    for column in columns:
+        out.add_column(Text(column.name), justify="right")
+    for title, texts in (("setting", [column.setting for column in columns]),
+                         ("split", [column.split for column in columns])):  # fmt: skip
+        out.add_row(title, *texts)
+    group = ""
+    for figure in table.figures:
+        if figure.group != group:
+            group = figure.group
+            out.add_section()
+            out.add_row(Text(group, style="bold"))
+        out.add_row(f"  {figure.title}", *(Text(figure.shown(column.values[figure.key], column.spreads.get(figure.key)))
+                                          for column in columns))  # fmt: skip
+    if table.recipes and len(table.columns) > 1:
+        out.add_section()
+        out.add_row(Text("Recipes differ in", style="bold"))
+        for key, values in table.recipes:
+            out.add_row(Text(f"  {key}"), *map(Text, values[start:stop]))
+    return out

@@ -1,0 +1,72 @@
+"""The figures that runs are compared by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ezsd.utils.format import duration, megabytes, number
+
+Unit = Literal["share", "ap", "seconds", "count", "bytes"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table.
+
+    Attributes:
+        key: where the value is in metrics.json, as ``gzsd.ap50_novel``.
+        group: heading over several lines.
+        title: what people read.
+        unit: share (0..1), ap (0..100), seconds, count or bytes.
+    """
+
+    key: str
+    group: str
+    title: str
+    unit: Unit
+
+    def shown(self, value: float | None, spread: float | None = None) -> str:
+        """Write a value of this figure, and its spread over several seeds when there is one."""
+        text = self._one(value)
+        return text if spread is None else f"{text} ± {self._one(spread)}"
+
+    def difference(self, value: float | None, other: float | None) -> str:
+        """Write ``value`` - ``other`` with its sign; empty where one was not measured."""
+        if value is None or other is None:
+            return ""
+        text = self._one(abs(value - other))
+        if text == self._one(0.0):
+            return "±0"
+        return f"+{text}" if value > other else f"\N{MINUS SIGN}{text}"
+
+    def _one(self, value: float | None) -> str:
+        if self.unit == "seconds":
+            return duration(value)
+        if self.unit == "bytes":
+            return megabytes(value)
+        return number(value, {"share": 3, "ap": 1, "count": 0}[self.unit])
+
+
+_AP50 = (("ap50_novel", "AP50 novel"), ("ap50_base", "AP50 base"), ("ap50_all", "AP50 all"),
+         ("harmonic_mean", "harmonic mean"))  # fmt: skip
+_GROUPS: tuple[tuple[str, str, Unit, tuple[tuple[str, str], ...]], ...] = (
+    ("gzsd", "Base and novel names together (gzsd)", "ap", _AP50),
+    ("zsd", "Novel names alone (zsd)", "ap", (("ap50", "AP50"), ("ap", "AP"))),
+    ("masks.gzsd", "Masks (gzsd)", "ap", _AP50),
+    ("lvis", "LVIS rules", "ap", (("ap", "AP"), ("ap_r", "AP rare"), ("ap_c", "AP common"), ("ap_f", "AP frequent"))),
+    ("teacher", "Teacher: accuracy on val crops", "share", (
+        ("accuracy_base_before", "base names, before adaptation"), ("accuracy_base_after", "base names, after"),
+        ("accuracy_novel_before", "novel names, before adaptation"), ("accuracy_novel_after", "novel names, after"))),
+    ("proposals", "Proposals: novel boxes they meet", "share", (
+        ("novel_recall_at_100", "novel recall at 100"), ("novel_recall_at_300", "novel recall at 300"))),
+    ("cost", "Cost: time of each stage", "seconds", (
+        ("adapt_s", "adapt"), ("propose_s", "propose"), ("train_s", "train"), ("evaluate_s", "evaluate"))),
+    ("cost", "Cost: the teacher", "count", (
+        ("teacher_crops", "crops through the teacher"), ("teacher_dense_passes", "dense passes of the teacher"))),
+    ("cost", "Cost: the teacher", "bytes", (("target_bytes", "stored targets"),)),
+)  # fmt: skip
+FIGURES = tuple(
+    Figure(f"{section}.{key}", group, title, unit) for section, group, unit, lines in _GROUPS for key, title in lines
+)
+OPTIONAL_PREFIXES = ("masks.", "lvis.")  # lines that only some data has

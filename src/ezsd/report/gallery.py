@@ -1,0 +1,235 @@
+"""What happened in single photos: objects found and missed, false detections, what the teacher proposed."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import supervision as sv
+import torch
+from faster_coco_eval.core import mask as rle
+from PIL import Image
+
+from ezsd.data.samples import Photo, masks_of, read_picture
+from ezsd.data.target_store import Regions
+from ezsd.report.matching import (
+    Outcome,
+    met_rows,
+    novel_rows,
+)
+
+_SIDE = 480  # pixels of a picture in the page, longer side
+_QUALITY = 78
+
+
+_GOLDEN_ANGLE = 137.508  # degrees of hue from name to name: neighbours never look alike
+_OUTLINE_DETAIL = 0.6  # part of a mask's outline points that is left out
+_DRAWN_FALSE = 10  # of a photo; an untrained detector has a hundred
+_TEXT_SHARE = 34  # letters of a text in the longer side of a photo, about
+_LETTER_WIDTH = 0.66  # of the text size
+_TIMES = "\N{MULTIPLICATION SIGN}"
+_ORDER = ("novel", "base", "crowd")  # of the truth's labels where there is no room for all
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A box drawn on a photo.
+
+    Attributes:
+        kind: base, novel, missed, false, crowd or proposal; decides colour and line.
+        box: x, y, width, height in pixels of the photo.
+        text: beside it.
+        hue: 0..360, of a proposal's name.
+        outline: SVG path of the mask; empty without one.
+        label: where the text begins, left end of its base line; None where it would cover a more important text.
+    """
+
+    kind: str
+    box: tuple[int, int, int, int]
+    text: str
+    hue: int = 0
+    outline: str = ""
+    label: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The photo with one kind of marks: a heading, what screen readers say, and the marks (important ones last)."""
+
+    title: str
+    told: str
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One photo of the gallery.
+
+    Attributes:
+        name: of the picture file.
+        width: pixels of the photo, the unit of all marks.
+        height: likewise.
+        picture: a data URI (JPEG).
+        text_size: of all marks, in pixels of the photo.
+        panels: what is drawn on it.
+        notes: (kind, text): in words what the panels show.
+    """
+
+    name: str
+    width: int
+    height: int
+    picture: str
+    text_size: int
+    panels: tuple[Panel, ...]
+    notes: tuple[tuple[str, str], ...]
+
+
+def detection_card(outcome: Outcome, names: Sequence[str], base: int) -> Card:
+    """Draw a val photo: what is there, and what was detected and missed.
+
+    Args:
+        outcome: of the photo.
+        names: what labels mean; label 1 is the first.
+        base: labels up to it are base.
+
+    Raises:
+        DataError: the picture cannot be read.
+    """
+    photo = outcome.photo
+    truth = _truth(photo, names, base)
+    missed = [Mark("missed", truth[row].box, truth[row].text) for row in outcome.missed]
+    marks = []
+    for entry, hit in zip(outcome.detections, outcome.found, strict=True):
+        kind = "false" if not hit else "base" if entry["category_id"] <= base else "novel"
+        outline = _outline(rle.decode(entry["segmentation"])) if "segmentation" in entry else ""
+        text = f"{names[entry['category_id'] - 1]} {entry['score']:.2f}"
+        marks.append(Mark(kind, _rounded(entry["bbox"]), text, outline=outline))
+    hits = [mark for mark in marks if mark.kind != "false"]
+    false = [mark for mark in marks if mark.kind == "false"]
+    notes = (("found", _with_scores(hits)), ("missed", _counted([mark.text for mark in missed])),
+             ("false", _with_scores(false)))  # fmt: skip
+    drawn = "" if len(false) <= _DRAWN_FALSE else f"; of {len(false)} false ones the {_DRAWN_FALSE} surest"
+    detected = Panel(f"Detections{drawn}", f"Found: {notes[0][1]}. Missed: {notes[1][1]}. False: {notes[2][1]}.",
+                     _labelled((*hits, *missed, *false[:_DRAWN_FALSE]), photo))  # fmt: skip
+    return _card(photo, (_truth_panel(truth, photo), detected), notes)
+
+
+def proposal_card(photo: Photo, regions: Regions, names: Sequence[str], base: int, shown: int) -> Card:
+    """Draw a train photo: what is there, and the best proposals with the names the teacher gave them.
+
+    Args:
+        photo: with all its boxes, novel ones too.
+        regions: of stage propose.
+        names: what labels mean, in photo and regions alike.
+        base: labels up to it are base.
+        shown: how many proposals.
+
+    Raises:
+        DataError: the picture cannot be read.
+    """
+    best = regions[~regions.is_base_box][torch.arange(min(shown, int((~regions.is_base_box).sum())))]
+    marks = []
+    for box, label, weight in zip(best.boxes.tolist(), best.labels.tolist(), best.weights.tolist(), strict=True):
+        x1, y1, x2, y2 = box
+        hue = round(label * _GOLDEN_ANGLE) % 360
+        marks.append(Mark("proposal", _rounded((x1, y1, x2 - x1, y2 - y1)), f"{names[label - 1]} {weight:.2f}", hue))
+    told = _counted([mark.text.rpartition(" ")[0] for mark in marks])
+    rows = novel_rows(photo, base)
+    met = met_rows(photo, best, rows)
+    novel = [names[int(photo.labels[row]) - 1] for row in rows]
+    notes = (
+        ("teacher", told),
+        ("novel", "none" if not rows else f"{_counted(novel)}: {sum(met)} of {len(rows)} met by these boxes"),
+    )
+    panel = Panel("Proposals of the teacher", f"Boxes that it names: {told}.", _labelled(marks, photo))
+    return _card(photo, (_truth_panel(_truth(photo, names, base), photo), panel), notes)
+
+
+def _truth(photo: Photo, names: Sequence[str], base: int) -> list[Mark]:
+    masks = None if photo.segmentations is None else masks_of(photo).numpy()
+    marks = []
+    for row, (label, crowd) in enumerate(zip(photo.labels.tolist(), photo.crowd.tolist(), strict=True)):
+        x1, y1, x2, y2 = photo.boxes[row].tolist()
+        kind = "crowd" if crowd else "base" if label <= base else "novel"
+        outline = "" if masks is None or crowd else _outline(masks[row])
+        text = f"{names[label - 1]} (crowd)" if crowd else names[label - 1]
+        marks.append(Mark(kind, _rounded((x1, y1, x2 - x1, y2 - y1)), text, outline=outline))
+    return marks
+
+
+def _truth_panel(marks: Sequence[Mark], photo: Photo) -> Panel:
+    told = f"Objects: {_counted([mark.text for mark in marks])}."
+    return Panel("Ground truth", told, _labelled(sorted(marks, key=lambda mark: _ORDER.index(mark.kind)), photo))
+
+
+def _labelled(marks: Sequence[Mark], photo: Photo) -> tuple[Mark, ...]:
+    """Give marks (most important first) their labels as long as there is room; returns them most important last."""
+    size = _text_size(photo)
+    taken: list[tuple[float, float, float, float]] = []
+    placed = []
+    for mark in marks:
+        x, y, _, height = mark.box
+        length = len(mark.text) * size * _LETTER_WIDTH
+        left = max(0.0, min(x + size / 5, photo.width - length))
+        label = None
+        for line in (y - size / 4, y + size, y + height - size / 4, y + height + size):
+            place = (left, line - size, left + length, line + size / 5)
+            inside = size <= line <= photo.height
+            if inside and not any(_meet(place, other) for other in taken):
+                taken.append(place)
+                label = (round(left), round(line))
+                break
+        placed.append(replace(mark, label=label))
+    return tuple(reversed(placed))
+
+
+def _meet(first: tuple[float, float, float, float], second: tuple[float, float, float, float]) -> bool:
+    across = min(first[2], second[2]) > max(first[0], second[0])
+    return across and min(first[3], second[3]) > max(first[1], second[1])
+
+
+def _text_size(photo: Photo) -> int:
+    return max(1, round(max(photo.width, photo.height) / _TEXT_SHARE))
+
+
+def _outline(mask: np.ndarray[Any, Any]) -> str:
+    """Draw a mask [H, W] as an SVG path; masks too small for an outline give an empty one."""
+    polygons = sv.mask_to_polygons(mask)
+    kept = [sv.approximate_polygon(polygon, percentage=_OUTLINE_DETAIL) for polygon in polygons if len(polygon) > 2]
+    return "".join("M" + "L".join(f"{x} {y}" for x, y in polygon.astype(int).tolist()) + "Z" for polygon in kept)
+
+
+def _card(photo: Photo, panels: tuple[Panel, ...], notes: tuple[tuple[str, str], ...]) -> Card:
+    picture = Image.fromarray(read_picture(photo).permute(1, 2, 0).numpy())
+    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    content = io.BytesIO()
+    picture.save(content, format="JPEG", quality=_QUALITY, optimize=True)
+    uri = f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
+    return Card(photo.path.name, photo.width, photo.height, uri, _text_size(photo), panels, notes)
+
+
+def _counted(texts: Sequence[str]) -> str:
+    """Write names, the same ones once with their number: "person × 3, cup"; "none" where there is none."""
+    counts = Counter(texts)
+    return ", ".join(text if count == 1 else f"{text} {_TIMES} {count}" for text, count in counts.items()) or "none"
+
+
+def _with_scores(marks: Sequence[Mark]) -> str:
+    """Write names of detections, each once with their number and the best score: "person × 3 (up to 0.98)"."""
+    scores: dict[str, list[str]] = {}
+    for mark in marks:
+        name, _, score = mark.text.rpartition(" ")
+        scores.setdefault(name, []).append(score)
+    texts = (f"{name} ({best[0]})" if len(best) == 1 else f"{name} {_TIMES} {len(best)} (up to {max(best)})"
+             for name, best in scores.items())  # fmt: skip
+    return ", ".join(texts) or "none"
+
+
+def _rounded(box: Sequence[float]) -> tuple[int, int, int, int]:
+    x, y, width, height = (round(side) for side in box)
+    return x, y, max(width, 1), max(height, 1)

@@ -1,0 +1,280 @@
+"""Stage 5: what a run was and what came of it, as one HTML file that can be sent to anyone."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ezsd._version import __version__
+from ezsd.data.formats.coco import load_photos
+from ezsd.data.formats.lvis import read_rules
+from ezsd.data.target_store import TargetStore
+from ezsd.errors import ArtifactError, DataError
+from ezsd.evaluation.summary import SETTINGS
+from ezsd.recipe import Part, Recipe, load_recipe
+from ezsd.report.charts import Curve, Plot, ceiling, plot
+from ezsd.report.compare import Run, mismatches, read_run, tabulate
+from ezsd.report.confusion import read_confusion
+from ezsd.report.gallery import Card, detection_card, proposal_card
+from ezsd.report.matching import SHOWN_SCORE, Outcome, hardest, judge, worst_and_best
+from ezsd.report.render import render
+from ezsd.run_folder import FOLDERS, Stage
+from ezsd.utils.files import digest, read_json, read_json_if_exists, write_text
+from ezsd.utils.format import number
+
+REPORT = "report.html"
+_MARK = '<meta name="ezsd-inputs" content="'
+_READ = (  # what a report is made from, beside the photos and settings that change the speed alone
+    "adapt/metrics.json", "adapt/confusion.json", "targets/metrics.json", "train/metrics.json", "train/log.jsonl",
+    "evaluate/inputs.json", "evaluate/metrics.json", "evaluate/per_category.csv", "evaluate/detections.json",
+    *(f"{stage}/done.json" for stage in ("adapt", "targets", "train", "evaluate")),
+)  # fmt: skip
+_WORST, _BEST, _TRAIN_CARDS = 8, 4, 6
+_TRAIN_PHOTOS = 1000  # the cards of proposals are chosen among so many train photos
+_PROPOSALS = 12  # drawn on a photo
+
+
+_LOSSES = {
+    "loss": "all losses",
+    "loss_classifier": "classification",
+    "loss_box": "box regression",
+    "loss_distillation": "distillation",
+    "loss_mask": "masks",
+    "loss_objectness": "RPN objectness",
+    "loss_rpn_box_reg": "RPN box regression",
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """AP50 of one category; lengths in percent of the axis, None where there is nothing to measure on."""
+
+    name: str
+    boxes: int
+    value: float | None
+    length: float
+    baseline: float | None
+    baseline_length: float
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Cards of one section, or why there are none.
+
+    Attributes:
+        cards: first the worst.
+        best: of ``cards``, how many at the end are the best.
+        totals: how often base and novel objects were found, missed, and told where there are none.
+        fault: why there are no cards; empty when there are.
+    """
+
+    cards: tuple[Card, ...] = ()
+    best: int = 0
+    totals: dict[str, dict[str, int]] | None = None
+    fault: str = ""
+
+
+def write_report(folder: Path, baseline: Path | None = None) -> Path:
+    """Write ``report.html`` into a run folder whose stage evaluate is finished.
+
+    Args:
+        folder: of the run.
+        baseline: another run, whose figures and curves stand beside; it has the same split and val photos. Another
+            setting is told in the report.
+
+    Returns:
+        the path of the report.
+
+    Raises:
+        ArtifactError: a run is not finished, the baseline cannot be held beside it, the folder has a report.html that
+            is not ezsd's, or a file cannot be read or written.
+        RecipeError: the recipe in the folder cannot be read.
+    """
+    path = folder / REPORT
+    if path.exists() and _inputs_of(path) is None:
+        raise ArtifactError(f"{path} was not written by ezsd and would be replaced. Move it elsewhere.")
+    run = read_run(folder)
+    other = None if baseline is None else _read_baseline(run, baseline)
+    recipe = load_recipe(folder / "recipe.yaml")
+    names = (*run.inputs["split.base"], *run.inputs["split.novel"])
+    base = len(run.inputs["split.base"])
+    runs = [run] if other is None else [run, other]
+    write_text(path, render(
+        "report.html.j2",
+        title=folder.resolve().name,
+        version=__version__,
+        inputs=_digest(folder),
+        run=run,
+        recipe=recipe,
+        recipe_text=(folder / "recipe.yaml").read_text(encoding="utf-8"),
+        setting=SETTINGS.get(run.setting, ""),
+        metrics=read_json(folder / "evaluate" / "metrics.json"),
+        table=tabulate([[each] for each in runs], list(mismatches(runs).values())),
+        stages=_stages(folder),
+        machines=_machines(folder),
+        plots=_plots(folder, baseline),
+        bars=_bars(folder, baseline),
+        adapt=read_json_if_exists(folder / "adapt" / "metrics.json"),
+        confusion=read_confusion(folder),
+        proposals=_proposal_pictures(folder, recipe, names, base),
+        proposals_shown=_PROPOSALS,
+        gallery=_gallery(folder, recipe, names, base),
+        shown_score=SHOWN_SCORE,
+    ))  # fmt: skip
+    return path
+
+
+def is_current(folder: Path) -> bool:
+    """Tell whether the folder's report was made from what the run holds now."""
+    return _inputs_of(folder / REPORT) == _digest(folder)
+
+
+def remove_report(folder: Path) -> None:
+    """Remove the report of results that are about to be replaced; a file of the user is left alone."""
+    if _inputs_of(folder / REPORT) is not None:
+        (folder / REPORT).unlink()
+
+
+def _digest(folder: Path) -> str:
+    files = [folder / name for name in _READ]
+    return digest(__version__, *(file if file.is_file() else "" for file in files))
+
+
+def _inputs_of(path: Path) -> str | None:
+    """What a report was made from; None where there is no report of ezsd's."""
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8", errors="replace") as file:
+        _, mark, rest = file.read(4096).partition(_MARK)
+    return rest.partition('"')[0] if mark else None
+
+
+def _read_baseline(run: Run, folder: Path) -> Run:
+    other = read_run(folder)
+    told = mismatches([run, other])
+    if faults := [text for kind, text in told.items() if kind != "setting"]:
+        advice = "Give a run of the same split and val photos."
+        raise ArtifactError([*faults, f"{folder} cannot be the baseline of {run.folder}. {advice}"])
+    return other
+
+
+def _stages(folder: Path) -> list[dict[str, Any]]:
+    """Name, what was done, seconds and time of end of each stage."""
+    paths = (folder / stage / "metrics.json" for stage in ("adapt", "targets", "train"))
+    adapt, targets, train = map(read_json_if_exists, paths)
+    counts = read_json(folder / "evaluate" / "metrics.json")["counts"]
+    done: dict[Stage, str] = {
+        "adapt": f"{number(adapt['steps'])} steps, {number(adapt['crops'])} crops of base boxes" if adapt.get("steps")
+        else "off; the accuracy of the teacher as it is was measured",
+        "propose": f"{number(targets['proposals'])} proposals and {number(targets['base_boxes'])} base boxes on "
+        f"{number(targets['photos'])} photos" if targets else "not needed by this recipe",
+        "train": f"{number(train['steps'])} steps, {number(train['photos'])} photos, "
+        f"{number(train['photos_per_second'], 1)} photos/s" if train else "",
+        "evaluate": f"{number(counts['photos'])} photos, {number(counts['boxes_base'])} base and "
+        f"{number(counts['boxes_novel'])} novel boxes",
+    }  # fmt: skip
+    finished = {stage: read_json_if_exists(folder / place / "done.json") for stage, place in FOLDERS.items()}
+    return [
+        {"name": stage, "done": text, "seconds": finished[stage].get("seconds"),
+         "finished": finished[stage].get("finished", "")[:16].replace("T", " ")}
+        for stage, text in done.items()
+    ]  # fmt: skip
+
+
+def _machines(folder: Path) -> list[tuple[str, dict[str, str]]]:
+    """Versions and hardware, with the stages that ran there; one entry where all ran in one place."""
+    stages: dict[str, list[str]] = defaultdict(list)
+    for stage, place in FOLDERS.items():
+        if environment := read_json_if_exists(folder / place / "done.json").get("environment"):
+            stages[json.dumps(environment)].append(stage)
+    return [(", ".join(names), json.loads(text)) for text, names in stages.items()]
+
+
+def _plots(folder: Path, baseline: Path | None) -> list[Plot]:
+    own, other = _curves(folder), {} if baseline is None else _curves(baseline)
+    return [
+        plot(title, own[name], other.get(name, ()))
+        for name, title in {**_LOSSES, **{name: name for name in own if name not in _LOSSES}}.items()
+        if any(value for _, value in own.get(name, ()))  # a loss that is switched off is 0 all along
+    ]
+
+
+def _curves(folder: Path) -> dict[str, Curve]:
+    path = folder / "train" / "log.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for line in lines:
+        for name, value in line.items():
+            if name.startswith("loss"):
+                curves[name].append((line["step"], value))
+    return dict(curves)
+
+
+def _bars(folder: Path, baseline: Path | None) -> dict[str, list[Bar]]:
+    """Bars of novel and base names, the highest first; those without a box last."""
+    own, other = _categories(folder), {} if baseline is None else _categories(baseline)
+    top = ceiling(float(row["ap50"] or 0) for row in (*own.values(), *other.values()))
+    bars: dict[str, list[Bar]] = {"novel": [], "base": []}
+    for name, row in own.items():
+        value, beside = (float(text) if (text := rows.get(name, {}).get("ap50")) else None for rows in (own, other))
+        bars[row["split"]].append(
+            Bar(name, int(row["boxes"]), value, 100 * (value or 0) / top, beside, 100 * (beside or 0) / top)
+        )
+    for side in bars.values():
+        side.sort(key=lambda bar: -1.0 if bar.value is None else bar.value, reverse=True)
+    return bars
+
+
+def _categories(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "evaluate" / "per_category.csv").open(encoding="utf-8", newline="") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def _gallery(folder: Path, recipe: Recipe, names: Sequence[str], base: int) -> Pictures:
+    """Cards of val photos, the worst first, then the best of the others."""
+    try:
+        photos = load_photos(recipe.data.val, names, recipe.data.skip_bad)
+        rules = read_rules(recipe.data.val.annotations, names)
+        labels = {category: label for label, category in enumerate(rules.category_ids, start=1)}
+        found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for entry in read_json(folder / "evaluate" / "detections.json"):
+            if entry["score"] >= SHOWN_SCORE:
+                found[entry["image_id"]].append({**entry, "category_id": labels[entry["category_id"]]})
+        outcomes = [judge(photo, found[photo.image_id]) for photo in photos.photos]
+        worst, best = worst_and_best(outcomes, base, _WORST, _BEST)
+        cards = [detection_card(outcome, names, base) for outcome in (*worst, *best)]
+    except DataError as error:
+        return Pictures(fault=str(error))
+    return Pictures(tuple(cards), len(best), _totals(outcomes, base))
+
+
+def _totals(outcomes: Sequence[Outcome], base: int) -> dict[str, dict[str, int]]:
+    totals = {side: {"found": 0, "missed": 0, "false": 0} for side in ("novel", "base")}
+    for outcome in outcomes:
+        for row in outcome.missed:
+            totals["base" if int(outcome.photo.labels[row]) <= base else "novel"]["missed"] += 1
+        for entry, hit in zip(outcome.detections, outcome.found, strict=True):
+            totals["base" if entry["category_id"] <= base else "novel"]["found" if hit else "false"] += 1
+    return totals
+
+
+def _proposal_pictures(folder: Path, recipe: Recipe, names: Sequence[str], base: int) -> Pictures:
+    """Cards of train photos with novel objects, those where the proposals meet the fewest first."""
+    if not (folder / "targets" / "index.json").is_file():
+        return Pictures(fault="This recipe needs no proposals: nothing was distilled.")
+    part = recipe.data.train
+    limit = min(part.limit or _TRAIN_PHOTOS, _TRAIN_PHOTOS)
+    try:
+        store = TargetStore(folder / "targets")
+        photos = load_photos(Part(**{**part.model_dump(), "limit": limit}), names, recipe.data.skip_bad)
+        regions = {photo.image_id: store[photo.image_id] for photo in photos.photos if photo.image_id in store}
+        chosen = hardest(photos, regions, base, _PROPOSALS, _TRAIN_CARDS)
+        cards = [proposal_card(photo, regions[photo.image_id], names, base, _PROPOSALS) for photo in chosen]
+    except DataError as error:
+        return Pictures(fault=str(error))
+    return Pictures(tuple(cards), fault="" if cards else "No train photo has a novel object.")

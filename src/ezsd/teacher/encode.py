@@ -1,0 +1,62 @@
+"""Boxes of many photos through the teacher's image tower, in full batches."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from ezsd.teacher.base import Teacher
+from ezsd.teacher.regions import crop_regions
+from ezsd.utils.device import autocast
+
+
+@torch.no_grad()
+def encode_regions(
+    teacher: Teacher, regions: Iterable[tuple[Tensor, Tensor]], batch_size: int, device: str, precision: str
+) -> Iterator[Tensor]:
+    """Embed boxes of photo after photo; batches go across photos, so that all but the last are full.
+
+    Args:
+        teacher: the teacher, on ``device``.
+        regions: (picture ``[3, H, W]``, boxes ``[N, 4]`` xyxy in its pixels), photo by photo; N may be 0.
+        batch_size: crops a teacher pass.
+        device: where crops are cut and encoded.
+        precision: fp32, bf16 or fp16.
+
+    Yields:
+        ``[N, D]`` unit length, float32, on the CPU; one for each photo, in order.
+    """
+    crops: list[Tensor] = []
+    done: list[Tensor] = [torch.zeros(0, teacher.embedding_dim)]
+    wanted: deque[int] = deque()
+    for picture, boxes in regions:
+        wanted.append(len(boxes))
+        for part in torch.split(boxes, batch_size):
+            crops.append(crop_regions(picture.to(device), part.to(device), teacher.input_size))
+            if sum(map(len, crops)) >= batch_size:
+                joined = torch.cat(crops)
+                done.append(_encoded(teacher, joined[:batch_size], device, precision))
+                crops = [joined[batch_size:]]
+        yield from _ready(done, wanted)
+    if crops and sum(map(len, crops)):
+        done.append(_encoded(teacher, torch.cat(crops), device, precision))
+    yield from _ready(done, wanted)
+
+
+def _encoded(teacher: Teacher, crops: Tensor, device: str, precision: str) -> Tensor:
+    with autocast(device, precision):
+        embeddings = teacher.encode_crops(crops)
+    return embeddings.float().cpu()
+
+
+def _ready(done: list[Tensor], wanted: deque[int]) -> Iterator[Tensor]:
+    """Take from ``done`` what the first photos of ``wanted`` wait for."""
+    have = torch.cat(done)
+    while wanted and wanted[0] <= len(have):
+        count = wanted.popleft()
+        yield have[:count]
+        have = have[count:]
+    done[:] = [have]

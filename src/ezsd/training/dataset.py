@@ -1,0 +1,107 @@
+"""What the detector learns from: photos, base boxes and the teacher's regions, in an order that can be resumed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ezsd.data.samples import Photo, Photos, masks_of, read_picture
+from ezsd.data.target_store import Regions, TargetStore
+from ezsd.data.transforms import Sample, flip, resize
+from ezsd.detector.losses import mean_one
+from ezsd.recipe import Train as TrainSettings
+from ezsd.training.sampler import BatchPlan, Key, PlannedBatches
+from ezsd.utils.seeding import seeded
+
+Example = tuple[Tensor, dict[str, Tensor]]
+
+
+class TrainingPhotos(Dataset[Example]):
+    """Photos with base boxes and regions to distil.
+
+    Args:
+        photos: the train part, base boxes only.
+        store: the teacher's regions; None when the training needs none.
+        embedding_dim: D of the teacher.
+        settings: of the training.
+        image_size: short and longest long side of the resized pictures.
+        masks: whether to make masks.
+    """
+
+    def __init__(
+        self,
+        photos: Photos,
+        store: TargetStore | None,
+        embedding_dim: int,
+        settings: TrainSettings,
+        image_size: tuple[int, int],
+        masks: bool,
+    ) -> None:
+        self.photos = photos
+        self.store = store
+        self.embedding_dim = embedding_dim
+        self.settings = settings
+        self.image_size = image_size
+        self.masks = masks
+
+    def __len__(self) -> int:
+        return len(self.photos.photos)
+
+    def __getitem__(self, key: Key) -> Example:
+        """Return the picture [3, H, W] uint8 and its target."""
+        index, seed = key
+        photo = self.photos.photos[index]
+        regions = self._regions(photo)
+        masks = masks_of(photo) if self.masks else None
+        sample = Sample(read_picture(photo), photo.boxes, photo.labels, masks, regions.boxes)
+        sample, _ = resize(sample, self.image_size)
+        if torch.rand((), generator=seeded(seed)) < self.settings.flip:
+            sample = flip(sample)
+        return sample.picture, training_target(sample, photo.crowd, regions, self.settings)
+
+    def _regions(self, photo: Photo) -> Regions:
+        if self.store is None:
+            return Regions.empty(self.embedding_dim)
+        return best_regions(self.store[photo.image_id], self.settings.proposals_per_photo)
+
+
+def best_regions(regions: Regions, proposals: int) -> Regions:
+    """Keep the base boxes, then the ``proposals`` best-scored CLIP proposals, best first."""
+    order = regions.scores.masked_fill(regions.is_base_box, math.inf).argsort(descending=True, stable=True)
+    return regions[order[: int(regions.is_base_box.sum()) + proposals]]
+
+
+def training_target(sample: Sample, crowd: Tensor, regions: Regions, settings: TrainSettings) -> dict[str, Tensor]:
+    """Return what the detector learns from one photo (see ``ZeroShotRoIHeads.forward``).
+
+    Args:
+        sample: resized and flipped; its proposals are the boxes of ``regions``.
+        crowd: [N] bool; crowd boxes are no objects, negatives on them are ignored.
+        regions: what the teacher says; base boxes first, then proposals, best first.
+        settings: how much is distilled and ignored.
+    """
+    distilled = len(regions.boxes) if settings.distillation_weight else 0
+    target = {
+        "boxes": sample.boxes[~crowd],
+        "labels": sample.labels[~crowd],
+        "crowd_boxes": sample.boxes[crowd],
+        "ignored_boxes": sample.proposals[~regions.is_base_box][: settings.ignore_top],
+        "distill_boxes": sample.proposals[:distilled],
+        "distill_embeddings": regions.embeddings[:distilled].float(),
+        "distill_weights": mean_one(regions.weights[:distilled]),
+    }
+    if sample.masks is not None:
+        target["masks"] = sample.masks[~crowd]
+    return target
+
+
+def load_batches(dataset: TrainingPhotos, plan: BatchPlan, start: int, stop: int, workers: int) -> DataLoader[Example]:
+    """Load the batches of the steps start..stop in ``workers`` processes."""
+    sampler: Any = PlannedBatches(plan, start, stop)
+    return DataLoader(
+        dataset, batch_sampler=sampler, collate_fn=list, num_workers=workers, pin_memory=torch.cuda.is_available()
+    )

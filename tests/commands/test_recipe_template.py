@@ -1,0 +1,76 @@
+"""The recipe for own photos suits their size and number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ezsd.commands import recipe_template as own_recipe
+from ezsd.commands.recipe_template import OwnData, recipe_text
+from ezsd.data.categories import CategorySplit
+from ezsd.recipe import Recipe, load_recipe
+
+SPLIT = CategorySplit("custom", ("cat", "horse"), ("dog",))
+
+
+def _recipe(
+    tmp_path: Path, photos: int = 1000, size: tuple[int, int] = (384, 256), boxes: int = 4000, teacher: str = "offline"
+) -> Recipe:
+    train = photos - photos // 5
+    files = {"train": Path("train.json"), "val": Path("val.json")}
+    numbers = {"train": train, "val": photos // 5}
+    data = OwnData(Path("photos"), files, numbers, [size] * photos, {"cat": boxes // 2, "horse": boxes // 2, "dog": 9})
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe_text(data, SPLIT, teacher, path), encoding="utf-8")
+    return load_recipe(path)
+
+
+@pytest.mark.parametrize("photos, epochs", [(30, 330), (100, 100), (400, 25), (3000, 12)])
+def test_few_photos_get_many_epochs(tmp_path: Path, photos: int, epochs: int) -> None:
+    recipe = _recipe(tmp_path, photos)
+    assert recipe.train.epochs == epochs
+    assert recipe.train.epochs * photos * 0.8 / recipe.train.batch_size >= 1900
+
+
+@pytest.mark.parametrize("boxes, epochs", [(100, 12), (4000, 6), (100_000, 2)])
+def test_few_boxes_get_more_adaptation_up_to_a_limit(tmp_path: Path, boxes: int, epochs: int) -> None:
+    assert _recipe(tmp_path, boxes=boxes).adapt.epochs == epochs
+
+
+@pytest.mark.parametrize(
+    "size, seen, min_side",
+    [((384, 256), (256, 384), 15), ((4000, 3000), (480, 640), 160), ((3000, 4000), (480, 640), 160),
+     ((100, 100), (256, 256), 8), ((1000, 200), (256, 640), 40)],
+)  # fmt: skip
+def test_photos_are_seen_at_a_size_a_cpu_can_afford(
+    tmp_path: Path, size: tuple[int, int], seen: tuple[int, int], min_side: int
+) -> None:
+    recipe = _recipe(tmp_path, size=size)
+    assert recipe.detector.image_size == seen
+    assert recipe.adapt.min_side == min_side
+    short, long = recipe.propose.image_size
+    assert long == 384 and abs(short / long - seen[0] / seen[1]) < 0.01
+
+
+def test_other_teachers_are_adapted_as_published(tmp_path: Path) -> None:
+    offline, clip = _recipe(tmp_path), _recipe(tmp_path, teacher="open_clip:ViT-B-32/openai")
+    assert (offline.teacher, offline.adapt.towers, offline.adapt.lr) == ("offline", ("image",), 1e-3)
+    assert (clip.teacher, clip.adapt.towers, clip.adapt.lr) == ("open_clip:ViT-B-32/openai", ("image", "text"), 1e-4)
+    assert clip.propose.dense_sides == (640, 1280)
+
+
+def test_precision_is_what_this_machine_is_quick_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_recipe.torch.cuda, "is_available", lambda: False)
+    for capabilities, expected in (({"avx512_bf16": True}, "bf16"), ({"avx2": True}, "fp32")):
+        monkeypatch.setattr(own_recipe.torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        recipe = _recipe(tmp_path)
+        assert {recipe.adapt.precision, recipe.propose.precision, recipe.train.precision} == {expected}
+
+
+def test_the_recipe_says_what_its_numbers_come_from(tmp_path: Path) -> None:
+    _recipe(tmp_path, 30)
+    text = (tmp_path / "r.yaml").read_text(encoding="utf-8")
+    for part in ('"cat"  # 2000 boxes', "train:  # 24 photos", "passes over 24 photos: 1,980 steps", "ezsd plan"):
+        assert part in text
+    assert '"dog"\n' in text

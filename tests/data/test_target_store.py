@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import pickle
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ezsd.data.target_store import Regions, TargetStore, read_notes, write_index, write_shard
+from ezsd.errors import ArtifactError
+
+
+def make_regions(count: int, embedding_dim: int = 8, seed: int = 0) -> Regions:
+    numbers = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=numbers) * 50
+    return Regions(
+        boxes=torch.cat([corner, corner + 1 + torch.rand(count, 2, generator=numbers)], dim=1),
+        embeddings=F.normalize(torch.randn(count, embedding_dim, generator=numbers), dim=1).half(),
+        weights=torch.rand(count, generator=numbers),
+        scores=torch.rand(count, generator=numbers),
+        labels=torch.randint(1, 66, (count,), generator=numbers),
+        is_base_box=torch.rand(count, generator=numbers) > 0.5,
+    )
+
+
+def make_store(folder: Path, counts: list[int], embedding_dim: int = 8) -> dict[int, Regions]:
+    """Two photos a shard; image ids 10, 20, ..."""
+    regions = {10 * place: make_regions(count, embedding_dim, place) for place, count in enumerate(counts, start=1)}
+    ids = list(regions)
+    shards = []
+    for number, start in enumerate(range(0, len(ids), 2)):
+        shards.append(folder / f"shard-{number:05d}.arrow")
+        write_shard(shards[-1], {key: regions[key] for key in ids[start : start + 2]}, {"key": "k"})
+    write_index(folder, shards, {"names": ["cat"]})
+    return regions
+
+
+def assert_equal(first: Regions, second: Regions) -> None:
+    for name, values in vars(first).items():
+        other = getattr(second, name)
+        assert values.dtype == other.dtype and torch.equal(values, other), name
+
+
+def test_what_is_written_is_read_back_exactly_photo_by_photo(tmp_path: Path) -> None:
+    regions = make_store(tmp_path, [5, 0, 3])
+    store = TargetStore(tmp_path)
+    assert len(store) == 3 and 20 in store and 25 not in store
+    for image_id, expected in regions.items():
+        assert_equal(expected, store[image_id])
+    assert store.facts["names"] == ["cat"]
+    assert store.bytes == sum(path.stat().st_size for path in tmp_path.glob("*.arrow"))
+    store.verify()
+
+
+def test_what_is_read_can_be_changed_without_changing_the_store(tmp_path: Path) -> None:
+    make_store(tmp_path, [2])
+    store = TargetStore(tmp_path)
+    before = store[10].boxes.clone()
+    store[10].boxes.zero_()
+    assert torch.equal(store[10].boxes, before)
+
+
+def test_a_worker_of_another_process_gets_a_store_of_its_own(tmp_path: Path) -> None:
+    regions = make_store(tmp_path, [2, 4])
+    store = TargetStore(tmp_path)
+    store[10]  # shards that are mapped are not sent along
+    sent = pickle.dumps(store)
+    assert len(sent) < 1000
+    assert_equal(pickle.loads(sent)[20], regions[20])
+
+
+def test_opening_a_photo_takes_well_under_a_millisecond(tmp_path: Path) -> None:
+    make_store(tmp_path, [300] * 16, embedding_dim=384)
+    store = TargetStore(tmp_path)
+    for image_id in range(10, 170, 10):
+        store[image_id]
+    times = []
+    for image_id in range(10, 170, 10):
+        began = time.perf_counter()
+        store[image_id]
+        times.append(time.perf_counter() - began)
+    assert sorted(times)[len(times) // 2] < 1e-3
+
+
+def test_a_vector_takes_little_more_than_two_bytes_a_number(tmp_path: Path) -> None:
+    make_store(tmp_path, [500, 500], embedding_dim=384)
+    assert TargetStore(tmp_path).bytes / 1000 < 2 * 384 + 48
+
+
+def test_a_shard_keeps_its_notes_and_a_damaged_one_has_none(tmp_path: Path) -> None:
+    make_store(tmp_path, [3, 3])
+    shard = tmp_path / "shard-00000.arrow"
+    notes = read_notes(shard)
+    assert notes is not None and notes["key"] == "k" and notes["image_ids"] == [10, 20]
+    shard.write_bytes(shard.read_bytes()[:-200])
+    assert read_notes(shard) is None
+    assert read_notes(tmp_path / "none.arrow") is None
+
+
+def test_verify_tells_all_faults_at_once(tmp_path: Path) -> None:
+    make_store(tmp_path, [3] * 8)
+    shards = sorted(tmp_path.glob("*.arrow"))
+    shards[0].unlink()
+    shards[1].write_bytes(shards[1].read_bytes()[:-100])
+    content = bytearray(shards[2].read_bytes())
+    content[-1400:-600] = bytes(800)
+    shards[2].write_bytes(content)
+    store = TargetStore(tmp_path)
+    with pytest.raises(ArtifactError) as caught:
+        store.verify()
+    assert len(caught.value.faults) == 3
+    for shard, fault in zip(shards, caught.value.faults, strict=False):
+        assert shard.name in fault and "propose" in fault
+
+
+def test_embeddings_that_are_not_of_unit_length_and_boxes_without_area_are_found(tmp_path: Path) -> None:
+    bad = make_regions(4)
+    bad.embeddings[0] = 0
+    bad.embeddings[1] = float("nan")
+    bad.boxes[2, 2] = bad.boxes[2, 0]
+    write_shard(tmp_path / "shard-00000.arrow", {1: bad}, {})
+    write_index(tmp_path, [tmp_path / "shard-00000.arrow"], {})
+    with pytest.raises(ArtifactError, match="3 boxes"):
+        TargetStore(tmp_path).verify()
+
+
+def test_a_photo_that_is_not_there_and_a_folder_without_index_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="index.json is missing"):
+        TargetStore(tmp_path)
+    make_store(tmp_path, [1])
+    with pytest.raises(ArtifactError, match="no targets for image 7"):
+        TargetStore(tmp_path)[7]
+    (tmp_path / "index.json").write_text('{"shards": [{"file": "a"}]}')
+    with pytest.raises(ArtifactError, match="not the index"):
+        TargetStore(tmp_path)

@@ -1,0 +1,224 @@
+"""Figures against the reference evaluators, and what they mean for base and novel names."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ezsd.evaluation.metrics import Figures, coco_metrics, harmonic_mean, mean_figures
+
+SIDE = 200
+
+
+def _box(rng: np.random.Generator) -> list[float]:
+    x, y = rng.uniform(0, SIDE - 12, 2)
+    width, height = rng.uniform(4, [SIDE - x, SIDE - y])
+    return [float(x), float(y), float(width), float(height)]
+
+
+def _truth(rng: np.random.Generator, photos: int = 12, categories: int = 5, crowds: bool = True) -> dict[str, Any]:
+    """Photo 1 has no box; the last category has no box anywhere; about one box in six is a crowd."""
+    annotations: list[dict[str, Any]] = []
+    for photo in range(2, photos + 1):
+        for _ in range(rng.integers(0, 7)):
+            box = _box(rng)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": photo,
+                    "category_id": int(rng.integers(1, categories)),
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": int(crowds and rng.random() < 1 / 6),
+                }
+            )
+    ids = range(1, photos + 1)
+    return {
+        "images": [{"id": photo, "width": SIDE, "height": SIDE, "file_name": f"{photo}.png"} for photo in ids],
+        "annotations": annotations,
+        "categories": [{"id": category, "name": f"name {category}"} for category in range(1, categories + 1)],
+    }
+
+
+def _detections(rng: np.random.Generator, truth: dict[str, Any], many: int = 1) -> list[dict[str, Any]]:
+    """Boxes near the true ones and boxes anywhere; scores in steps of 0.1, so that many are equal."""
+    found = []
+    for annotation in truth["annotations"]:
+        for _ in range(rng.integers(0, 3)):
+            x, y, width, height = annotation["bbox"]
+            moved = [x + rng.normal(0, 0.05) * width, y, width * rng.uniform(0.8, 1.2), height]
+            found.append({"image_id": annotation["image_id"], "category_id": annotation["category_id"], "bbox": moved})
+    for photo in truth["images"]:
+        for _ in range(rng.integers(0, 4) * many):
+            category = int(rng.integers(1, len(truth["categories"]) + 1))
+            found.append({"image_id": photo["id"], "category_id": category, "bbox": _box(rng)})
+    rng.shuffle(found)  # type: ignore[arg-type]
+    return [{**entry, "score": float(rng.integers(1, 11)) / 10} for entry in found]
+
+
+def _pycocotools(truth: dict[str, Any], detections: list[dict[str, Any]], kind: str = "bbox") -> dict[int, Figures]:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO()
+        reference.dataset = json.loads(json.dumps(truth))
+        reference.createIndex()
+        evaluator = COCOeval(reference, reference.loadRes(json.loads(json.dumps(detections))), kind)
+        evaluator.evaluate()
+        evaluator.accumulate()
+    precision, recall = evaluator.eval["precision"][:, :, :, 0, -1], evaluator.eval["recall"][:, :, 0, -1]
+
+    def percent(values: np.ndarray) -> float | None:
+        return 100 * float(values[values > -1].mean()) if (values > -1).any() else None
+
+    return {
+        category: Figures(percent(precision[:, :, k]), percent(precision[0, :, k]), percent(recall[:, k]))
+        for k, category in enumerate(evaluator.params.catIds)
+    }
+
+
+def _assert_same(ours: dict[int, Figures], reference: dict[int, Figures]) -> None:
+    assert ours.keys() == reference.keys()
+    for category, figures in reference.items():
+        for name in ("ap", "ap50", "ar"):
+            assert getattr(ours[category], name) == pytest.approx(getattr(figures, name), abs=1e-6), (category, name)
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**31))
+def test_figures_equal_pycocotools(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth = _truth(rng)
+    detections = _detections(rng, truth)
+    if detections:
+        _assert_same(coco_metrics(truth, detections), _pycocotools(truth, detections))
+
+
+def test_only_the_hundred_best_detections_of_a_photo_and_category_count() -> None:
+    rng = np.random.default_rng(0)
+    truth = _truth(rng, photos=4, categories=2)
+    detections = _detections(rng, truth, many=150)
+    _assert_same(coco_metrics(truth, detections), _pycocotools(truth, detections))
+
+
+def test_mask_figures_equal_pycocotools() -> None:
+    from faster_coco_eval.core import mask as mask_api
+
+    rng = np.random.default_rng(1)
+    truth = _truth(rng)
+    detections = _detections(rng, truth)
+    for annotation in truth["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + width, y, x + width / 2, y + height]]
+    for entry in detections:
+        x, y, width, height = entry["bbox"]
+        rle = mask_api.frPyObjects([[x, y, x + width, y, x + width / 2, y + height]], SIDE, SIDE)[0]
+        entry["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+    ours = coco_metrics(truth, detections, kind="segm")
+    _assert_same(ours, _pycocotools(truth, detections, "segm"))
+    assert ours != coco_metrics(truth, detections)
+
+
+def _perfect(truth: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {key: annotation[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.9}
+        for annotation in truth["annotations"]
+        if not annotation["iscrowd"]
+    ]
+
+
+def test_perfect_detections_give_100_and_none_give_0() -> None:
+    truth = _truth(np.random.default_rng(2))
+    perfect, nothing = coco_metrics(truth, _perfect(truth)), coco_metrics(truth, [])
+    for category in range(1, 5):
+        for name in ("ap", "ap50", "ar"):
+            assert getattr(perfect[category], name) == pytest.approx(100)
+            assert getattr(nothing[category], name) == 0
+
+
+def test_a_category_without_boxes_is_not_measured_even_when_it_is_detected() -> None:
+    truth = _truth(np.random.default_rng(3))
+    detections = [*_perfect(truth), {"image_id": 2, "category_id": 5, "bbox": [1, 1, 9, 9], "score": 0.5}]
+    figures = coco_metrics(truth, detections)
+    assert figures[5] == Figures(None, None, None)
+    assert mean_figures(figures.values()).ap50 == pytest.approx(100)
+    assert mean_figures([figures[5]]) == Figures(None, None, None)
+    assert mean_figures([figures[5], Figures(0, 0, 0), Figures(30, 40, 50)]) == Figures(15, 20, 25)
+
+
+def test_ground_truth_without_any_box_or_photo_is_not_measured() -> None:
+    empty = {**_truth(np.random.default_rng(4)), "annotations": []}
+    assert set(coco_metrics(empty, []).values()) == {Figures(None, None, None)}
+    assert set(coco_metrics({**empty, "images": []}, []).values()) == {Figures(None, None, None)}
+    assert coco_metrics(_truth(np.random.default_rng(4)), [], categories=[]) == {}
+
+
+def test_categories_left_out_change_nothing() -> None:
+    rng = np.random.default_rng(5)
+    truth = _truth(rng)
+    detections = _detections(rng, truth)
+    only = {
+        **truth,
+        "annotations": [entry for entry in truth["annotations"] if entry["category_id"] in (3, 4)],
+        "categories": [entry for entry in truth["categories"] if entry["id"] in (3, 4)],
+    }
+    expected = _pycocotools(only, [entry for entry in detections if entry["category_id"] in (3, 4)])
+    _assert_same(coco_metrics(truth, detections, categories=[4, 3]), expected)
+
+
+def test_inputs_are_not_changed() -> None:
+    rng = np.random.default_rng(6)
+    truth = _truth(rng)
+    detections = _detections(rng, truth)
+    before = json.dumps([truth, detections])
+    coco_metrics(truth, detections)
+    assert json.dumps([truth, detections]) == before
+
+
+def _federated(rng: np.random.Generator) -> dict[str, Any]:
+    truth = _truth(rng, photos=15, categories=7, crowds=False)
+    for photo in truth["images"]:
+        present = {entry["category_id"] for entry in truth["annotations"] if entry["image_id"] == photo["id"]}
+        absent = [category for category in range(1, 8) if category not in present]
+        photo["neg_category_ids"] = [category for category in absent if rng.random() < 0.4]
+        photo["not_exhaustive_category_ids"] = [category for category in present if rng.random() < 0.4]
+    for category in truth["categories"]:
+        category["frequency"] = "rcf"[category["id"] % 3]
+    return truth
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_federated_figures_equal_the_lvis_package(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lvis import LVIS, LVISEval
+
+    monkeypatch.setattr(np, "float", float, raising=False)  # lvis 0.5.3 still uses the name numpy took away
+    rng = np.random.default_rng(seed)
+    truth = _federated(rng)
+    detections = _detections(rng, truth, many=1 if seed else 250)  # seed 0: more than 300 a photo
+    path = tmp_path / "lvis.json"
+    path.write_text(json.dumps({**truth, "annotations": [{**a, "segmentation": []} for a in truth["annotations"]]}))
+    reference = LVISEval(LVIS(str(path)), json.loads(json.dumps(detections)), "bbox")
+    reference.run()
+    figures = coco_metrics(truth, detections)
+    for key, group in (("AP", "rcf"), ("APr", "r"), ("APc", "c"), ("APf", "f")):
+        members = [figures[entry["id"]] for entry in truth["categories"] if entry["frequency"] in group]
+        assert mean_figures(members).ap == pytest.approx(100 * reference.results[key], abs=1e-6), key
+    assert mean_figures(figures.values()).ap50 == pytest.approx(100 * reference.results["AP50"], abs=1e-6)
+    assert mean_figures(figures.values()).ar == pytest.approx(100 * reference.results["AR@300"], abs=1e-6)
+
+
+def test_harmonic_mean() -> None:
+    assert harmonic_mean(60.0, 20.0) == pytest.approx(30.0)
+    assert harmonic_mean(0.0, 0.0) == 0.0
+    assert harmonic_mean(0.0, 50.0) == 0.0
+    assert harmonic_mean(None, 50.0) is None
+    assert harmonic_mean(50.0, None) is None

@@ -1,0 +1,27 @@
+"""A detector on many pictures: the batch is a matter of speed alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ezsd.detector.model_folder import load_model
+from ezsd.inference.batching import detect_pictures
+from tiny_run import assert_same_detections, make_model_folder
+
+
+def test_what_is_found_does_not_depend_on_the_batch(tmp_path: Path) -> None:
+    model, _, text = load_model(make_model_folder(tmp_path))
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(64, 96), (96, 64), (60, 92), (64, 96), (200, 90), (64, 95)]
+    pictures = [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for size in sizes]
+    batched = dict(detect_pictures(model, pictures, text, 4))
+    assert sorted(batched) == list(range(6))
+    for index, picture in enumerate(pictures):
+        ((_, single),) = detect_pictures(model, [picture], text, 1)
+        assert len(single.boxes) > 10
+        together = batched[index]
+        assert_same_detections(
+            (together.boxes, together.labels, together.scores), (single.boxes, single.labels, single.scores)
+        )

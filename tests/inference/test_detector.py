@@ -1,0 +1,256 @@
+"""What a user of Detector gets: any kind of picture, any names, one form of result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import supervision as sv
+import torch
+from faster_coco_eval.core import mask as mask_api
+from PIL import Image
+
+from ezsd.errors import ArtifactError, DataError, RecipeError
+from ezsd.inference import detector as predict
+from ezsd.inference.detector import Detector, detections_json
+from ezsd.inference.drawing import draw
+from ezsd.inference.inputs import read_any, vocabulary_names
+from ezsd.teacher import save_norms
+from tiny import SPLIT
+from tiny_run import EMBEDDING_DIM, assert_same_detections, make_model_folder
+from tiny_teacher import ColourTeacher
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def detector(folder: Path) -> Detector:
+    return Detector.load(folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def array() -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8)
+
+
+def test_every_kind_of_picture_gives_the_same(detector: Detector, array: np.ndarray[Any, Any], tmp_path: Path) -> None:
+    path = tmp_path / "street.png"
+    Image.fromarray(array).save(path)
+    channels_first = torch.from_numpy(array).permute(2, 0, 1)
+    kinds = [
+        path,
+        str(path),
+        Image.fromarray(array),
+        array,
+        channels_first,
+        channels_first.float() / 255,
+        array[:, ::-1][:, ::-1],
+    ]
+    expected = detector(array, threshold=0.0)
+    assert len(expected) > 10
+    for picture in kinds:
+        assert detector(picture, threshold=0.0) == expected
+
+
+def test_one_picture_gives_one_result_and_a_list_gives_a_list(detector: Detector, array: np.ndarray[Any, Any]) -> None:
+    assert isinstance(detector(array), sv.Detections)
+    several = detector([array, array[:50]])
+    assert isinstance(several, list) and len(several) == 2
+    assert isinstance(detector((array,)), list)
+    assert detector([]) == []
+
+
+def test_results_hold_names_scores_and_boxes_in_the_pictures_pixels(
+    detector: Detector, array: np.ndarray[Any, Any]
+) -> None:
+    found = detector(array, threshold=0.0)
+    assert found.class_id is not None and found.confidence is not None
+    assert [SPLIT.names[index] for index in found.class_id] == list(found["class_name"])
+    assert (np.diff(found.confidence) <= 0).all()
+    assert (found.xyxy >= 0).all() and found.xyxy[:, 2].max() <= 100.001 and found.xyxy[:, 3].max() <= 70.001
+    assert found.xyxy[:, 2].max() > 90
+    assert found.mask is None
+
+
+def test_the_vocabulary_decides_names_and_their_order(detector: Detector, array: np.ndarray[Any, Any]) -> None:
+    found = detector(array, ["bar", "circle"], threshold=0.0)
+    assert found.class_id is not None
+    assert set(found["class_name"]) == {"bar", "circle"}
+    assert all(
+        ("bar", "circle")[index] == name for index, name in zip(found.class_id, found["class_name"], strict=True)
+    )
+    assert detector(array, "bar, circle", threshold=0.0) == found
+
+
+def test_threshold_leaves_out_the_rest(detector: Detector, array: np.ndarray[Any, Any]) -> None:
+    found = detector(array, threshold=0.0)
+    assert found.confidence is not None
+    middle = float(np.median(found.confidence))
+    kept = detector(array, threshold=middle)
+    assert 0 < len(kept) < len(found)
+    assert kept.confidence is not None and kept.confidence.min() >= middle
+    nothing = detector(array, threshold=1.0)
+    assert len(nothing) == 0
+    assert len(nothing["class_name"]) == 0
+    for wrong in (-0.1, 30, float("nan")):
+        with pytest.raises(RecipeError, match="between 0 and 1"):
+            detector(array, threshold=wrong)
+    with pytest.raises(RecipeError, match="at least 1"):
+        detector(array, batch_size=0)
+
+
+def test_what_is_found_does_not_depend_on_the_batch(detector: Detector) -> None:
+    rng = np.random.default_rng(1)
+    sizes = [(64, 96), (96, 64), (60, 92), (64, 96), (200, 90)] * 3
+    pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    for batched, picture in zip(detector(pictures, threshold=0.0, batch_size=2), pictures, strict=True):
+        single = detector(picture, threshold=0.0)
+        assert len(single) > 10
+        assert_same_detections(
+            (batched.xyxy, batched.class_id, batched.confidence), (single.xyxy, single.class_id, single.confidence)
+        )
+
+
+def test_masks_have_the_size_of_the_picture(array: np.ndarray[Any, Any], tmp_path: Path) -> None:
+    detector = Detector.load(make_model_folder(tmp_path, masks=True), "cpu")
+    found = detector(array, threshold=0.0)
+    assert isinstance(found.mask, np.ndarray)
+    assert found.mask.shape == (len(found), 70, 100) and found.mask.dtype == bool
+    nothing = detector(array, threshold=1.0)
+    assert isinstance(nothing.mask, np.ndarray) and nothing.mask.shape == (0, 70, 100)
+    told = json.loads(json.dumps(detections_json(found)))
+    np.testing.assert_array_equal(mask_api.decode(told[0]["mask"]), found.mask[0])
+    assert draw(array, found).size == (640, 448)
+
+
+def test_names_of_the_model_need_no_teacher(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "load_teacher", lambda *_, **__: 1 / 0)
+    assert detector.embed().shape == (4, EMBEDDING_DIM)
+    assert torch.equal(detector.embed(["triangle"])[0], detector.embed()[2])
+
+
+def test_other_names_are_embedded_once_by_the_teacher(
+    folder: Path, array: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EZSD_CACHE", str(tmp_path))
+    detector = Detector.load(folder, "cpu")
+    made = detector.embed(["zebra crossing", "circle", "traffic cone"])
+    assert made.shape == (3, EMBEDDING_DIM)
+    torch.testing.assert_close(made.norm(dim=1), torch.ones(3))
+    monkeypatch.setattr(predict, "text_embeddings", lambda *_: 1 / 0)
+    assert torch.equal(detector.embed(["traffic cone", "zebra crossing"]), made[[2, 0]])
+    assert set(detector(array, ["traffic cone", "zebra crossing"], threshold=0.0)["class_name"]) == {
+        "traffic cone", "zebra crossing",
+    }  # fmt: skip
+
+
+def test_other_names_are_embedded_by_the_adapted_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
+    adapted = ColourTeacher()
+    torch.nn.init.normal_(adapted.norm_parameters()["text.weight"])
+    save_norms(adapted, tmp_path / "norms.safetensors", ("text",))
+    folder = make_model_folder(tmp_path / "model", norms=tmp_path / "norms.safetensors")
+    (tmp_path / "norms.safetensors").unlink()
+    made = Detector.load(folder, "cpu").embed(["traffic cone", "stop sign"])
+    text = ["a photo of a traffic cone", "a photo of a stop sign"]
+    torch.testing.assert_close(made, adapted.encode_names(text).detach())
+    assert not torch.allclose(made, ColourTeacher().encode_names(text), atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "vocabulary, message",
+    [
+        ([], "empty"),
+        ("", "empty"),
+        (" , ", "empty"),
+        (["cat", " "], r"vocabulary\[1\]"),
+        (["cat", 3], r"vocabulary\[1\] is 3"),
+        (["cat", "dog", "Cat "], r'"Cat" comes twice \(as "cat"\)'),
+        (["traffic  cone", "traffic cone"], "comes twice"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_used_is_told(vocabulary: Any, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        vocabulary_names(vocabulary, SPLIT.names)
+
+
+def test_all_faults_of_a_vocabulary_are_told_at_once() -> None:
+    with pytest.raises(RecipeError) as error:
+        vocabulary_names(["cat", "", "cat"], SPLIT.names)
+    assert len(error.value.faults) == 2
+
+
+def test_a_picture_that_cannot_be_used_is_told(tmp_path: Path, array: np.ndarray[Any, Any]) -> None:
+    broken = tmp_path / "broken.jpg"
+    Image.fromarray(array).save(broken)
+    broken.write_bytes(broken.read_bytes()[:-300])
+    wrong: list[Any] = [
+        broken, tmp_path / "missing.jpg", tmp_path, array[..., :2], array.astype(float), array[None], array[:0],
+        torch.zeros(70, 100, 3), torch.full((3, 8, 8), 255.0), torch.full((3, 8, 8), float("nan")),
+        torch.zeros(3, 8, 8, dtype=torch.int64), Image.new("I;16", (8, 8)), Image.open(broken), 3, None,
+    ]  # fmt: skip
+    for picture in wrong:
+        with pytest.raises(DataError):
+            read_any(picture)
+
+
+def test_pictures_are_turned_upright_and_made_rgb(tmp_path: Path) -> None:
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[:, :5] = 255  # a white stripe at the left, which lies on top once the picture is turned
+    path, exif = tmp_path / "phone.png", Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(path, exif=exif)
+    for picture in (path, Image.open(path)):
+        upright = read_any(picture)
+        assert upright.shape == (3, 30, 20)
+        assert bool((upright[:, :5] == 255).all()) and bool((upright[:, 5:] == 0).all())
+    assert read_any(Image.new("L", (8, 6), 7)).shape == (3, 6, 8)
+    assert read_any(Image.new("RGBA", (8, 6))).shape == (3, 6, 8)
+    assert read_any(Image.new("P", (8, 6))).shape == (3, 6, 8)
+
+
+def test_the_callers_array_is_left_alone(array: np.ndarray[Any, Any]) -> None:
+    before = array.copy()
+    read_any(array).zero_()
+    np.testing.assert_array_equal(array, before)
+
+
+def test_json_holds_name_score_and_box() -> None:
+    found = sv.Detections(
+        xyxy=np.array([[1, 2, 30.125, 40]], np.float32), confidence=np.array([0.87654], np.float32),
+        class_id=np.array([0]), data={"class_name": np.array(["traffic cone"])},
+    )  # fmt: skip
+    told = json.loads(json.dumps(detections_json(found)))
+    assert told == [{"name": "traffic cone", "score": 0.8765, "box": [1.0, 2.0, 30.12, 40.0]}]
+    assert detections_json(sv.Detections(xyxy=np.empty((0, 4)), data={"class_name": np.array([], str)})) == []
+
+
+@pytest.mark.parametrize("size", [(40, 30), (1000, 700)])
+def test_drawing_marks_the_box_and_enlarges_small_pictures(size: tuple[int, int]) -> None:
+    width, height = size
+    grey = np.full((height, width, 3), 128, np.uint8)
+    box = np.array([[width * 0.25, height * 0.5, width * 0.75, height * 0.9]], np.float32)
+    found = sv.Detections(
+        xyxy=box, confidence=np.array([0.9]), class_id=np.array([0]), data={"class_name": np.array(["дорожный конус"])}
+    )
+    drawn = draw(grey, found)
+    assert max(drawn.size) == max(640, *size)
+    scale = drawn.width / width
+    changed = (np.asarray(drawn) != 128).any(axis=2)
+    x1, y1, x2, y2 = (box[0] * scale).round().astype(int)
+    assert changed[(y1 + y2) // 2, x2] and changed[y2, (x1 + x2) // 2]
+    assert not changed[(y1 + y2) // 2, (x1 + x2) // 2]
+    label = changed[:y1, :]
+    assert label.sum() > 1000
+    assert draw(grey, found[:0]).size == drawn.size
+
+
+def test_a_folder_that_is_no_model_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"config\.json"):
+        Detector.load(tmp_path)

@@ -1,0 +1,148 @@
+"""What makes a stage run again, and what does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ezsd.data.categories import load_split
+from ezsd.pipeline.fingerprints import Inputs, differences, fingerprint, stage_inputs
+from ezsd.recipe import Recipe, parse_recipe
+from tiny import TinyCoco, make_tiny_coco
+from tiny_teacher import tiny_values
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> TinyCoco:
+    return make_tiny_coco(tmp_path / "data")
+
+
+def _recipe(coco: TinyCoco, **changes: Any) -> Recipe:
+    values: Any = tiny_values(str(coco.images), str(coco.annotations))
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        values[section] = {**values.get(section, {}), name: value} if name else value
+    return parse_recipe(values, "test")
+
+
+def _inputs(recipe: Recipe) -> dict[str, Inputs]:
+    return stage_inputs(recipe, load_split(recipe.split))
+
+
+def _changed(before: dict[str, Inputs], now: dict[str, Inputs]) -> list[str]:
+    return [stage for stage in before if fingerprint(before[stage]) != fingerprint(now[stage])]
+
+
+@pytest.mark.parametrize(
+    "changes, again",
+    [
+        ({"seed": 1}, "adapt propose train evaluate"),
+        ({"prompt": "the {name}"}, "adapt propose train evaluate"),
+        ({"teacher": "offline"}, "adapt propose train evaluate"),
+        ({"split": {"base": ["circle"], "novel": ["bar"]}}, "adapt propose train evaluate"),
+        ({"adapt__lr": 0.5}, "adapt propose train evaluate"),
+        ({"propose__keep": 3}, "propose train evaluate"),
+        ({"detector__nms": 0.3}, "train evaluate"),
+        ({"train__lr": 0.5}, "train evaluate"),
+        ({"evaluate__proposals": False}, "evaluate"),
+        ({"data__workers": 1}, ""),
+        ({"train__checkpoint_steps": 7}, ""),
+        ({"propose__batch_size": 7}, ""),
+        ({"evaluate__batch_size": 7}, ""),
+    ],
+)
+def test_a_setting_concerns_its_stage_and_those_after_it(coco: TinyCoco, changes: dict[str, Any], again: str) -> None:
+    assert _changed(_inputs(_recipe(coco)), _inputs(_recipe(coco, **changes))) == again.split()
+
+
+@pytest.mark.parametrize(
+    "changes, again",
+    [
+        ({"propose__rpn_epochs": 3}, "propose train evaluate"),
+        ({"propose__keep": 3}, "propose train evaluate"),
+        ({"detector__fpn_channels": 16}, "propose train evaluate"),
+        ({"train__lr": 0.5}, "propose train evaluate"),
+        ({"detector__nms": 0.3}, "train evaluate"),
+        ({"detector__semantic_regression": False}, "train evaluate"),
+        ({"train__epochs": 3}, "train evaluate"),
+        ({"train__ignore_top": 3}, "train evaluate"),
+        ({"train__checkpoint_steps": 7}, ""),
+    ],
+)
+def test_regions_of_an_rpn_also_depend_on_what_it_is_trained_with(
+    coco: TinyCoco, changes: dict[str, Any], again: str
+) -> None:
+    before, now = (_recipe(coco, propose__scoring="rpn", **more) for more in ({}, changes))
+    assert _changed(_inputs(before), _inputs(now)) == again.split()
+
+
+def test_settings_of_the_rpn_concern_its_own_scoring_alone(coco: TinyCoco) -> None:
+    assert _changed(_inputs(_recipe(coco)), _inputs(_recipe(coco, propose__rpn_epochs=3))) == []
+    before, now = (_recipe(coco, propose__scoring="rpn", propose__ranking=ranking) for ranking in ("novel", "entropy"))
+    assert _changed(_inputs(before), _inputs(now)) == []
+
+
+def test_proposals_concern_the_training_only_when_it_uses_them(coco: TinyCoco) -> None:
+    plain = {"train__distillation_weight": 0.0}
+    before, now = _recipe(coco, **plain), _recipe(coco, **plain, propose__keep=3)
+    assert _changed(_inputs(before), _inputs(now)) == ["propose", "evaluate"]
+
+
+def test_settings_of_a_stage_that_is_off_do_not_count(coco: TinyCoco) -> None:
+    before, now = _recipe(coco, adapt__enabled=False), _recipe(coco, adapt={"enabled": False, "lr": 9.0})
+    assert _changed(_inputs(before), _inputs(now)) == []
+
+
+def test_changed_boxes_and_photos_are_seen(coco: TinyCoco) -> None:
+    recipe = _recipe(coco)
+    before = _inputs(recipe)
+    photo = next(coco.images.iterdir())
+    photo.write_bytes(photo.read_bytes() + b" ")
+    changed_photo = _inputs(recipe)
+    assert _changed(before, changed_photo) == ["adapt", "propose", "train", "evaluate"]
+    coco.content["annotations"].pop()
+    coco.save()
+    assert _changed(changed_photo, _inputs(recipe)) == ["adapt", "propose", "train", "evaluate"]
+
+
+def test_the_val_part_concerns_only_what_is_measured_on_it(coco: TinyCoco, tmp_path: Path) -> None:
+    other = tmp_path / "val.json"
+    other.write_text(json.dumps(coco.content))
+    part = {"images": str(coco.images), "annotations": str(coco.annotations)}
+    recipe = _recipe(coco, data={"train": part, "val": {**part, "annotations": str(other)}})
+    before = _inputs(recipe)
+    coco.content["annotations"].pop()
+    other.write_text(json.dumps(coco.content))
+    assert _changed(before, _inputs(recipe)) == ["adapt", "evaluate"]
+
+
+def test_data_that_moved_or_was_copied_is_the_same(coco: TinyCoco, tmp_path: Path) -> None:
+    before = _inputs(_recipe(coco))
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    moved = tmp_path / "elsewhere"
+    there = TinyCoco(moved / "images", moved / "instances.json", coco.content)
+    (there.images / "unused.jpg").touch()
+    assert _changed(before, _inputs(_recipe(there))) == []
+
+
+def test_another_checkpoint_under_the_same_name_is_seen(coco: TinyCoco, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"1")
+    recipe = _recipe(coco, teacher=f"open_clip:ViT-B-32/{weights}")
+    before = _inputs(recipe)
+    weights.write_bytes(b"2")
+    assert len(_changed(before, _inputs(recipe))) == 4
+
+
+def test_differences_are_told_by_recipe_key() -> None:
+    before = {"train.lr": 0.1, "data.train.images": "sha256:1", "seed": 0, "split.base": ["a"] * 100}
+    now = {"train.lr": 0.2, "data.train.images": "sha256:2", "seed": 0, "split.base": ["a"], "train.flip": 0.5}
+    told = differences(before, now)
+    assert "train.lr was 0.1, is now 0.2" in told
+    assert "data.train.images: the content has changed" in told
+    assert "train.flip was null, is now 0.5" in told
+    assert len(told) == 4
+    assert max(map(len, told)) < 160

@@ -1,0 +1,336 @@
+"""A run folder: what it holds, what is done again and what is not, and that it can be killed at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from ezsd.errors import ArtifactError, DataError, EzsdError
+from ezsd.pipeline.run import run_recipe, run_stage
+from ezsd.recipe import Recipe, load_recipe, parse_recipe
+from ezsd.run_folder import STAGES
+from ezsd.utils.files import digest, read_tensors
+from ezsd.utils.lock import only_process
+from tiny import TinyCoco, make_tiny_coco
+from tiny_teacher import tiny_values
+
+FOLDERS = {"adapt": "adapt", "propose": "targets", "train": "train", "evaluate": "evaluate"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EZSD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("ACCELERATE_USE_CPU", "true")  # everywhere, so that figures agree
+        yield
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory: pytest.TempPathFactory) -> TinyCoco:
+    return make_tiny_coco(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def finished(coco: TinyCoco, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    run_recipe(_recipe(coco), folder)
+    return folder
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to do things to."""
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def _recipe(coco: TinyCoco, **changes: Any) -> Recipe:
+    values: Any = tiny_values(str(coco.images), str(coco.annotations))
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        values[section] = {**values.get(section, {}), name: value} if name else value
+    return parse_recipe(values, "test")
+
+
+def _done(folder: Path) -> dict[str, int]:
+    """Return when each finished stage was finished."""
+    paths = {stage: folder / name / "done.json" for stage, name in FOLDERS.items()}
+    return {stage: path.stat().st_mtime_ns for stage, path in paths.items() if path.exists()}
+
+
+def _redone(before: dict[str, int], folder: Path) -> list[str]:
+    now = _done(folder)
+    return [stage for stage in STAGES if now.get(stage) != before.get(stage)]
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    """Return what must not depend on how often a run was interrupted."""
+    metrics = json.loads((folder / "evaluate/metrics.json").read_text())
+    metrics["cost"] = {key: value for key, value in metrics["cost"].items() if not key.endswith("_s")}
+    tensors = {
+        f"{name} {key}": digest(value.numpy().tobytes())
+        for name in ("adapt/norms.safetensors", "train/model/model.safetensors")
+        for key, value in read_tensors(folder / name)[0].items()
+    }
+    return {"metrics": metrics, "detections": digest(folder / "evaluate/detections.json"), **tensors}
+
+
+def test_a_run_folder_holds_what_others_build_on(finished: Path, coco: TinyCoco) -> None:
+    for name in (
+        "recipe.yaml", "adapt/norms.safetensors", "adapt/metrics.json", "targets/index.json", "targets/metrics.json",
+        "train/model/model.safetensors", "train/model/config.json", "train/log.jsonl", "train/tensorboard",
+        "evaluate/metrics.json", "evaluate/detections.json", "evaluate/per_category.csv", "report.html",
+    ):  # fmt: skip
+        assert (finished / name).exists(), name
+    assert load_recipe(finished / "recipe.yaml") == _recipe(coco)
+    header = (finished / "recipe.yaml").read_text().partition("split:")[0]
+    for word in ("ezsd: ", "torch: ", "python: ", "device: ", "processors: "):
+        assert f"# {word}" in header
+    done = json.loads((finished / "train/done.json").read_text())
+    assert done["seconds"] > 0
+    assert done["environment"]["torch"]
+
+
+def test_figures_of_all_stages_come_together(finished: Path) -> None:
+    metrics = json.loads((finished / "evaluate/metrics.json").read_text())
+    assert None not in {**metrics["teacher"], **metrics["cost"], **metrics["proposals"], **metrics["gzsd"]}.values()
+
+
+def test_paths_in_the_run_folder_hold_from_anywhere(
+    coco: TinyCoco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(coco.images.parent)
+    values: Any = tiny_values("images", "instances.json")
+    run_recipe(parse_recipe(values, "test"), tmp_path / "run", until="adapt")
+    assert load_recipe(tmp_path / "run/recipe.yaml").data.train.images == coco.images
+
+
+def test_a_finished_run_is_not_done_again(folder: Path, coco: TinyCoco, capsys: pytest.CaptureFixture[str]) -> None:
+    before = _done(folder)
+    metrics = run_recipe(_recipe(coco, data__workers=1, train__checkpoint_steps=9), folder)
+    assert _redone(before, folder) == []
+    assert metrics["evaluate"] == json.loads((folder / "evaluate/metrics.json").read_text())
+    shown = capsys.readouterr()
+    assert shown.err.count("finished before") == 4
+    assert "gzsd AP50" in shown.out
+    assert "report: nothing has changed" in shown.err
+
+
+def test_the_report_is_written_anew_when_results_change_and_kept_otherwise(folder: Path, coco: TinyCoco) -> None:
+    report = folder / "report.html"
+    report.write_text(report.read_text() + "<!-- as it was -->")
+    run_recipe(_recipe(coco), folder)
+    assert "as it was" in report.read_text()
+    run_recipe(_recipe(coco, train__lr=0.01), folder, until="evaluate", overwrite=True)
+    assert not report.exists()
+    run_recipe(_recipe(coco, train__lr=0.01), folder)
+    assert "lr: 0.01" in report.read_text()
+
+
+def test_another_recipe_in_the_same_folder_is_refused_and_nothing_touched(folder: Path, coco: TinyCoco) -> None:
+    before, recipe = _done(folder), (folder / "recipe.yaml").read_text()
+    with pytest.raises(ArtifactError) as caught:
+        run_recipe(_recipe(coco, train__lr=0.5, propose__keep=3), folder)
+    told = str(caught.value)
+    assert "propose.keep was 10, is now 3" in told
+    assert "train.lr was 0.001, is now 0.5" in told
+    assert "--overwrite to remove the results of propose, train, evaluate" in told
+    assert told.count("train.lr") == 1
+    assert _redone(before, folder) == []
+    assert (folder / "recipe.yaml").read_text() == recipe
+
+
+def test_overwrite_redoes_the_stage_that_changed_and_those_after_it(folder: Path, coco: TinyCoco) -> None:
+    before, old = _done(folder), digest(folder / "train/model/model.safetensors")
+    run_recipe(_recipe(coco, train__lr=0.01), folder, overwrite=True)
+    assert _redone(before, folder) == ["train", "evaluate"]
+    assert digest(folder / "train/model/model.safetensors") != old
+    assert load_recipe(folder / "recipe.yaml").train.lr == 0.01
+
+
+def test_overwrite_leaves_no_result_of_the_old_recipe(folder: Path, coco: TinyCoco) -> None:
+    run_recipe(_recipe(coco, adapt__lr=0.5), folder, until="adapt", overwrite=True)
+    assert _done(folder).keys() == {"adapt"}
+    assert not (folder / "evaluate").exists()
+    assert not (folder / "train").exists()
+
+
+def test_until_stops_and_the_next_call_goes_on(coco: TinyCoco, tmp_path: Path, finished: Path) -> None:
+    run_recipe(_recipe(coco), tmp_path / "run", until="propose")
+    assert _done(tmp_path / "run").keys() == {"adapt", "propose"}
+    before = _done(tmp_path / "run")
+    run_recipe(_recipe(coco), tmp_path / "run")
+    assert _redone(before, tmp_path / "run") == ["train", "evaluate"]
+    assert _results(tmp_path / "run") == _results(finished)
+
+
+def test_one_stage_of_a_folder_runs_after_those_before_it(folder: Path) -> None:
+    shutil.rmtree(folder / "evaluate")
+    shutil.rmtree(folder / "train")
+    before = _done(folder)
+    with pytest.raises(ArtifactError, match=r"stage train is not finished\. Run: ezsd train"):
+        run_stage(folder, "evaluate")
+    assert "train" in run_stage(folder, "train")
+    assert _redone(before, folder) == ["train"]
+
+
+def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="is no run folder"):
+        run_stage(tmp_path, "train")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_of_the_user_are_never_removed(coco: TinyCoco, tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "holiday.jpg").write_text("mine")
+    with pytest.raises(ArtifactError, match="holds files that no run wrote"):
+        run_recipe(_recipe(coco), tmp_path, overwrite=overwrite)
+    assert os.listdir(tmp_path / "train") == ["holiday.jpg"]
+
+
+def test_a_recipe_of_the_user_is_not_replaced(coco: TinyCoco, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("# my notes\n")
+    with pytest.raises(ArtifactError, match="was not written by a run"):
+        run_recipe(_recipe(coco), tmp_path, overwrite=True)
+    assert (tmp_path / "recipe.yaml").read_text() == "# my notes\n"
+
+
+def test_without_adaptation_the_raw_teacher_is_measured_and_used(coco: TinyCoco, tmp_path: Path) -> None:
+    metrics = run_recipe(_recipe(coco, adapt__enabled=False), tmp_path)
+    assert not (tmp_path / "adapt/norms.safetensors").exists()
+    assert not (tmp_path / "train/model/teacher_norms.safetensors").exists()
+    teacher = metrics["evaluate"]["teacher"]
+    assert teacher["accuracy_base_before"] is not None
+    assert teacher["accuracy_base_after"] is None
+
+
+def test_without_distillation_no_targets_are_made(coco: TinyCoco, tmp_path: Path) -> None:
+    metrics = run_recipe(_recipe(coco, train__distillation_weight=0.0), tmp_path)
+    assert not (tmp_path / "targets").exists()
+    assert metrics["evaluate"]["setting"] == "strict"
+    assert metrics["evaluate"]["proposals"]["novel_recall_at_100"] is not None
+    assert metrics["evaluate"]["cost"]["teacher_crops"] is None
+
+
+def test_targets_that_are_not_needed_any_more_go(folder: Path, coco: TinyCoco) -> None:
+    run_recipe(_recipe(coco, train__distillation_weight=0.0), folder, overwrite=True)
+    assert not (folder / "targets").exists()
+
+
+def test_faults_of_both_parts_are_told_before_anything_runs(tmp_path: Path) -> None:
+    parts = {}
+    for name in ("train", "val"):
+        coco = make_tiny_coco(tmp_path / name)
+        (coco.images / "000011.jpg").unlink()
+        parts[name] = {"images": str(coco.images), "annotations": str(coco.annotations)}
+    recipe = _recipe(coco, data=parts)
+    with pytest.raises(DataError) as caught:
+        run_recipe(recipe, tmp_path / "run")
+    for name in ("train", "val"):
+        assert str(tmp_path / name / "images" / "000011.jpg") in str(caught.value)
+    assert _done(tmp_path / "run") == {}
+
+
+def test_bad_photos_are_left_out_listed_and_counted_where_allowed(tmp_path: Path) -> None:
+    coco = make_tiny_coco(tmp_path / "data")
+    (coco.images / "000011.jpg").write_text("broken")
+    recipe = _recipe(coco, data__skip_bad=True)
+    metrics = run_recipe(recipe, tmp_path / "run")
+    listed = json.loads((tmp_path / "run/skipped.json").read_text())
+    assert "000011.jpg" in listed["train"][0]
+    assert metrics["evaluate"]["counts"]["skipped"] == len(listed["val"])
+    assert metrics["evaluate"]["counts"]["photos"] == 7
+
+
+def test_a_folder_in_use_is_refused(folder: Path, coco: TinyCoco, tmp_path: Path) -> None:
+    hold = (
+        "import sys\nfrom pathlib import Path\nfrom ezsd.utils.lock import only_process\n"
+        "with only_process(Path(sys.argv[1])):\n    print(1, flush=True)\n    sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", hold, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(ArtifactError, match="in use by process"):
+            run_recipe(_recipe(coco), folder)
+        assert process.stdin is not None
+        process.stdin.close()
+    with only_process(folder):
+        pass
+
+
+def test_after_a_fault_the_mended_recipe_runs_in_the_same_folder(coco: TinyCoco, tmp_path: Path) -> None:
+    with pytest.raises(EzsdError, match="teacher"):
+        run_recipe(_recipe(coco, teacher="tiny_teacher:MissingTeacher"), tmp_path)
+    run_recipe(_recipe(coco), tmp_path, until="adapt")
+    assert _done(tmp_path).keys() == {"adapt"}
+
+
+def test_two_processes_share_a_run(finished: Path, coco: TinyCoco, tmp_path: Path) -> None:
+    recipe, folder = tmp_path / "tiny.yaml", tmp_path / "run"
+    recipe.write_text(yaml.safe_dump(tiny_values(str(coco.images), str(coco.annotations))))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+               "-m", "ezsd", "run", str(recipe), "--out", str(folder)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("evaluate: finished") == 1
+    assert "train: 4 steps of 4 photos: 8 photos 2 times" in done.stderr  # as foretold, and twice the photos a step
+    assert json.loads((folder / "train/done.json").read_text())["environment"]["device"] == "2 x cpu"
+    assert json.loads((folder / "train/metrics.json").read_text())["steps"] == 4
+    alone, shared = (read_tensors(path / "adapt/norms.safetensors")[0] for path in (finished, folder))
+    assert all(torch.allclose(alone[name], shared[name], atol=1e-5) for name in alone)
+    assert json.loads((folder / "evaluate/metrics.json").read_text())["counts"]["photos"] == 8
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_run_killed_in_every_stage_gives_what_an_unbroken_run_gives(
+    finished: Path, coco: TinyCoco, tmp_path: Path
+) -> None:
+    recipe, folder = tmp_path / "tiny.yaml", tmp_path / "run"
+    recipe.write_text(yaml.safe_dump(tiny_values(str(coco.images), str(coco.annotations))))
+    signs = {
+        "adapt": "adapt/inputs.json",
+        "propose": "targets/shard-00001.arrow",
+        "train": "train/checkpoints/step-00000[46]",
+        "evaluate": "evaluate/parts/*",
+    }
+    for stage, sign in signs.items():
+        process = _start(recipe, folder)
+        _wait_for(process, folder, sign)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert stage not in _done(folder), f"{stage} was over before it could be killed"
+    (folder / "train" / ".model.safetensors.1.part").touch()
+    run_recipe(load_recipe(recipe), folder)
+    assert _results(folder) == _results(finished)
+    assert not list(folder.rglob("*.part"))
+
+
+def _start(recipe: Path, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "ezsd", "run", str(recipe), "--out", str(folder)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=_environment())
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}  # where the tiny teacher is
+
+
+def _wait_for(process: subprocess.Popen[str], folder: Path, sign: str) -> None:
+    until = time.monotonic() + 400
+    while not list(folder.glob(sign)):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until, sign
+        time.sleep(0.002)

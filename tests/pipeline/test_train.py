@@ -1,0 +1,182 @@
+"""Training: bit-identical when resumed, blind to novel annotations, honest when it fails."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ezsd.training.loop
+from ezsd.errors import ArtifactError, RecipeError
+from ezsd.pipeline.run import run_recipe
+from ezsd.recipe import Recipe, parse_recipe
+from ezsd.utils.checkpoint import save_checkpoint
+from ezsd.utils.files import read_tensors, write_tensors
+from tiny import CATEGORIES, SPLIT, TinyCoco
+from tiny_teacher import tiny_values
+
+BASE_IDS = {key for key, name in CATEGORIES.items() if name in SPLIT.base}
+
+
+def recipe(coco: TinyCoco, val: TinyCoco | None = None, **train: Any) -> Recipe:
+    values: Any = tiny_values(str(coco.images), str(coco.annotations))
+    if val is not None:
+        values["data"]["val"] = {"images": str(val.images), "annotations": str(val.annotations)}
+    values["train"].update(train)
+    return parse_recipe(values, "test")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return read_tensors(folder / "train" / "model" / "model.safetensors")[0]
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def _removed(entries: list[dict[str, Any]], chance: random.Random) -> list[dict[str, Any]]:
+    return [entry for entry in entries if entry["category_id"] in BASE_IDS]
+
+
+def _moved(entries: list[dict[str, Any]], chance: random.Random) -> list[dict[str, Any]]:
+    for entry in entries:
+        if entry["category_id"] not in BASE_IDS:
+            entry["bbox"] = [chance.random() * 20, chance.random() * 20, 5 + chance.random() * 30, 9.0]
+            entry["area"], entry["iscrowd"] = chance.random() * 100, chance.randint(0, 1)
+            entry["segmentation"] = [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]]
+            entry["category_id"] = chance.choice([key for key in CATEGORIES if key not in BASE_IDS])
+    return entries
+
+
+def _added(entries: list[dict[str, Any]], chance: random.Random) -> list[dict[str, Any]]:
+    novel = [dict(entry, id=90_000 + entry["id"], category_id=20) for entry in entries]
+    return sorted(entries + novel, key=lambda entry: chance.random() if entry["category_id"] == 20 else 0.5)
+
+
+@pytest.mark.parametrize("change", [_removed, _moved, _added])
+def test_novel_annotations_cannot_change_a_single_bit_of_any_stage(
+    change: Callable[..., list[dict[str, Any]]], tiny_coco: Callable[..., TinyCoco], tmp_path: Path
+) -> None:
+    honest, altered, val = (tiny_coco(tmp_path / name) for name in ("honest", "altered", "val"))
+    entries = altered.content["annotations"]
+    order = [entry["id"] for entry in entries if entry["category_id"] in BASE_IDS]
+    entries = change(entries, random.Random(7))
+    kept = [entry["id"] for entry in entries if entry["category_id"] in BASE_IDS and entry["id"] < 90_000]
+    assert kept == order  # the test itself leaves base annotations alone
+    altered.content["annotations"] = entries
+    altered.save()
+    for name, coco in (("a", honest), ("b", altered)):
+        chosen = recipe(coco, val, ignore_top=2, novel_negatives=True)
+        propose = chosen.propose.model_copy(update={"base_overlap": 0.5})
+        run_recipe(chosen.model_copy(update={"propose": propose}), tmp_path / name, until="train")
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    for file in ("adapt/norms.safetensors", "targets/shard-00000.arrow"):
+        tensors = [(tmp_path / name / file).read_bytes() for name in ("a", "b")]
+        assert len(tensors[0]) == len(tensors[1]) and len(tensors[0]) > 100
+    assert_same(*(read_tensors(tmp_path / name / "adapt" / "norms.safetensors")[0] for name in ("a", "b")))
+
+
+def test_names_alone_change_the_training_where_background_is_told_from_them(
+    tiny_coco: Callable[..., TinyCoco], tmp_path: Path
+) -> None:
+    coco = tiny_coco(tmp_path / "photos")
+    settings = {}
+    for wanted in (False, True):
+        folder = tmp_path / str(wanted)
+        chosen = recipe(coco, epochs=0.5, distillation_weight=0.0, ignore_top=0, novel_negatives=wanted)
+        run_recipe(chosen, folder, until="train")
+        settings[wanted] = json.loads((folder / "train/model/config.json").read_text())["setting"]
+    assert settings == {False: "strict", True: "named"}
+    with pytest.raises(AssertionError):
+        assert_same(weights(tmp_path / "False"), weights(tmp_path / "True"))
+
+
+def test_a_training_stopped_at_any_step_ends_with_the_same_weights(
+    tiny_coco: Callable[..., TinyCoco], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco = tiny_coco(tmp_path / "photos")
+    settings = recipe(coco, epochs=2, checkpoint_steps=1, accumulate=2)
+    run_recipe(settings, tmp_path / "whole", until="train")
+    for stop in (1, 3):
+        run_recipe(settings, tmp_path / f"stopped-{stop}", until="propose")
+
+        def dies(folder: Path, step: int, *rest: Any, stop: int = stop) -> None:
+            save_checkpoint(folder, step, *rest)
+            if step == stop:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(ezsd.training.loop, "save_checkpoint", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(settings, tmp_path / f"stopped-{stop}", until="train")
+        monkeypatch.undo()
+        run_recipe(settings, tmp_path / f"stopped-{stop}", until="train")
+        assert_same(weights(tmp_path / "whole"), weights(tmp_path / f"stopped-{stop}"))
+
+
+def test_the_log_of_a_resumed_training_has_every_line_once(
+    tiny_coco: Callable[..., TinyCoco], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ezsd.training.loop, "LOG_STEPS", 1)
+    settings = recipe(tiny_coco(tmp_path / "photos"), epochs=1, checkpoint_steps=2)
+
+    def dies(folder: Path, step: int, *rest: Any) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+        save_checkpoint(folder, step, *rest)
+
+    monkeypatch.setattr(ezsd.training.loop, "save_checkpoint", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(settings, tmp_path / "run", until="train")
+    monkeypatch.setattr(ezsd.training.loop, "save_checkpoint", save_checkpoint)
+    run_recipe(settings, tmp_path / "run", until="train")
+    lines = [json.loads(line) for line in (tmp_path / "run/train/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert all(line["loss"] > 0 and line["loss_distillation"] > 0 for line in lines)
+
+
+def test_a_checkpoint_of_another_shape_is_refused_and_kept(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+    coco = tiny_coco(tmp_path / "photos")
+    run_recipe(recipe(coco), tmp_path / "run", until="train")
+    checkpoints = tmp_path / "run/train/checkpoints"
+    before = sorted(path.name for path in checkpoints.iterdir())
+    (tmp_path / "run/train/done.json").unlink()
+    meta = next(checkpoints.glob("*/tensors.safetensors"))
+    tensors, _ = read_tensors(meta)
+    name = "model.roi_heads.box_head.to_deltas.1.weight"
+    tensors[name] = tensors[name][:, :-1]
+    write_tensors(meta, tensors)
+    with pytest.raises(ArtifactError, match=r"to_deltas.1.weight has shape \[4, 15\], this run needs \[4, 16\]"):
+        run_recipe(recipe(coco), tmp_path / "run", until="train")
+    assert sorted(path.name for path in checkpoints.iterdir()) == before
+
+
+def test_a_diverged_training_says_so_and_keeps_the_last_checkpoint(
+    tiny_coco: Callable[..., TinyCoco], tmp_path: Path
+) -> None:
+    with pytest.raises(ArtifactError, match="diverged"):
+        run_recipe(recipe(tiny_coco(tmp_path / "photos"), lr=1e18, warmup_steps=0), tmp_path / "run", until="train")
+
+
+def test_masks_cannot_be_asked_for_where_there_are_none(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+    coco = tiny_coco(tmp_path / "photos")
+    for entry in coco.content["annotations"]:
+        entry.pop("segmentation")
+    coco.save()
+    settings = recipe(coco)
+    settings = settings.model_copy(update={"detector": settings.detector.model_copy(update={"masks": True})})
+    with pytest.raises(RecipeError, match="no segmentations"):
+        run_recipe(settings, tmp_path / "run", until="train")
+
+
+def test_the_classifier_starts_from_the_logit_scale_of_the_teacher(
+    tiny_coco: Callable[..., TinyCoco], tmp_path: Path
+) -> None:
+    run_recipe(recipe(tiny_coco(tmp_path / "coco"), lr=1e-9), tmp_path / "run", until="train")
+    scale = weights(tmp_path / "run")["roi_heads.box_predictor.log_logit_scale"].exp().item()
+    assert scale == pytest.approx(10, rel=0.01)  # ColourTeacher's

@@ -1,0 +1,239 @@
+"""An RPN that learned base boxes alone, its regions and its objectness, from the training to the reported recall."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ezsd.pipeline.propose
+import ezsd.training.loop
+from ezsd.data.formats.coco import load_photos
+from ezsd.data.samples import read_picture
+from ezsd.data.target_store import TargetStore, write_shard
+from ezsd.errors import ArtifactError
+from ezsd.pipeline.propose import run_propose
+from ezsd.pipeline.run import run_recipe
+from ezsd.proposals.base_rpn import WEIGHTS, load_base_rpn, train_base_rpn
+from ezsd.proposals.candidates import agreement
+from ezsd.proposals.recall import novel_recall
+from ezsd.recipe import Recipe, parse_recipe
+from ezsd.teacher.regions import crop_regions
+from ezsd.utils.checkpoint import save_checkpoint
+from ezsd.utils.files import write_tensors
+from tiny import CATEGORIES, EMPTY_PHOTO, SIZES, SPLIT, TinyCoco
+from tiny_teacher import ColourTeacher, tiny_values
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def coco(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> TinyCoco:
+    return tiny_coco(tmp_path / "data")
+
+
+def _recipe(coco: TinyCoco, **changes: Any) -> Recipe:
+    values: Any = tiny_values(str(coco.images), str(coco.annotations))
+    values["adapt"] = {"enabled": False}
+    values["propose"] |= {"scoring": "rpn", "rpn_epochs": 1}
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        values[section][name] = value
+    return parse_recipe(values, "test")
+
+
+def _propose(coco: TinyCoco, folder: Path, **changes: Any) -> tuple[TargetStore, Mapping[str, Any]]:
+    photos = load_photos(coco.part(), SPLIT.base)
+    metrics = run_propose(_recipe(coco, **changes), SPLIT, photos, ColourTeacher(), folder, "cpu")
+    return TargetStore(folder), metrics
+
+
+def _assert_same(first: TargetStore, second: TargetStore) -> None:
+    assert len(first) == len(second) == len(SIZES)
+    for image_id in SIZES:
+        one, other = first[image_id], second[image_id]
+        assert all(torch.equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
+
+
+def test_the_best_regions_of_the_rpn_are_stored_with_the_embeddings_of_their_crops(
+    coco: TinyCoco, tmp_path: Path
+) -> None:
+    store, metrics = _propose(coco, tmp_path / "targets")
+    store.verify()
+    rpn, teacher = load_base_rpn(tmp_path / "targets", 40, "cpu"), ColourTeacher()
+    text = teacher.encode_names([f"a photo of a {name}" for name in SPLIT.names])
+    photos = load_photos(coco.part(), SPLIT.base)
+    for photo in photos.photos:
+        regions = store[photo.image_id]
+        found, base = regions[~regions.is_base_box], regions.boxes[regions.is_base_box]
+        assert torch.equal(base, photo.boxes[~photo.crowd])
+        boxes, objectness = rpn.propose(read_picture(photo).float() / 255)
+        assert len(boxes) > 10 and len(found) == 10
+        assert torch.equal(found.boxes, boxes[:10]) and torch.equal(found.scores, objectness[:10])
+        crops = teacher.encode_crops(crop_regions(read_picture(photo), found.boxes, 16))
+        torch.testing.assert_close(found.embeddings.float(), crops, atol=2e-3, rtol=0)
+        weights, names = (10 * crops @ text.T).softmax(1).max(1)
+        torch.testing.assert_close(found.weights, weights, atol=1e-4, rtol=0)
+        assert torch.equal(found.labels, names + 1)
+    assert metrics["grid_boxes"] == metrics["dense_passes"] == 0
+    assert metrics["crops"] == metrics["proposals"] + metrics["base_boxes"] == 80 + metrics["base_boxes"]
+    assert metrics["seconds"] >= metrics["rpn_seconds"] > 0
+    assert json.loads((tmp_path / "targets/rpn/metrics.json").read_text())["steps"] == 4  # 8 photos, 2 a step
+    assert metrics == json.loads((tmp_path / "targets/metrics.json").read_text())
+
+
+def test_the_base_filter_drops_what_the_crop_calls_by_a_base_name(coco: TinyCoco, tmp_path: Path) -> None:
+    everything, _ = _propose(coco, tmp_path / "all", propose__keep=40)
+    filtered, metrics = _propose(coco, tmp_path / "filtered", propose__base_filter=True)
+    dropped = 0
+    for image_id in SIZES:
+        regions = everything[image_id]
+        novel = regions[~regions.is_base_box & (regions.labels > len(SPLIT.base))]
+        dropped += int((~regions.is_base_box).sum()) - len(novel)
+        kept = filtered[image_id]
+        assert torch.equal(kept.boxes[~kept.is_base_box], novel.boxes[:10])
+    assert dropped > 0
+    counts = [int((~everything[image_id].is_base_box).sum()) for image_id in SIZES]
+    assert 20 < max(counts) <= 40  # the shortlist's length counts, not detector.rpn_proposals = 20
+    assert metrics["crops"] == sum(len(everything[image_id]) for image_id in SIZES)  # the whole shortlist
+
+
+def test_the_rpn_learns_from_boxes_of_base_names_alone(coco: TinyCoco, tmp_path: Path) -> None:
+    known, unknown = (load_photos(coco.part(), names) for names in (SPLIT.names, SPLIT.base))
+    for name, photos in (("known", known), ("unknown", unknown)):
+        train_base_rpn(_recipe(coco), SPLIT.base, photos, tmp_path / name)
+    assert (tmp_path / "known" / WEIGHTS).read_bytes() == (tmp_path / "unknown" / WEIGHTS).read_bytes()
+    train_base_rpn(_recipe(coco), SPLIT.base[:1], unknown, tmp_path / "fewer")
+    assert (tmp_path / "fewer" / WEIGHTS).read_bytes() != (tmp_path / "unknown" / WEIGHTS).read_bytes()
+
+
+def test_with_objectness_the_regions_join_the_grid_and_what_agrees_with_them_ranks_higher(
+    coco: TinyCoco, tmp_path: Path
+) -> None:
+    changes = {"propose__scoring": "dense", "propose__crop_rank": 1.0, "propose__ranking": "max_probability"}
+    store, metrics = _propose(coco, tmp_path / "targets", propose__objectness=2.0, **changes)
+    plain, _ = _propose(coco, tmp_path / "plain", **changes)
+    rpn = load_base_rpn(tmp_path / "targets", 40, "cpu")
+    text = ColourTeacher().encode_names([f"a photo of a {name}" for name in SPLIT.names])
+    joined, agreed, before = 0, [], []
+    for photo in load_photos(coco.part(), SPLIT.base).photos:
+        boxes, objectness = (part[:10] for part in rpn.propose(read_picture(photo).float() / 255))
+        found = store[photo.image_id][~store[photo.image_id].is_base_box]
+        likeness = agreement(found.boxes, boxes, objectness)
+        crops = ColourTeacher().encode_crops(crop_regions(read_picture(photo), found.boxes, 16))
+        expected = likeness**2 * (10 * crops @ text.T).softmax(1).amax(1)
+        torch.testing.assert_close(found.scores, expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(found.weights, expected, atol=1e-4, rtol=0)
+        joined += sum(bool((boxes == box).all(1).any()) for box in found.boxes)
+        agreed.append(likeness.mean())
+        before.append(agreement(plain[photo.image_id].boxes, boxes, objectness).mean())
+    assert joined > 0
+    assert sum(agreed) > sum(before)
+    assert metrics["rpn_seconds"] > 0 and not (tmp_path / "plain" / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize("changes", [{}, {"propose__scoring": "dense", "propose__objectness": 1.0}])
+def test_novel_annotations_cannot_change_a_single_bit_of_the_store(
+    tmp_path: Path, tiny_coco: Callable[..., TinyCoco], changes: dict[str, Any]
+) -> None:
+    honest, altered, val = (tiny_coco(tmp_path / name) for name in ("honest", "altered", "val"))
+    base = {key for key, name in CATEGORIES.items() if name in SPLIT.base}
+    for entry in altered.content["annotations"]:
+        if entry["category_id"] not in base:
+            entry["bbox"], entry["iscrowd"] = [2.0, 3.0, 30.0, 20.0], 1 - entry["iscrowd"]
+    more = {"id": 90_000, "image_id": EMPTY_PHOTO, "category_id": 20, "bbox": [5, 5, 40, 40], "area": 9, "iscrowd": 0}
+    altered.content["annotations"].append({**more, "segmentation": [[5, 5, 9, 5, 9, 9]]})
+    altered.save()
+    part = {"images": str(val.images), "annotations": str(val.annotations)}
+    for name, coco in (("a", honest), ("b", altered)):
+        run_recipe(_recipe(coco, data__val=part, **changes), tmp_path / name, until="propose")
+    _assert_same(*(TargetStore(tmp_path / name / "targets") for name in ("a", "b")))
+
+
+def test_a_stage_stopped_anywhere_ends_with_the_same_store(
+    coco: TinyCoco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = _propose(coco, tmp_path / "whole")
+    folder, changes = tmp_path / "stopped", {"train__checkpoint_steps": 1}
+
+    def stops_training(place: Path, step: int, *rest: Any) -> None:
+        save_checkpoint(place, step, *rest)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    def stops_proposing(path: Path, *rest: Any) -> None:
+        if path.name == "shard-00001.arrow":
+            raise KeyboardInterrupt
+        write_shard(path, *rest)
+
+    steps: list[int] = []
+
+    def noted(place: Path, step: int, *rest: Any) -> None:
+        steps.append(step)
+        save_checkpoint(place, step, *rest)
+
+    monkeypatch.setattr(ezsd.training.loop, "save_checkpoint", stops_training)
+    with pytest.raises(KeyboardInterrupt):
+        _propose(coco, folder, **changes)
+    assert not (folder / WEIGHTS).exists()
+    monkeypatch.setattr(ezsd.training.loop, "save_checkpoint", noted)
+    monkeypatch.setattr(ezsd.pipeline.propose, "write_shard", stops_proposing)
+    with pytest.raises(KeyboardInterrupt):
+        _propose(coco, folder, **changes)
+    assert steps == [3, 4]  # goes on after the second
+    monkeypatch.setattr(ezsd.pipeline.propose, "write_shard", write_shard)
+    stamps = {name: (folder / name).stat().st_mtime_ns for name in (WEIGHTS, "shard-00000.arrow")}
+    again, _ = _propose(coco, folder, **changes)
+    assert steps == [3, 4]  # a trained RPN is not trained again
+    assert stamps == {name: (folder / name).stat().st_mtime_ns for name in stamps}
+    _assert_same(whole, again)
+
+
+def test_shards_of_another_rpn_are_made_again(coco: TinyCoco, tmp_path: Path) -> None:
+    first, _ = _propose(coco, tmp_path)
+    before = {image_id: first[image_id].boxes for image_id in SIZES}
+    (tmp_path / WEIGHTS).unlink()
+    for checkpoint in (tmp_path / "rpn/checkpoints").glob("*/*"):
+        checkpoint.unlink()
+    next((tmp_path / "rpn/checkpoints").iterdir()).rmdir()
+    second, _ = _propose(coco, tmp_path, propose__rpn_epochs=2)
+    assert not any(torch.equal(before[image_id], second[image_id].boxes) for image_id in SIZES)
+
+
+def test_a_run_reports_the_recall_and_the_cost_of_the_stored_rpn(coco: TinyCoco, tmp_path: Path) -> None:
+    recipe = _recipe(coco, detector__semantic_regression=False)
+    metrics = run_recipe(recipe, tmp_path / "run")
+    rpn, photos = load_base_rpn(tmp_path / "run/targets", 40, "cpu"), load_photos(coco.part(), SPLIT.names)
+    boxes = {photo.image_id: rpn.propose(read_picture(photo).float() / 255)[0] for photo in photos.photos}
+    expected = novel_recall(boxes, photos, SPLIT.novel)
+    assert metrics["evaluate"]["proposals"] == pytest.approx(expected, abs=1e-4)
+    assert expected["novel_recall_at_100"] is not None
+    cost = metrics["evaluate"]["cost"]
+    assert cost["propose_s"] >= metrics["propose"]["rpn_seconds"] > 0
+    assert cost["teacher_crops"] == metrics["propose"]["crops"]
+
+
+def test_where_no_targets_are_needed_the_recall_is_not_measured(coco: TinyCoco, tmp_path: Path) -> None:
+    metrics = run_recipe(_recipe(coco, train__distillation_weight=0.0), tmp_path / "run")
+    assert not (tmp_path / "run/targets").exists()
+    assert set(metrics["evaluate"]["proposals"].values()) == {None}
+
+
+def test_a_missing_or_strange_rpn_is_told(coco: TinyCoco, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"rpn\.safetensors is missing"):
+        load_base_rpn(tmp_path, 40, "cpu")
+    write_tensors(tmp_path / WEIGHTS, {"weight": torch.zeros(1)})
+    with pytest.raises(ArtifactError, match=r"rpn\.safetensors is not the RPN of a run"):
+        load_base_rpn(tmp_path, 40, "cpu")
+    detector = _recipe(coco).detector.model_dump_json()
+    write_tensors(tmp_path / WEIGHTS, {"weight": torch.zeros(1)}, {"detector": detector})
+    with pytest.raises(ArtifactError, match=r"rpn\.safetensors is not the RPN of a run"):
+        load_base_rpn(tmp_path, 40, "cpu")

@@ -1,0 +1,215 @@
+"""The report: one file that loads nothing, tells what was measured and what was not, and shows failures first."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ezsd.cli import app
+from ezsd.data.formats.coco import load_photos
+from ezsd.errors import ArtifactError
+from ezsd.report.page import is_current, remove_report, write_report
+from finished_run import make_finished_run
+from tiny import CATEGORIES, SPLIT, TinyCoco, make_tiny_coco
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> TinyCoco:
+    return make_tiny_coco(tmp_path / "data")
+
+
+@pytest.fixture
+def make(tmp_path: Path, coco: TinyCoco) -> Callable[..., Path]:
+    def made(name: str = "run", **changes: Any) -> Path:
+        return make_finished_run(tmp_path / name, coco, **changes)
+
+    return made
+
+
+class _Page(HTMLParser):
+    """What a page loads, its headings and texts, and the labels of its pictures."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.unlabelled = 0
+        self.texts: list[str] = []
+        self.ids: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.loads += [value or "" for key, value in attrs if key in ("src", "href", "xlink:href", "srcset", "data")]
+        self.unlabelled += tag == "svg" and not (values.get("aria-label") or values.get("aria-hidden"))
+        self.ids += [values["id"] or ""] if "id" in values else []
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def _page(folder: Path, baseline: Path | None = None) -> _Page:
+    return _Page(write_report(folder, baseline).read_text(encoding="utf-8"))
+
+
+def _cards(folder: Path) -> list[str]:
+    """The names of the photos in the gallery, in order."""
+    text = write_report(folder).read_text(encoding="utf-8")
+    gallery = text[text.index('<section id="gallery">') : text.index('<section id="proposals">')]
+    return re.findall(r"<h4>(.+?)</h4>", gallery)
+
+
+def test_the_report_is_one_file_that_loads_nothing(make: Callable[..., Path]) -> None:
+    folder = make()
+    page = _page(folder, make("other", train__lr=0.5))
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert all(load.startswith(("#", "data:image/jpeg;base64,")) for load in page.loads)
+    assert sum(load.startswith("data:") for load in page.loads) > 4
+    text = (folder / "report.html").read_text()
+    assert "http" not in text and "@import" not in text and "url(" not in text
+    assert "prefers-color-scheme: dark" in text and "width=device-width" in text
+    assert page.unlabelled == 0
+    assert len(page.ids) == len(set(page.ids))
+    assert {load[1:] for load in page.loads if load.startswith("#")} <= set(page.ids)
+
+
+def test_it_tells_what_was_run_and_measured(make: Callable[..., Path]) -> None:
+    text = _page(make()).text
+    for part in (
+        "setting named (novel names known while training, no boxes)", "AP50 novel names 12.5", "1,200", "2.5 MB",
+        "torch 2.11.0", "1 x cpu", "2026-01-02", "novel recall at 300 not measured", "2 base and 2 novel names",
+        "seed 0", "20 steps, 40 photos, 8.0 photos/s", "score_threshold",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_the_baseline_stands_beside_with_the_difference(make: Callable[..., Path]) -> None:
+    text = _page(make(), make("plain", ap50_novel=10.0, setting="strict", train__lr=0.5)).text
+    assert "baseline 10.0" in text and "+2.5" in text
+    assert "The runs have different settings" in text
+    assert "train.lr" in text
+    assert "Baseline: plain (setting strict)" in text
+
+
+def test_a_baseline_of_other_photos_or_names_is_refused(make: Callable[..., Path]) -> None:
+    other = make("other", split={"base": ["circle"], "novel": ["bar"]})
+    with pytest.raises(ArtifactError, match="cannot be the baseline"):
+        write_report(make(), other)
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    coco = make_tiny_coco(tmp_path / "data")
+    text = json.dumps(coco.content).replace('"circle"', '"<b>&circle"')
+    coco.annotations.write_text(text)
+    folder = make_finished_run(tmp_path / "run", coco, split={"base": ["<b>&circle", "square"], "novel": SPLIT.novel})
+    csv = folder / "evaluate/per_category.csv"
+    csv.write_text(csv.read_text().replace("circle", "<b>&circle"))
+    page = _page(folder)
+    assert "b" not in page.tags
+    assert "<b>&circle 0.90" in page.text
+
+
+def test_what_is_missing_is_said(make: Callable[..., Path]) -> None:
+    folder = make(ap50_novel=None)
+    for name in ("adapt/confusion.json", "targets/index.json", "train/log.jsonl"):
+        (folder / name).unlink()
+    page = _page(folder)
+    assert "AP50 novel names not measured" in page.text
+    assert "Which names it takes for which: not measured" in page.text
+    assert "Losses of the training not measured" in page.text
+    assert "needs no proposals" in page.text
+    assert f"{SPLIT.names[-1]} no box to measure on" in page.text
+
+
+def test_without_the_photos_the_figures_are_still_told(make: Callable[..., Path], coco: TinyCoco) -> None:
+    folder = make()
+    for path in coco.images.iterdir():
+        path.unlink()
+    page = _page(folder)
+    assert "The photos cannot be shown" in page.text and "there is no such picture" in page.text
+    assert "AP50 novel names 12.5" in page.text
+
+
+def test_adaptation_that_was_off_has_no_after(make: Callable[..., Path]) -> None:
+    folder = make(adapt__enabled=False)
+    told = json.loads((folder / "adapt/confusion.json").read_text())
+    (folder / "adapt/confusion.json").write_text(json.dumps({**told, "after": None}))
+    text = _page(folder).text
+    assert "Adaptation was off in this recipe" in text
+    assert "before adaptation" in text and "after adaptation" not in text.partition("All names")[2]
+
+
+def test_mistakes_of_the_teacher_are_told_before_and_after(make: Callable[..., Path]) -> None:
+    text = _page(make()).text
+    circle, square, triangle, bar = SPLIT.names
+    assert f"{circle} {bar} 10 6 0" in text  # true, told as, crops, before, after
+    assert f"{triangle} {square}" not in text  # five crops say little
+
+
+def test_worst_failures_come_first(make: Callable[..., Path], coco: TinyCoco) -> None:
+    cards = _cards(make())
+    names, novel = {}, set(SPLIT.novel)
+    for photo in load_photos(coco.part(), SPLIT.names).photos:
+        missed = sum(SPLIT.names[label - 1] in novel for label in photo.labels[~photo.crowd].tolist())
+        names[photo.path.name] = 2 * missed + (2 if photo.image_id == 11 else 0)  # one more bar is told there
+    failures = [names[card] for card in cards]
+    assert failures == sorted(failures, reverse=True)
+    assert failures[0] > failures[-1]
+
+
+def test_found_missed_and_false_are_counted_over_all_photos(make: Callable[..., Path], coco: TinyCoco) -> None:
+    text = _page(make()).text
+    boxes = [entry for entry in coco.content["annotations"] if not entry["iscrowd"]]
+    sides = {side: [CATEGORIES[entry["category_id"]] in names for entry in boxes]
+             for side, names in (("novel", SPLIT.novel), ("base", SPLIT.base))}  # fmt: skip
+    assert f"novel 0 {sum(sides['novel'])} 1" in text
+    assert f"base {sum(sides['base'])} 0 0" in text
+
+
+def test_proposals_are_coloured_by_name(make: Callable[..., Path]) -> None:
+    folder = make()
+    text = write_report(folder).read_text()
+    section = text[text.index('<section id="proposals">') : text.index('<section id="teacher">')]
+    hues = set(re.findall(r"--mark:hsl\((\d+)", section))
+    assert len(hues) == 1  # the store of the run has one name
+    assert f"{SPLIT.names[2]} 0.75" in section
+
+
+def test_a_report_is_current_until_the_run_changes(make: Callable[..., Path]) -> None:
+    folder = make()
+    assert not is_current(folder)
+    write_report(folder, make("other", train__lr=0.5))
+    assert is_current(folder)
+    metrics = folder / "train/metrics.json"
+    metrics.write_text(metrics.read_text().replace("20", "30"))
+    assert not is_current(folder)
+
+
+def test_a_report_html_of_the_user_is_neither_replaced_nor_removed(make: Callable[..., Path]) -> None:
+    folder = make()
+    (folder / "report.html").write_text("mine")
+    with pytest.raises(ArtifactError, match="was not written by ezsd"):
+        write_report(folder)
+    remove_report(folder)
+    assert (folder / "report.html").read_text() == "mine"
+
+
+def test_a_run_that_is_not_finished_is_told_on_the_command_line(make: Callable[..., Path]) -> None:
+    folder = make()
+    assert CliRunner().invoke(app, ["report", str(folder)]).exit_code == 0
+    (folder / "evaluate/done.json").unlink()
+    result = CliRunner().invoke(app, ["report", str(folder)])
+    assert result.exit_code == 2
+    assert "Run: ezsd evaluate" in result.stderr

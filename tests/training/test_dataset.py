@@ -1,0 +1,138 @@
+"""What a training sees, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ezsd.data.formats.coco import load_photos
+from ezsd.data.samples import Photos
+from ezsd.data.target_store import Regions, TargetStore, write_index, write_shard
+from ezsd.recipe import Train
+from ezsd.training.dataset import TrainingPhotos, best_regions, load_batches
+from ezsd.training.sampler import BatchPlan
+from tiny import CROWD_PHOTO, SPLIT, TinyCoco
+
+
+def regions(base: int, proposals: int, seed: int = 0) -> Regions:
+    generator = torch.Generator().manual_seed(seed)
+    count = base + proposals
+    corner = torch.rand(count, 2, generator=generator) * 30
+    return Regions(
+        boxes=torch.cat([corner, corner + 8], dim=1),
+        embeddings=F.normalize(torch.randn(count, 16, generator=generator), dim=1).half(),
+        weights=torch.cat([torch.rand(proposals, generator=generator), torch.ones(base)]),
+        scores=torch.cat([torch.rand(proposals, generator=generator), torch.ones(base)]),
+        labels=torch.ones(count, dtype=torch.int64),
+        is_base_box=torch.arange(count) >= proposals,
+    )
+
+
+@pytest.fixture
+def photos(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> Photos:
+    return load_photos(tiny_coco(tmp_path / "photos").part(), SPLIT.base)
+
+
+@pytest.fixture
+def store(photos: Photos, tmp_path: Path) -> TargetStore:
+    folder = tmp_path / "targets"
+    write_shard(
+        folder / "shard-00000.arrow", {photo.image_id: regions(2, 9, photo.image_id) for photo in photos.photos}, {}
+    )
+    write_index(folder, [folder / "shard-00000.arrow"], {})
+    return TargetStore(folder)
+
+
+def training(photos: Photos, store: TargetStore | None, **changes: float) -> TrainingPhotos:
+    return TrainingPhotos(photos, store, 16, Train(proposals_per_photo=5, **changes), (64, 96), masks=True)
+
+
+@given(st.integers(0, 6), st.integers(0, 20), st.integers(0, 12), st.integers(0, 99))
+def test_all_base_boxes_and_the_best_proposals_are_kept_best_first(
+    base: int, many: int, wanted: int, seed: int
+) -> None:
+    given_regions = regions(base, many, seed)
+    kept = best_regions(given_regions, wanted)
+    assert kept.is_base_box[:base].all() and not kept.is_base_box[base:].any()
+    best = given_regions.scores[~given_regions.is_base_box].sort(descending=True).values[:wanted]
+    assert torch.equal(kept.scores[base:], best)
+
+
+def test_a_flipped_photo_keeps_its_embeddings_and_mirrors_its_boxes(photos: Photos, store: TargetStore) -> None:
+    plain, plain_target = training(photos, store, flip=0.0)[0, 1]
+    mirrored, target = training(photos, store, flip=1.0)[0, 1]
+    assert torch.equal(mirrored, plain.flip(-1))
+    width = plain.shape[-1]
+    for key in ("boxes", "distill_boxes"):
+        expected = plain_target[key].clone()
+        expected[:, [0, 2]] = width - plain_target[key][:, [2, 0]]
+        assert torch.allclose(target[key], expected, atol=1e-3)
+    assert torch.equal(target["distill_embeddings"], plain_target["distill_embeddings"])
+    assert torch.equal(target["masks"], plain_target["masks"].flip(-1))
+
+
+def test_boxes_shrink_with_the_photo(photos: Photos, store: TargetStore) -> None:
+    big, big_target = TrainingPhotos(photos, store, 16, Train(flip=0), (128, 192), masks=False)[0, 1]
+    small, small_target = TrainingPhotos(photos, store, 16, Train(flip=0), (64, 96), masks=False)[0, 1]
+    scale = torch.tensor([small.shape[-1] / big.shape[-1], small.shape[-2] / big.shape[-2]] * 2)
+    assert torch.allclose(small_target["boxes"], big_target["boxes"] * scale, atol=1e-3)
+    assert torch.allclose(small_target["distill_boxes"], big_target["distill_boxes"] * scale, atol=1e-3)
+
+
+def test_crowds_are_no_objects_but_negatives_on_them_are_ignored(photos: Photos, store: TargetStore) -> None:
+    index = [photo.image_id for photo in photos.photos].index(CROWD_PHOTO)
+    _, target = training(photos, store)[index, 1]
+    crowds = int(photos.photos[index].crowd.sum())
+    assert crowds == len(target["crowd_boxes"]) > 0
+    assert len(target["boxes"]) == len(target["labels"]) == len(target["masks"])
+    assert len(target["boxes"]) == len(photos.photos[index].boxes) - crowds
+
+
+def test_distillation_weights_have_mean_one(photos: Photos, store: TargetStore) -> None:
+    _, target = training(photos, store)[0, 1]
+    assert float(target["distill_weights"].mean()) == pytest.approx(1)
+    assert len(target["distill_boxes"]) == 2 + 5
+
+
+def test_without_distillation_nothing_is_distilled_but_regions_can_be_ignored(
+    photos: Photos, store: TargetStore
+) -> None:
+    _, target = training(photos, store, distillation_weight=0.0, ignore_top=3)[0, 1]
+    assert len(target["distill_boxes"]) == 0 and len(target["ignored_boxes"]) == 3
+    _, target = training(photos, None, distillation_weight=0.0)[0, 1]
+    assert len(target["distill_boxes"]) == 0 and target["distill_embeddings"].shape == (0, 16)
+
+
+@given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.integers(0, 5), st.integers(1, 6))
+def test_a_resumed_order_is_the_rest_of_the_order(
+    photos: int, batch: int, accumulate: int, start: int, more: int
+) -> None:
+    plan = BatchPlan(photos, 3, batch, accumulate)
+    whole = list(plan.batches(0, start + more))
+    assert list(plan.batches(start, start + more)) == whole[start * accumulate :]
+
+
+@given(st.integers(1, 20), st.integers(1, 4), st.integers(1, 3))
+def test_each_epoch_shows_every_photo_once_over_all_processes(photos: int, batch: int, processes: int) -> None:
+    seen = []
+    steps = BatchPlan(photos, 0, batch, 1, processes).steps(2)
+    for step in range(steps):
+        for process in range(processes):
+            (found,) = BatchPlan(photos, 0, batch, 1, processes, process).batches(step, step + 1)
+            seen += [index for index, _ in found]
+    assert sorted(seen[:photos]) == sorted(seen[photos : 2 * photos]) == list(range(photos))
+
+
+def test_workers_change_nothing(photos: Photos, store: TargetStore) -> None:
+    dataset, plan = training(photos, store), BatchPlan(len(photos.photos), 0, 2, 1)
+    first, second = (list(load_batches(dataset, plan, 0, 4, workers)) for workers in (0, 2))
+    for one, other in zip(first, second, strict=True):
+        for (picture, target), (again, target_again) in zip(one, other, strict=True):
+            assert torch.equal(picture, again)
+            assert all(torch.equal(target[key], target_again[key]) for key in target)
