@@ -21,15 +21,15 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from ezsd.data.categories import load_split
-from ezsd.data.formats.coco import load_photos
+from ezsd.data.formats.coco import load_images
 from ezsd.data.formats.lvis import ground_truth_of, read_rules
-from ezsd.detector.rcnn import Rcnn, batch_pictures, build_detector, roi_options
+from ezsd.detector.rcnn import Rcnn, batch_images, build_detector, roi_options
 from ezsd.detector.roi_heads import Detections, Sizes
 from ezsd.errors import ArtifactError, EzsdError
 from ezsd.evaluation.metrics import coco_metrics, mean_figures
 from ezsd.inference.batching import detect_in_parts
-from ezsd.recipe import Detector, Recipe, load_recipe, save_recipe
-from ezsd.training.dataset import TrainingPhotos
+from ezsd.recipe import DetectorConfig, Recipe, load_recipe, save_recipe
+from ezsd.training.dataset import TrainingDataset
 from ezsd.training.loop import train_model
 from ezsd.utils.files import write_json
 
@@ -37,8 +37,8 @@ from ezsd.utils.files import write_json
 class Batched(nn.Module):
     """Pads pictures as the plain detector's transform; they have their size already."""
 
-    def forward(self, pictures: list[Tensor], targets: Any = None) -> tuple[ImageList, Any]:
-        return batch_pictures(pictures), targets
+    def forward(self, images: list[Tensor], targets: Any = None) -> tuple[ImageList, Any]:
+        return batch_images(images), targets
 
     def postprocess(self, found: Any, *_: Any) -> Any:
         return found
@@ -85,15 +85,15 @@ class FixedNames(nn.Module):
         return [Detections(one["boxes"], one["labels"] - 1, one["scores"]) for one in found], {}
 
 
-def plain_detector(settings: Detector, categories: int, pretrained: bool) -> GeneralizedRCNN:
+def plain_detector(config: DetectorConfig, categories: int, pretrained: bool) -> GeneralizedRCNN:
     """Build torchvision's detector from the same parts."""
-    settings = settings.model_copy(update={"semantic_regression": False})
-    ours = build_detector(settings, 1, masks=False, pretrained=pretrained)
+    config = config.model_copy(update={"semantic_regression": False})
+    ours = build_detector(config, 1, masks=False, pretrained=pretrained)
     heads = RoIHeads(
         ours.roi_heads.box_roi_pool,
         PlainHead(ours),
-        PlainPredictor(settings.head_features, categories),
-        **roi_options(settings),
+        PlainPredictor(config.head_features, categories),
+        **roi_options(config),
     )
     return GeneralizedRCNN(ours.backbone, ours.rpn, heads, Batched()).to(memory_format=torch.channels_last)
 
@@ -122,15 +122,15 @@ def closed_set(recipe: Recipe, folder: Path) -> dict[str, Any]:
     save_recipe(recipe, told)
     base = load_split(recipe.split).base
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings = recipe.train.model_copy(update={"distillation_weight": 0.0, "ignore_top": 0})
-    train, val = (load_photos(part, base, recipe.data.skip_bad) for part in (recipe.data.train, recipe.data.val))
+    config = recipe.train.model_copy(update={"distillation_weight": 0.0, "ignore_top": 0})
+    train, val = (load_images(part, base, recipe.data.skip_bad) for part in (recipe.data.train, recipe.data.val))
     torch.manual_seed(recipe.seed)
     model = plain_detector(recipe.detector, len(base), recipe.detector.pretrained)
-    photos = TrainingPhotos(train, None, 1, settings, recipe.detector.image_size, masks=False)
-    trained = train_model(model, photos, folder, "closed set", recipe.seed, recipe.data.workers)
+    images = TrainingDataset(train, None, 1, config, recipe.detector.image_size, masks=False)
+    trained = train_model(model, images, folder, "closed set", recipe.seed, recipe.data.workers)
     asked = Rcnn(model.backbone, model.rpn, FixedNames(model.roi_heads), recipe.detector.image_size).to(device).eval()
     labels = range(1, len(base) + 1)
-    found = detect_in_parts(asked, val.photos, torch.zeros(0, 1), labels, recipe.evaluate.batch_size, folder / "val")
+    found = detect_in_parts(asked, val.images, torch.zeros(0, 1), labels, recipe.evaluate.batch_size, folder / "val")
     truth = ground_truth_of(val, read_rules(recipe.data.val.annotations, base))
     mean = mean_figures(coco_metrics(truth, found).values())
     figures = {"ap50": mean.ap50, "ap": mean.ap, "seconds": trained["seconds"]}

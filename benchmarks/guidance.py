@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou, clip_boxes_to_image
 
-from ezsd.data.formats.coco import load_photos
-from ezsd.data.samples import Photos, read_picture
-from ezsd.data.transforms import resize_picture
+from ezsd.data.formats.coco import load_images
+from ezsd.data.samples import ImageSet, read_image
+from ezsd.data.transforms import resize_image
 from ezsd.detector.model_folder import load_model
-from ezsd.detector.rcnn import Rcnn, batch_pictures
+from ezsd.detector.rcnn import Rcnn, batch_images
 from ezsd.recipe import load_recipe
 
 NEAR = (0.4, 0.9)
@@ -42,9 +42,9 @@ def main() -> None:
     for run in arguments.runs:
         recipe = load_recipe(run / "recipe.yaml")
         model, config, text = load_model(run / "train" / "model", device)
-        photos = load_photos(recipe.data.val, config.names, recipe.data.skip_bad)
+        images = load_images(recipe.data.val, config.names, recipe.data.skip_bad)
         overlaps: dict[str, list[Tensor]] = defaultdict(list)
-        for labels, found in guided(model, photos, text, arguments.regions, arguments.jitter):
+        for labels, found in guided(model, images, text, arguments.regions, arguments.jitter):
             for side, chosen in (("base", labels <= len(config.base)), ("novel", labels > len(config.base))):
                 overlaps[side].append(found[chosen])
         for side, parts in overlaps.items():
@@ -54,20 +54,20 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def guided(model: Rcnn, photos: Photos, text: Tensor, count: int, jitter: float) -> Iterator[tuple[Tensor, Tensor]]:
+def guided(model: Rcnn, images: ImageSet, text: Tensor, count: int, jitter: float) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield, photo by photo, the labels [N] of the regions and their IoU [N, 4]: before, own name, none, another."""
     generator, heads = torch.Generator().manual_seed(0), model.roi_heads
-    for photo in photos.photos:
-        picture = read_picture(photo)
-        small = resize_picture(picture, model.image_size).to(text.device)
-        scale = torch.tensor([small.shape[-1] / picture.shape[-1], small.shape[-2] / picture.shape[-2]])
-        objects = photo.boxes[~photo.crowd] * scale.repeat(2)
+    for image in images:
+        pixels = read_image(image)
+        small = resize_image(pixels, model.image_size).to(text.device)
+        scale = torch.tensor([small.shape[-1] / pixels.shape[-1], small.shape[-2] / pixels.shape[-2]])
+        objects = image.boxes[~image.crowd] * scale.repeat(2)
         regions, places = regions_near(objects, count, jitter, (small.shape[-2], small.shape[-1]), generator)
         if not len(regions):
             continue
-        labels, goals, regions = photo.labels[~photo.crowd][places], objects[places], regions.to(text.device)
-        images = batch_pictures([small])
-        pooled = heads.box_roi_pool(model.backbone(images.tensors), [regions], images.image_sizes)
+        labels, goals, regions = image.labels[~image.crowd][places], objects[places], regions.to(text.device)
+        entries = batch_images([small])
+        pooled = heads.box_roi_pool(model.backbone(entries.tensors), [regions], entries.image_sizes)
         features = heads.box_head.to_box_features(heads.box_head.shared(pooled))
         own = text[labels.to(text.device) - 1]
         another = text.roll(len(text) // 2, dims=0)[labels.to(text.device) - 1]

@@ -2,7 +2,7 @@
 
     python benchmarks/make_coco2k.py --val2017 val2017 --annotations annotations/instances_val2017.json
 
-1,989 photos with a person (coco2k_photos.json lists them), long side 384 pixels, in a train and a val part.
+1,989 photos with a person (coco2k_images.json lists them), long side 384 pixels, in a train and a val part.
 Boxes: corners cut to whole pixels of the official photo, then scaled, one decimal; no masks; iscrowd is 0 for all,
 crowd regions are there as plain boxes. Boxes, areas and ids come out as in the set the published figures were
 measured on; pixels may differ a little (JPEG encoder, resize filter).
@@ -40,18 +40,18 @@ def main() -> None:
     parser.add_argument("--annotations", type=Path, required=True, help="COCO's instances_val2017.json")
     parser.add_argument("--out", type=Path, default=HERE.parents[1] / "shared" / "data" / "coco2k", help="new folder")
     given = parser.parse_args()
-    photos = json.loads((HERE / "coco2k_photos.json").read_text(encoding="utf-8"))
+    images = json.loads((HERE / "coco2k_images.json").read_text(encoding="utf-8"))
     try:
-        make_coco2k(photos, given.val2017, given.annotations, given.out)
+        make_coco2k(images, given.val2017, given.annotations, given.out)
     except EzsdError as error:
         parser.exit(2, f"{error}\n")
 
 
-def make_coco2k(photos: Mapping[str, Sequence[int]], val2017: Path, annotations: Path, out: Path) -> None:
+def make_coco2k(images: Mapping[str, Sequence[int]], val2017: Path, annotations: Path, out: Path) -> None:
     """Write ``images/`` and ``instances_PART.json`` for every part into ``out``.
 
     Args:
-        photos: image ids of each part.
+        images: image ids of each part.
         val2017: folder of the official photos.
         annotations: the official annotation file.
         out: where to write; must not hold the data set yet.
@@ -59,20 +59,20 @@ def make_coco2k(photos: Mapping[str, Sequence[int]], val2017: Path, annotations:
     Raises:
         DataError: inputs are missing or are not COCO's, or ``out`` holds a data set.
     """
-    present = [path for part in photos if (path := out / f"instances_{part}.json").exists()]
+    present = [path for part in images if (path := out / f"instances_{part}.json").exists()]
     if present:
         raise DataError(f"{present[0]} is there already. Remove it, or give another folder with --out.")
     content = _official(annotations)
-    images = {entry["id"]: entry for entry in content["images"]}
-    absent = [image_id for part in photos.values() for image_id in part if image_id not in images]
+    entries = {entry["id"]: entry for entry in content["images"]}
+    absent = [image_id for part in images.values() for image_id in part if image_id not in entries]
     if absent:
         raise DataError(
             f"{annotations} lacks {len(absent)} photos of coco2k, as image id {absent[0]}; "
             "expected COCO's instances_val2017.json."
         )
-    sizes = _write_pictures([images[image_id] for part in photos.values() for image_id in part], val2017, out)
+    sizes = _write_images([entries[image_id] for part in images.values() for image_id in part], val2017, out)
     rows = small_annotations(content, sizes)
-    for part, image_ids in photos.items():
+    for part, image_ids in images.items():
         name = out / f"instances_{part}.json"
         kept = sorted(image_ids)
         write_text(name, json.dumps({
@@ -83,7 +83,7 @@ def make_coco2k(photos: Mapping[str, Sequence[int]], val2017: Path, annotations:
             "licenses": [],
             "categories": content["categories"],
             "images": [
-                {"id": key, "file_name": images[key]["file_name"], "width": sizes[key][0], "height": sizes[key][1]}
+                {"id": key, "file_name": entries[key]["file_name"], "width": sizes[key][0], "height": sizes[key][1]}
                 for key in kept
             ],
             "annotations": [row for key in kept for row in rows[key]],
@@ -100,15 +100,15 @@ def small_annotations(
     """
     person = next(entry["id"] for entry in content["categories"] if entry["name"] == "person")
     images = {entry["id"]: entry for entry in content["images"]}
-    of_photo: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    of_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for entry in content["annotations"]:
-        of_photo[entry["image_id"]].append(entry)
+        of_image[entry["image_id"]].append(entry)
     rows: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in sizes}
     number = 0
-    for image_id in sorted(of_photo):
-        if all(entry["category_id"] != person for entry in of_photo[image_id]):
+    for image_id in sorted(of_image):
+        if all(entry["category_id"] != person for entry in of_image[image_id]):
             continue
-        for entry in of_photo[image_id]:
+        for entry in of_image[image_id]:
             x1, y1, x2, y2 = whole_corners(entry["bbox"])
             if x2 <= x1 or y2 <= y1:
                 continue
@@ -154,26 +154,26 @@ def _official(path: Path) -> dict[str, Any]:
     return content
 
 
-def _write_pictures(images: Sequence[Mapping[str, Any]], val2017: Path, out: Path) -> dict[int, tuple[int, int]]:
+def _write_images(images: Sequence[Mapping[str, Any]], val2017: Path, out: Path) -> dict[int, tuple[int, int]]:
     """Write the small photos; return their width and height by image id."""
 
-    def write(image: Mapping[str, Any]) -> tuple[int, int]:
-        source = val2017 / image["file_name"]
+    def write(entry: Mapping[str, Any]) -> tuple[int, int]:
+        source = val2017 / entry["file_name"]
         try:
-            with Image.open(source) as picture:
-                if picture.size != (image["width"], image["height"]):
+            with Image.open(source) as image:
+                if image.size != (entry["width"], entry["height"]):
                     raise DataError(f"{source} has not the size that the annotations give; expected COCO's photo.")
-                small = picture.convert("RGB").resize(small_size(*picture.size), Image.Resampling.BICUBIC)
+                small = image.convert("RGB").resize(small_size(*image.size), Image.Resampling.BICUBIC)
         except OSError as error:
             raise DataError(f"{source} cannot be read ({error}); expected COCO's val2017 folder.") from None
-        with written_whole(out / "images" / image["file_name"]) as temporary:
+        with written_whole(out / "images" / entry["file_name"]) as temporary:
             small.save(temporary, format="JPEG", quality=JPEG_QUALITY)
         return small.size
 
     sizes = {}
     with ThreadPoolExecutor() as pool, track(len(images), "Photos") as advance:
-        for image, size in zip(images, pool.map(write, images), strict=True):
-            sizes[image["id"]] = size
+        for entry, size in zip(images, pool.map(write, images), strict=True):
+            sizes[entry["id"]] = size
             advance(1, "")
     return sizes
 

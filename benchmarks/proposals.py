@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from ezsd.data.categories import load_split
-from ezsd.data.formats.coco import load_photos
-from ezsd.data.samples import photos_with
+from ezsd.data.formats.coco import load_images
+from ezsd.data.samples import images_with
 from ezsd.proposals.base_rpn import WEIGHTS, load_base_rpn
-from ezsd.proposals.proposer import propose_photos
+from ezsd.proposals.proposer import propose_images
 from ezsd.proposals.recall import measure_proposals
 from ezsd.recipe import load_recipe
 from ezsd.teacher import load_teacher, text_embeddings
@@ -31,7 +31,7 @@ from ezsd.teacher import load_teacher, text_embeddings
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--photos", type=int, help="only the first so many val photos with a novel box")
+    parser.add_argument("--images", type=int, help="only the first so many val photos with a novel box")
     parser.add_argument("--skip-exhaustive", action="store_true")
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.run / "recipe.yaml")
@@ -39,26 +39,26 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     norms = arguments.run / "adapt" / "norms.safetensors"
     teacher = load_teacher(recipe.teacher, device, norms if recipe.adapt.enabled else None)
-    val = load_photos(recipe.data.val, split.names, recipe.data.skip_bad)
-    photos = photos_with(val, split.novel)[: arguments.photos]
-    val = replace(val, photos=photos)
+    val = load_images(recipe.data.val, split.names, recipe.data.skip_bad)
+    images = images_with(val, split.novel)[: arguments.images]
+    val = replace(val, images=images)
     dense = recipe.propose.model_copy(update={"scoring": "dense", "crop_rank": 0.0})
     exhaustive = recipe.propose.model_copy(update={"scoring": "exhaustive"})
 
     targets = arguments.run / "targets"
     rpn = load_base_rpn(targets, recipe.propose.shortlist, device) if (targets / WEIGHTS).exists() else None
 
-    def measure(settings: Any, random: bool = False) -> dict[str, float | None]:
-        return measure_proposals(teacher, val, split, settings, recipe.prompt, device, random, rpn)
+    def measure(config: Any, random: bool = False) -> dict[str, float | None]:
+        return measure_proposals(teacher, val, split, config, recipe.prompt, device, random, rpn)
 
     def store() -> dict[str, float | None]:
         text = text_embeddings(teacher, split.names, recipe.prompt)
-        nothing = [(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))] * len(photos)
-        for _ in propose_photos(teacher, photos, nothing, text, len(split.base), dense, device):
+        nothing = [(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))] * len(images)
+        for _ in propose_images(teacher, images, nothing, text, len(split.base), dense, device):
             pass
         return {}
 
-    print(f"{len(photos)} photos, {recipe.propose.ranking}, {recipe.propose.precision}, {device}")
+    print(f"{len(images)} photos, {recipe.propose.ranking}, {recipe.propose.precision}, {device}")
     works: dict[str, Callable[[], dict[str, float | None]]] = {
         "random": lambda: measure(dense, random=True),
         "dense": lambda: measure(dense),
@@ -71,7 +71,7 @@ def main() -> None:
     for name, work in works.items():
         began = time.perf_counter()
         found = work()
-        seconds = (time.perf_counter() - began) / len(photos)
+        seconds = (time.perf_counter() - began) / len(images)
         told = "  ".join(f"@{key.rpartition('_')[2]} {value:.3f}" for key, value in found.items() if value is not None)
         print(f"{name:22s} {told:24s} {seconds:8.3f} s a photo")
 

@@ -33,7 +33,7 @@ def unit(count: int, dim: int) -> Tensor:
     return F.normalize(torch.randn(count, dim), dim=1)
 
 
-def photos(recipe: Recipe, count: int, dim: int, distilled: int) -> tuple[list[Tensor], list[Target]]:
+def images(recipe: Recipe, count: int, dim: int, distilled: int) -> tuple[list[Tensor], list[Target]]:
     """Random photos of the recipe's input size with nine boxes each, as many as COCO has on average."""
     height, width = recipe.detector.image_size
 
@@ -100,17 +100,17 @@ def main() -> None:
     precision = recipe.train.precision
 
     def on_device(distilled: int) -> tuple[list[Tensor], list[Target]]:
-        pictures, targets = photos(recipe, arguments.batch, arguments.dim, distilled)
+        pixels, targets = images(recipe, arguments.batch, arguments.dim, distilled)
         moved = [{key: value.to(device) for key, value in target.items()} for target in targets]
-        return [picture.to(device) for picture in pictures], moved
+        return [image.to(device) for image in pixels], moved
 
     base = unit(CLOSED_SET, arguments.dim).to(device)
-    pictures, targets = on_device(0)
-    distilled = [on_device(count) for count in (recipe.train.proposals_per_photo, 200)]
+    pixels, targets = on_device(0)
+    distilled = [on_device(count) for count in (recipe.train.proposals_per_image, 200)]
     ours.train(), plain.train()
     steps = {
-        "plain": training_step(plain, lambda: plain(pictures, targets), device, precision),
-        "ours, no distillation": training_step(ours, lambda: ours(pictures, targets, base), device, precision),
+        "plain": training_step(plain, lambda: plain(pixels, targets), device, precision),
+        "ours, no distillation": training_step(ours, lambda: ours(pixels, targets, base), device, precision),
         **{
             f"ours, {len(batch[1][0]['distill_boxes'])} regions distilled": training_step(
                 ours, lambda batch=batch: ours(*batch, base), device, precision
@@ -124,12 +124,12 @@ def main() -> None:
 
     def plain_inference() -> None:
         with torch.inference_mode(), autocast(device, precision):
-            plain(pictures)
+            plain(pixels)
 
     def inference(text: Tensor) -> Callable[[], None]:
         def detect() -> None:
             with autocast(device, precision):
-                ours.detect(pictures, text)
+                ours.detect(pixels, text)
 
         return detect
 

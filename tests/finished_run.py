@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ezsd.data.categories import load_split
-from ezsd.data.formats.coco import load_photos
+from ezsd.data.formats.coco import load_images
 from ezsd.data.target_store import Regions, write_index, write_shard
 from ezsd.pipeline.fingerprints import stage_inputs
 from ezsd.recipe import parse_recipe, save_recipe
@@ -55,7 +55,7 @@ def _metrics(setting: str, split: str, ap50_novel: float | None) -> dict[str, An
         "zsd": {"ap50": 22.0, "ap": 11.0},
         "proposals": {"novel_recall_at_100": 0.5, "novel_recall_at_300": None},
         "teacher": accuracy,
-        "counts": {"photos": 8, "boxes_base": 11, "boxes_novel": 6, "crowds": 1, "skipped": 0},
+        "counts": {"images": 8, "boxes_base": 11, "boxes_novel": 6, "crowds": 1, "skipped": 0},
         "cost": {"adapt_s": 3.0, "propose_s": 4.0, "train_s": 5.0, "teacher_crops": 1200,
                  "teacher_dense_passes": 16, "target_bytes": 2_500_000},
     }  # fmt: skip
@@ -87,18 +87,18 @@ def _write_other_stages(folder: Path, coco: TinyCoco) -> None:
     write_json(folder / "adapt/confusion.json", {
         "names": SPLIT.names, "base": 2, "before": [[0, 0, 4], [0, 3, 6], [2, 1, 5]], "after": [[0, 0, 10], [2, 2, 5]],
     })  # fmt: skip
-    write_json(folder / "train/metrics.json", {"steps": 20, "photos": 40, "seconds": 5.0, "photos_per_second": 8.0})
+    write_json(folder / "train/metrics.json", {"steps": 20, "images": 40, "seconds": 5.0, "images_per_second": 8.0})
     log = [{"step": step, "epoch": 1.0, "lr": 0.1, **{key: value / step for key, value in LOSSES.items()}}
            for step in (10, 20)]  # fmt: skip
     (folder / "train/log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-    write_json(folder / "targets/metrics.json", {"photos": 8, "proposals": 8, "base_boxes": 0, "crops": 8})
-    photos = load_photos(coco.part(), SPLIT.names).photos
+    write_json(folder / "targets/metrics.json", {"images": 8, "proposals": 8, "base_boxes": 0, "crops": 8})
+    images = load_images(coco.part(), SPLIT.names).images
     regions = {
-        photo.image_id: Regions(
+        image.image_id: Regions(
             torch.tensor([[2.0, 2.0, 30.0, 30.0]]), F.normalize(torch.ones(1, 4), dim=1).half(), torch.tensor([0.75]),
             torch.tensor([0.6]), torch.tensor([3]), torch.tensor([False]),
         )
-        for photo in photos
+        for image in images
     }  # fmt: skip
     write_shard(folder / "targets/shard-00000.arrow", regions, {})
     write_index(folder / "targets", [folder / "targets/shard-00000.arrow"], {})

@@ -91,13 +91,13 @@ def test_init_writes_a_recipe_that_validates(coco: TinyCoco, tmp_path: Path) -> 
 
 def test_detect_writes_detections(coco: TinyCoco, tmp_path: Path) -> None:
     model = make_model_folder(tmp_path / "model")
-    pictures = sorted(coco.images.iterdir())[:2]
+    images = sorted(coco.images.iterdir())[:2]
     out = tmp_path / "out"
-    result = _ezsd("detect", model, *pictures, "--vocabulary", "circle, cone", "--out", out, "--threshold", 0.0)
+    result = _ezsd("detect", model, *images, "--vocabulary", "circle, cone", "--out", out, "--threshold", 0.0)
     assert result.exit_code == 0, result.output
     written = json.loads((out / "detections.json").read_text())
     assert written["vocabulary"] == ["circle", "cone"]
-    assert len(written["pictures"]) == 2
+    assert len(written["images"]) == 2
 
 
 def test_faults_go_to_stderr_without_a_traceback(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ezsd.errors import RecipeError
-from ezsd.recipe import Recipe, load_recipe, parse_recipe, recipe_keys, save_recipe
+from ezsd.recipe import RENAMED_KEYS, Recipe, load_recipe, load_run_recipe, parse_recipe, recipe_keys, save_recipe
 
 ROOT = Path(__file__).parents[1]
 GOOD = """
@@ -27,7 +27,7 @@ def _load(folder: Path, more: str = "", changes: tuple[str, ...] = ()) -> Recipe
     return load_recipe(path, changes)
 
 
-def _faults(folder: Path, more: str = "", changes: tuple[str, ...] = ()) -> str:
+def _problems(folder: Path, more: str = "", changes: tuple[str, ...] = ()) -> str:
     with pytest.raises(RecipeError) as caught:
         _load(folder, more, changes)
     return str(caught.value)
@@ -58,21 +58,21 @@ def _faults(folder: Path, more: str = "", changes: tuple[str, ...] = ()) -> str:
 def test_a_wrong_key_or_value_is_told_with_its_key_and_what_was_expected(
     tmp_path: Path, more: str, expected: str
 ) -> None:
-    faults = _faults(tmp_path, more)
-    assert expected in faults
-    assert len(faults) < 300
-    assert len(faults.splitlines()) == 1
+    problems = _problems(tmp_path, more)
+    assert expected in problems
+    assert len(problems) < 300
+    assert len(problems.splitlines()) == 1
 
 
 def test_a_fault_in_the_prompt_does_not_print_the_whole_recipe(tmp_path: Path) -> None:
-    assert "teacher" not in _faults(tmp_path, "prompt: a photo")
+    assert "teacher" not in _problems(tmp_path, "prompt: a photo")
 
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
-    faults = _faults(tmp_path, "train: {lr: -1, epoch: 3}\nseed: x", ("adapt.epochs", "propose.nms=2"))
+    problems = _problems(tmp_path, "train: {lr: -1, epoch: 3}\nseed: x", ("adapt.epochs", "propose.nms=2"))
     for key in ("train.lr", "train.epoch", "seed", "--set adapt.epochs", "propose.nms"):
-        assert key in faults
-    assert len(faults.splitlines()) == 5
+        assert key in problems
+    assert len(problems.splitlines()) == 5
 
 
 def test_what_is_missing_is_told(tmp_path: Path) -> None:
@@ -80,9 +80,9 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     path.write_text("split: coco_48_17\ndata: {train: {images: a}}")
     with pytest.raises(RecipeError) as caught:
         load_recipe(path)
-    faults = str(caught.value)
+    problems = str(caught.value)
     for key in ("teacher", "data.train.annotations", "data.val"):
-        assert f"{key} is missing" in faults
+        assert f"{key} is missing" in problems
 
 
 @pytest.mark.parametrize("split", ["3", "{base: cat, novel: [dog]}", "{base: [on]}"])
@@ -106,7 +106,7 @@ def test_a_section_without_keys_means_its_defaults(tmp_path: Path) -> None:
 
 
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
-    assert "train is given twice" in _faults(tmp_path, "train: {lr: 0.1}\ntrain: {epochs: 2}")
+    assert "train is given twice" in _problems(tmp_path, "train: {lr: 0.1}\ntrain: {epochs: 2}")
 
 
 def test_set_changes_nested_new_and_list_values(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_set_changes_nested_new_and_list_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["train.lr", "=3", "train..lr=3", "train.lr=[1", "seed.a=3"])
 def test_a_set_that_cannot_be_read_is_told(tmp_path: Path, change: str) -> None:
-    assert f"--set {change}" in _faults(tmp_path, "seed: 0", (change,))
+    assert f"--set {change}" in _problems(tmp_path, "seed: 0", (change,))
 
 
 @pytest.mark.parametrize("content", [b"", b"- a", b"a: [", b"\xff\xfe", None])
@@ -176,18 +176,30 @@ def test_every_key_is_documented_and_no_other() -> None:
 
 def test_documented_defaults_are_the_real_ones() -> None:
     rows = re.findall(r"^\| `([a-z0-9_.]+)` \| (.+?) \|", (ROOT / "docs/recipes.md").read_text(), re.MULTILINE)
-    photos = {"images": "i", "annotations": "a"}
-    recipe = parse_recipe({"split": "s", "teacher": "t", "data": {"train": photos, "val": photos}}, "test")
+    images = {"images": "i", "annotations": "a"}
+    recipe = parse_recipe({"split": "s", "teacher": "t", "data": {"train": images, "val": images}}, "test")
     plain = recipe.model_dump(mode="json")
-    for key, told in rows:
+    for key, shown in rows:
         value = plain
         for part in key.split("."):
             value = value[part]
-        if told != "required":
-            assert yaml.safe_load(told.strip("`")) == _rounded(value), key
+        if shown != "required":
+            assert yaml.safe_load(shown.strip("`")) == _rounded(value), key
 
 
 def _rounded(value: object) -> object:
     if isinstance(value, list):
         return [_rounded(entry) for entry in value]
     return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+@pytest.mark.parametrize("old, new", RENAMED_KEYS.items())
+def test_a_renamed_key_is_an_error_that_gives_the_new_name(old: str, new: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    section, _, key = old.partition(".")
+    path.write_text(
+        yaml.safe_dump({**yaml.safe_load((ROOT / "recipes" / "smoke.yaml").read_text()), section: {key: 5}})
+    )
+    with pytest.raises(RecipeError, match=f"{old} is now {new}"):
+        load_recipe(path)
+    assert getattr(getattr(load_run_recipe(path), section), new.partition(".")[2]) == 5

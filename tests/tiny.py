@@ -16,9 +16,9 @@ from ezsd.recipe import Part
 CATEGORIES = {3: "circle", 7: "square", 12: "bar", 20: "triangle", 44: "ring"}
 SPLIT = CategorySplit("tiny", base=("circle", "square"), novel=("triangle", "bar"))  # ring: neither
 SIZES = {11: (96, 64), 4: (64, 96), 25: (80, 80), 8: (96, 64), 19: (64, 64), 42: (96, 72), 30: (72, 96), 57: (64, 64)}
-EMPTY_PHOTO = 19
-CROWD_PHOTO = 25
-COMPRESSED_RLE_PHOTO = 8
+EMPTY_IMAGE = 19
+CROWD_IMAGE = 25
+COMPRESSED_RLE_IMAGE = 8
 _COLOURS = {3: (220, 40, 40), 7: (40, 90, 220), 12: (240, 200, 40), 20: (40, 180, 80), 44: (200, 80, 200)}
 
 
@@ -49,18 +49,18 @@ def make_tiny_coco(folder: Path, seed: int = 0) -> TinyCoco:
     annotations: list[dict[str, Any]] = []
     for place, (image_id, (width, height)) in enumerate(SIZES.items()):
         noise = numbers.integers(90, 150, (height, width, 3), dtype=np.uint8)
-        picture = Image.fromarray(noise)
-        pencil = ImageDraw.Draw(picture)
-        for category_id in [] if image_id == EMPTY_PHOTO else _categories(place):
+        image = Image.fromarray(noise)
+        pencil = ImageDraw.Draw(image)
+        for category_id in [] if image_id == EMPTY_IMAGE else _categories(place):
             side = int(numbers.integers(16, 33))
             x, y = int(numbers.integers(0, width - side + 1)), int(numbers.integers(0, height - side + 1))
             polygon = _polygon(category_id, x, y, side)
             pencil.polygon(polygon, fill=_COLOURS[category_id])
             annotations.append(_annotation(1000 - 7 * len(annotations), image_id, category_id, polygon))
-        picture.save(images / f"{image_id:06d}.jpg", quality=90)
+        image.save(images / f"{image_id:06d}.jpg", quality=90)
     _as_rle(next(entry for entry in annotations if entry["image_id"] == 11), SIZES[11])
-    _as_rle(next(entry for entry in annotations if entry["image_id"] == COMPRESSED_RLE_PHOTO), SIZES[8], True)
-    annotations.append(_crowd(2000, CROWD_PHOTO, 7, (8, 40, 48, 24)))
+    _as_rle(next(entry for entry in annotations if entry["image_id"] == COMPRESSED_RLE_IMAGE), SIZES[8], True)
+    annotations.append(_crowd(2000, CROWD_IMAGE, 7, (8, 40, 48, 24)))
     content = {
         "images": [
             {"id": image_id, "file_name": f"{image_id:06d}.jpg", "width": width, "height": height}

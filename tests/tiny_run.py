@@ -11,11 +11,11 @@ import torch.nn.functional as F
 
 from ezsd.detector.model_folder import ModelConfig, save_model
 from ezsd.detector.rcnn import build_detector
-from ezsd.recipe import Data, Detector, Recipe
+from ezsd.recipe import DataConfig, DetectorConfig, Recipe
 from tiny import SPLIT, TinyCoco
 from tiny_teacher import TEACHER
 
-DETECTOR = Detector(
+DETECTOR = DetectorConfig(
     backbone="tf_efficientnet_lite0",
     pretrained=False,
     image_size=(96, 128),
@@ -26,7 +26,7 @@ DETECTOR = Detector(
     head_channels=8,
     head_features=16,
     nms=0.9,
-    detections_per_photo=300,
+    detections_per_image=300,
 )
 EMBEDDING_DIM = 16  # of tests/tiny_teacher.py
 
@@ -35,7 +35,7 @@ def make_recipe(coco: TinyCoco) -> Recipe:
     return Recipe(
         split={"base": SPLIT.base, "novel": SPLIT.novel},
         teacher=TEACHER,
-        data=Data(train=coco.part(), val=coco.part()),
+        data=DataConfig(train=coco.part(), val=coco.part()),
         detector=DETECTOR,
     )
 

@@ -43,8 +43,8 @@ class ColourTeacher:
         return F.normalize(self._to_embedding(self._image(crops * 2 - 1).mean((2, 3))), dim=1)
 
     @torch.no_grad()
-    def dense_embeddings(self, picture: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
-        return self.encode_crops(crop_regions(picture, boxes, self.input_size))
+    def dense_embeddings(self, image: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
+        return self.encode_crops(crop_regions(image, boxes, self.input_size))
 
     def norm_parameters(self, towers: Sequence[str] = ("image", "text")) -> dict[str, nn.Parameter]:
         modules = {"image": self._image, "text": self._text}
@@ -66,15 +66,15 @@ def tiny_values(images: str, annotations: str) -> dict[str, object]:
         "adapt": {"epochs": 2, "batch_size": 8, "lr": 0.01},
         "propose": {
             "image_size": [64, 96], "stride": 16, "sides": [16, 32], "ratios": [1.0], "dense_sides": [96],
-            "shortlist": 40, "keep": 10, "base_filter": False, "shard_photos": 2,
+            "shortlist": 40, "keep": 10, "base_filter": False, "shard_images": 2,
         },
         "detector": {
             "backbone": "tf_efficientnet_lite0", "pretrained": False, "image_size": [64, 96], "fpn_channels": 8,
             "anchor_sides": [8, 16, 32, 48, 64], "rpn_proposals": 20, "head_convs": 1, "head_channels": 8,
-            "head_features": 16, "rois_per_photo": 16, "masks": False, "detections_per_photo": 20,
+            "head_features": 16, "rois_per_image": 16, "masks": False, "detections_per_image": 20,
         },
         "train": {
             "epochs": 2, "batch_size": 2, "optimizer": "adamw", "lr": 0.001, "warmup_steps": 1,
-            "proposals_per_photo": 5, "checkpoint_steps": 2,
+            "proposals_per_image": 5, "checkpoint_steps": 2,
         },
     }  # fmt: skip

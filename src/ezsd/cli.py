@@ -61,7 +61,7 @@ def run(
     overwrite: Overwrite = False,
 ) -> None:
     """Run a recipe: adapt, propose, train, evaluate, report. Run again, it goes on where it was."""
-    with _told():
+    with _error_messages():
         from ezsd.recipe import load_recipe
 
         loaded = load_recipe(recipe, changes or ())  # a typing error is told before torch is loaded
@@ -102,7 +102,7 @@ def report(
     ] = None,
 ) -> None:
     """Write report.html of a finished run: figures, curves, categories and photos in one file."""
-    with _told():
+    with _error_messages():
         from ezsd.report.page import write_report
 
         typer.echo(f"wrote {write_report(folder, baseline)}")
@@ -121,7 +121,7 @@ def compare(
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the table as a page too.")] = None,
 ) -> None:
     """Show the figures of runs side by side."""
-    with _told():
+    with _error_messages():
         from ezsd.report.compare import as_csv, as_html, as_text
         from ezsd.report.compare import compare as compare_runs
         from ezsd.utils.files import write_text
@@ -138,7 +138,7 @@ def compare(
 @app.command()
 def validate(recipe: RecipePath, changes: Set = None) -> None:
     """Check a recipe, its split and every photo; all faults are told at once."""
-    with _told():
+    with _error_messages():
         from ezsd.commands.validate import check_recipe
 
         typer.echo(check_recipe(recipe, changes or ()))
@@ -147,7 +147,7 @@ def validate(recipe: RecipePath, changes: Set = None) -> None:
 @app.command()
 def plan(recipe: RecipePath, changes: Set = None) -> None:
     """Count what a recipe asks for, and measure for a minute how long it will take here; nothing is run."""
-    with _told():
+    with _error_messages():
         from ezsd.recipe import load_recipe
 
         loaded = load_recipe(recipe, changes or ())  # a typing error is told before torch is loaded
@@ -171,7 +171,7 @@ def init(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
     """Write a recipe for your own photos; base names are the categories that have boxes."""
-    with _told():
+    with _error_messages():
         from ezsd.commands.init import make_recipe
 
         names = [name.strip() for name in novel.split(",") if name.strip()]
@@ -187,7 +187,7 @@ def init(
 @app.command()
 def detect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or the run folder it is in.")],
-    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Picture files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where drawn pictures and detections.json go.")],
     vocabulary: Annotated[
         str | None, typer.Option(metavar="NAMES", help='Names to look for: "cat, traffic cone"; else the model\'s own.')
@@ -195,10 +195,10 @@ def detect(
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Detections with a lower score are left out.")] = 0.3,
 ) -> None:
     """Find objects by their names: drawn pictures and detections.json."""
-    with _told():
+    with _error_messages():
         from ezsd.commands.detect import detect_files
 
-        path = detect_files(model, pictures, vocabulary, threshold, out)
+        path = detect_files(model, images, vocabulary, threshold, out)
         typer.echo(f"wrote {path}")
 
 
@@ -211,7 +211,7 @@ def demo(
     overwrite: Overwrite = False,
 ) -> None:
     """See it work: EZSD and its baseline on the pocket data, figures side by side, and a report."""
-    with _told():
+    with _error_messages():
         from ezsd.commands.demo import run_demo
 
         for path in run_demo(out, fast, overwrite).values():
@@ -225,7 +225,7 @@ def pocket(
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other scenes.")] = 0,
 ) -> None:
     """Build the pocket data set: small scenes of OpenMoji pictograms in COCO format."""
-    with _told():
+    with _error_messages():
         from ezsd.pocket.dataset import make_pocket
 
         for path in make_pocket(out, images, seed).values():
@@ -238,7 +238,7 @@ def pocket_teacher(
     seed: Annotated[int, typer.Option(min=0, help="Of weights, pictures and captions.")] = 0,
 ) -> None:
     """Train the Pocket CLIP anew, as its packaged weights were made; run again, it goes on."""
-    with _told():
+    with _error_messages():
         from ezsd.pocket.train_teacher import train_pocket_teacher
 
         train_pocket_teacher(out, seed)
@@ -246,22 +246,22 @@ def pocket_teacher(
 
 
 def _run_stage(folder: Path, stage: Stage, overwrite: bool) -> None:
-    with _told():
+    with _error_messages():
         from ezsd.pipeline.run import run_stage
 
         run_stage(folder, stage, overwrite)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _error_messages() -> Iterator[None]:
     """Turn faults the user can mend into messages and exit code 2, and Ctrl-C into exit code 130."""
     try:
         yield
     except EzsdError as error:
         console = Console(stderr=True, soft_wrap=True, highlight=False)
-        console.print("Error:" if len(error.faults) > 1 else "Error: ", style="bold red", end="")
-        for fault in error.faults:
-            console.print(f"\n  {fault}" if len(error.faults) > 1 else fault, markup=False, end="")
+        console.print("Error:" if len(error.problems) > 1 else "Error: ", style="bold red", end="")
+        for problem in error.problems:
+            console.print(f"\n  {problem}" if len(error.problems) > 1 else problem, markup=False, end="")
         console.print()
         raise typer.Exit(2) from None
     except KeyboardInterrupt:

@@ -61,7 +61,7 @@ class Part(_Section):
     limit: Count | None = None  # only the first so many photos, by image id
 
 
-class Data(_Section):
+class DataConfig(_Section):
     """The photos and their boxes."""
 
     train: Part
@@ -70,7 +70,7 @@ class Data(_Section):
     workers: CountOrZero = 2
 
 
-class Adapt(_Section):
+class AdaptConfig(_Section):
     """Stage 1: train the teacher's normalisation layers on crops of base objects."""
 
     enabled: Flag = True
@@ -86,7 +86,7 @@ class Adapt(_Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 
-class Propose(_Section):
+class ProposeConfig(_Section):
     """Stage 2: CLIP proposals, and the teacher's embeddings of them and of the base boxes."""
 
     scoring: Literal["dense", "exhaustive", "rpn"] = "dense"
@@ -105,7 +105,7 @@ class Propose(_Section):
     keep: Count = 300  # boxes cropped, embedded and stored
     crop_rank: Fraction = 0.5  # share of the crop's score, beside the dense score, in the final rank
     batch_size: Count = 256  # crops a teacher pass
-    shard_photos: Count = 256
+    shard_images: Count = 256
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
     @property
@@ -119,7 +119,7 @@ class Propose(_Section):
         return self.shortlist if self.base_filter else min(self.keep, self.shortlist)
 
 
-class Detector(_Section):
+class DetectorConfig(_Section):
     """The detector: backbone + FPN + RPN + RoI heads."""
 
     backbone: Literal["resnet50", "tf_efficientnet_lite0"] = "resnet50"
@@ -132,16 +132,16 @@ class Detector(_Section):
     head_convs: Count = 3
     head_channels: Count = 256
     head_features: Count = 1024
-    rois_per_photo: Count = 512  # sampled for the box losses
+    rois_per_image: Count = 512  # sampled for the box losses
     masks: Literal["auto"] | Flag = "auto"  # auto: when the annotations have them
     semantic_regression: Flag = True
     semantic_top_k: Count = 5  # names of a region whose boxes are regressed apart; 1 = paper
     score_threshold: Fraction = 0.001
     nms: Fraction = 0.5
-    detections_per_photo: Count = 100
+    detections_per_image: Count = 100
 
 
-class Train(_Section):
+class TrainConfig(_Section):
     """Stage 3: the detector's training."""
 
     epochs: Positive = 12
@@ -158,13 +158,13 @@ class Train(_Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     flip: Fraction = 0.5
     distillation_weight: NotNegative = 1.0  # 0 = no distillation
-    proposals_per_photo: CountOrZero = 200
+    proposals_per_image: CountOrZero = 200
     ignore_top: CountOrZero = 0  # negatives on so many of the best CLIP proposals are ignored; 0 = paper
     novel_negatives: Flag = False  # background is told from the novel names, too; false = paper
     checkpoint_steps: Count = 500
 
 
-class Evaluate(_Section):
+class EvaluateConfig(_Section):
     """Stage 4: zsd and gzsd on the val part."""
 
     batch_size: Count = 4
@@ -176,14 +176,23 @@ class Recipe(_Section):
 
     split: str | dict[str, tuple[str, ...]]  # a shipped name, or base and novel names
     teacher: str
-    data: Data
+    data: DataConfig
     seed: CountOrZero = 0
     prompt: Annotated[str, AfterValidator(_with_place_for_the_name)] = "a photo of a {name}"
-    adapt: Adapt = Adapt()
-    propose: Propose = Propose()
-    detector: Detector = Detector()
-    train: Train = Train()
-    evaluate: Evaluate = Evaluate()
+    adapt: AdaptConfig = AdaptConfig()
+    propose: ProposeConfig = ProposeConfig()
+    detector: DetectorConfig = DetectorConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+# Keys of version 0.1 and their names now: an error in a recipe, accepted in a run folder and in a model folder.
+RENAMED_KEYS = {
+    "propose.shard_photos": "propose.shard_images",
+    "detector.rois_per_photo": "detector.rois_per_image",
+    "detector.detections_per_photo": "detector.detections_per_image",
+    "train.proposals_per_photo": "train.proposals_per_image",
+}
 
 
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
@@ -196,14 +205,38 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: the file is missing or not YAML, or keys or values are wrong (all told at once).
     """
-    values, faults = read_values(path, changes)
+    values, problems = read_values(path, changes)
     try:
         recipe = parse_recipe(values, str(path))
     except RecipeError as error:
-        raise RecipeError([*faults, *error.faults]) from None
-    if faults:
-        raise RecipeError(faults)
+        raise RecipeError([*problems, *error.problems]) from None
+    if problems:
+        raise RecipeError(problems)
     return recipe
+
+
+def load_run_recipe(path: Path) -> Recipe:
+    """Read the recipe.yaml of a run folder; keys that were renamed since it was written are accepted.
+
+    Raises:
+        RecipeError: the file is missing or is not a recipe.
+    """
+    values, _ = read_values(path)
+    renamed = {
+        name: renamed_keys(section, name) if isinstance(section, dict) else section for name, section in values.items()
+    }
+    return parse_recipe(renamed, str(path))
+
+
+def renamed_keys(values: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """Return ``values`` with the keys of version 0.1 renamed.
+
+    Args:
+        values: one section of a recipe, or values by full key where ``section`` is empty.
+        section: its name.
+    """
+    prefix = f"{section}." if section else ""
+    return {RENAMED_KEYS.get(prefix + key, prefix + key).removeprefix(prefix): value for key, value in values.items()}
 
 
 def read_values(path: Path, changes: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
@@ -220,7 +253,7 @@ def read_values(path: Path, changes: Sequence[str] = ()) -> tuple[dict[str, Any]
         raise RecipeError(f"Recipe {path} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"Recipe {path} holds no keys; expected split, teacher, data and so on (see recipes/).")
-    return values, [fault for change in changes if (fault := _apply(values, change))]
+    return values, [problem for change in changes if (problem := _apply(values, change))]
 
 
 def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
@@ -235,7 +268,7 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
         by_key: dict[str, list[Any]] = {}
         for entry in error.errors():
             by_key.setdefault(_key_of(values, entry), []).append(entry)
-        raise RecipeError([f"{where}: {_fault(key, entries)}" for key, entries in by_key.items()]) from None
+        raise RecipeError([f"{where}: {_problem(key, entries)}" for key, entries in by_key.items()]) from None
 
 
 def save_recipe(recipe: Recipe, path: Path, notes: Mapping[str, Any] | None = None) -> None:
@@ -315,8 +348,10 @@ def _key_of(values: Any, entry: Any) -> str:
     return ".".join(parts) or "recipe"
 
 
-def _fault(key: str, entries: Sequence[Any]) -> str:
+def _problem(key: str, entries: Sequence[Any]) -> str:
     entry = entries[0]
+    if key in RENAMED_KEYS:
+        return f"{key} is now {RENAMED_KEYS[key]}. Rename it."
     if entry["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, recipe_keys(), n=1, cutoff=0.8)
         hint = f"Did you mean {near[0]}?" if near else "Remove it, or see docs/recipes.md for the keys there are."
@@ -324,12 +359,12 @@ def _fault(key: str, entries: Sequence[Any]) -> str:
     if entry["type"] == "missing":
         return f"{key} is missing. Add it (see recipes/ for examples)."
     given = repr(entry["input"])
-    told = f"{given[:77]}..." if len(given) > 80 else given
+    shown = f"{given[:77]}..." if len(given) > 80 else given
     reasons = [entry["msg"].removeprefix("Value error, ").replace("Input should be", "expected") for entry in entries]
     hint = " Put names in quotes." if isinstance(entry["input"], bool) and key.startswith("split.") else ""
-    return f"{key} = {told}: {' or '.join(dict.fromkeys(reasons))}.{hint}"
+    return f"{key} = {shown}: {' or '.join(dict.fromkeys(reasons))}.{hint}"
 
 
-def needs_targets(settings: Train) -> bool:
+def needs_targets(config: TrainConfig) -> bool:
     """Tell whether a training reads what stage propose wrote."""
-    return bool(settings.distillation_weight or settings.ignore_top)
+    return bool(config.distillation_weight or config.ignore_top)

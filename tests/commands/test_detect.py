@@ -1,4 +1,4 @@
-"""Picture files in, drawn pictures and detections.json out."""
+"""Image files in, drawn pictures and detections.json out."""
 
 from __future__ import annotations
 
@@ -20,52 +20,52 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(make_tiny_coco(tmp_path_factory.mktemp("data")).images.iterdir())
 
 
-def test_each_picture_gets_a_drawing_and_its_detections(model: Path, pictures: list[Path], tmp_path: Path) -> None:
-    path = detect_files(model, pictures, "circle, bar", 0.0, tmp_path / "out")
+def test_each_picture_gets_a_drawing_and_its_detections(model: Path, images: list[Path], tmp_path: Path) -> None:
+    path = detect_files(model, images, "circle, bar", 0.0, tmp_path / "out")
     written = json.loads(path.read_text())
     assert written["vocabulary"] == ["circle", "bar"]
-    assert [entry["picture"] for entry in written["pictures"]] == list(map(str, pictures))
-    assert {found["name"] for entry in written["pictures"] for found in entry["detections"]} == {"circle", "bar"}
-    for entry in written["pictures"]:
+    assert [entry["image"] for entry in written["images"]] == list(map(str, images))
+    assert {found["name"] for entry in written["images"] for found in entry["detections"]} == {"circle", "bar"}
+    for entry in written["images"]:
         with Image.open(tmp_path / "out" / entry["drawn"]) as drawn:
             drawn.load()
 
 
-def test_a_run_folder_stands_for_its_model_and_its_names(model: Path, pictures: list[Path], tmp_path: Path) -> None:
-    path = detect_files(model.parents[1], pictures[:1], None, 0.5, tmp_path)
+def test_a_run_folder_stands_for_its_model_and_its_names(model: Path, images: list[Path], tmp_path: Path) -> None:
+    path = detect_files(model.parents[1], images[:1], None, 0.5, tmp_path)
     assert json.loads(path.read_text())["vocabulary"] == list(SPLIT.names)
 
 
-def test_broken_pictures_are_told_and_the_others_done(model: Path, pictures: list[Path], tmp_path: Path) -> None:
+def test_broken_pictures_are_told_and_the_others_done(model: Path, images: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_text("no picture")
     missing = tmp_path / "missing.jpg"
     with pytest.raises(DataError) as caught:
-        detect_files(model, [broken, pictures[0], missing, pictures[1]], "circle", 0.5, tmp_path / "out")
+        detect_files(model, [broken, images[0], missing, images[1]], "circle", 0.5, tmp_path / "out")
     assert str(broken) in str(caught.value)
     assert str(missing) in str(caught.value)
     written = json.loads((tmp_path / "out/detections.json").read_text())
-    assert [entry["picture"] for entry in written["pictures"]] == [str(pictures[0]), str(pictures[1])]
+    assert [entry["image"] for entry in written["images"]] == [str(images[0]), str(images[1])]
 
 
 def test_neither_photos_nor_drawings_of_the_same_name_are_replaced(
-    model: Path, pictures: list[Path], tmp_path: Path
+    model: Path, images: list[Path], tmp_path: Path
 ) -> None:
-    photos = [tmp_path / folder / "cat.jpg" for folder in ("a", "b")]
-    for photo in photos:
-        photo.parent.mkdir()
-        photo.write_bytes(pictures[0].read_bytes())
-    detect_files(model, photos, "circle", 0.5, photos[0].parent)
-    assert photos[0].read_bytes() == pictures[0].read_bytes()
-    assert len(list(photos[0].parent.glob("*.jpg"))) == 3
+    copies = [tmp_path / folder / "cat.jpg" for folder in ("a", "b")]
+    for image in copies:
+        image.parent.mkdir()
+        image.write_bytes(images[0].read_bytes())
+    detect_files(model, copies, "circle", 0.5, copies[0].parent)
+    assert copies[0].read_bytes() == images[0].read_bytes()
+    assert len(list(copies[0].parent.glob("*.jpg"))) == 3
 
 
-def test_a_missing_model_and_an_empty_vocabulary_are_told(model: Path, pictures: list[Path], tmp_path: Path) -> None:
+def test_a_missing_model_and_an_empty_vocabulary_are_told(model: Path, images: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="missing"):
-        detect_files(tmp_path, pictures, "circle", 0.5, tmp_path)
+        detect_files(tmp_path, images, "circle", 0.5, tmp_path)
     with pytest.raises(RecipeError, match="vocabulary"):
-        detect_files(model, pictures, " , ", 0.5, tmp_path)
+        detect_files(model, images, " , ", 0.5, tmp_path)

@@ -129,10 +129,10 @@ def test_advice_stops_nothing(coco: TinyCoco, tmp_path: Path) -> None:
     coco.content["categories"].append({"id": 99, "name": "hexagon"})
     coco.save()
     made = make_recipe(coco.images, coco.annotations, ["bar", "Bars", "bar"], tmp_path / "r.yaml")
-    told = "\n".join(made.advice)
+    expected = "\n".join(made.advice)
     for part in ("6 train photos are few", "2 val photos", 'Few boxes of "circle" (', 'boxes of novel names: "bar" (',
                  'left out: "hexagon"', 'taken once: "bar"', '"bar" (novel) and "Bars" (novel)'):  # fmt: skip
-        assert part in told
+        assert part in expected
     assert load_recipe(tmp_path / "r.yaml").split["novel"] == ("bar", "Bars")  # type: ignore[index]
     assert "Fine" in check_recipe(tmp_path / "r.yaml")
 
@@ -150,26 +150,26 @@ def test_boxes_of_the_val_annotations_count_for_novel_names(coco: TinyCoco, tmp_
 
 
 def test_faults_of_recipe_split_and_both_parts_are_told_at_once(coco: TinyCoco, tmp_path: Path) -> None:
-    photo = next(coco.images.iterdir())
-    photo.write_bytes(photo.read_bytes()[:400])  # the header is whole
+    image = next(coco.images.iterdir())
+    image.write_bytes(image.read_bytes()[:400])  # the header is whole
     path = _written(tmp_path, coco, split={"base": ["circle"], "novel": ["circle"]}, seed=-1)
     with pytest.raises(EzsdError) as caught:
         check_recipe(path, ["train.lr=fast"])
-    told = str(caught.value)
-    for part in ("seed = -1", "train.lr = 'fast'", '"circle" is base too', photo.name):
-        assert part in told
-    assert len([fault for fault in caught.value.faults if photo.name in fault]) == 2  # train and val
+    expected = str(caught.value)
+    for part in ("seed = -1", "train.lr = 'fast'", '"circle" is base too', image.name):
+        assert part in expected
+    assert len([problem for problem in caught.value.problems if image.name in problem]) == 2  # train and val
 
 
 def test_bad_photos_are_listed_where_the_recipe_allows_them(coco: TinyCoco, tmp_path: Path) -> None:
-    photo = coco.images / "000011.jpg"
-    photo.unlink()
+    image = coco.images / "000011.jpg"
+    image.unlink()
     path = _written(tmp_path, coco)
-    with pytest.raises(EzsdError, match=photo.name):
+    with pytest.raises(EzsdError, match=image.name):
         check_recipe(path)
-    told = check_recipe(path, ["data.skip_bad=true"])
-    assert photo.name in told
-    assert "train 7 photos" in told
+    expected = check_recipe(path, ["data.skip_bad=true"])
+    assert image.name in expected
+    assert "train 7 photos" in expected
 
 
 def test_a_recipe_without_data_is_told_with_its_other_faults(tmp_path: Path) -> None:
@@ -177,4 +177,4 @@ def test_a_recipe_without_data_is_told_with_its_other_faults(tmp_path: Path) -> 
     path.write_text("colour: red")
     with pytest.raises(EzsdError) as caught:
         check_recipe(path)
-    assert {"colour", "split", "teacher", "data"} <= set(" ".join(caught.value.faults).replace(".", " ").split())
+    assert {"colour", "split", "teacher", "data"} <= set(" ".join(caught.value.problems).replace(".", " ").split())

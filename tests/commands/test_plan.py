@@ -10,13 +10,13 @@ import pytest
 import yaml
 from rich.console import Console
 
-from ezsd.commands import timing as room
+from ezsd.commands import timing as module
 from ezsd.commands.plan import make_plan
 from ezsd.data.categories import load_split
-from ezsd.data.formats.coco import load_photos
+from ezsd.data.formats.coco import load_images
 from ezsd.errors import DataError
 from ezsd.pipeline.run import run_recipe
-from ezsd.pipeline.workload import Pace, StagePlan, count_work, foretell
+from ezsd.pipeline.workload import Pace, StagePlan, count_work, describe_work
 from ezsd.recipe import Recipe, parse_recipe
 from ezsd.utils.format import rough_duration, size
 from tiny import TinyCoco, make_tiny_coco
@@ -25,7 +25,7 @@ from tiny_teacher import tiny_values
 
 @pytest.fixture(autouse=True)
 def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_SECONDS", dict.fromkeys([*room._SECONDS], 0.1))
+    monkeypatch.setattr(module, "_SECONDS", dict.fromkeys([*module._SECONDS], 0.1))
     monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
 
 
@@ -43,8 +43,8 @@ def _recipe(coco: TinyCoco, **changes: dict[str, Any]) -> Recipe:
 
 def _counted(recipe: Recipe) -> dict[str, StagePlan]:
     split = load_split(recipe.split)
-    photos = {"train": load_photos(recipe.data.train, split.base), "val": load_photos(recipe.data.val, split.names)}
-    return {plan.stage: plan for plan in count_work(recipe, split, photos)}
+    images = {"train": load_images(recipe.data.train, split.base), "val": load_images(recipe.data.val, split.names)}
+    return {plan.stage: plan for plan in count_work(recipe, split, images)}
 
 
 def test_counts_are_those_of_the_run(coco: TinyCoco, tmp_path: Path) -> None:
@@ -54,15 +54,15 @@ def test_counts_are_those_of_the_run(coco: TinyCoco, tmp_path: Path) -> None:
     assert plans["adapt"].units["adapt step"] == done["adapt"]["steps"]
     assert plans["adapt"].units["look at a crop"] == 2 * done["adapt"]["val_crops"]
     assert f"{done['adapt']['crops']} crops forward and backward" in plans["adapt"].teacher
-    assert plans["adapt"].units["read a photo"] == 8  # kept for the second epoch
-    assert plans["propose"].units == {"propose in a photo": done["propose"]["photos"]}
+    assert plans["adapt"].units["read an image"] == 8  # kept for the second epoch
+    assert plans["propose"].units == {"propose in an image": done["propose"]["images"]}
     assert f"{done['propose']['dense_passes']} dense passes" in plans["propose"].teacher
     rows = done["propose"]["proposals"] + done["propose"]["base_boxes"]
     assert rows <= plans["propose"].stored <= 1.2 * rows
     assert plans["train"].units == {"train step": done["train"]["steps"]}
     found = json.loads((tmp_path / "run/evaluate/detections.json").read_text())
     assert plans["evaluate"].stored >= len(found)
-    assert plans["evaluate"].units["detect in a photo"] == done["evaluate"]["counts"]["photos"]
+    assert plans["evaluate"].units["detect in an image"] == done["evaluate"]["counts"]["images"]
 
 
 def test_stages_that_are_not_needed_are_not_planned(coco: TinyCoco) -> None:
@@ -70,7 +70,7 @@ def test_stages_that_are_not_needed_are_not_planned(coco: TinyCoco) -> None:
                              evaluate={"proposals": False}))  # fmt: skip
     assert list(plans) == ["adapt", "train", "evaluate"]
     assert "adapt step" not in plans["adapt"].units
-    assert plans["evaluate"].units["recall of a photo"] == 0 and plans["evaluate"].teacher == ""
+    assert plans["evaluate"].units["recall of an image"] == 0 and plans["evaluate"].teacher == ""
 
 
 def test_exhaustive_and_rpn_scoring_have_counts_of_their_own(coco: TinyCoco) -> None:
@@ -84,8 +84,8 @@ def test_exhaustive_and_rpn_scoring_have_counts_of_their_own(coco: TinyCoco) -> 
 
 
 def test_times_are_counts_times_paces() -> None:
-    paces = {"adapt step": Pace(1.0, 0.5, 2.0), "read a photo": Pace(0.1, 0.1, 0.1)}
-    plan = StagePlan("adapt", "", "", {"adapt step": 100, "read a photo": 50, "look at a crop": 7})
+    paces = {"adapt step": Pace(1.0, 0.5, 2.0), "read an image": Pace(0.1, 0.1, 0.1)}
+    plan = StagePlan("adapt", "", "", {"adapt step": 100, "read an image": 50, "look at a crop": 7})
     assert plan.time(paces) == Pace(105.0, 55.0, 205.0)  # type: ignore[arg-type]
 
 
@@ -93,11 +93,11 @@ def test_a_plan_is_told_whole_and_nothing_is_written(coco: TinyCoco, tmp_path: P
     before = sorted(tmp_path.rglob("*"))
     console = Console(width=200, record=True, file=(tmp_path / "told.txt").open("w"))
     console.print(make_plan(_recipe(coco), "tiny.yaml"))
-    told = console.export_text()
-    assert "Plan of tiny.yaml on cpu" in told
-    assert "2 base and 2 novel names; train 8 photos with" in told
+    expected = console.export_text()
+    assert "Plan of tiny.yaml on cpu" in expected
+    assert "2 base and 2 novel names; train 8 photos with" in expected
     for row in ("adapt", "propose", "train", "evaluate", "in all", "MB", "Measured in", "of memory"):
-        assert row in told
+        assert row in expected
     added = {path for path in tmp_path.rglob("*") if path.is_file()} - set(before)
     assert {path.name for path in added if "cache" not in path.parts} == {"told.txt"}
 
@@ -109,18 +109,18 @@ def test_faults_of_both_parts_are_told_at_once(coco: TinyCoco, tmp_path: Path) -
     part = {"images": str(coco.images), "annotations": str(val)}
     with pytest.raises(DataError) as caught:
         make_plan(_recipe(coco, data={"val": part}), "tiny.yaml")
-    assert len(caught.value.faults) >= 2
+    assert len(caught.value.problems) >= 2
     assert "val.json" in str(caught.value)
 
 
 def test_a_run_can_foretell_what_it_does_without_measuring(coco: TinyCoco) -> None:
     recipe = _recipe(coco)
     split = load_split(recipe.split)
-    photos = {"train": load_photos(recipe.data.train, split.base), "val": load_photos(recipe.data.val, split.names)}
-    told = foretell(recipe, split, photos, ["train", "evaluate"])
-    assert "train: 8 steps of 2 photos" in told and "evaluate: 8 photos" in told and "adapt" not in told
-    assert "train" not in foretell(recipe, split, {"val": photos["val"]}, ["evaluate"])
-    assert "ezsd plan" in told
+    images = {"train": load_images(recipe.data.train, split.base), "val": load_images(recipe.data.val, split.names)}
+    expected = describe_work(recipe, split, images, ["train", "evaluate"])
+    assert "train: 8 steps of 2 photos" in expected and "evaluate: 8 photos" in expected and "adapt" not in expected
+    assert "train" not in describe_work(recipe, split, {"val": images["val"]}, ["evaluate"])
+    assert "ezsd plan" in expected
 
 
 @pytest.mark.parametrize(

@@ -15,22 +15,22 @@ SPLIT = CategorySplit("custom", ("cat", "horse"), ("dog",))
 
 
 def _recipe(
-    tmp_path: Path, photos: int = 1000, size: tuple[int, int] = (384, 256), boxes: int = 4000, teacher: str = "offline"
+    tmp_path: Path, images: int = 1000, size: tuple[int, int] = (384, 256), boxes: int = 4000, teacher: str = "offline"
 ) -> Recipe:
-    train = photos - photos // 5
+    train = images - images // 5
     files = {"train": Path("train.json"), "val": Path("val.json")}
-    numbers = {"train": train, "val": photos // 5}
-    data = OwnData(Path("photos"), files, numbers, [size] * photos, {"cat": boxes // 2, "horse": boxes // 2, "dog": 9})
+    numbers = {"train": train, "val": images // 5}
+    data = OwnData(Path("images"), files, numbers, [size] * images, {"cat": boxes // 2, "horse": boxes // 2, "dog": 9})
     path = tmp_path / "r.yaml"
     path.write_text(recipe_text(data, SPLIT, teacher, path), encoding="utf-8")
     return load_recipe(path)
 
 
-@pytest.mark.parametrize("photos, epochs", [(30, 330), (100, 100), (400, 25), (3000, 12)])
-def test_few_photos_get_many_epochs(tmp_path: Path, photos: int, epochs: int) -> None:
-    recipe = _recipe(tmp_path, photos)
+@pytest.mark.parametrize("images, epochs", [(30, 330), (100, 100), (400, 25), (3000, 12)])
+def test_few_photos_get_many_epochs(tmp_path: Path, images: int, epochs: int) -> None:
+    recipe = _recipe(tmp_path, images)
     assert recipe.train.epochs == epochs
-    assert recipe.train.epochs * photos * 0.8 / recipe.train.batch_size >= 1900
+    assert recipe.train.epochs * images * 0.8 / recipe.train.batch_size >= 1900
 
 
 @pytest.mark.parametrize("boxes, epochs", [(100, 12), (4000, 6), (100_000, 2)])
@@ -71,6 +71,6 @@ def test_precision_is_what_this_machine_is_quick_at(tmp_path: Path, monkeypatch:
 def test_the_recipe_says_what_its_numbers_come_from(tmp_path: Path) -> None:
     _recipe(tmp_path, 30)
     text = (tmp_path / "r.yaml").read_text(encoding="utf-8")
-    for part in ('"cat"  # 2000 boxes', "train:  # 24 photos", "passes over 24 photos: 1,980 steps", "ezsd plan"):
+    for part in ('"cat"  # 2000 boxes', "train:  # 24 images", "passes over 24 images: 1,980 steps", "ezsd plan"):
         assert part in text
     assert '"dog"\n' in text

@@ -9,37 +9,37 @@ from typing import Any
 
 import pytest
 
-from ezsd.commands import timing as room
+from ezsd.commands import timing as module
 from ezsd.commands.timing import measure
 from ezsd.data.categories import CategorySplit, load_split
-from ezsd.data.formats.coco import load_photos
-from ezsd.data.samples import Photos
+from ezsd.data.formats.coco import load_images
+from ezsd.data.samples import ImageSet
 from ezsd.pipeline.workload import Pace
 from ezsd.proposals.candidates import anchor_grid
-from ezsd.recipe import Propose, Recipe, parse_recipe
+from ezsd.recipe import ProposeConfig, Recipe, parse_recipe
 from tiny import make_tiny_coco
 from tiny_teacher import tiny_values
 
-EVERY = {"read a photo", "look at a crop", "adapt step", "propose in a photo", "train step", "detect in a photo",
-         "recall of a photo"}  # fmt: skip
+EVERY = {"read an image", "look at a crop", "adapt step", "propose in an image", "train step", "detect in an image",
+         "recall of an image"}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_SECONDS", dict.fromkeys([*room._SECONDS], 0.1))
+    monkeypatch.setattr(module, "_SECONDS", dict.fromkeys([*module._SECONDS], 0.1))
     monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
 
 
-def _read(tmp_path: Path, changes: Mapping[str, Mapping[str, Any]]) -> tuple[Recipe, CategorySplit, Photos, Photos]:
+def _read(tmp_path: Path, changes: Mapping[str, Mapping[str, Any]]) -> tuple[Recipe, CategorySplit, ImageSet, ImageSet]:
     coco = make_tiny_coco(tmp_path / "data")
     values: dict[str, Any] = tiny_values(str(coco.images), str(coco.annotations))
     for section, entries in changes.items():
         values[section] = values.get(section, {}) | entries
     recipe = parse_recipe(values, "test")
     split = load_split(recipe.split)
-    return recipe, split, load_photos(recipe.data.train, split.base), load_photos(recipe.data.val, split.names)
+    return recipe, split, load_images(recipe.data.train, split.base), load_images(recipe.data.val, split.names)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def _read(tmp_path: Path, changes: Mapping[str, Mapping[str, Any]]) -> tuple[Rec
         ({}, EVERY),
         ({"adapt": {"enabled": False}}, EVERY - {"adapt step"}),
         ({"train": {"distillation_weight": 0.0}, "evaluate": {"proposals": False}},
-         EVERY - {"propose in a photo", "recall of a photo"}),
+         EVERY - {"propose in an image", "recall of an image"}),
         ({"propose": {"scoring": "rpn"}}, EVERY | {"rpn step"}),
         ({"propose": {"scoring": "exhaustive"}}, EVERY),
     ],
@@ -73,10 +73,10 @@ def test_a_pace_keeps_the_spread_of_what_was_measured() -> None:
 
 
 def test_exhaustive_scoring_is_measured_on_a_coarser_grid(tmp_path: Path) -> None:
-    photo = _read(tmp_path, {})[2].photos[0]
-    settings = Propose(scoring="exhaustive", image_size=(512, 512), stride=16)
-    coarse, factor = room._affordable(settings, photo)
-    grids = [len(anchor_grid(photo.height, photo.width, each)) for each in (settings, coarse)]
+    image = _read(tmp_path, {})[2].images[0]
+    settings = ProposeConfig(scoring="exhaustive", image_size=(512, 512), stride=16)
+    coarse, factor = module._affordable(settings, image)
+    grids = [len(anchor_grid(image.height, image.width, each)) for each in (settings, coarse)]
     assert grids[1] < 600 < grids[0]
     assert factor == grids[0] / grids[1]
-    assert room._affordable(Propose(), photo) == (Propose(), 1.0)
+    assert module._affordable(ProposeConfig(), image) == (ProposeConfig(), 1.0)

@@ -36,21 +36,21 @@ def test_own_names_make_a_split() -> None:
 
 
 def test_an_unknown_name_lists_the_shipped_splits() -> None:
-    with pytest.raises(RecipeError) as told:
+    with pytest.raises(RecipeError) as raised:
         load_split("coco_48_7")
-    assert all(name in str(told.value) for name in shipped_splits())
-    assert 'Did you mean "coco_48_17"?' in str(told.value)
+    assert all(name in str(raised.value) for name in shipped_splits())
+    assert 'Did you mean "coco_48_17"?' in str(raised.value)
 
 
 def test_all_faults_of_a_split_are_told_at_once() -> None:
-    with pytest.raises(RecipeError) as told:
+    with pytest.raises(RecipeError) as raised:
         load_split({"base": ["cat", "dog", "dog"], "novel": ["dog", "cow", "cow"], "unseen": ["emu"]})
-    faults = told.value.faults
-    assert len(faults) == 4
-    assert "unseen" in faults[0]
-    assert "split.base" in faults[1] and '"dog"' in faults[1]
-    assert "split.novel" in faults[2] and '"cow"' in faults[2]
-    assert '"dog" is base too' in faults[3]
+    problems = raised.value.problems
+    assert len(problems) == 4
+    assert "unseen" in problems[0]
+    assert "split.base" in problems[1] and '"dog"' in problems[1]
+    assert "split.novel" in problems[2] and '"cow"' in problems[2]
+    assert '"dog" is base too' in problems[3]
 
 
 @pytest.mark.parametrize("names", [{}, {"base": []}, {"novel": ["cat"]}, {"base": "cat"}, {"base": [""]}])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ezsd.data.images import decode_picture, picture_faults
+from ezsd.data.images import decode_image, image_problems
 from ezsd.errors import DataError
 
 
@@ -20,9 +20,9 @@ def _gradient(width: int = 48, height: int = 32) -> Image.Image:
 
 def test_a_picture_becomes_rgb_planes(tmp_path: Path) -> None:
     _gradient().save(tmp_path / "a.png")
-    picture = decode_picture(tmp_path / "a.png")
-    assert picture.dtype == torch.uint8 and picture.shape == (3, 32, 48) and picture.is_contiguous()
-    assert picture[:, 4, 10].tolist() == [50, 20, 90]
+    image = decode_image(tmp_path / "a.png")
+    assert image.dtype == torch.uint8 and image.shape == (3, 32, 48) and image.is_contiguous()
+    assert image[:, 4, 10].tolist() == [50, 20, 90]
 
 
 @pytest.mark.parametrize(
@@ -31,19 +31,19 @@ def test_a_picture_becomes_rgb_planes(tmp_path: Path) -> None:
 )
 def test_other_modes_become_rgb(mode: str, name: str, tmp_path: Path) -> None:
     _gradient().convert(mode).save(tmp_path / name)
-    assert decode_picture(tmp_path / name).shape == (3, 32, 48)
-    assert picture_faults([(tmp_path / name, 48, 32)], decode=True) == [None]
+    assert decode_image(tmp_path / name).shape == (3, 32, 48)
+    assert image_problems([(tmp_path / name, 48, 32)], decode=True) == [None]
 
 
 def test_a_photo_taken_upright_is_turned_as_viewers_turn_it(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise
     _gradient().save(tmp_path / "a.png", exif=exif)
-    picture = decode_picture(tmp_path / "a.png")
-    assert picture.shape == (3, 48, 32)
-    assert picture[:, 10, 31 - 4].tolist() == [50, 20, 90]
-    assert picture_faults([(tmp_path / "a.png", 32, 48)], decode=False) == [None]
-    assert "32 x 48" in str(picture_faults([(tmp_path / "a.png", 48, 32)], decode=False)[0])
+    image = decode_image(tmp_path / "a.png")
+    assert image.shape == (3, 48, 32)
+    assert image[:, 10, 31 - 4].tolist() == [50, 20, 90]
+    assert image_problems([(tmp_path / "a.png", 32, 48)], decode=False) == [None]
+    assert "32 x 48" in str(image_problems([(tmp_path / "a.png", 48, 32)], decode=False)[0])
 
 
 def _broken(folder: Path) -> dict[str, Path]:
@@ -64,30 +64,30 @@ def _broken(folder: Path) -> dict[str, Path]:
 def test_pictures_that_cannot_be_read_are_told_with_their_path(tmp_path: Path) -> None:
     for path in _broken(tmp_path).values():
         with pytest.raises(DataError, match=path.name):
-            decode_picture(path)
+            decode_image(path)
     with pytest.raises(DataError, match="no such picture"):
-        decode_picture(tmp_path / "missing.jpg")
+        decode_image(tmp_path / "missing.jpg")
     with pytest.raises(DataError, match="8 bits a channel"):
-        decode_picture(tmp_path / "deep.png")
+        decode_image(tmp_path / "deep.png")
 
 
 def test_checking_finds_every_broken_picture_and_keeps_the_order(tmp_path: Path) -> None:
     broken = list(_broken(tmp_path).values())
-    pictures = [path for bad in broken for path in (tmp_path / "whole.jpg", bad, tmp_path / "whole.png")] * 7
-    faults = picture_faults([(path, 48, 32) for path in pictures], decode=True)
-    assert [fault is not None for fault in faults] == [path in broken for path in pictures]
-    assert all(fault is None or str(path) in fault for fault, path in zip(faults, pictures, strict=True))
+    images = [path for bad in broken for path in (tmp_path / "whole.jpg", bad, tmp_path / "whole.png")] * 7
+    problems = image_problems([(path, 48, 32) for path in images], decode=True)
+    assert [problem is not None for problem in problems] == [path in broken for path in images]
+    assert all(problem is None or str(path) in problem for problem, path in zip(problems, images, strict=True))
 
 
 def test_without_decoding_only_the_header_is_read(tmp_path: Path) -> None:
     broken = _broken(tmp_path)
-    assert picture_faults([(broken["cut.jpg"], 48, 32)], decode=False) == [None]
+    assert image_problems([(broken["cut.jpg"], 48, 32)], decode=False) == [None]
     unreadable = [(broken[name], 48, 32) for name in ("text.jpg", "missing.jpg", "deep.png")]
-    assert None not in picture_faults(unreadable, decode=False)
+    assert None not in image_problems(unreadable, decode=False)
 
 
 def test_a_size_unlike_the_annotations_is_told(tmp_path: Path) -> None:
     _gradient().save(tmp_path / "a.jpg")
     for decode in (False, True):
-        fault = picture_faults([(tmp_path / "a.jpg", 96, 64)], decode)[0]
-        assert fault is not None and "48 x 32" in fault and "96 x 64" in fault
+        problem = image_problems([(tmp_path / "a.jpg", 96, 64)], decode)[0]
+        assert problem is not None and "48 x 32" in problem and "96 x 64" in problem

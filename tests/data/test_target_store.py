@@ -110,9 +110,9 @@ def test_verify_tells_all_faults_at_once(tmp_path: Path) -> None:
     store = TargetStore(tmp_path)
     with pytest.raises(ArtifactError) as caught:
         store.verify()
-    assert len(caught.value.faults) == 3
-    for shard, fault in zip(shards, caught.value.faults, strict=False):
-        assert shard.name in fault and "propose" in fault
+    assert len(caught.value.problems) == 3
+    for shard, problem in zip(shards, caught.value.problems, strict=False):
+        assert shard.name in problem and "propose" in problem
 
 
 def test_embeddings_that_are_not_of_unit_length_and_boxes_without_area_are_found(tmp_path: Path) -> None:

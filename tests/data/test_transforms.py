@@ -1,4 +1,4 @@
-"""Picture, boxes, masks and proposals stay together."""
+"""Image, boxes, masks and proposals stay together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ezsd.data.transforms import Sample, flip, resize, resize_picture
+from ezsd.data.transforms import Sample, flip, resize, resize_image
 from ezsd.utils.boxes import resize_scale
 
 SIDES = st.integers(8, 90)
@@ -17,10 +17,10 @@ SIDES = st.integers(8, 90)
 def _marked(height: int, width: int, box: tuple[int, int, int, int], masks: bool = True) -> Sample:
     """A black picture, white where the box is; mask and proposal say the same."""
     x1, y1, x2, y2 = box
-    picture = torch.zeros(3, height, width, dtype=torch.uint8)
-    picture[:, y1:y2, x1:x2] = 255
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    image[:, y1:y2, x1:x2] = 255
     boxes = torch.tensor([box], dtype=torch.float32)
-    return Sample(picture, boxes, torch.tensor([4]), picture[:1] // 255 if masks else None, boxes.clone())
+    return Sample(image, boxes, torch.tensor([4]), image[:1] // 255 if masks else None, boxes.clone())
 
 
 def _extent(bright: Tensor) -> list[int]:
@@ -41,10 +41,10 @@ def test_resized_boxes_masks_and_proposals_lie_on_the_resized_object(sample: Sam
     image_size = (sides[0], sides[0] + sides[1])
     resized, scale = resize(sample, image_size)
 
-    height, width = resized.picture.shape[-2:]
+    height, width = resized.image.shape[-2:]
     assert min(height, width) <= image_size[0] and max(height, width) <= image_size[1]
     assert min(height, width) == image_size[0] or max(height, width) == image_size[1]
-    assert abs(height - sample.picture.shape[-2] * scale) <= 0.5 + 1e-6
+    assert abs(height - sample.image.shape[-2] * scale) <= 0.5 + 1e-6
     assert resized.masks is not None and resized.masks.shape == (1, height, width)
     assert resized.masks.dtype == torch.uint8
     assert torch.equal(resized.boxes, resized.proposals)
@@ -54,7 +54,7 @@ def test_resized_boxes_masks_and_proposals_lie_on_the_resized_object(sample: Sam
     sides_of_box = torch.tensor([x2 - x1, y2 - y1])
     if (sides_of_box >= 2).all():
         assert (torch.tensor(_extent(resized.masks[0])) - resized.boxes[0]).abs().max() <= 1.001
-        assert (torch.tensor(_extent(resized.picture[0] > 127)) - resized.boxes[0]).abs().max() <= 1.5
+        assert (torch.tensor(_extent(resized.image[0] > 127)) - resized.boxes[0]).abs().max() <= 1.5
 
 
 @given(samples())
@@ -63,10 +63,10 @@ def test_flipped_boxes_masks_and_proposals_lie_on_the_flipped_object(sample: Sam
     flipped = flip(sample)
 
     assert flipped.masks is not None
-    for bright, boxes in [(flipped.picture[0], flipped.boxes), (flipped.masks[0], flipped.proposals)]:
+    for bright, boxes in [(flipped.image[0], flipped.boxes), (flipped.masks[0], flipped.proposals)]:
         assert _extent(bright > 0) == boxes[0].tolist()
     back = flip(flipped)
-    assert torch.equal(back.picture, sample.picture) and torch.equal(back.boxes, sample.boxes)
+    assert torch.equal(back.image, sample.image) and torch.equal(back.boxes, sample.boxes)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_the_short_side_is_reached_unless_the_long_side_gets_too_long(height: in
 
 def test_a_picture_that_shrinks_is_smoothed() -> None:
     noise = torch.randint(0, 256, (3, 64, 64), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    small = resize_picture(noise, (8, 8)).float()
+    small = resize_image(noise, (8, 8)).float()
     assert small.shape == (3, 8, 8)
     assert noise.float().std() > 70 and small.std() < 20
 
@@ -88,9 +88,9 @@ def test_samples_without_boxes_or_masks_pass() -> None:
     none = torch.zeros(0, 4)
     sample = Sample(torch.zeros(3, 20, 30, dtype=torch.uint8), none, torch.zeros(0, dtype=torch.int64), None, none)
     changed = flip(resize(sample, (40, 60))[0])
-    assert changed.picture.shape == (3, 40, 60)
+    assert changed.image.shape == (3, 40, 60)
     assert changed.boxes.shape == changed.proposals.shape == (0, 4) and changed.masks is None
-    empty = Sample(sample.picture, none, sample.labels, torch.zeros(0, 20, 30, dtype=torch.uint8), none)
+    empty = Sample(sample.image, none, sample.labels, torch.zeros(0, 20, 30, dtype=torch.uint8), none)
     changed = flip(resize(empty, (40, 60))[0])
     assert changed.masks is not None and changed.masks.shape == (0, 40, 60)
 
@@ -99,4 +99,4 @@ def test_resize_and_flip_leave_the_sample_they_were_given_alone() -> None:
     sample = _marked(20, 30, (3, 4, 12, 15))
     resize(sample, (40, 60))
     flip(sample)
-    assert sample.boxes.tolist() == [[3, 4, 12, 15]] and sample.picture.shape == (3, 20, 30)
+    assert sample.boxes.tolist() == [[3, 4, 12, 15]] and sample.image.shape == (3, 20, 30)

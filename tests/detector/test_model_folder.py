@@ -17,8 +17,8 @@ from tiny_run import make_model_folder
 def test_a_loaded_model_finds_what_the_saved_one_found(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path / "model", masks=True)
     (first, config, text), (second, _, _) = load_model(folder), load_model(folder)
-    picture = torch.rand(3, 96, 128)
-    found, again = (model.detect([picture], text)[0] for model in (first, second))
+    image = torch.rand(3, 96, 128)
+    found, again = (model.detect([image], text)[0] for model in (first, second))
     assert config.names == config.base + config.novel and len(text) == len(config.names)
     assert len(found.boxes) and torch.equal(found.boxes, again.boxes) and not first.training
 

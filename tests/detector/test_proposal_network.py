@@ -9,10 +9,10 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from ezsd.detector.proposal_network import ProposalNetwork, build_proposal_network
-from ezsd.detector.rcnn import batch_pictures, build_detector
-from ezsd.recipe import Detector
+from ezsd.detector.rcnn import batch_images, build_detector
+from ezsd.recipe import DetectorConfig
 
-SETTINGS = Detector(
+SETTINGS = DetectorConfig(
     backbone="tf_efficientnet_lite0", pretrained=False, image_size=(96, 128), fpn_channels=16,
     anchor_sides=(16, 24, 32, 48, 96), rpn_proposals=50, head_convs=1, head_channels=16, head_features=32,
 )  # fmt: skip
@@ -27,17 +27,17 @@ def network() -> ProposalNetwork:
     return made.eval()
 
 
-def _picture(height: int = 96, width: int = 128) -> Tensor:
+def _image(height: int = 96, width: int = 128) -> Tensor:
     return torch.randint(0, 255, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def test_regions_are_those_of_the_detectors_first_stage_and_have_scores(network: ProposalNetwork) -> None:
     detector = build_detector(SETTINGS, 16, False, pretrained=False).eval()
     detector.load_state_dict(network.state_dict(), strict=False)
-    images = batch_pictures([_picture()])
+    images = batch_images([_image()])
     with torch.no_grad():
         expected = detector.rpn(images, detector.backbone(images.tensors))[0][0]
-    boxes, scores = network.propose(_picture())
+    boxes, scores = network.propose(_image())
     large = ((expected[:, 2:] - expected[:, :2]) >= 1).all(1)
     assert len(boxes) > 20 and torch.allclose(boxes, expected[large])
     assert torch.equal(scores, scores.sort(descending=True).values)
@@ -45,32 +45,32 @@ def test_regions_are_those_of_the_detectors_first_stage_and_have_scores(network:
 
 
 def test_regions_lie_in_the_picture_in_its_own_pixels(network: ProposalNetwork) -> None:
-    small = _picture()
+    small = _image()
     large = F.interpolate(small[None].float(), scale_factor=3, mode="nearest")[0].to(torch.uint8)
     boxes, _ = network.propose(large)
     assert (boxes >= 0).all() and (boxes <= torch.tensor([384, 288, 384, 288])).all()
     assert float(boxes[:, 2].max()) > 300
-    narrow = network.propose(_picture(40, 190))[0]
+    narrow = network.propose(_image(40, 190))[0]
     assert len(narrow) and float(narrow[:, 3].max()) <= 40 < 100 < float(narrow[:, 2].max()) <= 190
 
 
 def test_regions_of_less_than_a_pixel_are_dropped(network: ProposalNetwork) -> None:
-    boxes, scores = network.propose(_picture(6, 8))  # enlarged sixteenfold
+    boxes, scores = network.propose(_image(6, 8))  # enlarged sixteenfold
     assert 0 < len(boxes) == len(scores) < 50
     assert ((boxes[:, 2:] - boxes[:, :2]) >= 1).all()
 
 
 def test_what_is_learned_is_found(network: ProposalNetwork) -> None:
     boxes, nothing = torch.tensor([[10.0, 12, 42, 44], [70, 40, 118, 88]]), torch.zeros(0, 4)
-    picture = torch.full((3, 96, 128), 60, dtype=torch.uint8)
+    image = torch.full((3, 96, 128), 60, dtype=torch.uint8)
     for x1, y1, x2, y2 in boxes.int().tolist():
-        picture[:, y1:y2, x1:x2] = 230
+        image[:, y1:y2, x1:x2] = 230
     target = {"boxes": boxes, "labels": torch.ones(2).long(), "crowd_boxes": nothing, "ignored_boxes": nothing}
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     network.train()
     for _ in range(150):  # enough from any start; 40 are not
         optimizer.zero_grad()
-        torch.stack(list(network([picture], [target]).values())).sum().backward()
+        torch.stack(list(network([image], [target]).values())).sum().backward()
         optimizer.step()
-    found, _ = network.eval().propose(picture)
+    found, _ = network.eval().propose(image)
     assert (box_iou(boxes, found[:5]).amax(1) > 0.5).all()

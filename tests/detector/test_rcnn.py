@@ -12,20 +12,20 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ezsd.detector.rcnn import Rcnn, batch_pictures, build_detector
+from ezsd.detector.rcnn import Rcnn, batch_images, build_detector
 from ezsd.detector.roi_heads import Target
-from ezsd.recipe import Detector
+from ezsd.recipe import DetectorConfig
 
 DIM = 16
 
 
-def settings(**changes: Any) -> Detector:
+def settings(**changes: Any) -> DetectorConfig:
     values: dict[str, Any] = {
         "backbone": "tf_efficientnet_lite0", "pretrained": False, "image_size": (96, 128), "fpn_channels": 16,
         "anchor_sides": (16, 24, 32, 48, 96), "rpn_proposals": 50, "head_convs": 1, "head_channels": 16,
-        "head_features": 32, "rois_per_photo": 32, "score_threshold": 0.0,
+        "head_features": 32, "rois_per_image": 32, "score_threshold": 0.0,
     }  # fmt: skip
-    return Detector(**{**values, **changes})
+    return DetectorConfig(**{**values, **changes})
 
 
 def model(masks: bool = False, **changes: Any) -> Rcnn:
@@ -42,7 +42,7 @@ def text(count: int = 3, seed: int = 0) -> Tensor:
     return F.normalize(torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-def picture(seed: int = 0, height: int = 96, width: int = 128) -> Tensor:
+def image(seed: int = 0, height: int = 96, width: int = 128) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 255, (3, height, width), dtype=torch.uint8, generator=generator)
 
@@ -63,9 +63,9 @@ def target(boxes: int = 2, distilled: int = 4, masks: bool = False) -> Target:
 
 def test_a_batch_finds_what_single_pictures_find() -> None:
     detector, names = model().eval(), text()
-    pictures = [picture(0), picture(1, 70, 90)]
-    together = detector.detect(pictures, names)
-    for one, found in zip(pictures, together, strict=True):
+    images = [image(0), image(1, 70, 90)]
+    together = detector.detect(images, names)
+    for one, found in zip(images, together, strict=True):
         alone = detector.detect([one], names)[0]
         assert len(alone.boxes) > 10
         assert torch.allclose(alone.scores, found.scores, atol=1e-4)
@@ -74,13 +74,13 @@ def test_a_batch_finds_what_single_pictures_find() -> None:
 
 def test_float_and_byte_pictures_are_the_same() -> None:
     detector = model().eval()
-    as_bytes = detector.detect([picture()], text())[0]
-    as_floats = detector.detect([picture().float() / 255], text())[0]
+    as_bytes = detector.detect([image()], text())[0]
+    as_floats = detector.detect([image().float() / 255], text())[0]
     assert torch.allclose(as_bytes.scores, as_floats.scores, atol=1e-3)
 
 
 def test_boxes_lie_in_the_picture_and_scores_fall() -> None:
-    found = model().eval().detect([picture(0, 200, 300)], text())[0]
+    found = model().eval().detect([image(0, 200, 300)], text())[0]
     assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([300, 200, 300, 200])).all()
     assert (found.scores[1:] <= found.scores[:-1]).all()
     assert int(found.labels.min()) >= 0 and int(found.labels.max()) <= 2
@@ -89,19 +89,19 @@ def test_boxes_lie_in_the_picture_and_scores_fall() -> None:
 def test_reordered_names_find_the_same_objects_under_new_labels() -> None:
     detector, names = model().eval(), text()
     order = torch.tensor([2, 0, 1])
-    first, second = detector.detect([picture()], names)[0], detector.detect([picture()], names[order])[0]
+    first, second = detector.detect([image()], names)[0], detector.detect([image()], names[order])[0]
     assert torch.allclose(first.scores, second.scores, atol=1e-5)
     assert torch.equal(first.labels, order[second.labels])
 
 
 def test_nothing_over_the_threshold_gives_no_boxes_and_no_masks() -> None:
     detector = model(masks=True, score_threshold=1.0).eval()
-    found = detector.detect([picture()], text())[0]
+    found = detector.detect([image()], text())[0]
     assert found.boxes.shape == (0, 4) and found.masks is not None and found.masks.shape == (0, 96, 128)
 
 
 def test_masks_have_the_size_of_the_picture() -> None:
-    found = model(masks=True).eval().detect([picture(0, 60, 90)], text())[0]
+    found = model(masks=True).eval().detect([image(0, 60, 90)], text())[0]
     assert found.masks is not None and found.masks.shape == (len(found.boxes), 60, 90)
     assert found.masks.dtype == torch.bool
 
@@ -110,7 +110,7 @@ def test_masks_have_the_size_of_the_picture() -> None:
 @pytest.mark.parametrize("distilled", [0, 4])
 def test_losses_are_finite_and_reach_every_trained_parameter(boxes: int, distilled: int) -> None:
     detector = model(masks=True).train()
-    losses = detector([picture(), picture(1)], [target(boxes, distilled, True), target(2, 4, True)], text())
+    losses = detector([image(), image(1)], [target(boxes, distilled, True), target(2, 4, True)], text())
     assert set(losses) == {
         "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box", "loss_distillation", "loss_mask"
     }  # fmt: skip
@@ -120,7 +120,7 @@ def test_losses_are_finite_and_reach_every_trained_parameter(boxes: int, distill
 
 
 def test_photos_without_any_box_can_be_learned_from() -> None:
-    losses = model(masks=True).train()([picture()], [target(0, 0, True)], text())
+    losses = model(masks=True).train()([image()], [target(0, 0, True)], text())
     assert all(torch.isfinite(value) for value in losses.values())
     assert losses["loss_box"] == 0 and losses["loss_distillation"] == 0
 
@@ -131,7 +131,7 @@ def test_distillation_pulls_region_embeddings_towards_the_teacher() -> None:
     history = []
     for step in range(40):
         torch.manual_seed(step)
-        loss = detector([picture()], [target()], text())["loss_distillation"]
+        loss = detector([image()], [target()], text())["loss_distillation"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -142,7 +142,7 @@ def test_distillation_pulls_region_embeddings_towards_the_teacher() -> None:
 def test_batch_norm_statistics_stay_while_training() -> None:
     detector = model().train()
     before = {name: value.clone() for name, value in detector.named_buffers() if "running" in name}
-    detector([picture()], [target()], text())
+    detector([image()], [target()], text())
     assert before and all(torch.equal(value, dict(detector.named_buffers())[name]) for name, value in before.items())
 
 
@@ -204,7 +204,7 @@ def test_crowd_regions_are_never_sampled_as_background() -> None:
 
 
 def test_pictures_are_padded_right_and_below_to_multiples_of_32() -> None:
-    batch = batch_pictures([picture(0, 40, 60), picture(1, 64, 33)])
+    batch = batch_images([image(0, 40, 60), image(1, 64, 33)])
     assert batch.tensors.shape == (2, 3, 64, 64) and batch.image_sizes == [(40, 60), (64, 33)]
-    assert torch.equal(batch.tensors[0, :, :40, :60], picture(0, 40, 60).float() / 255)
+    assert torch.equal(batch.tensors[0, :, :40, :60], image(0, 40, 60).float() / 255)
     assert batch.tensors[0, :, 40:].abs().sum() == 0

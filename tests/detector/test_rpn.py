@@ -10,7 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from ezsd.detector.rpn import build_rpn, on_ignored
-from ezsd.recipe import Detector
+from ezsd.recipe import DetectorConfig
 from ezsd.utils.boxes import covered_share
 
 
@@ -39,13 +39,13 @@ def test_covered_share_is_intersection_over_own_area(seed: int) -> None:
 
 
 def test_anchors_are_exact_when_features_are_in_half_precision() -> None:
-    rpn = build_rpn(Detector(backbone="tf_efficientnet_lite0", fpn_channels=8), 8)
-    pictures = ImageList(torch.zeros(1, 3, 256, 512), [(256, 512)])
+    rpn = build_rpn(DetectorConfig(backbone="tf_efficientnet_lite0", fpn_channels=8), 8)
+    images = ImageList(torch.zeros(1, 3, 256, 512), [(256, 512)])
     levels = [torch.zeros(1, 8, 64 // 2**level, 128 // 2**level) for level in range(5)]
-    exact = rpn.anchor_generator(pictures, levels)[0]
+    exact = rpn.anchor_generator(images, levels)[0]
     assert len(exact) == sum(3 * level[0, 0].numel() for level in levels)
     for dtype in (torch.bfloat16, torch.float16):
-        assert torch.equal(rpn.anchor_generator(pictures, [level.to(dtype) for level in levels])[0], exact)
+        assert torch.equal(rpn.anchor_generator(images, [level.to(dtype) for level in levels])[0], exact)
 
 
 def test_a_box_inside_a_crowd_is_ignored_however_small() -> None:
@@ -60,7 +60,7 @@ def test_a_box_on_an_ignored_region_needs_overlap_both_ways() -> None:
 
 
 def test_anchors_on_ignored_regions_are_not_background() -> None:
-    rpn = build_rpn(Detector(), 8)
+    rpn = build_rpn(DetectorConfig(), 8)
     anchors = torch.tensor([[0.0, 0, 50, 50], [100, 100, 150, 150], [200, 200, 250, 250]])
     crowd, ignored = anchors[:1], anchors[1:2]
     real = torch.tensor([[300.0, 300, 320, 320]])
@@ -69,7 +69,7 @@ def test_anchors_on_ignored_regions_are_not_background() -> None:
 
 
 def test_an_object_under_an_ignored_region_stays_an_object() -> None:
-    rpn = build_rpn(Detector(), 8)
+    rpn = build_rpn(DetectorConfig(), 8)
     anchors = torch.tensor([[0.0, 0, 50, 50]])
     labels, _ = rpn.assign_targets_to_anchors([anchors], [{"boxes": anchors, **target(anchors, anchors)}])
     assert labels[0].tolist() == [1]

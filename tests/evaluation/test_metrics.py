@@ -24,25 +24,25 @@ def _box(rng: np.random.Generator) -> list[float]:
     return [float(x), float(y), float(width), float(height)]
 
 
-def _truth(rng: np.random.Generator, photos: int = 12, categories: int = 5, crowds: bool = True) -> dict[str, Any]:
+def _truth(rng: np.random.Generator, images: int = 12, categories: int = 5, crowds: bool = True) -> dict[str, Any]:
     """Photo 1 has no box; the last category has no box anywhere; about one box in six is a crowd."""
     annotations: list[dict[str, Any]] = []
-    for photo in range(2, photos + 1):
+    for image in range(2, images + 1):
         for _ in range(rng.integers(0, 7)):
             box = _box(rng)
             annotations.append(
                 {
                     "id": len(annotations) + 1,
-                    "image_id": photo,
+                    "image_id": image,
                     "category_id": int(rng.integers(1, categories)),
                     "bbox": box,
                     "area": box[2] * box[3],
                     "iscrowd": int(crowds and rng.random() < 1 / 6),
                 }
             )
-    ids = range(1, photos + 1)
+    ids = range(1, images + 1)
     return {
-        "images": [{"id": photo, "width": SIDE, "height": SIDE, "file_name": f"{photo}.png"} for photo in ids],
+        "images": [{"id": image, "width": SIDE, "height": SIDE, "file_name": f"{image}.png"} for image in ids],
         "annotations": annotations,
         "categories": [{"id": category, "name": f"name {category}"} for category in range(1, categories + 1)],
     }
@@ -56,10 +56,10 @@ def _detections(rng: np.random.Generator, truth: dict[str, Any], many: int = 1) 
             x, y, width, height = annotation["bbox"]
             moved = [x + rng.normal(0, 0.05) * width, y, width * rng.uniform(0.8, 1.2), height]
             found.append({"image_id": annotation["image_id"], "category_id": annotation["category_id"], "bbox": moved})
-    for photo in truth["images"]:
+    for image in truth["images"]:
         for _ in range(rng.integers(0, 4) * many):
             category = int(rng.integers(1, len(truth["categories"]) + 1))
-            found.append({"image_id": photo["id"], "category_id": category, "bbox": _box(rng)})
+            found.append({"image_id": image["id"], "category_id": category, "bbox": _box(rng)})
     rng.shuffle(found)  # type: ignore[arg-type]
     return [{**entry, "score": float(rng.integers(1, 11)) / 10} for entry in found]
 
@@ -105,7 +105,7 @@ def test_figures_equal_pycocotools(seed: int) -> None:
 
 def test_only_the_hundred_best_detections_of_a_photo_and_category_count() -> None:
     rng = np.random.default_rng(0)
-    truth = _truth(rng, photos=4, categories=2)
+    truth = _truth(rng, images=4, categories=2)
     detections = _detections(rng, truth, many=150)
     _assert_same(coco_metrics(truth, detections), _pycocotools(truth, detections))
 
@@ -185,12 +185,12 @@ def test_inputs_are_not_changed() -> None:
 
 
 def _federated(rng: np.random.Generator) -> dict[str, Any]:
-    truth = _truth(rng, photos=15, categories=7, crowds=False)
-    for photo in truth["images"]:
-        present = {entry["category_id"] for entry in truth["annotations"] if entry["image_id"] == photo["id"]}
+    truth = _truth(rng, images=15, categories=7, crowds=False)
+    for image in truth["images"]:
+        present = {entry["category_id"] for entry in truth["annotations"] if entry["image_id"] == image["id"]}
         absent = [category for category in range(1, 8) if category not in present]
-        photo["neg_category_ids"] = [category for category in absent if rng.random() < 0.4]
-        photo["not_exhaustive_category_ids"] = [category for category in present if rng.random() < 0.4]
+        image["neg_category_ids"] = [category for category in absent if rng.random() < 0.4]
+        image["not_exhaustive_category_ids"] = [category for category in present if rng.random() < 0.4]
     for category in truth["categories"]:
         category["frequency"] = "rcf"[category["id"] % 3]
     return truth

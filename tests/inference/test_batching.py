@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ezsd.detector.model_folder import load_model
-from ezsd.inference.batching import detect_pictures
+from ezsd.inference.batching import detect_images
 from tiny_run import assert_same_detections, make_model_folder
 
 
@@ -15,11 +15,11 @@ def test_what_is_found_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     model, _, text = load_model(make_model_folder(tmp_path))
     generator = torch.Generator().manual_seed(0)
     sizes = [(64, 96), (96, 64), (60, 92), (64, 96), (200, 90), (64, 95)]
-    pictures = [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for size in sizes]
-    batched = dict(detect_pictures(model, pictures, text, 4))
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for size in sizes]
+    batched = dict(detect_images(model, images, text, 4))
     assert sorted(batched) == list(range(6))
-    for index, picture in enumerate(pictures):
-        ((_, single),) = detect_pictures(model, [picture], text, 1)
+    for index, image in enumerate(images):
+        ((_, single),) = detect_images(model, [image], text, 1)
         assert len(single.boxes) > 10
         together = batched[index]
         assert_same_detections(

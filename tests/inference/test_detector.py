@@ -54,8 +54,8 @@ def test_every_kind_of_picture_gives_the_same(detector: Detector, array: np.ndar
     ]
     expected = detector(array, threshold=0.0)
     assert len(expected) > 10
-    for picture in kinds:
-        assert detector(picture, threshold=0.0) == expected
+    for image in kinds:
+        assert detector(image, threshold=0.0) == expected
 
 
 def test_one_picture_gives_one_result_and_a_list_gives_a_list(detector: Detector, array: np.ndarray[Any, Any]) -> None:
@@ -108,9 +108,9 @@ def test_threshold_leaves_out_the_rest(detector: Detector, array: np.ndarray[Any
 def test_what_is_found_does_not_depend_on_the_batch(detector: Detector) -> None:
     rng = np.random.default_rng(1)
     sizes = [(64, 96), (96, 64), (60, 92), (64, 96), (200, 90)] * 3
-    pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
-    for batched, picture in zip(detector(pictures, threshold=0.0, batch_size=2), pictures, strict=True):
-        single = detector(picture, threshold=0.0)
+    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    for batched, image in zip(detector(images, threshold=0.0, batch_size=2), images, strict=True):
+        single = detector(image, threshold=0.0)
         assert len(single) > 10
         assert_same_detections(
             (batched.xyxy, batched.class_id, batched.confidence), (single.xyxy, single.class_id, single.confidence)
@@ -124,8 +124,8 @@ def test_masks_have_the_size_of_the_picture(array: np.ndarray[Any, Any], tmp_pat
     assert found.mask.shape == (len(found), 70, 100) and found.mask.dtype == bool
     nothing = detector(array, threshold=1.0)
     assert isinstance(nothing.mask, np.ndarray) and nothing.mask.shape == (0, 70, 100)
-    told = json.loads(json.dumps(detections_json(found)))
-    np.testing.assert_array_equal(mask_api.decode(told[0]["mask"]), found.mask[0])
+    expected = json.loads(json.dumps(detections_json(found)))
+    np.testing.assert_array_equal(mask_api.decode(expected[0]["mask"]), found.mask[0])
     assert draw(array, found).size == (640, 448)
 
 
@@ -183,7 +183,7 @@ def test_a_vocabulary_that_cannot_be_used_is_told(vocabulary: Any, message: str)
 def test_all_faults_of_a_vocabulary_are_told_at_once() -> None:
     with pytest.raises(RecipeError) as error:
         vocabulary_names(["cat", "", "cat"], SPLIT.names)
-    assert len(error.value.faults) == 2
+    assert len(error.value.problems) == 2
 
 
 def test_a_picture_that_cannot_be_used_is_told(tmp_path: Path, array: np.ndarray[Any, Any]) -> None:
@@ -195,9 +195,9 @@ def test_a_picture_that_cannot_be_used_is_told(tmp_path: Path, array: np.ndarray
         torch.zeros(70, 100, 3), torch.full((3, 8, 8), 255.0), torch.full((3, 8, 8), float("nan")),
         torch.zeros(3, 8, 8, dtype=torch.int64), Image.new("I;16", (8, 8)), Image.open(broken), 3, None,
     ]  # fmt: skip
-    for picture in wrong:
+    for image in wrong:
         with pytest.raises(DataError):
-            read_any(picture)
+            read_any(image)
 
 
 def test_pictures_are_turned_upright_and_made_rgb(tmp_path: Path) -> None:
@@ -206,8 +206,8 @@ def test_pictures_are_turned_upright_and_made_rgb(tmp_path: Path) -> None:
     path, exif = tmp_path / "phone.png", Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels).save(path, exif=exif)
-    for picture in (path, Image.open(path)):
-        upright = read_any(picture)
+    for image in (path, Image.open(path)):
+        upright = read_any(image)
         assert upright.shape == (3, 30, 20)
         assert bool((upright[:, :5] == 255).all()) and bool((upright[:, 5:] == 0).all())
     assert read_any(Image.new("L", (8, 6), 7)).shape == (3, 6, 8)
@@ -226,8 +226,8 @@ def test_json_holds_name_score_and_box() -> None:
         xyxy=np.array([[1, 2, 30.125, 40]], np.float32), confidence=np.array([0.87654], np.float32),
         class_id=np.array([0]), data={"class_name": np.array(["traffic cone"])},
     )  # fmt: skip
-    told = json.loads(json.dumps(detections_json(found)))
-    assert told == [{"name": "traffic cone", "score": 0.8765, "box": [1.0, 2.0, 30.12, 40.0]}]
+    expected = json.loads(json.dumps(detections_json(found)))
+    assert expected == [{"name": "traffic cone", "score": 0.8765, "box": [1.0, 2.0, 30.12, 40.0]}]
     assert detections_json(sv.Detections(xyxy=np.empty((0, 4)), data={"class_name": np.array([], str)})) == []
 
 

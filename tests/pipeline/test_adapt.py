@@ -8,27 +8,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from ezsd.data.formats.coco import load_photos
-from ezsd.data.samples import Photos
+from ezsd.data.formats.coco import load_images
+from ezsd.data.samples import ImageSet
 from ezsd.errors import ArtifactError, DataError
 from ezsd.pipeline.adapt import run_adapt
-from ezsd.recipe import Adapt
+from ezsd.recipe import AdaptConfig
 from ezsd.teacher import adaptation, load_norms
 from ezsd.utils.files import read_tensors
 from tiny import SPLIT, TinyCoco
 from tiny_teacher import ColourTeacher
 
-SETTINGS = Adapt(epochs=6, batch_size=4, lr=0.02, clip_norm=1.0)
+SETTINGS = AdaptConfig(epochs=6, batch_size=4, lr=0.02, clip_norm=1.0)
 PROMPT = "a photo of a {name}"
 
 
 @pytest.fixture
-def parts(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> tuple[Photos, Photos]:
+def parts(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> tuple[ImageSet, ImageSet]:
     part = tiny_coco(tmp_path / "data").part()
-    return load_photos(part, SPLIT.base), load_photos(part, SPLIT.names)
+    return load_images(part, SPLIT.base), load_images(part, SPLIT.names)
 
 
-def _run(parts: tuple[Photos, Photos | None], folder: Path, settings: Adapt = SETTINGS, seed: int = 0) -> ColourTeacher:
+def _run(
+    parts: tuple[ImageSet, ImageSet | None], folder: Path, settings: AdaptConfig = SETTINGS, seed: int = 0
+) -> ColourTeacher:
     teacher = ColourTeacher()
     run_adapt(teacher, *parts, SPLIT, settings, PROMPT, seed, folder, "cpu")
     return teacher
@@ -47,29 +49,29 @@ def _weights(teacher: ColourTeacher) -> dict[str, Tensor]:
     }
 
 
-def test_base_crops_are_told_better_and_figures_are_kept(parts: tuple[Photos, Photos], tmp_path: Path) -> None:
+def test_base_crops_are_told_better_and_figures_are_kept(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     _run(parts, tmp_path / "run", SETTINGS.model_copy(update={"epochs": 30}))
     metrics = _metrics(tmp_path / "run")
     before, after = metrics["accuracy_base_before"], metrics["accuracy_base_after"]
     assert before is not None and after is not None and after > before
     for name in ("accuracy_novel", "accuracy_novel_among_novel"):
         assert metrics[f"{name}_before"] is not None and metrics[f"{name}_after"] is not None
-    boxes = sum(int((~photo.crowd).sum()) for photo in parts[0].photos)
+    boxes = sum(int((~image.crowd).sum()) for image in parts[0].images)
     assert metrics["crops"] == 30 * boxes and metrics["steps"] == 30 * -(-boxes // 4)
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
 def test_what_val_crops_were_told_as_is_kept_and_gives_the_accuracies(
-    parts: tuple[Photos, Photos], tmp_path: Path
+    parts: tuple[ImageSet, ImageSet], tmp_path: Path
 ) -> None:
     _run(parts, tmp_path)
-    metrics, told = _metrics(tmp_path), json.loads((tmp_path / "confusion.json").read_text())
-    assert told["names"] == list(SPLIT.names) and told["base"] == 2
-    assert told["before"] != told["after"]
-    truth = torch.cat([photo.labels[~photo.crowd] for photo in parts[1].photos]) - 1
+    metrics, expected = _metrics(tmp_path), json.loads((tmp_path / "confusion.json").read_text())
+    assert expected["names"] == list(SPLIT.names) and expected["base"] == 2
+    assert expected["before"] != expected["after"]
+    truth = torch.cat([image.labels[~image.crowd] for image in parts[1].images]) - 1
     for when in ("before", "after"):
         counts = torch.zeros(4, 4)
-        for true, said, crops in told[when]:
+        for true, said, crops in expected[when]:
             counts[true, said] += crops
         assert counts.sum(1).tolist() == torch.bincount(truth, minlength=4).tolist()
         for side, rows in (("base", slice(0, 2)), ("novel", slice(2, 4))):
@@ -77,7 +79,7 @@ def test_what_val_crops_were_told_as_is_kept_and_gives_the_accuracies(
             assert metrics[f"accuracy_{side}_{when}"] == pytest.approx(float(share))
 
 
-def test_only_affine_parameters_of_norm_layers_change(parts: tuple[Photos, Photos], tmp_path: Path) -> None:
+def test_only_affine_parameters_of_norm_layers_change(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     before, after = _weights(ColourTeacher()), _weights(_run(parts, tmp_path))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"0.1.weight", "0.1.bias", "2.weight", "2.bias"}
@@ -87,7 +89,7 @@ def test_only_affine_parameters_of_norm_layers_change(parts: tuple[Photos, Photo
 
 
 def test_the_teacher_is_frozen_again_and_the_written_norms_are_its_own(
-    parts: tuple[Photos, Photos], tmp_path: Path
+    parts: tuple[ImageSet, ImageSet], tmp_path: Path
 ) -> None:
     teacher = _run(parts, tmp_path)
     assert all(not value.requires_grad and value.grad is None for value in teacher.norm_parameters().values())
@@ -97,7 +99,7 @@ def test_the_teacher_is_frozen_again_and_the_written_norms_are_its_own(
 
 
 def test_a_stopped_run_goes_on_and_ends_bit_for_bit_where_an_unbroken_one_ends(
-    parts: tuple[Photos, Photos], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _run(parts, tmp_path / "unbroken")
     monkeypatch.setattr(adaptation, "_CHECKPOINT_SECONDS", 0.0)
@@ -122,7 +124,7 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_where_an_unbroken_one_ends(
 
 
 def test_a_checkpoint_of_other_settings_is_refused(
-    parts: tuple[Photos, Photos], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*arguments: object) -> None:
         save(*arguments)
@@ -137,14 +139,14 @@ def test_a_checkpoint_of_other_settings_is_refused(
         _run(parts, tmp_path, SETTINGS.model_copy(update={"lr": 0.5}))
 
 
-def test_the_seed_decides_the_result(parts: tuple[Photos, Photos], tmp_path: Path) -> None:
+def test_the_seed_decides_the_result(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     prints = [_run(parts, tmp_path / str(place), seed=seed).fingerprint for place, seed in enumerate((0, 0, 1))]
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_an_epoch_takes_every_base_box_once_and_no_crowd(parts: tuple[Photos, Photos]) -> None:
+def test_an_epoch_takes_every_base_box_once_and_no_crowd(parts: tuple[ImageSet, ImageSet]) -> None:
     batches = adaptation.CropBatches(parts[0], SPLIT.base, SETTINGS, seed=3)
-    boxes = sum(int((~photo.crowd).sum()) for photo in parts[0].photos)
+    boxes = sum(int((~image.crowd).sum()) for image in parts[0].images)
     orders = [batches._order_of(epoch) for epoch in (0, 1)]
     assert [sorted(order) for order in orders] == [list(range(boxes))] * 2
     assert orders[0] != orders[1]
@@ -152,27 +154,27 @@ def test_an_epoch_takes_every_base_box_once_and_no_crowd(parts: tuple[Photos, Ph
     assert crops.shape == (4, 3, 16, 16) and labels.shape == (4,) and total == 4
 
 
-def test_novel_boxes_of_the_train_part_change_nothing(parts: tuple[Photos, Photos], tmp_path: Path) -> None:
+def test_novel_boxes_of_the_train_part_change_nothing(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     assert _run(parts, tmp_path / "a").fingerprint == _run((parts[1], parts[1]), tmp_path / "b").fingerprint
 
 
-def test_without_val_photos_no_accuracy_is_told(parts: tuple[Photos, Photos], tmp_path: Path) -> None:
+def test_without_val_photos_no_accuracy_is_told(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     _run((parts[0], None), tmp_path)
     metrics = _metrics(tmp_path)
     assert all(value is None for name, value in metrics.items() if name.startswith("accuracy"))
     assert not (tmp_path / "confusion.json").exists()
 
 
-def test_not_enabled_measures_only_what_the_teacher_can_do(parts: tuple[Photos, Photos], tmp_path: Path) -> None:
+def test_not_enabled_measures_only_what_the_teacher_can_do(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     teacher = _run(parts, tmp_path, SETTINGS.model_copy(update={"enabled": False}))
     metrics = _metrics(tmp_path)
     assert metrics["accuracy_base_before"] is not None and metrics["accuracy_base_after"] is None
     assert metrics["crops"] == 0 and teacher.fingerprint == ColourTeacher().fingerprint
     assert not (tmp_path / "norms.safetensors").exists()
-    told = json.loads((tmp_path / "confusion.json").read_text())
-    assert told["before"] and told["after"] is None
+    expected = json.loads((tmp_path / "confusion.json").read_text())
+    assert expected["before"] and expected["after"] is None
 
 
-def test_boxes_all_too_small_are_told(parts: tuple[Photos, Photos], tmp_path: Path) -> None:
+def test_boxes_all_too_small_are_told(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="min_side"):
         _run(parts, tmp_path, SETTINGS.model_copy(update={"min_side": 1000}))

@@ -16,9 +16,9 @@ from rich.console import Console
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from ezsd.data.formats.coco import load_photos
+from ezsd.data.formats.coco import load_images
 from ezsd.data.formats.lvis import read_rules
-from ezsd.data.samples import Photos, read_picture
+from ezsd.data.samples import ImageSet, read_image
 from ezsd.detector.model_folder import load_model
 from ezsd.detector.rcnn import Rcnn
 from ezsd.detector.roi_heads import Detections
@@ -39,22 +39,22 @@ KEYS = {  # the contract
     "zsd": {"ap50", "ap"},
     "proposals": {"novel_recall_at_100", "novel_recall_at_300"},
     "teacher": {"accuracy_base_before", "accuracy_base_after", "accuracy_novel_before", "accuracy_novel_after"},
-    "counts": {"photos", "boxes_base", "boxes_novel", "crowds", "skipped"},
+    "counts": {"images", "boxes_base", "boxes_novel", "crowds", "skipped"},
     "cost": {"adapt_s", "propose_s", "train_s", "teacher_crops", "teacher_dense_passes", "target_bytes"},
 }
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyCoco, Recipe, Photos, Path]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyCoco, Recipe, ImageSet, Path]:
     folder = tmp_path_factory.mktemp("evaluate")
     coco = make_tiny_coco(folder / "data")
     make_model_folder(folder / "run" / "train" / "model")
     recipe = make_recipe(coco)
-    return coco, recipe, load_photos(recipe.data.val, SPLIT.names), folder / "run"
+    return coco, recipe, load_images(recipe.data.val, SPLIT.names), folder / "run"
 
 
 @pytest.fixture
-def run_folder(made: tuple[TinyCoco, Recipe, Photos, Path], tmp_path: Path) -> Path:
+def run_folder(made: tuple[TinyCoco, Recipe, ImageSet, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(made[3], tmp_path / "run"))
 
 
@@ -75,36 +75,36 @@ def _pycocotools(coco: TinyCoco, names: tuple[str, ...], detections: list[dict[s
     return 100 * precision[precision > -1].mean(), 100 * precision[0][precision[0] > -1].mean()
 
 
-def _looks_well(photos: Photos) -> Callable[[Rcnn, list[Tensor], Tensor], list[Detections]]:
+def _looks_well(images: ImageSet) -> Callable[[Rcnn, list[Tensor], Tensor], list[Detections]]:
     """A detector that finds most true boxes, somewhat moved, beside false ones: figures between 0 and 100."""
-    truth = {read_picture(photo).numpy().tobytes(): photo for photo in photos.photos}
+    truth = {read_image(image).numpy().tobytes(): image for image in images}
     generator = torch.Generator().manual_seed(0)
 
-    def detect(self: Rcnn, pictures: list[Tensor], text: Tensor) -> list[Detections]:
+    def detect(self: Rcnn, pixels: list[Tensor], text: Tensor) -> list[Detections]:
         found = []
-        for picture in pictures:
-            photo = truth[picture.numpy().tobytes()]
-            first = len(photos.names) - len(text)
-            own = photo.labels > first
-            boxes = photo.boxes[own] + torch.randn(int(own.sum()), 4, generator=generator)
+        for each in pixels:
+            image = truth[each.numpy().tobytes()]
+            first = len(images.names) - len(text)
+            own = image.labels > first
+            boxes = image.boxes[own] + torch.randn(int(own.sum()), 4, generator=generator)
             false = torch.tensor([[5.0, 5.0, 30.0, 30.0]]).expand(len(text), 4)
-            labels = torch.cat([photo.labels[own] - 1 - first, torch.arange(len(text))])
+            labels = torch.cat([image.labels[own] - 1 - first, torch.arange(len(text))])
             scores = torch.rand(len(labels), generator=generator)
             found.append(Detections(torch.cat([boxes, false]), labels, scores))
             if self.roi_heads.has_mask():
                 full = torch.ones(len(labels), 1, 28, 28)
-                found[-1].masks = paste_masks_in_image(full, found[-1].boxes, picture.shape[1:])[:, 0] > 0.5
+                found[-1].masks = paste_masks_in_image(full, found[-1].boxes, each.shape[1:])[:, 0] > 0.5
         return found
 
     return detect
 
 
 def test_figures_are_those_of_the_written_detections(
-    made: tuple[TinyCoco, Recipe, Photos, Path], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coco, recipe, photos, _ = made
-    monkeypatch.setattr(Rcnn, "detect", _looks_well(photos))
-    metrics = run_evaluate(recipe, photos, None, run_folder, "cpu")
+    coco, recipe, images, _ = made
+    monkeypatch.setattr(Rcnn, "detect", _looks_well(images))
+    metrics = run_evaluate(recipe, images, None, run_folder, "cpu")
     folder = run_folder / "evaluate"
     detections = json.loads((folder / "detections.json").read_text())
     ids = {entry["id"]: entry["name"] for entry in coco.content["categories"]}
@@ -124,28 +124,28 @@ def test_figures_are_those_of_the_written_detections(
     ]  # fmt: skip
 
 
-def test_zsd_asks_for_the_novel_names_alone(made: tuple[TinyCoco, Recipe, Photos, Path], run_folder: Path) -> None:
-    _, recipe, photos, _ = made
-    run_evaluate(recipe, photos, None, run_folder, "cpu")
+def test_zsd_asks_for_the_novel_names_alone(made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path) -> None:
+    _, recipe, images, _ = made
+    run_evaluate(recipe, images, None, run_folder, "cpu")
     model, _, text = load_model(run_folder / "train" / "model")
     for file, asked in (("detections.json", text), ("detections_zsd.json", text[2:])):
-        (expected,) = model.detect([read_picture(photos.photos[0])], asked)
+        (expected,) = model.detect([read_image(images[0])], asked)
         written = json.loads((run_folder / "evaluate" / file).read_text())
-        scores = [entry["score"] for entry in written if entry["image_id"] == photos.photos[0].image_id]
+        scores = [entry["score"] for entry in written if entry["image_id"] == images[0].image_id]
         assert scores == pytest.approx(expected.scores.tolist(), abs=1e-5)
 
 
-def test_metrics_have_the_keys_others_read(made: tuple[TinyCoco, Recipe, Photos, Path], run_folder: Path) -> None:
-    _, recipe, photos, _ = made
+def test_metrics_have_the_keys_others_read(made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path) -> None:
+    _, recipe, images, _ = made
     stages = {
         "adapt": {"seconds": 1.5, "accuracy_base_before": 0.2, "accuracy_base_after": 0.4},
         "targets": {"seconds": 2.5, "crops": 300, "dense_passes": 16, "bytes": 4000},
         "train": {"seconds": 3.5, "steps": 7},
     }
-    for stage, told in stages.items():
+    for stage, expected in stages.items():
         (run_folder / stage).mkdir(exist_ok=True)
-        (run_folder / stage / "metrics.json").write_text(json.dumps(told))
-    metrics = run_evaluate(recipe, photos, None, run_folder, "cpu")
+        (run_folder / stage / "metrics.json").write_text(json.dumps(expected))
+    metrics = run_evaluate(recipe, images, None, run_folder, "cpu")
     assert list(metrics) == list(KEYS)
     assert {key: set(metrics[key]) for key, keys in KEYS.items() if keys} == {k: v for k, v in KEYS.items() if v}
     assert (metrics["setting"], metrics["split"]) == ("named", "tiny")
@@ -162,59 +162,59 @@ def test_metrics_have_the_keys_others_read(made: tuple[TinyCoco, Recipe, Photos,
         rows = [entry for entry in made[0].content["annotations"] if ids[entry["category_id"]] in names]
         assert metrics["counts"][key] == sum(not entry["iscrowd"] for entry in rows)
     assert metrics["counts"]["crowds"] == 1
-    assert metrics["counts"]["photos"] == 8
+    assert metrics["counts"]["images"] == 8
 
 
 def test_a_killed_run_goes_on(
-    made: tuple[TinyCoco, Recipe, Photos, Path], run_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    _, recipe, photos, source = made
-    monkeypatch.setattr(inference, "_PART_PHOTOS", 2)
-    whole = run_evaluate(recipe, photos, None, run_folder, "cpu")
+    _, recipe, images, source = made
+    monkeypatch.setattr(inference, "_PART_IMAGES", 2)
+    whole = run_evaluate(recipe, images, None, run_folder, "cpu")
     killed = Path(shutil.copytree(source, tmp_path / "killed"))
     detect, seen, patience = Rcnn.detect, 0, 5
 
-    def dies(self: Rcnn, pictures: list[Tensor], text: Tensor) -> list[Detections]:
+    def dies(self: Rcnn, pixels: list[Tensor], text: Tensor) -> list[Detections]:
         nonlocal seen
-        seen += len(pictures)
+        seen += len(pixels)
         if seen > patience:
             raise KeyboardInterrupt
-        return detect(self, pictures, text)
+        return detect(self, pixels, text)
 
     monkeypatch.setattr(Rcnn, "detect", dies)
     with pytest.raises(KeyboardInterrupt):
-        run_evaluate(recipe, photos, None, killed, "cpu")
+        run_evaluate(recipe, images, None, killed, "cpu")
     seen, patience = 0, 1000
-    assert run_evaluate(recipe, photos, None, killed, "cpu") == whole
-    assert seen == 2 * len(photos.photos) - 4
+    assert run_evaluate(recipe, images, None, killed, "cpu") == whole
+    assert seen == 2 * len(images) - 4
     for name in ("detections.json", "per_category.csv"):
         assert (killed / "evaluate" / name).read_text() == (run_folder / "evaluate" / name).read_text()
 
 
 def test_parts_of_another_model_are_not_taken(
-    made: tuple[TinyCoco, Recipe, Photos, Path], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, recipe, photos, _ = made
+    _, recipe, images, _ = made
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "coco_metrics", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            run_evaluate(recipe, photos, None, run_folder, "cpu")
+            run_evaluate(recipe, images, None, run_folder, "cpu")
     assert list((run_folder / "evaluate" / "parts").rglob("*.json"))
     make_model_folder(run_folder / "train" / "model", seed=1)
-    other = run_evaluate(recipe, photos, None, run_folder, "cpu")
+    other = run_evaluate(recipe, images, None, run_folder, "cpu")
     shutil.rmtree(run_folder / "evaluate")
-    assert run_evaluate(recipe, photos, None, run_folder, "cpu") == other
+    assert run_evaluate(recipe, images, None, run_folder, "cpu") == other
 
 
 def test_novel_names_without_boxes_are_not_measured(
-    made: tuple[TinyCoco, Recipe, Photos, Path], run_folder: Path, tmp_path: Path
+    made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path, tmp_path: Path
 ) -> None:
     coco = make_tiny_coco(tmp_path / "data")
     novel = [entry["id"] for entry in coco.content["categories"] if entry["name"] in SPLIT.novel]
     coco.content["annotations"] = [e for e in coco.content["annotations"] if e["category_id"] not in novel]
     coco.save()
     recipe = make_recipe(coco)
-    metrics = run_evaluate(recipe, load_photos(recipe.data.val, SPLIT.names), None, run_folder, "cpu")
+    metrics = run_evaluate(recipe, load_images(recipe.data.val, SPLIT.names), None, run_folder, "cpu")
     assert metrics["zsd"] == {"ap50": None, "ap": None}
     for key in ("ap50_novel", "harmonic_mean", "ap_novel"):
         assert metrics["gzsd"][key] is None
@@ -226,12 +226,12 @@ def test_novel_names_without_boxes_are_not_measured(
 
 
 def test_masks_are_measured_when_model_and_annotations_have_them(
-    made: tuple[TinyCoco, Recipe, Photos, Path], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, recipe, photos, _ = made
-    monkeypatch.setattr(Rcnn, "detect", _looks_well(photos))
+    _, recipe, images, _ = made
+    monkeypatch.setattr(Rcnn, "detect", _looks_well(images))
     make_model_folder(run_folder / "train" / "model", masks=True)
-    metrics = run_evaluate(recipe, photos, None, run_folder, "cpu")
+    metrics = run_evaluate(recipe, images, None, run_folder, "cpu")
     assert set(metrics["masks"]["gzsd"]) == KEYS["gzsd"]
     assert 0 < metrics["masks"]["gzsd"]["ap_all"] < metrics["gzsd"]["ap_all"]  # full boxes, but the shapes are not
     assert metrics["masks"]["zsd"]["ap50"] > 0
@@ -240,7 +240,7 @@ def test_masks_are_measured_when_model_and_annotations_have_them(
 
 
 def test_lvis_rules_are_read_and_used(
-    made: tuple[TinyCoco, Recipe, Photos, Path], run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coco = make_tiny_coco(tmp_path / "data")
     frequencies = {"circle": "f", "square": "c", "triangle": "r", "bar": "r", "ring": "f"}
@@ -254,35 +254,37 @@ def test_lvis_rules_are_read_and_used(
     assert rules.images[19] == {"neg_category_ids": [3], "not_exhaustive_category_ids": [4]}
     assert rules.frequencies == {1: "f", 2: "c", 3: "r", 4: "r"}
     recipe = make_recipe(coco)
-    photos = load_photos(recipe.data.val, SPLIT.names)
-    monkeypatch.setattr(Rcnn, "detect", _looks_well(photos))
-    federated = run_evaluate(recipe, photos, None, run_folder, "cpu")
+    images = load_images(recipe.data.val, SPLIT.names)
+    monkeypatch.setattr(Rcnn, "detect", _looks_well(images))
+    federated = run_evaluate(recipe, images, None, run_folder, "cpu")
     assert set(federated["lvis"]) == {"ap", "ap_r", "ap_c", "ap_f"}
     assert federated["lvis"]["ap_r"] == federated["gzsd"]["ap_novel"]
     shutil.rmtree(run_folder / "evaluate")
-    monkeypatch.setattr(Rcnn, "detect", _looks_well(photos))  # finds the same once more
+    monkeypatch.setattr(Rcnn, "detect", _looks_well(images))  # finds the same once more
     plain = run_evaluate(made[1], made[2], None, run_folder, "cpu")
     assert "lvis" not in plain
     assert federated["gzsd"]["ap_all"] > plain["gzsd"]["ap_all"]  # fewer false positives count
 
 
-def test_names_that_the_annotations_lack_get_ids_of_their_own(made: tuple[TinyCoco, Recipe, Photos, Path]) -> None:
+def test_names_that_the_annotations_lack_get_ids_of_their_own(made: tuple[TinyCoco, Recipe, ImageSet, Path]) -> None:
     rules = read_rules(made[0].annotations, ("circle", "unicorn", "bar", "dragon"))
     assert rules.category_ids == (3, 45, 12, 46)
     assert rules.images == rules.frequencies == {}
 
 
-def test_photos_read_for_other_names_are_refused(made: tuple[TinyCoco, Recipe, Photos, Path], run_folder: Path) -> None:
+def test_photos_read_for_other_names_are_refused(
+    made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path
+) -> None:
     _, recipe, _, _ = made
     with pytest.raises(ArtifactError, match="split tiny"):
-        run_evaluate(recipe, load_photos(recipe.data.val, ("square", "circle")), None, run_folder, "cpu")
+        run_evaluate(recipe, load_images(recipe.data.val, ("square", "circle")), None, run_folder, "cpu")
 
 
 def test_headline_averages_base_and_novel_apart() -> None:
     gzsd = {1: Figures(10, 20, 0), 2: Figures(30, 40, 0), 3: Figures(5, 15, 0), 4: Figures(None, None, None)}
-    told = headline(gzsd, {3: Figures(7, 17, 0), 4: Figures(None, None, None)}, base=2)
-    assert told["zsd"] == {"ap50": 17, "ap": 7}
-    assert told["gzsd"] == {
+    expected = headline(gzsd, {3: Figures(7, 17, 0), 4: Figures(None, None, None)}, base=2)
+    assert expected["zsd"] == {"ap50": 17, "ap": 7}
+    assert expected["gzsd"] == {
         "ap50_base": 30, "ap50_novel": 15, "ap50_all": 25, "harmonic_mean": pytest.approx(20),
         "ap_base": 20, "ap_novel": 5, "ap_all": 15,
     }  # fmt: skip
@@ -292,7 +294,7 @@ def test_the_table_shows_setting_cost_and_what_was_not_measured() -> None:
     metrics = {
         "setting": "named", "split": "tiny",
         **headline({1: Figures(10, 20, 0), 2: Figures(None, None, None)}, {}, base=1),
-        "counts": {"photos": 8, "boxes_base": 9, "boxes_novel": 0, "crowds": 1, "skipped": 2},
+        "counts": {"images": 8, "boxes_base": 9, "boxes_novel": 0, "crowds": 1, "skipped": 2},
         "cost": {"adapt_s": 1.5, "propose_s": None, "train_s": 3600.0, "teacher_crops": 12345,
                  "teacher_dense_passes": None, "target_bytes": 2_500_000},
     }  # fmt: skip
@@ -304,12 +306,12 @@ def test_the_table_shows_setting_cost_and_what_was_not_measured() -> None:
 
 
 def test_per_category_counts_boxes_and_leaves_out_what_was_not_measured(
-    made: tuple[TinyCoco, Recipe, Photos, Path],
+    made: tuple[TinyCoco, Recipe, ImageSet, Path],
 ) -> None:
-    photos = made[2]
+    images = made[2]
     figures = {1: Figures(1.23456, 2, 3), 2: Figures(None, None, None), 3: Figures(0, 0, 0), 4: Figures(0, 0, 0)}
-    rows = list(csv.DictReader(io.StringIO(per_category_csv(photos, figures, base=2))))
+    rows = list(csv.DictReader(io.StringIO(per_category_csv(images, figures, base=2))))
     assert rows[0]["ap"] == "1.2346"
     assert rows[1]["ap"] == rows[1]["ar"] == ""
-    labels = torch.cat([photo.labels[~photo.crowd] for photo in photos.photos])
+    labels = torch.cat([image.labels[~image.crowd] for image in images])
     assert [int(row["boxes"]) for row in rows] == [int((labels == label).sum()) for label in range(1, 5)]

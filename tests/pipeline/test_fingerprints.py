@@ -99,13 +99,13 @@ def test_settings_of_a_stage_that_is_off_do_not_count(coco: TinyCoco) -> None:
 def test_changed_boxes_and_photos_are_seen(coco: TinyCoco) -> None:
     recipe = _recipe(coco)
     before = _inputs(recipe)
-    photo = next(coco.images.iterdir())
-    photo.write_bytes(photo.read_bytes() + b" ")
-    changed_photo = _inputs(recipe)
-    assert _changed(before, changed_photo) == ["adapt", "propose", "train", "evaluate"]
+    image = next(coco.images.iterdir())
+    image.write_bytes(image.read_bytes() + b" ")
+    changed_image = _inputs(recipe)
+    assert _changed(before, changed_image) == ["adapt", "propose", "train", "evaluate"]
     coco.content["annotations"].pop()
     coco.save()
-    assert _changed(changed_photo, _inputs(recipe)) == ["adapt", "propose", "train", "evaluate"]
+    assert _changed(changed_image, _inputs(recipe)) == ["adapt", "propose", "train", "evaluate"]
 
 
 def test_the_val_part_concerns_only_what_is_measured_on_it(coco: TinyCoco, tmp_path: Path) -> None:
@@ -140,9 +140,9 @@ def test_another_checkpoint_under_the_same_name_is_seen(coco: TinyCoco, tmp_path
 def test_differences_are_told_by_recipe_key() -> None:
     before = {"train.lr": 0.1, "data.train.images": "sha256:1", "seed": 0, "split.base": ["a"] * 100}
     now = {"train.lr": 0.2, "data.train.images": "sha256:2", "seed": 0, "split.base": ["a"], "train.flip": 0.5}
-    told = differences(before, now)
-    assert "train.lr was 0.1, is now 0.2" in told
-    assert "data.train.images: the content has changed" in told
-    assert "train.flip was null, is now 0.5" in told
-    assert len(told) == 4
-    assert max(map(len, told)) < 160
+    expected = differences(before, now)
+    assert "train.lr was 0.1, is now 0.2" in expected
+    assert "data.train.images: the content has changed" in expected
+    assert "train.flip was null, is now 0.5" in expected
+    assert len(expected) == 4
+    assert max(map(len, expected)) < 160

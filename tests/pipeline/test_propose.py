@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from ezsd.data.formats.coco import load_photos
-from ezsd.data.samples import Photo, Photos, read_picture
+from ezsd.data.formats.coco import load_images
+from ezsd.data.samples import AnnotatedImage, ImageSet, read_image
 from ezsd.data.target_store import TargetStore
 from ezsd.pipeline import propose
 from ezsd.pipeline.propose import run_propose
 from ezsd.proposals.candidates import lie_on
-from ezsd.recipe import Propose, Recipe, parse_recipe
+from ezsd.recipe import ProposeConfig, Recipe, parse_recipe
 from ezsd.teacher.regions import crop_regions
-from tiny import EMPTY_PHOTO, SPLIT, TinyCoco
+from tiny import EMPTY_IMAGE, SPLIT, TinyCoco
 from tiny_teacher import ColourTeacher, tiny_values
 
 PROMPT = "a photo of a {name}"
-SETTINGS = Propose(
+SETTINGS = ProposeConfig(
     image_size=(64, 96), stride=16, sides=(16, 32), ratios=(0.5, 1.0, 2.0), dense_sides=(96,), shortlist=60, keep=12,
-    base_filter=False, batch_size=32, shard_photos=3,
+    base_filter=False, batch_size=32, shard_images=3,
 )  # fmt: skip
 
 
@@ -36,12 +36,12 @@ def tiny(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> TinyCoco:
     return tiny_coco(tmp_path / "data")
 
 
-def _run(photos: Photos, folder: Path, settings: Propose = SETTINGS) -> TargetStore:
-    run_propose(_recipe(settings), SPLIT, photos, ColourTeacher(), folder, "cpu")
+def _run(images: ImageSet, folder: Path, settings: ProposeConfig = SETTINGS) -> TargetStore:
+    run_propose(_recipe(settings), SPLIT, images, ColourTeacher(), folder, "cpu")
     return TargetStore(folder)
 
 
-def _recipe(settings: Propose) -> Recipe:
+def _recipe(settings: ProposeConfig) -> Recipe:
     recipe = parse_recipe(tiny_values("images", "annotations.json"), "test")
     return recipe.model_copy(update={"propose": settings, "prompt": PROMPT})
 
@@ -49,43 +49,43 @@ def _recipe(settings: Propose) -> Recipe:
 def test_every_photo_gets_proposals_and_its_base_boxes_with_the_embeddings_of_its_crops(
     tiny: TinyCoco, tmp_path: Path
 ) -> None:
-    photos = load_photos(tiny.part(), SPLIT.base)
-    store = _run(photos, tmp_path / "targets")
+    images = load_images(tiny.part(), SPLIT.base)
+    store = _run(images, tmp_path / "targets")
     store.verify()
     teacher = ColourTeacher()
-    for photo in photos.photos:
-        regions = store[photo.image_id]
+    for image in images:
+        regions = store[image.image_id]
         proposals, base = ~regions.is_base_box, regions.is_base_box
         assert 0 < int(proposals.sum()) <= 12
-        assert torch.equal(regions.boxes[base], photo.boxes[~photo.crowd])
-        assert torch.equal(regions.labels[base], photo.labels[~photo.crowd])
+        assert torch.equal(regions.boxes[base], image.boxes[~image.crowd])
+        assert torch.equal(regions.labels[base], image.labels[~image.crowd])
         assert bool((regions.weights[base] == 1).all())
         scores = regions.scores[proposals]
         assert torch.equal(scores, scores.sort(descending=True).values)
-        crops = crop_regions(read_picture(photo), regions.boxes, 16)
+        crops = crop_regions(read_image(image), regions.boxes, 16)
         torch.testing.assert_close(regions.embeddings.float(), teacher.encode_crops(crops), atol=2e-3, rtol=0)
         text = teacher.encode_names([PROMPT.format(name=name) for name in SPLIT.names])
         weights, names = (10 * teacher.encode_crops(crops[proposals]) @ text.T).softmax(1).max(1)
         torch.testing.assert_close(regions.weights[proposals], weights, atol=1e-4, rtol=0)
         assert torch.equal(regions.labels[proposals], names + 1)
-    assert not store[EMPTY_PHOTO].is_base_box.any()
+    assert not store[EMPTY_IMAGE].is_base_box.any()
 
 
 def test_novel_boxes_of_the_photos_leave_no_trace(tiny: TinyCoco, tmp_path: Path) -> None:
-    known = _run(load_photos(tiny.part(), SPLIT.names), tmp_path / "known")
-    unknown = _run(load_photos(tiny.part(), SPLIT.base), tmp_path / "unknown")
+    known = _run(load_images(tiny.part(), SPLIT.names), tmp_path / "known")
+    unknown = _run(load_images(tiny.part(), SPLIT.base), tmp_path / "unknown")
     for image_id in (4, 8, 11, 57):
         assert torch.equal(known[image_id].boxes, unknown[image_id].boxes)
 
 
 @pytest.mark.parametrize("scoring", ["dense", "exhaustive", "rpn"])
 def test_nothing_is_proposed_where_a_base_box_is(tiny: TinyCoco, tmp_path: Path, scoring: str) -> None:
-    photos = load_photos(tiny.part(), SPLIT.base)
+    images = load_images(tiny.part(), SPLIT.base)
     on_base = {}
     for overlap in (1.0, 0.5):
         chosen = SETTINGS.model_copy(update={"scoring": scoring, "base_overlap": overlap})
-        store = _run(photos, tmp_path / str(overlap), chosen)
-        found = [(store[photo.image_id], photo.boxes[~photo.crowd]) for photo in photos.photos]
+        store = _run(images, tmp_path / str(overlap), chosen)
+        found = [(store[image.image_id], image.boxes[~image.crowd]) for image in images]
         proposals = [(regions.boxes[~regions.is_base_box], boxes) for regions, boxes in found]
         assert all(len(boxes) for boxes, _ in proposals)
         on_base[overlap] = sum(int(lie_on(boxes, base, 0.5).sum()) for boxes, base in proposals)
@@ -96,19 +96,19 @@ def test_nothing_is_proposed_where_a_base_box_is(tiny: TinyCoco, tmp_path: Path,
 def test_a_base_object_that_fills_the_photo_leaves_no_proposal(
     tiny: TinyCoco, tmp_path: Path, changes: dict[str, object]
 ) -> None:
-    photos = load_photos(tiny.part(limit=1), SPLIT.base)
-    photo = photos.photos[0]
-    photo.boxes[0] = torch.tensor([0.0, 0, photo.width, photo.height])
-    regions = _run(photos, tmp_path, SETTINGS.model_copy(update={"base_overlap": 0.5, **changes}))[photo.image_id]
+    images = load_images(tiny.part(limit=1), SPLIT.base)
+    image = images[0]
+    image.boxes[0] = torch.tensor([0.0, 0, image.width, image.height])
+    regions = _run(images, tmp_path, SETTINGS.model_copy(update={"base_overlap": 0.5, **changes}))[image.image_id]
     assert len(regions) and bool(regions.is_base_box.all())
 
 
 def test_finished_shards_are_kept_and_only_missing_ones_are_made_again(
     tiny: TinyCoco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photos, folder = load_photos(tiny.part(), SPLIT.base), tmp_path / "targets"
-    before = {entry.image_id: entry for entry in photos.photos}
-    whole = _run(photos, folder)
+    images, folder = load_images(tiny.part(), SPLIT.base), tmp_path / "targets"
+    before = {entry.image_id: entry for entry in images}
+    whole = _run(images, folder)
     expected = {image_id: whole[image_id] for image_id in before}
     (folder / "index.json").unlink()
     (folder / "shard-00001.arrow").unlink()
@@ -116,12 +116,12 @@ def test_finished_shards_are_kept_and_only_missing_ones_are_made_again(
     made: list[int] = []
     real = propose.propose_and_count
 
-    def noted(teacher: ColourTeacher, chosen: list[Photo], *rest: object) -> object:
-        made.extend(photo.image_id for photo in chosen)
+    def noted(teacher: ColourTeacher, chosen: list[AnnotatedImage], *rest: object) -> object:
+        made.extend(image.image_id for image in chosen)
         return real(teacher, chosen, *rest)
 
     monkeypatch.setattr(propose, "propose_and_count", noted)
-    again = _run(photos, folder)
+    again = _run(images, folder)
     assert made == sorted(before)[3:6]
     assert all((folder / name).stat().st_mtime_ns == stamp for name, stamp in times.items())
     for image_id, regions in expected.items():
@@ -129,65 +129,65 @@ def test_finished_shards_are_kept_and_only_missing_ones_are_made_again(
 
 
 def test_other_settings_another_teacher_or_other_boxes_make_the_shards_again(tiny: TinyCoco, tmp_path: Path) -> None:
-    photos, folder = load_photos(tiny.part(), SPLIT.base), tmp_path / "targets"
-    _run(photos, folder)
-    fewer = _run(photos, folder, SETTINGS.model_copy(update={"keep": 3}))
-    assert all(int((~fewer[photo.image_id].is_base_box).sum()) <= 3 for photo in photos.photos)
-    photos.photos[0].boxes[0, 0] += 1
-    moved = _run(photos, folder, SETTINGS.model_copy(update={"keep": 3}))[photos.photos[0].image_id]
-    assert torch.equal(moved.boxes[moved.is_base_box][0], photos.photos[0].boxes[0])
-    assert len(_run(photos, folder, SETTINGS.model_copy(update={"shard_photos": 8}))) == 8
+    images, folder = load_images(tiny.part(), SPLIT.base), tmp_path / "targets"
+    _run(images, folder)
+    fewer = _run(images, folder, SETTINGS.model_copy(update={"keep": 3}))
+    assert all(int((~fewer[image.image_id].is_base_box).sum()) <= 3 for image in images)
+    images[0].boxes[0, 0] += 1
+    moved = _run(images, folder, SETTINGS.model_copy(update={"keep": 3}))[images[0].image_id]
+    assert torch.equal(moved.boxes[moved.is_base_box][0], images[0].boxes[0])
+    assert len(_run(images, folder, SETTINGS.model_copy(update={"shard_images": 8}))) == 8
     assert [path.name for path in folder.glob("*.arrow")] == ["shard-00000.arrow"]
 
 
 @pytest.mark.parametrize("scoring", ["dense", "exhaustive"])
 def test_the_bill_counts_what_was_really_done(tiny: TinyCoco, tmp_path: Path, scoring: str) -> None:
-    photos, passes = load_photos(tiny.part(), SPLIT.base), []
+    images, passes = load_images(tiny.part(), SPLIT.base), []
 
     class Counting(ColourTeacher):
         def encode_crops(self, crops: Tensor) -> Tensor:
             passes.append(len(crops))
             return super().encode_crops(crops)
 
-        def dense_embeddings(self, picture: Tensor, boxes: Tensor, sides: object) -> Tensor:
+        def dense_embeddings(self, pixels: Tensor, boxes: Tensor, sides: object) -> Tensor:
             return torch.nn.functional.normalize(torch.rand(len(boxes), 16, generator=torch.Generator()), dim=1)
 
     chosen = SETTINGS.model_copy(update={"scoring": scoring})
-    metrics = run_propose(_recipe(chosen), SPLIT, photos, Counting(), tmp_path, "cpu")
+    metrics = run_propose(_recipe(chosen), SPLIT, images, Counting(), tmp_path, "cpu")
     assert metrics["crops"] == sum(passes)
     assert metrics["dense_passes"] == (8 if scoring == "dense" else 0)
     assert metrics == json.loads((tmp_path / "metrics.json").read_text())
     store = TargetStore(tmp_path)
-    assert metrics["bytes"] == store.bytes and metrics["photos"] == len(store) == 8
-    assert metrics["proposals"] + metrics["base_boxes"] == sum(len(store[photo.image_id]) for photo in photos.photos)
+    assert metrics["bytes"] == store.bytes and metrics["images"] == len(store) == 8
+    assert metrics["proposals"] + metrics["base_boxes"] == sum(len(store[image.image_id]) for image in images)
 
 
 def test_dense_and_exhaustive_scoring_agree_when_the_teacher_sees_the_same(tiny: TinyCoco, tmp_path: Path) -> None:
     # The dense pass of this teacher looks at crops, so both ways score alike.
-    photos = load_photos(tiny.part(), SPLIT.base)
+    images = load_images(tiny.part(), SPLIT.base)
     stores = [
-        _run(photos, tmp_path / scoring, SETTINGS.model_copy(update={"scoring": scoring}))
+        _run(images, tmp_path / scoring, SETTINGS.model_copy(update={"scoring": scoring}))
         for scoring in ("dense", "exhaustive")
     ]
-    for photo in photos.photos:
-        dense, exhaustive = (store[photo.image_id] for store in stores)
+    for image in images:
+        dense, exhaustive = (store[image.image_id] for store in stores)
         assert torch.equal(dense.boxes, exhaustive.boxes)
         torch.testing.assert_close(dense.scores, exhaustive.scores, atol=1e-4, rtol=0)
 
 
 def test_the_share_of_the_crop_decides_the_rank(tiny: TinyCoco, tmp_path: Path) -> None:
-    photos = load_photos(tiny.part(limit=1), SPLIT.base)
+    images = load_images(tiny.part(limit=1), SPLIT.base)
 
     class Blurred(ColourTeacher):
-        def dense_embeddings(self, picture: Tensor, boxes: Tensor, sides: object) -> Tensor:
+        def dense_embeddings(self, image: Tensor, boxes: Tensor, sides: object) -> Tensor:
             return torch.nn.functional.normalize(torch.rand(len(boxes), 16, generator=torch.Generator()), dim=1)
 
     ranks = {}
     for share in (0.0, 1.0):
         folder = tmp_path / str(share)
         chosen = SETTINGS.model_copy(update={"crop_rank": share})
-        run_propose(_recipe(chosen), SPLIT, photos, Blurred(), folder, "cpu")
-        regions = TargetStore(folder)[photos.photos[0].image_id]
+        run_propose(_recipe(chosen), SPLIT, images, Blurred(), folder, "cpu")
+        regions = TargetStore(folder)[images[0].image_id]
         ranks[share] = regions.boxes[~regions.is_base_box]
     assert not torch.equal(ranks[0.0], ranks[1.0])
     assert torch.equal(ranks[0.0].unique(dim=0), ranks[1.0].unique(dim=0))

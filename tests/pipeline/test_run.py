@@ -143,11 +143,11 @@ def test_another_recipe_in_the_same_folder_is_refused_and_nothing_touched(folder
     before, recipe = _done(folder), (folder / "recipe.yaml").read_text()
     with pytest.raises(ArtifactError) as caught:
         run_recipe(_recipe(coco, train__lr=0.5, propose__keep=3), folder)
-    told = str(caught.value)
-    assert "propose.keep was 10, is now 3" in told
-    assert "train.lr was 0.001, is now 0.5" in told
-    assert "--overwrite to remove the results of propose, train, evaluate" in told
-    assert told.count("train.lr") == 1
+    expected = str(caught.value)
+    assert "propose.keep was 10, is now 3" in expected
+    assert "train.lr was 0.001, is now 0.5" in expected
+    assert "--overwrite to remove the results of propose, train, evaluate" in expected
+    assert expected.count("train.lr") == 1
     assert _redone(before, folder) == []
     assert (folder / "recipe.yaml").read_text() == recipe
 
@@ -251,7 +251,7 @@ def test_bad_photos_are_left_out_listed_and_counted_where_allowed(tmp_path: Path
     listed = json.loads((tmp_path / "run/skipped.json").read_text())
     assert "000011.jpg" in listed["train"][0]
     assert metrics["evaluate"]["counts"]["skipped"] == len(listed["val"])
-    assert metrics["evaluate"]["counts"]["photos"] == 7
+    assert metrics["evaluate"]["counts"]["images"] == 7
 
 
 def test_a_folder_in_use_is_refused(folder: Path, coco: TinyCoco, tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_two_processes_share_a_run(finished: Path, coco: TinyCoco, tmp_path: Pat
     assert json.loads((folder / "train/metrics.json").read_text())["steps"] == 4
     alone, shared = (read_tensors(path / "adapt/norms.safetensors")[0] for path in (finished, folder))
     assert all(torch.allclose(alone[name], shared[name], atol=1e-5) for name in alone)
-    assert json.loads((folder / "evaluate/metrics.json").read_text())["counts"]["photos"] == 8
+    assert json.loads((folder / "evaluate/metrics.json").read_text())["counts"]["images"] == 8
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")

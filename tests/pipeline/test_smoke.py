@@ -30,9 +30,9 @@ def _ezsd(*arguments: str) -> None:
 def test_the_smoke_recipe_writes_the_whole_run_folder_and_a_model_that_detects(
     shared_data: Path, tmp_path: Path
 ) -> None:
-    photos = shared_data / "coco2k"
+    images = shared_data / "coco2k"
     paths = [
-        f"data.{part}.{key}={photos / name}"
+        f"data.{part}.{key}={images / name}"
         for part in ("train", "val")
         for key, name in (("images", "images"), ("annotations", f"instances_{part}.json"))
     ]
@@ -41,12 +41,12 @@ def test_the_smoke_recipe_writes_the_whole_run_folder_and_a_model_that_detects(
     metrics = json.loads((run / "evaluate" / "metrics.json").read_text())
     assert {key: set(metrics[key]) for key in KEYS} == KEYS
     assert metrics["setting"] == "named" and metrics["split"] == "coco_48_17"
-    assert metrics["counts"]["photos"] == 20 and metrics["counts"]["boxes_novel"] > 0
+    assert metrics["counts"]["images"] == 20 and metrics["counts"]["boxes_novel"] > 0
     assert all(value > 0 for value in metrics["cost"].values())
     assert all(0 < value < 1 for value in metrics["teacher"].values())
     TargetStore(run / "targets").verify()
     log = [json.loads(line) for line in (run / "train" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["loss"] < log[0]["loss"]
-    picture = sorted((photos / "images").iterdir())[0]
-    _ezsd("detect", str(run), str(picture), "--vocabulary", "cat, zeppelin", "--out", str(tmp_path / "found"))
+    image = sorted((images / "images").iterdir())[0]
+    _ezsd("detect", str(run), str(image), "--vocabulary", "cat, zeppelin", "--out", str(tmp_path / "found"))
     assert (tmp_path / "found" / "detections.json").is_file()

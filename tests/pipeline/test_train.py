@@ -85,7 +85,7 @@ def test_novel_annotations_cannot_change_a_single_bit_of_any_stage(
 def test_names_alone_change_the_training_where_background_is_told_from_them(
     tiny_coco: Callable[..., TinyCoco], tmp_path: Path
 ) -> None:
-    coco = tiny_coco(tmp_path / "photos")
+    coco = tiny_coco(tmp_path / "images")
     settings = {}
     for wanted in (False, True):
         folder = tmp_path / str(wanted)
@@ -100,7 +100,7 @@ def test_names_alone_change_the_training_where_background_is_told_from_them(
 def test_a_training_stopped_at_any_step_ends_with_the_same_weights(
     tiny_coco: Callable[..., TinyCoco], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coco = tiny_coco(tmp_path / "photos")
+    coco = tiny_coco(tmp_path / "images")
     settings = recipe(coco, epochs=2, checkpoint_steps=1, accumulate=2)
     run_recipe(settings, tmp_path / "whole", until="train")
     for stop in (1, 3):
@@ -123,7 +123,7 @@ def test_the_log_of_a_resumed_training_has_every_line_once(
     tiny_coco: Callable[..., TinyCoco], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ezsd.training.loop, "LOG_STEPS", 1)
-    settings = recipe(tiny_coco(tmp_path / "photos"), epochs=1, checkpoint_steps=2)
+    settings = recipe(tiny_coco(tmp_path / "images"), epochs=1, checkpoint_steps=2)
 
     def dies(folder: Path, step: int, *rest: Any) -> None:
         if step == 4:
@@ -141,7 +141,7 @@ def test_the_log_of_a_resumed_training_has_every_line_once(
 
 
 def test_a_checkpoint_of_another_shape_is_refused_and_kept(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
-    coco = tiny_coco(tmp_path / "photos")
+    coco = tiny_coco(tmp_path / "images")
     run_recipe(recipe(coco), tmp_path / "run", until="train")
     checkpoints = tmp_path / "run/train/checkpoints"
     before = sorted(path.name for path in checkpoints.iterdir())
@@ -160,11 +160,11 @@ def test_a_diverged_training_says_so_and_keeps_the_last_checkpoint(
     tiny_coco: Callable[..., TinyCoco], tmp_path: Path
 ) -> None:
     with pytest.raises(ArtifactError, match="diverged"):
-        run_recipe(recipe(tiny_coco(tmp_path / "photos"), lr=1e18, warmup_steps=0), tmp_path / "run", until="train")
+        run_recipe(recipe(tiny_coco(tmp_path / "images"), lr=1e18, warmup_steps=0), tmp_path / "run", until="train")
 
 
 def test_masks_cannot_be_asked_for_where_there_are_none(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
-    coco = tiny_coco(tmp_path / "photos")
+    coco = tiny_coco(tmp_path / "images")
     for entry in coco.content["annotations"]:
         entry.pop("segmentation")
     coco.save()

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from ezsd.cli import app
 from ezsd.data.categories import load_split
-from ezsd.data.formats.coco import load_photos
+from ezsd.data.formats.coco import load_images
 from ezsd.errors import ArtifactError, DataError, MissingExtraError
 from ezsd.pocket import scenes
 from ezsd.pocket.dataset import make_pocket
@@ -56,8 +56,8 @@ def test_every_pictogram_can_be_drawn_and_means_one_name() -> None:
     codes = [code for entry in PICTOGRAMS.values() for code in entry]
     assert len({*codes, *DISTRACTORS}) == len(codes) + len(DISTRACTORS)
     for code in (*codes, *DISTRACTORS):
-        picture, solid = draw(code)
-        assert picture.size == solid.size
+        image, solid = draw(code)
+        assert image.size == solid.size
         assert np.asarray(solid).mean() > 25  # of 255; a thin one covers a tenth of its box
 
 
@@ -85,9 +85,9 @@ def test_coco_names_are_among_the_named_pictograms_and_mean_nothing_else() -> No
 
 @pytest.mark.parametrize("part, count", [("train", 42), ("val", 9), ("test", 9)])
 def test_a_part_is_read_without_a_fault(pocket: Path, part: str, count: int) -> None:
-    photos = load_photos(Part(images=pocket / "images", annotations=pocket / f"instances_{part}.json"), SPLIT.names)
-    assert len(photos.photos) == count
-    assert photos.has_masks
+    images = load_images(Part(images=pocket / "images", annotations=pocket / f"instances_{part}.json"), SPLIT.names)
+    assert len(images) == count
+    assert images.has_masks
 
 
 def test_boxes_and_areas_are_those_of_the_masks(pocket: Path) -> None:
@@ -102,12 +102,12 @@ def test_boxes_and_areas_are_those_of_the_masks(pocket: Path) -> None:
 def test_masks_of_a_scene_do_not_overlap_and_show_the_object() -> None:
     neutral = Tone(contrast=(1, 1), gain=(1, 1), tint=(1, 1), blur=(0, 0), noise=(0, 0))
     for seed in range(20):
-        picture, found = make_scene(np.random.default_rng(seed), SPLIT.names, neutral)
-        assert picture.size == (SIDE, SIDE)
+        image, found = make_scene(np.random.default_rng(seed), SPLIT.names, neutral)
+        assert image.size == (SIDE, SIDE)
         assert sum(entry.mask.astype(int) for entry in found).max() == 1
-        behind = np.median(np.asarray(picture).reshape(-1, 3), axis=0)
+        behind = np.median(np.asarray(image).reshape(-1, 3), axis=0)
         for entry in found:
-            inside = np.asarray(picture)[entry.mask].astype(float)
+            inside = np.asarray(image)[entry.mask].astype(float)
             assert np.abs(inside - behind).max(1).mean() > 25, entry.name  # outlines are black
 
 
@@ -172,12 +172,12 @@ def test_a_folder_with_other_things_is_left_alone(pocket: Path, tmp_path: Path) 
 
 
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ezsd.pocket import dataset as room
+    from ezsd.pocket import dataset as module
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(room, "make_scene", stop)
+    monkeypatch.setattr(module, "make_scene", stop)
     with pytest.raises(KeyboardInterrupt):
         make_pocket(tmp_path / "set", 20)
     assert list(tmp_path.iterdir()) == []
@@ -199,8 +199,8 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_a_tone_dims_tints_and_flattens() -> None:
-    picture = Image.fromarray(np.kron(np.eye(8, dtype=np.uint8) * 255, np.ones((8, 8), np.uint8))).convert("RGB")
+    image = Image.fromarray(np.kron(np.eye(8, dtype=np.uint8) * 255, np.ones((8, 8), np.uint8))).convert("RGB")
     tone = Tone(contrast=(0.5, 0.5), gain=(0.5, 0.5), tint=(1, 1), blur=(0, 0), noise=(0, 0))
-    pixels = np.asarray(toned(picture, np.random.default_rng(0), tone)).astype(float)
-    assert pixels.mean() == pytest.approx(np.asarray(picture).mean() * 0.5, abs=2)
+    pixels = np.asarray(toned(image, np.random.default_rng(0), tone)).astype(float)
+    assert pixels.mean() == pytest.approx(np.asarray(image).mean() * 0.5, abs=2)
     assert pixels.max() - pixels.min() == pytest.approx(255 * 0.25, abs=2)

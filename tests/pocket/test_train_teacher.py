@@ -16,7 +16,7 @@ from ezsd.data.categories import load_split
 from ezsd.errors import ArtifactError
 from ezsd.pocket import train_teacher as pocket_teacher
 from ezsd.pocket.pictograms import PICTOGRAMS
-from ezsd.pocket.train_teacher import Album, Variety, pictured, train_pocket_teacher
+from ezsd.pocket.train_teacher import Album, Variety, rendered, train_pocket_teacher
 from ezsd.teacher import load_teacher
 from ezsd.teacher.pocket import FOLDER, WEIGHTS, load_pocket
 from ezsd.utils.seeding import seeded
@@ -42,32 +42,32 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_pictograms
 def test_a_collage_shows_its_pictograms_in_rows_in_the_order_of_the_labels(album: Album) -> None:
-    pictures, labels = album.batch(seeded(0), 8, collage=2)
-    assert pictures.shape == (2, 3, 128, 128)
+    images, labels = album.batch(seeded(0), 8, collage=2)
+    assert images.shape == (2, 3, 128, 128)
     assert labels.shape == (8,)
-    assert 0 <= pictures.min() < pictures.max() <= 1
+    assert 0 <= images.min() < images.max() <= 1
     still = Variety((1, 1), 0, 0, (1, 1), (1, 1), (1, 1), (0, 0), (0, 0))
     empty = torch.zeros_like(album.stack[0])
-    seen = pictured(torch.stack([empty, album.stack[0], empty, empty]), seeded(0), still, collage=2)[0]
+    seen = rendered(torch.stack([empty, album.stack[0], empty, empty]), seeded(0), still, collage=2)[0]
     cells = seen.unfold(1, 64, 64).unfold(2, 64, 64).std((0, 3, 4)).flatten()
     assert cells.argmax() == 1
 
 
 @needs_pictograms
 def test_some_pictures_show_nothing_and_are_called_so(album: Album) -> None:
-    pictures, labels = album.batch(seeded(0), 400)
+    images, labels = album.batch(seeded(0), 400)
     nothing = labels == album.names.index(pocket_teacher.NOTHING)
     assert 0.02 < nothing.float().mean() < 0.2
-    spread = pictures.std((1, 2, 3))
+    spread = images.std((1, 2, 3))
     assert spread[nothing].max() < spread[~nothing].median()
 
 
 @needs_pictograms
 def test_pictures_of_one_pictogram_differ_and_a_seed_gives_the_same(album: Album) -> None:
     stack = album.stack[:1].repeat(2, 1, 1, 1)
-    first, second = pictured(stack, seeded(1))
+    first, second = rendered(stack, seeded(1))
     assert (first - second).abs().mean() > 0.02
-    assert torch.equal(pictured(stack, seeded(1))[0], first)
+    assert torch.equal(rendered(stack, seeded(1))[0], first)
 
 
 @needs_pictograms
@@ -76,7 +76,7 @@ def test_without_variety_the_pictogram_is_seen_as_it_is_drawn(album: Album) -> N
     entry = album.stack[:1]
     opaque = (entry[:, 3:] > 0.99).expand(-1, 3, -1, -1)
     for seed in range(4):
-        seen = pictured(entry, seeded(seed), still)
+        seen = rendered(entry, seeded(seed), still)
         assert min((seen - way[:, :3])[mask].abs().max() for way, mask in (
             (entry, opaque), (entry.flip(3), opaque.flip(3))
         )) < 0.01  # fmt: skip
@@ -147,7 +147,7 @@ def test_the_packaged_teacher_knows_single_pictograms_novel_ones_too() -> None:
     album = Album([(code, name) for name, codes in PICTOGRAMS.items() for code in codes])
     teacher = load_pocket()
     texts = teacher.encode_names([f"a photo of a {name}" for name in album.names])
-    right = (teacher.encode_crops(pictured(album.stack, seeded(7))) @ texts.T).argmax(1) == album.labels
+    right = (teacher.encode_crops(rendered(album.stack, seeded(7))) @ texts.T).argmax(1) == album.labels
     novel = torch.tensor([album.names[label] in SPLIT.novel for label in album.labels.tolist()])
     assert right[novel].float().mean() > 0.8
     assert right[~novel].float().mean() > 0.8

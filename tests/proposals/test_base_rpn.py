@@ -13,8 +13,8 @@ import torch
 
 import ezsd.pipeline.propose
 import ezsd.training.loop
-from ezsd.data.formats.coco import load_photos
-from ezsd.data.samples import read_picture
+from ezsd.data.formats.coco import load_images
+from ezsd.data.samples import read_image
 from ezsd.data.target_store import TargetStore, write_shard
 from ezsd.errors import ArtifactError
 from ezsd.pipeline.propose import run_propose
@@ -26,7 +26,7 @@ from ezsd.recipe import Recipe, parse_recipe
 from ezsd.teacher.regions import crop_regions
 from ezsd.utils.checkpoint import save_checkpoint
 from ezsd.utils.files import write_tensors
-from tiny import CATEGORIES, EMPTY_PHOTO, SIZES, SPLIT, TinyCoco
+from tiny import CATEGORIES, EMPTY_IMAGE, SIZES, SPLIT, TinyCoco
 from tiny_teacher import ColourTeacher, tiny_values
 
 
@@ -51,8 +51,8 @@ def _recipe(coco: TinyCoco, **changes: Any) -> Recipe:
 
 
 def _propose(coco: TinyCoco, folder: Path, **changes: Any) -> tuple[TargetStore, Mapping[str, Any]]:
-    photos = load_photos(coco.part(), SPLIT.base)
-    metrics = run_propose(_recipe(coco, **changes), SPLIT, photos, ColourTeacher(), folder, "cpu")
+    images = load_images(coco.part(), SPLIT.base)
+    metrics = run_propose(_recipe(coco, **changes), SPLIT, images, ColourTeacher(), folder, "cpu")
     return TargetStore(folder), metrics
 
 
@@ -70,15 +70,15 @@ def test_the_best_regions_of_the_rpn_are_stored_with_the_embeddings_of_their_cro
     store.verify()
     rpn, teacher = load_base_rpn(tmp_path / "targets", 40, "cpu"), ColourTeacher()
     text = teacher.encode_names([f"a photo of a {name}" for name in SPLIT.names])
-    photos = load_photos(coco.part(), SPLIT.base)
-    for photo in photos.photos:
-        regions = store[photo.image_id]
+    images = load_images(coco.part(), SPLIT.base)
+    for image in images:
+        regions = store[image.image_id]
         found, base = regions[~regions.is_base_box], regions.boxes[regions.is_base_box]
-        assert torch.equal(base, photo.boxes[~photo.crowd])
-        boxes, objectness = rpn.propose(read_picture(photo).float() / 255)
+        assert torch.equal(base, image.boxes[~image.crowd])
+        boxes, objectness = rpn.propose(read_image(image).float() / 255)
         assert len(boxes) > 10 and len(found) == 10
         assert torch.equal(found.boxes, boxes[:10]) and torch.equal(found.scores, objectness[:10])
-        crops = teacher.encode_crops(crop_regions(read_picture(photo), found.boxes, 16))
+        crops = teacher.encode_crops(crop_regions(read_image(image), found.boxes, 16))
         torch.testing.assert_close(found.embeddings.float(), crops, atol=2e-3, rtol=0)
         weights, names = (10 * crops @ text.T).softmax(1).max(1)
         torch.testing.assert_close(found.weights, weights, atol=1e-4, rtol=0)
@@ -107,9 +107,9 @@ def test_the_base_filter_drops_what_the_crop_calls_by_a_base_name(coco: TinyCoco
 
 
 def test_the_rpn_learns_from_boxes_of_base_names_alone(coco: TinyCoco, tmp_path: Path) -> None:
-    known, unknown = (load_photos(coco.part(), names) for names in (SPLIT.names, SPLIT.base))
-    for name, photos in (("known", known), ("unknown", unknown)):
-        train_base_rpn(_recipe(coco), SPLIT.base, photos, tmp_path / name)
+    known, unknown = (load_images(coco.part(), names) for names in (SPLIT.names, SPLIT.base))
+    for name, images in (("known", known), ("unknown", unknown)):
+        train_base_rpn(_recipe(coco), SPLIT.base, images, tmp_path / name)
     assert (tmp_path / "known" / WEIGHTS).read_bytes() == (tmp_path / "unknown" / WEIGHTS).read_bytes()
     train_base_rpn(_recipe(coco), SPLIT.base[:1], unknown, tmp_path / "fewer")
     assert (tmp_path / "fewer" / WEIGHTS).read_bytes() != (tmp_path / "unknown" / WEIGHTS).read_bytes()
@@ -124,17 +124,17 @@ def test_with_objectness_the_regions_join_the_grid_and_what_agrees_with_them_ran
     rpn = load_base_rpn(tmp_path / "targets", 40, "cpu")
     text = ColourTeacher().encode_names([f"a photo of a {name}" for name in SPLIT.names])
     joined, agreed, before = 0, [], []
-    for photo in load_photos(coco.part(), SPLIT.base).photos:
-        boxes, objectness = (part[:10] for part in rpn.propose(read_picture(photo).float() / 255))
-        found = store[photo.image_id][~store[photo.image_id].is_base_box]
+    for image in load_images(coco.part(), SPLIT.base).images:
+        boxes, objectness = (part[:10] for part in rpn.propose(read_image(image).float() / 255))
+        found = store[image.image_id][~store[image.image_id].is_base_box]
         likeness = agreement(found.boxes, boxes, objectness)
-        crops = ColourTeacher().encode_crops(crop_regions(read_picture(photo), found.boxes, 16))
+        crops = ColourTeacher().encode_crops(crop_regions(read_image(image), found.boxes, 16))
         expected = likeness**2 * (10 * crops @ text.T).softmax(1).amax(1)
         torch.testing.assert_close(found.scores, expected, atol=1e-4, rtol=0)
         torch.testing.assert_close(found.weights, expected, atol=1e-4, rtol=0)
         joined += sum(bool((boxes == box).all(1).any()) for box in found.boxes)
         agreed.append(likeness.mean())
-        before.append(agreement(plain[photo.image_id].boxes, boxes, objectness).mean())
+        before.append(agreement(plain[image.image_id].boxes, boxes, objectness).mean())
     assert joined > 0
     assert sum(agreed) > sum(before)
     assert metrics["rpn_seconds"] > 0 and not (tmp_path / "plain" / WEIGHTS).exists()
@@ -149,7 +149,7 @@ def test_novel_annotations_cannot_change_a_single_bit_of_the_store(
     for entry in altered.content["annotations"]:
         if entry["category_id"] not in base:
             entry["bbox"], entry["iscrowd"] = [2.0, 3.0, 30.0, 20.0], 1 - entry["iscrowd"]
-    more = {"id": 90_000, "image_id": EMPTY_PHOTO, "category_id": 20, "bbox": [5, 5, 40, 40], "area": 9, "iscrowd": 0}
+    more = {"id": 90_000, "image_id": EMPTY_IMAGE, "category_id": 20, "bbox": [5, 5, 40, 40], "area": 9, "iscrowd": 0}
     altered.content["annotations"].append({**more, "segmentation": [[5, 5, 9, 5, 9, 9]]})
     altered.save()
     part = {"images": str(val.images), "annotations": str(val.annotations)}
@@ -211,9 +211,9 @@ def test_shards_of_another_rpn_are_made_again(coco: TinyCoco, tmp_path: Path) ->
 def test_a_run_reports_the_recall_and_the_cost_of_the_stored_rpn(coco: TinyCoco, tmp_path: Path) -> None:
     recipe = _recipe(coco, detector__semantic_regression=False)
     metrics = run_recipe(recipe, tmp_path / "run")
-    rpn, photos = load_base_rpn(tmp_path / "run/targets", 40, "cpu"), load_photos(coco.part(), SPLIT.names)
-    boxes = {photo.image_id: rpn.propose(read_picture(photo).float() / 255)[0] for photo in photos.photos}
-    expected = novel_recall(boxes, photos, SPLIT.novel)
+    rpn, images = load_base_rpn(tmp_path / "run/targets", 40, "cpu"), load_images(coco.part(), SPLIT.names)
+    boxes = {image.image_id: rpn.propose(read_image(image).float() / 255)[0] for image in images}
+    expected = novel_recall(boxes, images, SPLIT.novel)
     assert metrics["evaluate"]["proposals"] == pytest.approx(expected, abs=1e-4)
     assert expected["novel_recall_at_100"] is not None
     cost = metrics["evaluate"]["cost"]

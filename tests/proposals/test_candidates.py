@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from torchvision.ops import nms
 
 from ezsd.proposals.candidates import agreement, anchor_grid, confidence, first_of_nms, lie_on, select
-from ezsd.recipe import Propose
+from ezsd.recipe import ProposeConfig
 from ezsd.utils.boxes import resize_scale
 
 
 @settings(max_examples=40)
 @given(height=st.integers(1, 900), width=st.integers(1, 900))
 def test_the_grid_lies_in_the_photo_without_doubles_and_reaches_every_corner(height: int, width: int) -> None:
-    boxes = anchor_grid(height, width, Propose(image_size=(256, 384), sides=(32, 64, 128)))
+    boxes = anchor_grid(height, width, ProposeConfig(image_size=(256, 384), sides=(32, 64, 128)))
     if min(height, width) > 8:
         assert len(boxes)
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -29,7 +29,7 @@ def test_the_grid_lies_in_the_photo_without_doubles_and_reaches_every_corner(hei
 
 
 def test_the_grid_has_the_sides_and_ratios_of_the_settings_in_pixels_of_the_photo() -> None:
-    whole = Propose(image_size=(800, 1333), stride=32, sides=(64,), ratios=(0.25, 1.0))
+    whole = ProposeConfig(image_size=(800, 1333), stride=32, sides=(64,), ratios=(0.25, 1.0))
     boxes = anchor_grid(400, 600, whole)  # enlarged twofold
     widths, heights = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
     inside = (boxes[:, :2] > 0).all(1) & (boxes[:, 2] < 600) & (boxes[:, 3] < 400)
@@ -71,11 +71,11 @@ def test_boxes_lie_on_a_base_box_when_enough_of_their_area_does(seed: int, count
     corners = torch.randint(0, 30, (40 + count, 2), generator=numbers)
     every = torch.cat([corners, corners + torch.randint(1, 20, corners.shape, generator=numbers)], 1)
     boxes, base = every.split([40, count])
-    picture = torch.zeros(count, 50, 50)
-    for layer, (x1, y1, x2, y2) in zip(picture, base.tolist(), strict=True):
+    image = torch.zeros(count, 50, 50)
+    for layer, (x1, y1, x2, y2) in zip(image, base.tolist(), strict=True):
         layer[y1:y2, x1:x2] = 1
     shares = torch.tensor(
-        [[float(layer[y1:y2, x1:x2].mean()) for layer in picture] + [0.0] for x1, y1, x2, y2 in boxes.tolist()]
+        [[float(layer[y1:y2, x1:x2].mean()) for layer in image] + [0.0] for x1, y1, x2, y2 in boxes.tolist()]
     )
     best = shares.amax(1)
     clear = (best - share).abs() > 1e-4  # not decided by rounding
@@ -97,7 +97,7 @@ def test_selection_suppresses_shortens_filters_and_keeps_in_this_order() -> None
     boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 11], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10.0]])
     probabilities = torch.tensor([[0.05, 0.95], [0.04, 0.96], [0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])  # base, novel
     even = torch.ones(5)
-    loose = Propose(base_filter=False, shortlist=10, keep=10)
+    loose = ProposeConfig(base_filter=False, shortlist=10, keep=10)
     assert select(boxes, probabilities, even, 1, loose).tolist() == [1, 2, 3, 4]
     filtered = loose.model_copy(update={"base_filter": True})
     assert select(boxes, probabilities, even, 1, filtered).tolist() == [1, 3, 4]

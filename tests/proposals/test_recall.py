@@ -10,14 +10,14 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from ezsd.data.formats.coco import load_photos
+from ezsd.data.formats.coco import load_images
 from ezsd.proposals.recall import measure_proposals, novel_recall
-from ezsd.recipe import Propose
+from ezsd.recipe import ProposeConfig
 from tiny import SPLIT, TinyCoco
 from tiny_teacher import ColourTeacher
 
 PROMPT = "a photo of a {name}"
-SETTINGS = Propose(
+SETTINGS = ProposeConfig(
     image_size=(64, 96), stride=16, sides=(16, 32), ratios=(0.5, 1.0, 2.0), dense_sides=(96,), shortlist=60, keep=12,
     base_filter=False, crop_rank=0.0, batch_size=32,
 )  # fmt: skip
@@ -30,49 +30,49 @@ def tiny(tmp_path: Path, tiny_coco: Callable[..., TinyCoco], monkeypatch: pytest
 
 
 def test_recall_counts_novel_boxes_met_by_the_best_proposals(tiny: TinyCoco) -> None:
-    photos = load_photos(tiny.part(), SPLIT.names)
-    novel = {photo.image_id: photo.boxes[(photo.labels > 2) & ~photo.crowd] for photo in photos.photos}
+    images = load_images(tiny.part(), SPLIT.names)
+    novel = {image.image_id: image.boxes[(image.labels > 2) & ~image.crowd] for image in images}
     total = sum(map(len, novel.values()))
     assert total >= 3
     away = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
     late = {image_id: torch.cat([away.expand(2, 4), boxes]) for image_id, boxes in novel.items()}
-    recall = novel_recall(late, photos, SPLIT.novel, at=(2, 9))
+    recall = novel_recall(late, images, SPLIT.novel, at=(2, 9))
     assert recall == {"novel_recall_at_2": 0.0, "novel_recall_at_9": 1.0}
     one = next(image_id for image_id, boxes in novel.items() if len(boxes))
     only = {image_id: boxes if image_id == one else away for image_id, boxes in novel.items()}
-    assert novel_recall(only, photos, SPLIT.novel, at=(9,))["novel_recall_at_9"] == len(novel[one]) / total
-    assert novel_recall({}, photos, SPLIT.novel) == {"novel_recall_at_100": None, "novel_recall_at_300": None}
-    for photo in photos.photos:
-        photo.crowd[photo.labels > 2] = True
-    assert novel_recall(late, photos, SPLIT.novel)["novel_recall_at_100"] is None
+    assert novel_recall(only, images, SPLIT.novel, at=(9,))["novel_recall_at_9"] == len(novel[one]) / total
+    assert novel_recall({}, images, SPLIT.novel) == {"novel_recall_at_100": None, "novel_recall_at_300": None}
+    for image in images:
+        image.crowd[image.labels > 2] = True
+    assert novel_recall(late, images, SPLIT.novel)["novel_recall_at_100"] is None
 
 
 def test_an_overlap_of_half_is_enough_and_less_is_not(tiny: TinyCoco) -> None:
-    photos = load_photos(tiny.part(), SPLIT.names)
-    photo = next(entry for entry in photos.photos if bool((entry.labels > 2).any()))
-    box = photo.boxes[photo.labels > 2][:1]
+    images = load_images(tiny.part(), SPLIT.names)
+    image = next(entry for entry in images if bool((entry.labels > 2).any()))
+    box = image.boxes[image.labels > 2][:1]
     for part, met in ((0.51, 1), (0.49, 0)):
         shrunk = box.clone()
         shrunk[:, 3] = box[:, 1] + (box[:, 3] - box[:, 1]) * part
         assert math.isclose(float(box_iou(box, shrunk)), part, abs_tol=1e-3)
-        recall = novel_recall({photo.image_id: shrunk}, photos, SPLIT.novel)["novel_recall_at_100"]
+        recall = novel_recall({image.image_id: shrunk}, images, SPLIT.novel)["novel_recall_at_100"]
         assert recall is not None and (recall > 0) == bool(met)
 
 
 def test_proposals_and_random_boxes_are_measured_on_photos_with_novel_boxes(tiny: TinyCoco) -> None:
-    photos = load_photos(tiny.part(), SPLIT.names)
+    images = load_images(tiny.part(), SPLIT.names)
     every = SETTINGS.model_copy(update={"sides": (32,), "shortlist": 5000, "nms": 1.0})
-    found = measure_proposals(ColourTeacher(), photos, SPLIT, every, PROMPT, "cpu")
-    chance = measure_proposals(ColourTeacher(), photos, SPLIT, every, PROMPT, "cpu", random=True)
+    found = measure_proposals(ColourTeacher(), images, SPLIT, every, PROMPT, "cpu")
+    chance = measure_proposals(ColourTeacher(), images, SPLIT, every, PROMPT, "cpu", random=True)
     assert set(found) == {"novel_recall_at_100", "novel_recall_at_300"}
     assert found["novel_recall_at_300"] == chance["novel_recall_at_300"]  # the whole grid, in another order
     by_crops = measure_proposals(
-        ColourTeacher(), photos, SPLIT, every.model_copy(update={"crop_rank": 0.5}), PROMPT, "cpu"
+        ColourTeacher(), images, SPLIT, every.model_copy(update={"crop_rank": 0.5}), PROMPT, "cpu"
     )
     assert by_crops["novel_recall_at_300"] == found["novel_recall_at_300"]
     off_base = measure_proposals(
-        ColourTeacher(), photos, SPLIT, every.model_copy(update={"base_overlap": 0.0}), PROMPT, "cpu"
+        ColourTeacher(), images, SPLIT, every.model_copy(update={"base_overlap": 0.0}), PROMPT, "cpu"
     )
     assert 0 < (off_base["novel_recall_at_300"] or 0) < (found["novel_recall_at_300"] or 0)
-    nothing = measure_proposals(ColourTeacher(), load_photos(tiny.part(), SPLIT.base), SPLIT, SETTINGS, PROMPT, "cpu")
+    nothing = measure_proposals(ColourTeacher(), load_images(tiny.part(), SPLIT.base), SPLIT, SETTINGS, PROMPT, "cpu")
     assert nothing["novel_recall_at_100"] is None

@@ -75,25 +75,25 @@ def test_html_is_one_page_with_the_same_figures(make: Callable[..., Path]) -> No
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"setting": "strict"}, "different settings: one: named"),
         ({"split": {"base": ["circle"], "novel": ["bar"]}}, "different splits"),
-        ({"data__val": {"limit": 3}}, "different val photos"),
+        ({"data__val": {"limit": 3}}, "different val images"),
     ],
 )
 def test_runs_that_measure_other_things_are_refused_unless_told(
-    make: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], told: str
+    make: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], expected: str
 ) -> None:
     if "data__val" in changes:
         part = {"images": str(tmp_path / "data/images"), "annotations": str(tmp_path / "data/instances.json")}
         changes = {"data__val": {**part, "limit": 3}}
     folders = [make("one"), make("two", **changes)]
-    with pytest.raises(ArtifactError, match=told) as caught:
+    with pytest.raises(ArtifactError, match=expected) as caught:
         compare(folders)
     assert "--mixed" in str(caught.value)
     table = compare(folders, mixed=True)
-    assert told in table.warnings[0]
+    assert expected in table.warnings[0]
     assert "Warning" in _text(table)
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ezsd.data.samples import Photo, Photos
+from ezsd.data.samples import AnnotatedImage, ImageSet
 from ezsd.data.target_store import Regions
 from ezsd.inference.batching import encode_mask
 from ezsd.report.gallery import detection_card, proposal_card
@@ -24,18 +24,18 @@ BASE = 2
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image_file(tmp_path: Path) -> Path:
     path = tmp_path / "photo.jpg"
     Image.new("RGB", (200, 100), (40, 90, 140)).save(path)
     return path
 
 
-def _photo(
+def _image(
     path: Path, boxes: list[list[float]], labels: list[int], crowd: list[bool] | None = None, image_id: int = 1
-) -> Photo:
+) -> AnnotatedImage:
     crowds = torch.tensor(crowd or [False] * len(boxes), dtype=torch.bool)
     corners = torch.tensor(boxes).reshape(-1, 4)
-    return Photo(image_id, path, 200, 100, corners, torch.tensor(labels).long(), crowds, None)
+    return AnnotatedImage(image_id, path, 200, 100, corners, torch.tensor(labels).long(), crowds, None)
 
 
 def _found(label: int, box: list[float], score: float = 0.9) -> dict[str, Any]:
@@ -43,9 +43,9 @@ def _found(label: int, box: list[float], score: float = 0.9) -> dict[str, Any]:
     return {"image_id": 1, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
 
 
-def test_an_object_is_found_once_by_the_best_detection_of_its_name(picture: Path) -> None:
-    photo = _photo(picture, [[0, 0, 50, 50], [100, 0, 150, 50]], [1, 3])
-    outcome = judge(photo, [
+def test_an_object_is_found_once_by_the_best_detection_of_its_name(image_file: Path) -> None:
+    image = _image(image_file, [[0, 0, 50, 50], [100, 0, 150, 50]], [1, 3])
+    outcome = judge(image, [
         _found(1, [0, 0, 50, 48], 0.8), _found(1, [0, 0, 50, 50], 0.95),  # the worse one is a second look
         _found(2, [100, 0, 150, 50]),  # the right place, another name
         _found(3, [100, 0, 150, 50], 0.29),  # not shown
@@ -56,65 +56,65 @@ def test_an_object_is_found_once_by_the_best_detection_of_its_name(picture: Path
     assert outcome.failures(BASE) == 1 + 1 + 2  # dog, second cat, and the novel yak twice
 
 
-def test_boxes_that_overlap_too_little_do_not_count(picture: Path) -> None:
-    outcome = judge(_photo(picture, [[0, 0, 50, 50]], [1]), [_found(1, [26, 0, 76, 50])])
+def test_boxes_that_overlap_too_little_do_not_count(image_file: Path) -> None:
+    outcome = judge(_image(image_file, [[0, 0, 50, 50]], [1]), [_found(1, [26, 0, 76, 50])])
     assert (outcome.found, outcome.missed) == ((False,), (0,))
 
 
-def test_a_crowd_is_neither_missed_nor_found_and_forgives_its_own_name(picture: Path) -> None:
-    photo = _photo(picture, [[0, 0, 100, 100]], [1], [True])
-    outcome = judge(photo, [_found(1, [10, 10, 30, 30]), _found(2, [10, 10, 30, 30])])
+def test_a_crowd_is_neither_missed_nor_found_and_forgives_its_own_name(image_file: Path) -> None:
+    image = _image(image_file, [[0, 0, 100, 100]], [1], [True])
+    outcome = judge(image, [_found(1, [10, 10, 30, 30]), _found(2, [10, 10, 30, 30])])
     assert [entry["category_id"] for entry in outcome.detections] == [2]
     assert (outcome.found, outcome.missed) == ((False,), ())
 
 
-def test_photos_with_most_failures_come_first_then_the_best_of_the_others(picture: Path) -> None:
+def test_photos_with_most_failures_come_first_then_the_best_of_the_others(image_file: Path) -> None:
     def outcome(image_id: int, hits: int, missed: int) -> Outcome:
         boxes = [[10.0 * place, 0, 10.0 * place + 8, 8] for place in range(hits + missed)]
-        photo = _photo(picture, boxes, [1] * len(boxes), image_id=image_id)
-        return judge(photo, [_found(1, box) for box in boxes[:hits]])
+        image = _image(image_file, boxes, [1] * len(boxes), image_id=image_id)
+        return judge(image, [_found(1, box) for box in boxes[:hits]])
 
     outcomes = [outcome(1, 1, 0), outcome(2, 0, 3), outcome(3, 5, 0), outcome(4, 1, 2), outcome(5, 0, 0)]
     worst, best = worst_and_best(outcomes, BASE, worst=2, best=2)
-    assert [each.photo.image_id for each in worst] == [2, 4]
-    assert [each.photo.image_id for each in best] == [3, 1]
+    assert [each.image.image_id for each in worst] == [2, 4]
+    assert [each.image.image_id for each in best] == [3, 1]
 
 
-def test_a_card_shows_truth_and_detections_in_words_and_marks(picture: Path) -> None:
-    photo = _photo(picture, [[0, 0, 50, 50], [100, 0, 150, 50]], [1, 3])
-    card = detection_card(judge(photo, [_found(1, [0, 0, 50, 50]), _found(3, [0, 50, 20, 70], 0.5)]), NAMES, BASE)
+def test_a_card_shows_truth_and_detections_in_words_and_marks(image_file: Path) -> None:
+    image = _image(image_file, [[0, 0, 50, 50], [100, 0, 150, 50]], [1, 3])
+    card = detection_card(judge(image, [_found(1, [0, 0, 50, 50]), _found(3, [0, 50, 20, 70], 0.5)]), NAMES, BASE)
     assert dict(card.notes) == {"found": "cat (0.90)", "missed": "yak", "false": "yak (0.50)"}
     truth, detections = card.panels
     assert {mark.kind: mark.text for mark in truth.marks} == {"base": "cat", "novel": "yak"}
-    told = {mark.kind: mark.text for mark in detections.marks}
-    assert told == {"base": "cat 0.90", "missed": "yak", "false": "yak 0.50"}
-    assert "Missed: yak" in detections.told
-    content = base64.b64decode(card.picture.removeprefix("data:image/jpeg;base64,"))
+    expected = {mark.kind: mark.text for mark in detections.marks}
+    assert expected == {"base": "cat 0.90", "missed": "yak", "false": "yak 0.50"}
+    assert "Missed: yak" in detections.described
+    content = base64.b64decode(card.image.removeprefix("data:image/jpeg;base64,"))
     assert Image.open(io.BytesIO(content)).size == (200, 100)
 
 
-def test_masks_are_drawn_where_there_are_some(picture: Path) -> None:
+def test_masks_are_drawn_where_there_are_some(image_file: Path) -> None:
     mask = np.zeros((100, 200), np.uint8)
     mask[10:40, 10:40] = 1
-    photo = _photo(picture, [[10, 10, 40, 40]], [1])
+    image = _image(image_file, [[10, 10, 40, 40]], [1])
     entry = {**_found(1, [10, 10, 40, 40]), "segmentation": encode_mask(mask)}
-    card = detection_card(judge(photo, [entry]), NAMES, BASE)
+    card = detection_card(judge(image, [entry]), NAMES, BASE)
     outline = card.panels[1].marks[0].outline
     assert outline.startswith("M") and outline.endswith("Z") and "10 10" in outline
     assert card.panels[0].marks[0].outline == ""
 
 
-def test_of_very_many_false_detections_the_surest_are_drawn_and_the_number_told(picture: Path) -> None:
+def test_of_very_many_false_detections_the_surest_are_drawn_and_the_number_told(image_file: Path) -> None:
     many = [_found(2, [place, 0, place + 5, 5], 0.5 + place / 1000) for place in range(60)]
-    card = detection_card(judge(_photo(picture, [], []), many), NAMES, BASE)
+    card = detection_card(judge(_image(image_file, [], []), many), NAMES, BASE)
     assert len(card.panels[1].marks) == 10
     assert "60 false" in card.panels[1].title
     assert dict(card.notes)["false"] == "dog \N{MULTIPLICATION SIGN} 60 (up to 0.56)"
 
 
-def test_texts_do_not_cover_each_other_and_stay_in_the_photo(picture: Path) -> None:
+def test_texts_do_not_cover_each_other_and_stay_in_the_photo(image_file: Path) -> None:
     boxes = [[1.0 * place, 40, 1.0 * place + 30, 60] for place in range(60)] + [[190, 0, 200, 10]]
-    card = detection_card(judge(_photo(picture, boxes, [1] * len(boxes)), []), NAMES, BASE)
+    card = detection_card(judge(_image(image_file, boxes, [1] * len(boxes)), []), NAMES, BASE)
     places = [mark.label for mark in card.panels[0].marks if mark.label]
     assert 3 < len(places) < len(boxes)
     assert all(0 <= x < 200 and 0 < y <= 100 for x, y in places)
@@ -130,21 +130,23 @@ def _regions(boxes: list[list[float]], labels: list[int], base: int = 0) -> Regi
                    torch.ones(count), torch.tensor(labels), is_base)  # fmt: skip
 
 
-def test_proposals_have_the_colour_of_their_name_and_tell_what_they_meet(picture: Path) -> None:
-    photo = _photo(picture, [[100, 0, 150, 50]], [3])
+def test_proposals_have_the_colour_of_their_name_and_tell_what_they_meet(image_file: Path) -> None:
+    image = _image(image_file, [[100, 0, 150, 50]], [3])
     regions = _regions([[100, 0, 150, 48], [0, 0, 20, 20], [50, 50, 70, 70], [0, 0, 9, 9]], [1, 2, 1, 2], base=1)
-    card = proposal_card(photo, regions, NAMES, BASE, shown=12)
+    card = proposal_card(image, regions, NAMES, BASE, shown=12)
     marks = card.panels[1].marks
     assert len(marks) == 3  # base boxes are no proposals
     hues = {mark.text.split()[0]: mark.hue for mark in marks}
     assert hues["cat"] != hues["dog"]
     assert dict(card.notes)["novel"] == "yak: 1 of 1 met by these boxes"
-    few = proposal_card(photo, regions, NAMES, BASE, shown=1)
+    few = proposal_card(image, regions, NAMES, BASE, shown=1)
     assert len(few.panels[1].marks) == 1
 
 
-def test_photos_whose_proposals_meet_the_fewest_novel_objects_come_first(picture: Path) -> None:
-    photos = [_photo(picture, [[100, 0, 150, 50]], [label], image_id=place) for place, label in enumerate((3, 3, 1, 3))]
+def test_photos_whose_proposals_meet_the_fewest_novel_objects_come_first(image_file: Path) -> None:
+    images = [
+        _image(image_file, [[100, 0, 150, 50]], [label], image_id=place) for place, label in enumerate((3, 3, 1, 3))
+    ]
     good, bad = _regions([[100, 0, 150, 50]], [3]), _regions([[0, 0, 20, 20]], [3])
-    chosen = hardest(Photos(photos, NAMES, False), {0: good, 1: bad, 2: bad}, BASE, shown=5, count=5)
-    assert [photo.image_id for photo in chosen] == [1, 0]
+    chosen = hardest(ImageSet(images, NAMES, False), {0: good, 1: bad, 2: bad}, BASE, shown=5, count=5)
+    assert [image.image_id for image in chosen] == [1, 0]

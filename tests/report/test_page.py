@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ezsd.cli import app
-from ezsd.data.formats.coco import load_photos
+from ezsd.data.formats.coco import load_images
 from ezsd.errors import ArtifactError
 from ezsd.report.page import is_current, remove_report, write_report
 from finished_run import make_finished_run
@@ -144,8 +144,8 @@ def test_without_the_photos_the_figures_are_still_told(make: Callable[..., Path]
 
 def test_adaptation_that_was_off_has_no_after(make: Callable[..., Path]) -> None:
     folder = make(adapt__enabled=False)
-    told = json.loads((folder / "adapt/confusion.json").read_text())
-    (folder / "adapt/confusion.json").write_text(json.dumps({**told, "after": None}))
+    expected = json.loads((folder / "adapt/confusion.json").read_text())
+    (folder / "adapt/confusion.json").write_text(json.dumps({**expected, "after": None}))
     text = _page(folder).text
     assert "Adaptation was off in this recipe" in text
     assert "before adaptation" in text and "after adaptation" not in text.partition("All names")[2]
@@ -161,9 +161,9 @@ def test_mistakes_of_the_teacher_are_told_before_and_after(make: Callable[..., P
 def test_worst_failures_come_first(make: Callable[..., Path], coco: TinyCoco) -> None:
     cards = _cards(make())
     names, novel = {}, set(SPLIT.novel)
-    for photo in load_photos(coco.part(), SPLIT.names).photos:
-        missed = sum(SPLIT.names[label - 1] in novel for label in photo.labels[~photo.crowd].tolist())
-        names[photo.path.name] = 2 * missed + (2 if photo.image_id == 11 else 0)  # one more bar is told there
+    for image in load_images(coco.part(), SPLIT.names).images:
+        missed = sum(SPLIT.names[label - 1] in novel for label in image.labels[~image.crowd].tolist())
+        names[image.path.name] = 2 * missed + (2 if image.image_id == 11 else 0)  # one more bar is told there
     failures = [names[card] for card in cards]
     assert failures == sorted(failures, reverse=True)
     assert failures[0] > failures[-1]

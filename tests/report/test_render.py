@@ -6,12 +6,12 @@ from ezsd.utils.format import duration, megabytes, number
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "expected"),
     [(None, "not measured"), (0.34, "0.3 s"), (9.97, "10 s"), (59.6, "1 min 00 s"), (467, "7 min 47 s"),
      (3720, "1 h 02 min"), (360_000, "100 h 00 min")],
 )  # fmt: skip
-def test_seconds_are_written_for_people(seconds: float | None, told: str) -> None:
-    assert duration(seconds).replace("\xa0", " ") == told
+def test_seconds_are_written_for_people(seconds: float | None, expected: str) -> None:
+    assert duration(seconds).replace("\xa0", " ") == expected
 
 
 def test_numbers_have_thousands_a_true_minus_and_a_word_for_none() -> None:

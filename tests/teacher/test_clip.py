@@ -27,7 +27,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-def _picture(height: int, width: int) -> torch.Tensor:
+def _image(height: int, width: int) -> torch.Tensor:
     coarse = torch.rand(1, 3, 5, 5, generator=torch.Generator().manual_seed(3))
     return F.interpolate(coarse, (height, width), mode="bilinear")[0]
 
@@ -80,9 +80,9 @@ def test_norms_are_split_by_tower(tiny_clip: Spec) -> None:
 
 def test_dense_embedding_of_a_whole_picture_is_its_crop_embedding_for_a_mean_pooled_cnn(tiny_clip: Spec) -> None:
     teacher = load_teacher(tiny_clip("timm_cnn"))
-    picture = _picture(64, 64)
-    dense = teacher.dense_embeddings(picture, torch.tensor([[0.0, 0, 64, 64]]), (64,))
-    assert torch.allclose(dense, teacher.encode_crops(picture[None]), atol=1e-5)
+    image = _image(64, 64)
+    dense = teacher.dense_embeddings(image, torch.tensor([[0.0, 0, 64, 64]]), (64,))
+    assert torch.allclose(dense, teacher.encode_crops(image[None]), atol=1e-5)
 
 
 def test_dense_embedding_of_a_whole_picture_is_its_crop_embedding_when_attention_is_even(tiny_clip: Spec) -> None:
@@ -90,9 +90,9 @@ def test_dense_embedding_of_a_whole_picture_is_its_crop_embedding_when_attention
     pool = teacher._model.visual.attnpool  # type: ignore[attr-defined]
     for parameter in (pool.q_proj.weight, pool.q_proj.bias, pool.positional_embedding):
         nn.init.zeros_(parameter)
-    picture = _picture(64, 64)
-    dense = teacher.dense_embeddings(picture, torch.tensor([[0.0, 0, 64, 64]]), (64,))
-    assert torch.allclose(dense, teacher.encode_crops(picture[None]), atol=1e-5)
+    image = _image(64, 64)
+    dense = teacher.dense_embeddings(image, torch.tensor([[0.0, 0, 64, 64]]), (64,))
+    assert torch.allclose(dense, teacher.encode_crops(image[None]), atol=1e-5)
 
 
 def test_a_patch_of_a_transformer_is_read_as_if_it_saw_only_itself(tiny_clip: Spec) -> None:
@@ -104,13 +104,13 @@ def test_a_patch_of_a_transformer_is_read_as_if_it_saw_only_itself(tiny_clip: Sp
         attention.in_proj_bias[:64] = 0
         nn.init.ones_(visual.transformer.resblocks[-1].ln_1.weight)
         nn.init.zeros_(visual.transformer.resblocks[-1].ln_1.bias)
-        picture = _picture(32, 32)
-        normalised = teacher._normalised(picture)  # type: ignore[attr-defined]
+        image = _image(32, 32)
+        normalised = teacher._normalised(image)  # type: ignore[attr-defined]
         visual.output_tokens = True
         tokens = visual(normalised[None])[1][0] @ visual.proj
         visual.output_tokens = False
     corners = torch.tensor([[0.0, 0, 8, 8], [24, 0, 32, 8], [8, 24, 16, 32]])
-    dense = teacher.dense_embeddings(picture, corners, (32,))
+    dense = teacher.dense_embeddings(image, corners, (32,))
     assert torch.allclose(dense, F.normalize(tokens[[0, 3, 13]], dim=-1), atol=1e-4)
 
 
@@ -125,11 +125,11 @@ def test_a_patch_of_a_timm_transformer_is_read_as_if_it_saw_only_itself(tiny_cli
         block.attn.qkv.bias[: 2 * width] = 0
         nn.init.ones_(block.norm1.weight)
         nn.init.zeros_(block.norm1.bias)
-        picture = _picture(160, 160)
-        tokens = visual.trunk.forward_features(teacher._normalised(picture)[None])[0, 1:]  # type: ignore[attr-defined]
+        image = _image(160, 160)
+        tokens = visual.trunk.forward_features(teacher._normalised(image)[None])[0, 1:]  # type: ignore[attr-defined]
         expected = visual.head(visual.trunk.forward_head(tokens[[0, 9, 90], None]))
     corners = torch.tensor([[0.0, 0, 16, 16], [144, 0, 160, 16], [0, 144, 16, 160]])
-    dense = teacher.dense_embeddings(picture, corners, (160,))
+    dense = teacher.dense_embeddings(image, corners, (160,))
     assert torch.allclose(dense, F.normalize(expected, dim=-1), atol=1e-4)
 
 
@@ -137,22 +137,22 @@ def test_a_patch_of_a_timm_transformer_is_read_as_if_it_saw_only_itself(tiny_cli
 def test_a_box_in_one_tile_does_not_depend_on_the_rest_of_the_picture(tiny_clip: Spec, tower: str) -> None:
     teacher = load_teacher(tiny_clip(tower))
     side = teacher.input_size
-    picture = _picture(side, 2 * side)
+    image = _image(side, 2 * side)
     corner = torch.tensor([[0.0, 0, side / 4, side / 2]])
-    wide = teacher.dense_embeddings(picture, corner, (2 * side,))
-    alone = teacher.dense_embeddings(picture[:, :, :side], corner, (side,))
+    wide = teacher.dense_embeddings(image, corner, (2 * side,))
+    alone = teacher.dense_embeddings(image[:, :, :side], corner, (side,))
     assert torch.allclose(wide, alone, atol=1e-4)
-    assert not torch.allclose(wide, teacher.dense_embeddings(1 - picture, corner, (2 * side,)), atol=1e-2)
+    assert not torch.allclose(wide, teacher.dense_embeddings(1 - image, corner, (2 * side,)), atol=1e-2)
 
 
 @pytest.mark.parametrize("tower", TOWERS)
 def test_dense_embeddings_are_unit_vectors_at_every_scale(tiny_clip: Spec, tower: str) -> None:
     teacher = load_teacher(tiny_clip(tower))
     boxes = torch.tensor([[0.0, 0, 140, 100], [20, 30, 60, 80], [5, 5, 15, 12], [139, 99, 140, 100]])
-    dense = teacher.dense_embeddings(_picture(100, 140), boxes, (70, 300))
+    dense = teacher.dense_embeddings(_image(100, 140), boxes, (70, 300))
     assert dense.shape == (4, teacher.embedding_dim)
     assert torch.allclose(dense.norm(dim=1), torch.ones(4), atol=1e-5)
-    assert teacher.dense_embeddings(_picture(50, 60), torch.zeros(0, 4), (64,)).shape == (0, teacher.embedding_dim)
+    assert teacher.dense_embeddings(_image(50, 60), torch.zeros(0, 4), (64,)).shape == (0, teacher.embedding_dim)
 
 
 @pytest.mark.parametrize("length, patch, grid", [(5, 8, 4), (32, 8, 4), (33, 8, 4), (500, 14, 16), (1280, 32, 7)])
@@ -165,10 +165,10 @@ def test_tiles_cover_a_side_and_overlap(length: int, patch: int, grid: int) -> N
 
 def test_tiles_are_stitched_where_they_were_cut() -> None:
     """A tower whose tokens are the pixels themselves gives back the picture, whatever the tiles."""
-    picture = F.normalize(_picture(20, 45), dim=0)
+    image = F.normalize(_image(20, 45), dim=0)
     boxes = torch.tensor([[x, y, x + 7, y + 5] for x in range(0, 38, 3) for y in range(15)], dtype=torch.float32)
-    found = read_tiles(picture, boxes, size=8, grid=8, early=lambda tiles: tiles, end=lambda tokens: tokens)
-    assert torch.allclose(found, F.normalize(box_means(picture, boxes, 1), dim=-1), atol=1e-5)
+    found = read_tiles(image, boxes, size=8, grid=8, early=lambda tiles: tiles, end=lambda tokens: tokens)
+    assert torch.allclose(found, F.normalize(box_means(image, boxes, 1), dim=-1), atol=1e-5)
 
 
 def test_safetensors_and_pt_of_the_same_weights_are_the_same_teacher(tiny_clip: Spec) -> None:

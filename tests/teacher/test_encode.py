@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ezsd.data.formats.coco import load_photos
-from ezsd.data.prefetch import PictureCache, read_ahead
-from ezsd.data.samples import read_picture
+from ezsd.data.formats.coco import load_images
+from ezsd.data.prefetch import ImageCache, read_ahead
+from ezsd.data.samples import read_image
 from ezsd.teacher.encode import encode_regions
 from ezsd.teacher.regions import crop_regions
 from tiny import CATEGORIES, TinyCoco
@@ -32,17 +32,17 @@ class _Counting(ColourTeacher):
 def test_boxes_of_many_photos_are_embedded_in_full_batches_and_come_back_by_photo(batch_size: int) -> None:
     torch.manual_seed(0)
     counts = [3, 0, 11, 1, 0, 0, 5, 0]
-    pictures = [torch.rand(3, 40, 50) for _ in counts]
+    images = [torch.rand(3, 40, 50) for _ in counts]
     boxes = []
     for count in counts:
         corner = torch.rand(count, 2) * 20
         boxes.append(torch.cat([corner, corner + 5 + torch.rand(count, 2) * 20], dim=1))
     teacher = _Counting()
-    found = list(encode_regions(teacher, zip(pictures, boxes, strict=True), batch_size, "cpu", "fp32"))
+    found = list(encode_regions(teacher, zip(images, boxes, strict=True), batch_size, "cpu", "fp32"))
     assert teacher.passes == [batch_size] * (20 // batch_size) + [20 % batch_size] * (20 % batch_size > 0)
     assert [len(part) for part in found] == counts
-    for picture, own, embeddings in zip(pictures, boxes, found, strict=True):
-        expected = ColourTeacher().encode_crops(crop_regions(picture, own, 16))
+    for image, own, embeddings in zip(images, boxes, found, strict=True):
+        expected = ColourTeacher().encode_crops(crop_regions(image, own, 16))
         torch.testing.assert_close(embeddings, expected, atol=1e-5, rtol=0)
 
 
@@ -54,12 +54,12 @@ def test_no_photo_and_no_box_need_no_pass() -> None:
 
 
 def test_photos_read_ahead_come_in_order(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> None:
-    photos = load_photos(tiny_coco(tmp_path).part(), list(CATEGORIES.values())).photos
-    for photo, picture in zip(photos, read_ahead(photos), strict=True):
-        assert torch.equal(picture, read_picture(photo))
-    cache = PictureCache(photos, size=2)
+    images = load_images(tiny_coco(tmp_path).part(), list(CATEGORIES.values())).images
+    for image, pixels in zip(images, read_ahead(images), strict=True):
+        assert torch.equal(pixels, read_image(image))
+    cache = ImageCache(images, size=2)
     for places in ([0, 1, 2], [2, 3], [0]):
         cache.ask(places)
         for place in places:
-            assert torch.equal(cache.get(place), read_picture(photos[place]))
+            assert torch.equal(cache.get(place), read_image(images[place]))
     assert cache.get(0) is cache.get(0)

@@ -36,7 +36,7 @@ class OwnTeacher:
     def encode_crops(self, crops: Tensor) -> Tensor:
         return F.normalize(crops.flatten(1)[:, :8], dim=-1)
 
-    def dense_embeddings(self, picture: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
+    def dense_embeddings(self, image: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
         return F.normalize(torch.ones(len(boxes), 8), dim=-1)
 
     def norm_parameters(self, towers: Sequence[str] = ("image", "text")) -> dict[str, nn.Parameter]:

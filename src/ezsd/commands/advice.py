@@ -9,13 +9,13 @@ from ezsd.data.categories import CategorySplit, load_split
 from ezsd.errors import ArtifactError, MissingExtraError
 from ezsd.teacher import load_teacher, text_embeddings
 
-_FEW_BOXES, _FEW_PHOTOS = 20, 100
+_FEW_BOXES, _FEW_IMAGES = 20, 100
 _SHOWN = 10
 _KNOWN = "coco_48_17"  # a split whose names people and teachers tell apart: the measure for others
 
 
 def advice_on_data(
-    split: CategorySplit, boxes: Mapping[str, int], val_boxes: Mapping[str, int], photos: int, val_photos: int
+    split: CategorySplit, boxes: Mapping[str, int], val_boxes: Mapping[str, int], images: int, val_images: int
 ) -> list[str]:
     """Tell what is scarce, and what is done with boxes of novel names.
 
@@ -23,30 +23,30 @@ def advice_on_data(
         split: the user's names.
         boxes: in the annotations that are learned from, by name; 0 where a category has none.
         val_boxes: in annotations of their own for the val part, by name; empty when there are none.
-        photos: of the train part.
+        images: of the train part.
         val_photos: of the val part.
     """
-    told = []
-    if photos < _FEW_PHOTOS:
-        told.append(f"{photos} train photos are few: the detector learns where objects are from these alone, and "
-                    f"figures from {val_photos} val photos say little. A few hundred make a difference.")  # fmt: skip
+    notes = []
+    if images < _FEW_IMAGES:
+        notes.append(f"{images} train photos are few: the detector learns where objects are from these alone, and "
+                    f"figures from {val_images} val photos say little. A few hundred make a difference.")  # fmt: skip
     few = [f'"{name}" ({boxes[name]})' for name in split.base if boxes[name] < _FEW_BOXES]
     if few:
-        told.append(f"Few boxes of {_listed(few)}; a name with fewer than about {_FEW_BOXES} is hardly learned. "
+        notes.append(f"Few boxes of {_listed(few)}; a name with fewer than about {_FEW_BOXES} is hardly learned. "
                     "Label more of it, or leave it out.")  # fmt: skip
     counts = {name: boxes.get(name, 0) + val_boxes.get(name, 0) for name in split.novel}
     labelled = [f'"{name}" ({count})' for name, count in counts.items() if count]
     if labelled:
-        told.append(f"There are boxes of novel names: {_listed(labelled)}. They are not used for training, only for "
+        notes.append(f"There are boxes of novel names: {_listed(labelled)}. They are not used for training, only for "
                     "the figures.")  # fmt: skip
     else:
-        told.append("There is no box of a novel name: how well they are found can be looked at (ezsd detect), but not "
+        notes.append("There is no box of a novel name: how well they are found can be looked at (ezsd detect), but not "
                     "measured. Boxes of them in the val photos would do.")  # fmt: skip
     unused = [f'"{name}"' for name, count in boxes.items() if not count and name not in split.names]
     if unused:
-        told.append(f"Categories without boxes are left out: {_listed(unused)}. What is to be found without boxes "
+        notes.append(f"Categories without boxes are left out: {_listed(unused)}. What is to be found without boxes "
                     "belongs to --novel.")  # fmt: skip
-    return told
+    return notes
 
 
 def advice_on_names(split: CategorySplit, given: Sequence[str] = ()) -> list[str]:
@@ -57,12 +57,12 @@ def advice_on_names(split: CategorySplit, given: Sequence[str] = ()) -> list[str
         given: names as the user gave them, when ``split`` has each of them once.
     """
     twice = [f'"{name}"' for name, count in Counter(given).items() if count > 1]
-    told = [f"Given more than once, and taken once: {_listed(twice)}."] if twice else []
+    notes = [f"Given more than once, and taken once: {_listed(twice)}."] if twice else []
     pairs = [_pair(split, *pair) for pair in _lookalikes(split.names)]
     if pairs:
-        told.append(f"These differ only by case, spaces, hyphens or plural: {_listed(pairs)}. If they mean the same, "
+        notes.append(f"These differ only by case, spaces, hyphens or plural: {_listed(pairs)}. If they mean the same, "
                     "keep one; the teacher cannot tell them apart.")  # fmt: skip
-    return told
+    return notes
 
 
 def advice_on_teacher(spec: str, split: CategorySplit, prompt: str) -> list[str]:

@@ -39,7 +39,7 @@ BASELINE = (
     "train.ignore_top=0",
     "train.novel_negatives=false",
 )
-PHOTOS, FAST_PHOTOS = 900, 350
+IMAGES, FAST_IMAGES = 900, 350
 FAST = (
     "adapt.epochs=4",
     "propose.rpn_epochs=3",
@@ -76,8 +76,8 @@ def run_demo(out: Path, fast: bool = False, overwrite: bool = False) -> dict[str
         MissingExtraError: the extra ``pocket`` is not installed.
         ArtifactError: ``out`` holds runs of other settings, or cannot be written.
     """
-    photos = FAST_PHOTOS if fast else PHOTOS
-    data = make_pocket(out / f"pocket_{photos}", photos)
+    images = FAST_IMAGES if fast else IMAGES
+    data = make_pocket(out / f"pocket_{images}", images)
     changes = [
         f"data.{part}.{key}={data[file]}"
         for part in ("train", "val")
@@ -90,8 +90,8 @@ def run_demo(out: Path, fast: bool = False, overwrite: bool = False) -> dict[str
     console = Console(highlight=False)
     console.print(as_text(compare([ours, baseline]), console.width))
     report = write_report(ours, baseline)
-    picture = _unheard(ours / "train" / "model", out / "unheard.jpg")
-    return {"report": report, "picture": picture}
+    image = _unheard(ours / "train" / "model", out / "unheard.jpg")
+    return {"report": report, "image": image}
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def pocket_recipe() -> Path:
     raise ArtifactError(f"recipes/pocket.yaml is neither in {package} nor beside it. Install ezsd again.")
 
 
-def _unheard(model: Path, picture: Path) -> Path:
+def _unheard(model: Path, image: Path) -> Path:
     """Ask for names that no list holds in scenes made of them; draw the scene in which most are found."""
     scenes = [make_scene(np.random.default_rng([_UNHEARD_SEED, place]), tuple(UNHEARD), pictograms=UNHEARD)
               for place in range(_UNHEARD_SCENES)]  # fmt: skip
@@ -144,12 +144,12 @@ def _unheard(model: Path, picture: Path) -> Path:
     detections = Detector.load(model)([scene for scene, _ in scenes], vocabulary, _THRESHOLD)
     found = [count_found(part, objects) for part, (_, objects) in zip(detections, scenes, strict=True)]
     best = max(range(len(scenes)), key=found.__getitem__)
-    with written_whole(picture) as temporary:
+    with written_whole(image) as temporary:
         draw(scenes[best][0], detections[best]).save(temporary, format="JPEG", quality=92)
     total = sum(len(objects) for _, objects in scenes)
     say(f"Asked for {', '.join(UNHEARD)}, which are in no list: {sum(found)} of {total} found in {len(scenes)} scenes; "
-        f"{picture} shows the scene with most of them.")  # fmt: skip
-    return picture
+        f"{image} shows the scene with most of them.")  # fmt: skip
+    return image
 
 
 def count_found(detections: sv.Detections, objects: Sequence[PlacedObject]) -> int:

@@ -1,4 +1,4 @@
-"""Picture files in, drawn pictures and one ``detections.json`` out."""
+"""Image files in, drawn pictures and one ``detections.json`` out."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _AT_ONCE = 16  # pictures in memory
 _BATCH = 4
 
 
-def detect_files(model: Path, pictures: Sequence[Path], vocabulary: str | None, threshold: float, out: Path) -> Path:
+def detect_files(model: Path, images: Sequence[Path], vocabulary: str | None, threshold: float, out: Path) -> Path:
     """Detect in picture files; pictures that cannot be read are told at the end, the others are done all the same.
 
     Args:
         model: a model folder, or the run folder it is in.
-        pictures: files.
+        images: files.
         vocabulary: names with commas between them; None = the model's own.
         threshold: detections with a lower score are left out.
         out: a drawn picture for each picture, and detections.json: {"model", "vocabulary", "threshold", "pictures":
@@ -43,34 +43,34 @@ def detect_files(model: Path, pictures: Sequence[Path], vocabulary: str | None, 
     detector = Detector.load(inner if (inner / CONFIG).is_file() else model)
     names = vocabulary_names(vocabulary, detector.config.names)
     entries: list[dict[str, Any]] = []
-    faults: list[str] = []
+    problems: list[str] = []
     taken: set[Path] = set()
-    with track(len(pictures), "detect") as advance:
-        for start in range(0, len(pictures), _AT_ONCE):
-            part = pictures[start : start + _AT_ONCE]
-            loaded = _read(part, faults)
-            for (path, picture), found in zip(
-                loaded, detector([picture for _, picture in loaded], names, threshold, _BATCH), strict=True
+    with track(len(images), "detect") as advance:
+        for start in range(0, len(images), _AT_ONCE):
+            part = images[start : start + _AT_ONCE]
+            loaded = _read(part, problems)
+            for (path, image), found in zip(
+                loaded, detector([image for _, image in loaded], names, threshold, _BATCH), strict=True
             ):
                 drawn = _free_name(out, path.stem, taken)
                 with written_whole(drawn) as temporary:
-                    draw(picture, found).save(temporary, format="JPEG", quality=92)
-                entries.append({"picture": str(path), "drawn": drawn.name, "detections": detections_json(found)})
+                    draw(image, found).save(temporary, format="JPEG", quality=92)
+                entries.append({"image": str(path), "drawn": drawn.name, "detections": detections_json(found)})
             advance(len(part), "")
     result = out / "detections.json"
-    write_json(result, {"model": str(model), "vocabulary": list(names), "threshold": threshold, "pictures": entries})
-    if faults:
-        raise DataError([*faults, f"The other {len(entries)} pictures are done: {result}"])
+    write_json(result, {"model": str(model), "vocabulary": list(names), "threshold": threshold, "images": entries})
+    if problems:
+        raise DataError([*problems, f"The other {len(entries)} pictures are done: {result}"])
     return result
 
 
-def _read(paths: Sequence[Path], faults: list[str]) -> list[tuple[Path, Tensor]]:
+def _read(paths: Sequence[Path], problems: list[str]) -> list[tuple[Path, Tensor]]:
     loaded = []
     for path in paths:
         try:
             loaded.append((path, read_any(path)))
         except DataError as error:
-            faults += error.faults
+            problems += error.problems
     return loaded
 
 

@@ -67,7 +67,7 @@ def make_recipe(
         sizes = [(int(entry["width"]), int(entry["height"])) for entry in content["images"]]
         numbers, val_counts = {"train": len(sizes), "val": 0}, dict[str, int]()
         if val_annotations is None:
-            for name, part in _parted(content, annotations).items():
+            for name, part in _split_images(content, annotations).items():
                 parts[name], numbers[name] = out.with_name(f"{out.stem}_{name}.json"), len(part["images"])
                 texts[parts[name]] = json.dumps(part)
         else:
@@ -104,7 +104,7 @@ def _boxes_by_name(content: Mapping[str, list[Any]]) -> dict[str, int]:
     return counts
 
 
-def _parted(content: Mapping[str, list[Any]], annotations: Path) -> dict[str, dict[str, list[Any]]]:
+def _split_images(content: Mapping[str, list[Any]], annotations: Path) -> dict[str, dict[str, list[Any]]]:
     ids = sorted(entry["id"] for entry in content["images"])
     if len(ids) < 2:
         raise DataError(f"{annotations} has {len(ids)} photo; at least 2 are needed, one for train and one for val.")

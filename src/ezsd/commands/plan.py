@@ -11,8 +11,8 @@ from rich.table import Table
 
 from ezsd.commands.timing import Measured, measure
 from ezsd.data.categories import CategorySplit, load_split
-from ezsd.data.formats.coco import load_photos
-from ezsd.data.samples import Photos
+from ezsd.data.formats.coco import load_images
+from ezsd.data.samples import ImageSet
 from ezsd.errors import DataError
 from ezsd.pipeline.workload import (
     Pace,
@@ -46,29 +46,29 @@ def make_plan(recipe: Recipe, name: str) -> Group:
     """
     busy = _load()
     split = load_split(recipe.split, recipe.data.train.annotations)
-    photos = _photos(recipe, split)
-    stages = count_work(recipe, split, photos)
-    say(f"{describe_data(split, photos)}\nMeasuring a little of every stage, for about a minute.")
-    measured = measure(recipe, split, photos["train"], photos["val"])
+    images = _images(recipe, split)
+    stages = count_work(recipe, split, images)
+    say(f"{describe_data(split, images)}\nMeasuring a little of every stage, for about a minute.")
+    measured = measure(recipe, split, images["train"], images["val"])
     table = _table(f"Plan of {name} on {_machine()}", recipe, stages, measured)
-    return Group(describe_data(split, photos), table, *_notes(recipe, photos, measured, busy))
+    return Group(describe_data(split, images), table, *_notes(recipe, images, measured, busy))
 
 
-def _photos(recipe: Recipe, split: CategorySplit) -> dict[str, Photos]:
+def _images(recipe: Recipe, split: CategorySplit) -> dict[str, ImageSet]:
     """Read both parts; the faults of both are told at once."""
     parts: list[tuple[str, Part, tuple[str, ...], tuple[str, ...]]] = [
         ("train", recipe.data.train, split.base, split.base), ("val", recipe.data.val, split.names, ()),
     ]  # fmt: skip
-    photos: dict[str, Photos] = {}
-    faults: list[str] = []
+    images: dict[str, ImageSet] = {}
+    problems: list[str] = []
     for name, part, names, required in parts:
         try:
-            photos[name] = load_photos(part, names, recipe.data.skip_bad, required)
+            images[name] = load_images(part, names, recipe.data.skip_bad, required)
         except DataError as error:
-            faults += error.faults
-    if faults:
-        raise DataError(faults)
-    return photos
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    return images
 
 
 def _table(title: str, recipe: Recipe, stages: Sequence[StagePlan], measured: Measured) -> Table:
@@ -104,7 +104,7 @@ def _times(time: Pace) -> tuple[str, str]:
     return rough_duration(time.mean), f"{rough_duration(low)} - {rough_duration(high)}"
 
 
-def _notes(recipe: Recipe, photos: Mapping[str, Photos], measured: Measured, busy: float) -> list[str]:
+def _notes(recipe: Recipe, images: Mapping[str, ImageSet], measured: Measured, busy: float) -> list[str]:
     notes = [
         f"Measured in {measured.seconds:.0f} s on a few photos, in one process. Expect the time within the bounds, not "
         "at its middle; loading models and reading annotations come on top."
@@ -116,7 +116,7 @@ def _notes(recipe: Recipe, photos: Mapping[str, Photos], measured: Measured, bus
     if any(held):
         readers = f", and each of its {recipe.data.workers} readers of photos some more" if recipe.data.workers else ""
         notes.append(f"Measuring held {' and '.join(filter(None, held))}; a run holds at least that{readers}.")
-    if skipped := sum(len(part.skipped) for part in photos.values()):
+    if skipped := sum(len(part.skipped) for part in images.values()):
         notes.append(f"{skipped} bad photos or boxes are left out; ezsd validate lists them.")
     return notes
 

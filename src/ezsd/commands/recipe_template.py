@@ -29,14 +29,14 @@ class OwnData:
     Attributes:
         images: their folder.
         annotations: files of "train" and "val".
-        photos: how many "train" and "val" have.
+        counts: how many "train" and "val" have.
         sizes: width and height of the photos, pixels.
         boxes: by name of category.
     """
 
     images: Path
     annotations: Mapping[str, Path]
-    photos: Mapping[str, int]
+    counts: Mapping[str, int]
     sizes: Sequence[tuple[int, int]]
     boxes: Mapping[str, int]
 
@@ -82,10 +82,10 @@ detector:
   head_convs: 1
   head_channels: 96
   head_features: 512
-  rois_per_photo: 48
+  rois_per_image: 48
   anchor_sides: [16, 32, 64, 128, 256]
   masks: auto  # learned when the annotations have them
-{_train(data.photos["train"])}
+{_train(data.counts["train"])}
   precision: {precision}
 """
 
@@ -101,14 +101,14 @@ def _names(names: Sequence[str], boxes: Mapping[str, int]) -> str:
 def _parts(data: OwnData) -> str:
     images = _quoted(str(data.images.absolute()))
     return "\n".join(
-        f"  {name}:  # {data.photos[name]} photos\n    images: {images}\n"
+        f"  {name}:  # {data.counts[name]} images\n    images: {images}\n"
         f"    annotations: {_quoted(str(path.absolute()))}"
         for name, path in data.annotations.items()
     )
 
 
 def _adapt(data: OwnData, split: CategorySplit, teacher: str) -> str:
-    boxes = sum(data.boxes[name] for name in split.base) * data.photos["train"] / max(1, len(data.sizes))
+    boxes = sum(data.boxes[name] for name in split.base) * data.counts["train"] / max(1, len(data.sizes))
     epochs = min(_MOST_ADAPT_EPOCHS, max(2, round(_ADAPT_STEPS * _CROPS / max(boxes, 1))))
     long = statistics.median(max(size) for size in data.sizes)
     towers, lr = ("[image]", "1.0e-3") if teacher == "offline" else ("[image, text]", "1.0e-4")
@@ -137,12 +137,12 @@ propose:  # where novel objects may be, and what the teacher sees there
   crop_rank: 0.0  # the dense look alone ranks: as good here, and half the price"""
 
 
-def _train(photos: int) -> str:
-    epochs = _rounded(max(_FEWEST_EPOCHS, _STEPS * _BATCH / photos))
-    steps = math.ceil(photos * epochs / _BATCH)
+def _train(images: int) -> str:
+    epochs = _rounded(max(_FEWEST_EPOCHS, _STEPS * _BATCH / images))
+    steps = math.ceil(images * epochs / _BATCH)
     return f"""\
 train:
-  epochs: {epochs}  # passes over {photos} photos: {steps:,} steps; raise it as long as the figures rise
+  epochs: {epochs}  # passes over {images} images: {steps:,} steps; raise it as long as the figures rise
   batch_size: {_BATCH}  # lower it when memory is short
   optimizer: adamw
   lr: 5.0e-4
@@ -150,7 +150,7 @@ train:
   schedule: cosine
   warmup_steps: 100
   distillation_weight: 0.2  # 1 as published, for far longer schedules
-  proposals_per_photo: 48
+  proposals_per_image: 48
   ignore_top: 20  # the best proposals are not taught as background: novel objects may be there
   checkpoint_steps: 200"""
 

@@ -18,27 +18,27 @@ import torch
 
 from ezsd.data.categories import CategorySplit
 from ezsd.data.prefetch import read_ahead
-from ezsd.data.samples import Photo, Photos, photos_with
+from ezsd.data.samples import AnnotatedImage, ImageSet, images_with
 from ezsd.data.target_store import Regions, write_index, write_shard
 from ezsd.detector.proposal_network import ProposalNetwork, build_proposal_network
 from ezsd.detector.rcnn import Rcnn, build_detector
-from ezsd.inference.batching import detect_photos
+from ezsd.inference.batching import detect_annotated
 from ezsd.pipeline.adapt import run_adapt
 from ezsd.pipeline.train import run_train, wants_masks
 from ezsd.pipeline.workload import Pace, Work
 from ezsd.proposals.base_rpn import train_base_rpn
 from ezsd.proposals.candidates import anchor_grid
-from ezsd.proposals.proposer import propose_photos
+from ezsd.proposals.proposer import propose_images
 from ezsd.proposals.recall import measure_proposals
-from ezsd.recipe import Propose, Recipe, needs_targets
+from ezsd.recipe import ProposeConfig, Recipe, needs_targets
 from ezsd.teacher import Teacher, load_teacher, text_embeddings
 from ezsd.teacher.adaptation import usable_boxes
 from ezsd.utils.device import this_device
 from ezsd.utils.progress import stopwatch
 
 _SECONDS: Mapping[Work, float] = {  # that measuring may take
-    "read a photo": 1.0, "adapt step": 9.0, "rpn step": 6.0, "propose in a photo": 10.0, "train step": 12.0,
-    "detect in a photo": 5.0, "recall of a photo": 4.0,
+    "read an image": 1.0, "adapt step": 9.0, "rpn step": 6.0, "propose in an image": 10.0, "train step": 12.0,
+    "detect in an image": 5.0, "recall of an image": 4.0,
 }  # fmt: skip
 _SAMPLE = 64  # photos that are looked at, at most
 _VAL_SAMPLE = 8  # of them for the accuracy of crops
@@ -70,7 +70,7 @@ class Measured:
     seconds: float
 
 
-def measure(recipe: Recipe, split: CategorySplit, train: Photos, val: Photos) -> Measured:
+def measure(recipe: Recipe, split: CategorySplit, train: ImageSet, val: ImageSet) -> Measured:
     """Run a little of every stage.
 
     Args:
@@ -84,8 +84,8 @@ def measure(recipe: Recipe, split: CategorySplit, train: Photos, val: Photos) ->
     """
     began, device = time.monotonic(), this_device()
     teacher = load_teacher(recipe.teacher, device)
-    some, paces = _spread(train.photos, _SAMPLE), dict[Work, Pace]()
-    paces["read a photo"] = _photo_pace(lambda group: list(read_ahead(group)), some, 8, "read a photo")
+    some, paces = _spread(train.images, _SAMPLE), dict[Work, Pace]()
+    paces["read an image"] = _pace_per_image(lambda group: list(read_ahead(group)), some, 8, "read an image")
     torch.manual_seed(recipe.seed)
     masks = wants_masks(recipe, train)
     model = build_detector(recipe.detector, teacher.embedding_dim, masks, pretrained=False).to(device).eval()
@@ -95,9 +95,9 @@ def measure(recipe: Recipe, split: CategorySplit, train: Photos, val: Photos) ->
         rpn = _untrained_rpn(recipe, device) if recipe.propose.asks_rpn else None
         if needs_targets(recipe.train):
             if rpn is not None:
-                paces["rpn step"] = _train_rpn(recipe, split, replace(train, photos=some), folder / "targets")
-            paces["propose in a photo"], used = _propose(recipe, split, teacher, rpn, some, folder / "targets", device)
-        paces["train step"] = _train(recipe, split, replace(train, photos=used), teacher, folder)
+                paces["rpn step"] = _train_rpn(recipe, split, replace(train, images=some), folder / "targets")
+            paces["propose in an image"], used = _propose(recipe, split, teacher, rpn, some, folder / "targets", device)
+        paces["train step"] = _train(recipe, split, replace(train, images=used), teacher, folder)
         paces |= _evaluate(recipe, split, val, teacher, model, rpn, device)
         paces |= _adapt(recipe, split, train, val, teacher, folder / "adapt", device)  # last: the teacher changes
     norms = teacher.norm_parameters(recipe.adapt.towers).values()
@@ -108,19 +108,21 @@ def measure(recipe: Recipe, split: CategorySplit, train: Photos, val: Photos) ->
     )  # fmt: skip
 
 
-def _spread(photos: Sequence[Photo], count: int) -> list[Photo]:
+def _spread(images: Sequence[AnnotatedImage], count: int) -> list[AnnotatedImage]:
     """At most ``count`` photos, evenly from all."""
-    count = min(count, len(photos))
-    return [photos[place * len(photos) // count] for place in range(count)]
+    count = min(count, len(images))
+    return [images[place * len(images) // count] for place in range(count)]
 
 
-def _photo_pace(work: Callable[[list[Photo]], object], photos: Sequence[Photo], size: int, kind: Work) -> Pace:
+def _pace_per_image(
+    work: Callable[[list[AnnotatedImage]], object], images: Sequence[AnnotatedImage], size: int, kind: Work
+) -> Pace:
     """Pace of ``work`` a photo: one photo to warm up, then groups of ``size`` until the time is over."""
     began = time.monotonic()
     seconds: list[float] = []
-    work(list(photos[:1]))
+    work(list(images[:1]))
     first = time.monotonic() - began
-    rest = photos[1:] or photos
+    rest = images[1:] or images
     for start in range(0, len(rest), size):
         last = time.monotonic()
         if last - began >= _SECONDS[kind]:
@@ -132,57 +134,57 @@ def _photo_pace(work: Callable[[list[Photo]], object], photos: Sequence[Photo], 
 
 
 def _untrained_rpn(recipe: Recipe, device: str) -> ProposalNetwork:
-    settings = recipe.detector.model_copy(update={"rpn_proposals": recipe.propose.shortlist})
-    return build_proposal_network(settings, pretrained=False).eval().to(device)
+    config = recipe.detector.model_copy(update={"rpn_proposals": recipe.propose.shortlist})
+    return build_proposal_network(config, pretrained=False).eval().to(device)
 
 
-def _train_rpn(recipe: Recipe, split: CategorySplit, photos: Photos, folder: Path) -> Pace:
+def _train_rpn(recipe: Recipe, split: CategorySplit, images: ImageSet, folder: Path) -> Pace:
     endless = recipe.model_copy(update={
         "propose": recipe.propose.model_copy(update={"rpn_epochs": _ENDLESS}),
         "train": recipe.train.model_copy(update=_UNSAVED),
     })  # fmt: skip
     with stopwatch("propose: RPN", _SECONDS["rpn step"]) as seconds:
-        train_base_rpn(endless, split.base, photos, folder)
+        train_base_rpn(endless, split.base, images, folder)
     return Pace.of(_warm(seconds["propose: RPN"]))
 
 
 def _propose(
-    recipe: Recipe, split: CategorySplit, teacher: Teacher, rpn: ProposalNetwork | None, photos: Sequence[Photo],
-    folder: Path, device: str,
-) -> tuple[Pace, list[Photo]]:  # fmt: skip
+    recipe: Recipe, split: CategorySplit, teacher: Teacher, rpn: ProposalNetwork | None,
+    images: Sequence[AnnotatedImage], folder: Path, device: str,
+) -> tuple[Pace, list[AnnotatedImage]]:  # fmt: skip
     """Pace of stage propose; the targets of the photos that were done are written to ``folder``."""
     text = text_embeddings(teacher, split.names, recipe.prompt)
-    settings, factor = _affordable(recipe.propose, photos[0])
+    config, factor = _affordable(recipe.propose, images[0])
     found: dict[int, Regions] = {}
 
-    def work(group: list[Photo]) -> None:
-        boxes = [(photo.boxes[~photo.crowd], photo.labels[~photo.crowd]) for photo in group]
-        regions = propose_photos(teacher, group, boxes, text, len(split.base), settings, device, rpn)
-        found.update(zip((photo.image_id for photo in group), regions, strict=True))
+    def work(group: list[AnnotatedImage]) -> None:
+        boxes = [(image.boxes[~image.crowd], image.labels[~image.crowd]) for image in group]
+        regions = propose_images(teacher, group, boxes, text, len(split.base), config, device, rpn)
+        found.update(zip((image.image_id for image in group), regions, strict=True))
 
     # About one full batch of crops; a CPU has nothing to gain from it, and more, smaller groups tell more.
-    size = 1 if device == "cpu" else max(1, settings.batch_size // settings.keep)
-    pace = _photo_pace(work, photos, size, "propose in a photo") * factor
+    size = 1 if device == "cpu" else max(1, config.batch_size // config.keep)
+    pace = _pace_per_image(work, images, size, "propose in an image") * factor
     write_shard(folder / "shard.arrow", found, {})
     write_index(folder, [folder / "shard.arrow"], {})
-    return pace, [photo for photo in photos if photo.image_id in found]
+    return pace, [image for image in images if image.image_id in found]
 
 
-def _affordable(settings: Propose, photo: Photo) -> tuple[Propose, float]:
+def _affordable(config: ProposeConfig, image: AnnotatedImage) -> tuple[ProposeConfig, float]:
     """Settings whose measurement ends soon, and by what its time is multiplied; only exhaustive scoring needs it."""
-    if settings.scoring != "exhaustive":
-        return settings, 1.0
-    grid = len(anchor_grid(photo.height, photo.width, settings))
-    stride = settings.stride * max(1, math.ceil(math.sqrt(grid / _GRID)))
-    coarse = settings.model_copy(update={"stride": stride})
-    return coarse, grid / len(anchor_grid(photo.height, photo.width, coarse))
+    if config.scoring != "exhaustive":
+        return config, 1.0
+    grid = len(anchor_grid(image.height, image.width, config))
+    stride = config.stride * max(1, math.ceil(math.sqrt(grid / _GRID)))
+    coarse = config.model_copy(update={"stride": stride})
+    return coarse, grid / len(anchor_grid(image.height, image.width, coarse))
 
 
-def _train(recipe: Recipe, split: CategorySplit, photos: Photos, teacher: Teacher, folder: Path) -> Pace:
+def _train(recipe: Recipe, split: CategorySplit, images: ImageSet, teacher: Teacher, folder: Path) -> Pace:
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": _ENDLESS, **_UNSAVED})})
     targets = folder / "targets" if needs_targets(recipe.train) else None
     with stopwatch("train", _SECONDS["train step"]) as seconds:
-        run_train(recipe, split, photos, targets, teacher, None, folder / "train")
+        run_train(recipe, split, images, targets, teacher, None, folder / "train")
     return Pace.of(_warm(seconds["train"]))
 
 
@@ -192,42 +194,42 @@ def _warm(seconds: Sequence[float]) -> Sequence[float]:
 
 @torch.no_grad()
 def _evaluate(
-    recipe: Recipe, split: CategorySplit, val: Photos, teacher: Teacher, model: Rcnn, rpn: ProposalNetwork | None,
+    recipe: Recipe, split: CategorySplit, val: ImageSet, teacher: Teacher, model: Rcnn, rpn: ProposalNetwork | None,
     device: str,
 ) -> dict[Work, Pace]:  # fmt: skip
     """Paces of stage evaluate, with a detector that is not trained."""
     paces: dict[Work, Pace] = {}
     text, size = text_embeddings(teacher, split.names, recipe.prompt), recipe.evaluate.batch_size
 
-    def detect(group: list[Photo]) -> None:
+    def detect(group: list[AnnotatedImage]) -> None:
         for first in (0, len(split.base)) if split.novel else (0,):  # gzsd and zsd
             labels = range(first + 1, len(split.names) + 1)
-            detect_photos(model, group, text[first:], labels, size)
+            detect_annotated(model, group, text[first:], labels, size)
 
-    paces["detect in a photo"] = _photo_pace(detect, _spread(val.photos, _SAMPLE), size, "detect in a photo")
-    novel = photos_with(val, split.novel)
+    paces["detect in an image"] = _pace_per_image(detect, _spread(val.images, _SAMPLE), size, "detect in an image")
+    novel = images_with(val, split.novel)
     if recipe.evaluate.proposals and novel:
-        settings, factor = _affordable(recipe.propose, novel[0])
+        config, factor = _affordable(recipe.propose, novel[0])
 
-        def recall(group: list[Photo]) -> None:
-            part = replace(val, photos=group)
-            measure_proposals(teacher, part, split, settings, recipe.prompt, device, rpn=rpn)
+        def recall(group: list[AnnotatedImage]) -> None:
+            part = replace(val, images=group)
+            measure_proposals(teacher, part, split, config, recipe.prompt, device, rpn=rpn)
 
         with stopwatch("", math.inf):  # nothing is shown
-            pace = _photo_pace(recall, _spread(novel, _SAMPLE), 1, "recall of a photo")
-        paces["recall of a photo"] = pace * factor
+            pace = _pace_per_image(recall, _spread(novel, _SAMPLE), 1, "recall of an image")
+        paces["recall of an image"] = pace * factor
     return paces
 
 
 def _adapt(
-    recipe: Recipe, split: CategorySplit, train: Photos, val: Photos, teacher: Teacher, folder: Path, device: str
+    recipe: Recipe, split: CategorySplit, train: ImageSet, val: ImageSet, teacher: Teacher, folder: Path, device: str
 ) -> dict[Work, Pace]:
     """Paces of stage adapt; the teacher is changed."""
-    settings = recipe.adapt.model_copy(update={"epochs": max(recipe.adapt.epochs, 1000)})
-    some = replace(val, photos=_spread(val.photos, _VAL_SAMPLE))
-    crops = sum(len(usable_boxes(photo, settings.min_side)) for photo in some.photos)
+    config = recipe.adapt.model_copy(update={"epochs": max(recipe.adapt.epochs, 1000)})
+    some = replace(val, images=_spread(val.images, _VAL_SAMPLE))
+    crops = sum(len(usable_boxes(image, config.min_side)) for image in some)
     with stopwatch("Adapt", _SECONDS["adapt step"]) as seconds:
-        run_adapt(teacher, train, some, split, settings, recipe.prompt, recipe.seed, folder, device)
+        run_adapt(teacher, train, some, split, config, recipe.prompt, recipe.seed, folder, device)
     paces: dict[Work, Pace] = {}
     if crops:
         paces["look at a crop"] = Pace.of([sum(seconds["Accuracy of crops"]) / crops])

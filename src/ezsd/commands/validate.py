@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ezsd.data.categories import CategorySplit, load_split
-from ezsd.data.formats.coco import load_photos, validate_part
-from ezsd.data.samples import Photos
+from ezsd.data.formats.coco import load_images, validate_part
+from ezsd.data.samples import ImageSet
 from ezsd.errors import DataError, EzsdError, RecipeError
 from ezsd.recipe import Part, Recipe, parse_recipe, read_values
 
@@ -22,46 +22,46 @@ def check_recipe(path: Path, changes: Sequence[str] = ()) -> str:
     Raises:
         EzsdError: all faults at once. Bad photos and boxes are none where the recipe allows them (data.skip_bad).
     """
-    values, faults = read_values(path, changes)
-    recipe = _readable(values, str(path), faults)
+    values, problems = read_values(path, changes)
+    recipe = _readable(values, str(path), problems)
     split: CategorySplit | None = None
     try:
         split = load_split(recipe.split, recipe.data.train.annotations)
     except EzsdError as error:
-        faults += error.faults
+        problems += error.problems
     base, names = (split.base, split.names) if split else ((), ())  # pictures can be checked without names
-    train = _checked(recipe.data.train, base, base, recipe.data.skip_bad, faults)
-    val = _checked(recipe.data.val, names, (), recipe.data.skip_bad, faults)
-    if faults or train is None or val is None or split is None:
-        raise EzsdError(faults)
-    boxes = [sum(len(photo.boxes) for photo in part.photos) for part in (train, val)]
+    train = _checked(recipe.data.train, base, base, recipe.data.skip_bad, problems)
+    val = _checked(recipe.data.val, names, (), recipe.data.skip_bad, problems)
+    if problems or train is None or val is None or split is None:
+        raise EzsdError(problems)
+    boxes = [sum(len(image.boxes) for image in part) for part in (train, val)]
     return "\n".join([
-        *(f"left out: {fault}" for fault in train.skipped + val.skipped),
-        f"Fine: {len(split.base)} base and {len(split.novel)} novel names; train {len(train.photos)} photos with "
-        f"{boxes[0]} base boxes; val {len(val.photos)} photos with {boxes[1]} base and novel boxes.",
+        *(f"left out: {problem}" for problem in train.skipped + val.skipped),
+        f"Fine: {len(split.base)} base and {len(split.novel)} novel names; train {len(train)} photos with "
+        f"{boxes[0]} base boxes; val {len(val)} photos with {boxes[1]} base and novel boxes.",
     ])  # fmt: skip
 
 
 def _checked(
-    part: Part, names: tuple[str, ...], required: tuple[str, ...], skip_bad: bool, faults: list[str]
-) -> Photos | None:
+    part: Part, names: tuple[str, ...], required: tuple[str, ...], skip_bad: bool, problems: list[str]
+) -> ImageSet | None:
     found = [] if skip_bad else validate_part(part, names, required)
     if not found:
         try:
-            return load_photos(part, names, skip_bad, required)
+            return load_images(part, names, skip_bad, required)
         except DataError as error:
-            found = list(error.faults)
-    faults += found
+            found = list(error.problems)
+    problems += found
     return None
 
 
-def _readable(values: Mapping[str, Any], where: str, faults: list[str]) -> Recipe:
+def _readable(values: Mapping[str, Any], where: str, problems: list[str]) -> Recipe:
     """Return the recipe; beside faults elsewhere, one with its split and data alone, so that these can be checked."""
     try:
         return parse_recipe(values, where)
     except RecipeError as error:
-        faults += error.faults
+        problems += error.problems
     try:
         return parse_recipe({"teacher": "", "split": values.get("split"), "data": values.get("data")}, where)
     except RecipeError:
-        raise RecipeError(faults) from None
+        raise RecipeError(problems) from None

@@ -66,28 +66,30 @@ def load_split(split: str | Mapping[str, Sequence[str]], annotations: Path | Non
 
 
 def _checked(name: str, names: Mapping[str, Sequence[str]]) -> CategorySplit:
-    faults = [f'split: unknown key "{key}"; expected base and novel.' for key in names if key not in ("base", "novel")]
+    problems = [
+        f'split: unknown key "{key}"; expected base and novel.' for key in names if key not in ("base", "novel")
+    ]
     sides: dict[str, tuple[str, ...]] = {}
     for side in ("base", "novel"):
         given = names.get(side, ())
         if isinstance(given, str) or not all(isinstance(entry, str) and entry.strip() for entry in given):
-            faults.append(f"split.{side}: expected a list of category names, found {given!r}.")
+            problems.append(f"split.{side}: expected a list of category names, found {given!r}.")
             given = ()
         sides[side] = tuple(given)
-        faults += [
+        problems += [
             f'split.{side}: "{entry}" is there {count} times; name it once.'
             for entry, count in Counter(given).items()
             if count > 1
         ]
     if not sides["base"]:
-        faults.append("split.base: no name. Name the categories that have boxes to learn from.")
-    faults += [
+        problems.append("split.base: no name. Name the categories that have boxes to learn from.")
+    problems += [
         f'split.novel: "{entry}" is base too; leave it in one of them.'
         for entry in dict.fromkeys(sides["novel"])
         if entry in sides["base"]
     ]
-    if faults:
-        raise RecipeError(faults)
+    if problems:
+        raise RecipeError(problems)
     return CategorySplit(name, sides["base"], sides["novel"])
 
 

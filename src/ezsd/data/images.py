@@ -1,4 +1,4 @@
-"""Picture files: turned upright, as RGB, and checked before anything is learned from them."""
+"""Image files: turned upright, as RGB, and checked before anything is learned from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
 _CHUNK = 64
 
 
-def decode_picture(path: Path) -> Tensor:
+def decode_image(path: Path) -> Tensor:
     """Return the picture as viewers show it (turned as its EXIF orientation says): uint8 [3, H, W], RGB.
 
     Raises:
@@ -35,15 +35,15 @@ def decode_picture(path: Path) -> Tensor:
             _refuse_deep(image)
             pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except _BROKEN as error:
-        raise DataError(_told(path, error)) from None
+        raise DataError(_message(path, error)) from None
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def picture_faults(pictures: Sequence[tuple[Path, int, int]], decode: bool) -> list[str | None]:
+def image_problems(images: Sequence[tuple[Path, int, int]], decode: bool) -> list[str | None]:
     """Check picture files, many at a time.
 
     Args:
-        pictures: path, and width and height that the annotations give.
+        images: path, and width and height that the annotations give.
         decode: read every pixel too, which finds truncated files; else only the header is read.
 
     Returns:
@@ -51,19 +51,19 @@ def picture_faults(pictures: Sequence[tuple[Path, int, int]], decode: bool) -> l
     """
 
     def check(chunk: Sequence[tuple[Path, int, int]]) -> list[str | None]:
-        return [_fault(path, width, height, decode) for path, width, height in chunk]
+        return [_problem(path, width, height, decode) for path, width, height in chunk]
 
-    chunks = [pictures[start : start + _CHUNK] for start in range(0, len(pictures), _CHUNK)]
-    faults: list[str | None] = []
-    progress = track(len(pictures), "Checking pictures") if decode else nullcontext(lambda n, text="": None)
+    chunks = [images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK)]
+    problems: list[str | None] = []
+    progress = track(len(images), "Checking pictures") if decode else nullcontext(lambda n, text="": None)
     with progress as advance, ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         for part in pool.map(check, chunks):
-            faults += part
+            problems += part
             advance(len(part), "")
-    return faults
+    return problems
 
 
-def _fault(path: Path, width: int, height: int, decode: bool) -> str | None:
+def _problem(path: Path, width: int, height: int, decode: bool) -> str | None:
     try:
         with Image.open(path) as image:
             _refuse_deep(image)
@@ -72,7 +72,7 @@ def _fault(path: Path, width: int, height: int, decode: bool) -> str | None:
                 image.draft("RGB", (1, 1))  # JPEG at an eighth: all bits are read, few pixels are made
                 image.load()
     except _BROKEN as error:
-        return _told(path, error)
+        return _message(path, error)
     if size != (width, height):
         return f"{path}: {size[0]} x {size[1]} pixels, the annotations say {width} x {height}"
     return None
@@ -83,7 +83,7 @@ def _refuse_deep(image: Image.Image) -> None:
         raise ValueError(f"pixels of mode {image.mode}; expected 8 bits a channel, convert the picture")
 
 
-def _told(path: Path, error: BaseException) -> str:
+def _message(path: Path, error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{path}: there is no such picture"
     if isinstance(error, UnidentifiedImageError):

@@ -8,31 +8,31 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from torch import Tensor
 
-from ezsd.data.samples import Photo, read_picture
+from ezsd.data.samples import AnnotatedImage, read_image
 
 _READERS = 2
 
 
-def read_ahead(photos: Sequence[Photo]) -> Iterator[Tensor]:
+def read_ahead(images: Sequence[AnnotatedImage]) -> Iterator[Tensor]:
     """Decode photos in order, a few ahead of the consumer.
 
     Yields:
         uint8 ``[3, H, W]``.
     """
     with ThreadPoolExecutor(_READERS) as pool:
-        waiting = deque(pool.submit(read_picture, photo) for photo in photos[: 2 * _READERS])
-        for index in range(len(photos)):
-            picture = waiting.popleft().result()
-            if index + 2 * _READERS < len(photos):
-                waiting.append(pool.submit(read_picture, photos[index + 2 * _READERS]))
-            yield picture
+        waiting = deque(pool.submit(read_image, image) for image in images[: 2 * _READERS])
+        for index in range(len(images)):
+            pixels = waiting.popleft().result()
+            if index + 2 * _READERS < len(images):
+                waiting.append(pool.submit(read_image, images[index + 2 * _READERS]))
+            yield pixels
 
 
-class PictureCache:
+class ImageCache:
     """Decoded photos, read by threads before they are needed; the last ``size`` are kept."""
 
-    def __init__(self, photos: Sequence[Photo], size: int) -> None:
-        self.photos, self.size = photos, size
+    def __init__(self, images: Sequence[AnnotatedImage], size: int) -> None:
+        self.images, self.size = images, size
         self._pool = ThreadPoolExecutor(_READERS)
         self._kept: OrderedDict[int, Future[Tensor]] = OrderedDict()
 
@@ -40,7 +40,7 @@ class PictureCache:
         """Begin to decode the photos at these places of ``photos``, as far as they are not kept."""
         for place in places:
             if place not in self._kept:
-                self._kept[place] = self._pool.submit(read_picture, self.photos[place])
+                self._kept[place] = self._pool.submit(read_image, self.images[place])
             self._kept.move_to_end(place)
         while len(self._kept) > max(self.size, len(set(places))):
             self._kept.popitem(last=False)

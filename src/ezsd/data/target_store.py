@@ -176,11 +176,11 @@ class TargetStore:
         Raises:
             ArtifactError: shards are missing, cut short, or hold values that cannot be (all told at once).
         """
-        faults = [fault for name in self._sizes for fault in self._faults(name)]
-        if faults:
-            raise ArtifactError([f"{fault} {_ADVICE}" for fault in faults])
+        problems = [problem for name in self._sizes for problem in self._problems(name)]
+        if problems:
+            raise ArtifactError([f"{problem} {_ADVICE}" for problem in problems])
 
-    def _faults(self, name: str) -> list[str]:
+    def _problems(self, name: str) -> list[str]:
         path, (size, rows) = self.folder / name, self._sizes[name]
         if not path.is_file():
             return [f"{path} is missing."]
@@ -189,7 +189,7 @@ class TargetStore:
         try:
             columns = self._open(name)
         except ArtifactError as error:
-            return list(error.faults)
+            return list(error.problems)
         if any(len(values) != rows for values in columns.values()):
             return [f"{path} has another number of boxes than the {rows} of the index."]
         lengths = np.linalg.norm(columns["embedding"].astype(np.float32), axis=1)

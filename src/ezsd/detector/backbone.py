@@ -13,7 +13,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from ezsd.errors import ArtifactError
 from ezsd.utils.packaged_weights import packaged_image_tower
 
-# Picture mean and standard deviation, for RGB in 0..1.
+# Image mean and standard deviation, for RGB in 0..1.
 INPUT_STATISTICS = {
     "resnet50": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "tf_efficientnet_lite0": ((127 / 255,) * 3, (128 / 255,) * 3),
@@ -59,11 +59,11 @@ class Backbone(nn.Module):
                 module.eval()
         return self
 
-    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return the levels of the pyramid for pictures [B, 3, H, W] in 0..1 (H and W multiples of 32)."""
         # On CPUs, half-precision gradients of depthwise convolutions are several times slower than float32's.
         with torch.autocast("cpu", enabled=False):
-            levels = self.body((pictures - self.mean) / self.std)
+            levels = self.body((images - self.mean) / self.std)
         pyramid: dict[str, Tensor] = self.fpn({str(index): level for index, level in enumerate(levels)})
         return pyramid
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ezsd.detector.rcnn import Rcnn, build_detector
 from ezsd.errors import ArtifactError
-from ezsd.recipe import Detector as DetectorSettings
+from ezsd.recipe import DetectorConfig, renamed_keys
 from ezsd.utils.files import read_json, read_tensors, write_json, write_tensors
 
 MODEL, CONFIG, NORMS = "model.safetensors", "config.json", "teacher_norms.safetensors"
@@ -34,7 +34,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    detector: DetectorSettings
+    detector: DetectorConfig
     embedding_dim: int
     masks: bool
     base: tuple[str, ...]
@@ -81,9 +81,13 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[Rcnn, 
         ArtifactError: a file is missing, damaged, or of another architecture than config.json says.
     """
     try:
-        config = ModelConfig.model_validate(read_json(folder / CONFIG))
+        values = read_json(folder / CONFIG)
+        values["detector"] = renamed_keys(values["detector"], "detector")
+        config = ModelConfig.model_validate(values)
     except ValidationError as error:
         raise ArtifactError(f"{folder / CONFIG} is not a model's config: {error.errors()[0]['msg']}.") from None
+    except (KeyError, TypeError, AttributeError):
+        raise ArtifactError(f"{folder / CONFIG} is not a model's config: it has no section detector.") from None
     tensors, _ = read_tensors(folder / MODEL)
     model = build_detector(config.detector, config.embedding_dim, config.masks, pretrained=False)
     text_embeddings = tensors.pop(_TEXT, torch.zeros(0, 0))

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ezsd.data.transforms import resize_picture
+from ezsd.data.transforms import resize_image
 from ezsd.detector.backbone import Backbone
-from ezsd.detector.rcnn import batch_pictures, channels_last
+from ezsd.detector.rcnn import batch_images, channels_last
 from ezsd.detector.roi_heads import Target
 from ezsd.detector.rpn import Rpn, build_rpn
-from ezsd.recipe import Detector as DetectorSettings
+from ezsd.recipe import DetectorConfig
 
 
 class ProposalNetwork(nn.Module):
@@ -30,42 +30,42 @@ class ProposalNetwork(nn.Module):
         self.rpn = rpn
         self.image_size = image_size
 
-    def forward(self, pictures: Sequence[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+    def forward(self, images: Sequence[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """Return the losses of a batch.
 
         Args:
-            pictures: resized, [3, H, W] uint8 or float in 0..1 each.
+            images: resized, [3, H, W] uint8 or float in 0..1 each.
             targets: per photo ``boxes``, ``crowd_boxes`` and ``ignored_boxes``, pixels of the resized pictures.
         """
-        images = batch_pictures(pictures)
-        losses: dict[str, Tensor] = self.rpn(images, self.backbone(images.tensors), targets)[1]
+        batch = batch_images(images)
+        losses: dict[str, Tensor] = self.rpn(batch, self.backbone(batch.tensors), targets)[1]
         return losses
 
     @torch.no_grad()
-    def propose(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+    def propose(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Find regions; the network must be in evaluation mode.
 
         Args:
-            picture: any size, [3, H, W] uint8 or float in 0..1.
+            image: any size, [3, H, W] uint8 or float in 0..1.
 
         Returns:
             boxes [N, 4] xyxy in pixels of the picture, both sides at least one, and objectness [N] in 0..1; best first.
         """
-        images = batch_pictures([resize_picture(picture, self.image_size)])
+        images = batch_images([resize_image(image, self.image_size)])
         boxes, scores = self.rpn.propose(images, self.backbone(images.tensors))
-        (height, width), (small_height, small_width) = picture.shape[-2:], images.image_sizes[0]
+        (height, width), (small_height, small_width) = image.shape[-2:], images.image_sizes[0]
         limits = boxes.new_tensor([width, height] * 2)
         boxes = torch.minimum(boxes * (limits / boxes.new_tensor([small_width, small_height] * 2)), limits)
         kept = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
         return boxes[kept], scores[kept]
 
 
-def build_proposal_network(settings: DetectorSettings, pretrained: bool) -> ProposalNetwork:
+def build_proposal_network(config: DetectorConfig, pretrained: bool) -> ProposalNetwork:
     """Put the network together; of the settings, those of RoI heads do not count.
 
     Args:
-        settings: the recipe's section; ``rpn_proposals`` = regions of a photo, at most.
+        config: the recipe's section; ``rpn_proposals`` = regions of a photo, at most.
         pretrained: whether the backbone starts from ImageNet weights (False when weights are loaded).
     """
-    backbone = Backbone(settings.backbone, settings.fpn_channels, pretrained)
-    return channels_last(ProposalNetwork(backbone, build_rpn(settings, backbone.out_channels), settings.image_size))
+    backbone = Backbone(config.backbone, config.fpn_channels, pretrained)
+    return channels_last(ProposalNetwork(backbone, build_rpn(config, backbone.out_channels), config.image_size))

@@ -12,13 +12,13 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 
-from ezsd.data.transforms import resize_picture
+from ezsd.data.transforms import resize_image
 from ezsd.detector.backbone import Backbone
 from ezsd.detector.box_head import BoxHead
 from ezsd.detector.roi_heads import Detections, Target, ZeroShotRoIHeads, paste_masks
 from ezsd.detector.rpn import Rpn, build_rpn
 from ezsd.detector.text_classifier import TextClassifier
-from ezsd.recipe import Detector as DetectorSettings
+from ezsd.recipe import DetectorConfig
 
 FEATURE_LEVELS = ["0", "1", "2", "3"]
 PADDED_TO = 32  # the coarsest stride of the backbone
@@ -45,7 +45,7 @@ class Rcnn(nn.Module):
 
     def forward(
         self,
-        pictures: Sequence[Tensor],
+        images: Sequence[Tensor],
         targets: list[Target],
         text_embeddings: Tensor,
         other_names: Tensor | None = None,
@@ -53,77 +53,77 @@ class Rcnn(nn.Module):
         """Return the losses of a batch.
 
         Args:
-            pictures: resized, [3, H, W] uint8 or float in 0..1 each.
+            images: resized, [3, H, W] uint8 or float in 0..1 each.
             targets: see :class:`ZeroShotRoIHeads`; boxes in pixels of the resized pictures.
             text_embeddings: [C, D] unit length, the vocabulary of training.
             other_names: [U, D] unit length, names without boxes that background is told from, too.
         """
-        images, features = self._features(pictures)
-        proposals, rpn_losses = self.rpn(images, features, targets)
-        _, losses = self.roi_heads(features, proposals, images.image_sizes, text_embeddings, targets, other_names)
+        batch, features = self._features(images)
+        proposals, rpn_losses = self.rpn(batch, features, targets)
+        _, losses = self.roi_heads(features, proposals, batch.image_sizes, text_embeddings, targets, other_names)
         return {**rpn_losses, **losses}
 
     @torch.inference_mode()
-    def detect(self, pictures: Sequence[Tensor], text_embeddings: Tensor) -> list[Detections]:
+    def detect(self, images: Sequence[Tensor], text_embeddings: Tensor) -> list[Detections]:
         """Find the vocabulary's objects.
 
         Args:
-            pictures: any sizes, [3, H, W] uint8 or float in 0..1 each.
+            images: any sizes, [3, H, W] uint8 or float in 0..1 each.
             text_embeddings: [C, D] unit length, any vocabulary.
 
         Returns:
             per picture, in its own pixels, best first.
         """
-        resized = [resize_picture(picture, self.image_size) for picture in pictures]
-        images, features = self._features(resized)
-        proposals, _ = self.rpn(images, features)
-        found, _ = self.roi_heads(features, proposals, images.image_sizes, text_embeddings)
-        for detections, picture, small in zip(found, pictures, resized, strict=True):
-            height, width = picture.shape[-2:]
+        resized = [resize_image(image, self.image_size) for image in images]
+        batch, features = self._features(resized)
+        proposals, _ = self.rpn(batch, features)
+        found, _ = self.roi_heads(features, proposals, batch.image_sizes, text_embeddings)
+        for detections, image, small in zip(found, images, resized, strict=True):
+            height, width = image.shape[-2:]
             scale = torch.tensor([width / small.shape[-1], height / small.shape[-2]] * 2, device=small.device)
             detections.boxes = clip_boxes_to_image(detections.boxes * scale, (height, width))  # rounding may leave it
             paste_masks(detections, (height, width))
         return found
 
-    def _features(self, pictures: Sequence[Tensor]) -> tuple[ImageList, dict[str, Tensor]]:
-        images = batch_pictures(pictures)
-        return images, self.backbone(images.tensors)
+    def _features(self, images: Sequence[Tensor]) -> tuple[ImageList, dict[str, Tensor]]:
+        batch = batch_images(images)
+        return batch, self.backbone(batch.tensors)
 
 
-def batch_pictures(pictures: Sequence[Tensor]) -> ImageList:
+def batch_images(images: Sequence[Tensor]) -> ImageList:
     """Pad pictures [3, H, W] (uint8, or float in 0..1) at the right and the bottom to one size, float in 0..1."""
-    sizes = [(int(picture.shape[-2]), int(picture.shape[-1])) for picture in pictures]
+    sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
     height, width = (-(-max(side) // PADDED_TO) * PADDED_TO for side in zip(*sizes, strict=True))
-    padded = [F.pad(picture, (0, width - picture.shape[-1], 0, height - picture.shape[-2])) for picture in pictures]
+    padded = [F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2])) for image in images]
     batch = torch.stack(padded).contiguous(memory_format=torch.channels_last)
     return ImageList(batch.float() / 255 if batch.dtype == torch.uint8 else batch, sizes)
 
 
 def build_detector(
-    settings: DetectorSettings, embedding_dim: int, masks: bool, pretrained: bool, logit_scale: float = 100.0
+    config: DetectorConfig, embedding_dim: int, masks: bool, pretrained: bool, logit_scale: float = 100.0
 ) -> Rcnn:
     """Put a detector together.
 
     Args:
-        settings: the recipe's section.
+        config: the recipe's section.
         embedding_dim: D of the teacher.
         masks: whether there is a mask branch.
         pretrained: whether the backbone starts from ImageNet weights (False when a model is loaded).
         logit_scale: the classifier's, to start from.
     """
-    backbone = Backbone(settings.backbone, settings.fpn_channels, pretrained)
+    backbone = Backbone(config.backbone, config.fpn_channels, pretrained)
     channels = backbone.out_channels
     # The FPN paper reads boxes of 224 px from stride 16, with anchors from 32 px on: the same ratio for any anchors.
     # Bins of a box are then at most two cells wide, so that one sample a bin is enough.
-    canonical = 7 * settings.anchor_sides[0]
+    canonical = 7 * config.anchor_sides[0]
     box_head = BoxHead(
         channels,
-        settings.roi_size,
+        config.roi_size,
         embedding_dim,
-        settings.head_convs,
-        settings.head_channels,
-        settings.head_features,
-        settings.semantic_regression,
+        config.head_convs,
+        config.head_channels,
+        config.head_features,
+        config.semantic_regression,
     )
     mask_parts = {
         "mask_roi_pool": MultiScaleRoIAlign(FEATURE_LEVELS, 14, 2, canonical_scale=canonical),
@@ -133,25 +133,25 @@ def build_detector(
     roi_heads = ZeroShotRoIHeads(
         box_head,
         TextClassifier(embedding_dim, logit_scale),
-        settings.semantic_top_k,
-        box_roi_pool=MultiScaleRoIAlign(FEATURE_LEVELS, settings.roi_size, 1, canonical_scale=canonical),
-        **roi_options(settings),
+        config.semantic_top_k,
+        box_roi_pool=MultiScaleRoIAlign(FEATURE_LEVELS, config.roi_size, 1, canonical_scale=canonical),
+        **roi_options(config),
         **(mask_parts if masks else {}),
     )
-    return channels_last(Rcnn(backbone, build_rpn(settings, channels), roi_heads, settings.image_size))
+    return channels_last(Rcnn(backbone, build_rpn(config, channels), roi_heads, config.image_size))
 
 
-def roi_options(settings: DetectorSettings) -> dict[str, Any]:
+def roi_options(config: DetectorConfig) -> dict[str, Any]:
     """Return what torchvision's RoI heads take beside their parts: how regions are sampled, and detections kept."""
     return {
         "fg_iou_thresh": 0.5,
         "bg_iou_thresh": 0.5,
-        "batch_size_per_image": settings.rois_per_photo,
+        "batch_size_per_image": config.rois_per_image,
         "positive_fraction": 0.25,
         "bbox_reg_weights": None,
-        "score_thresh": settings.score_threshold,
-        "nms_thresh": settings.nms,
-        "detections_per_img": settings.detections_per_photo,
+        "score_thresh": config.score_threshold,
+        "nms_thresh": config.nms,
+        "detections_per_img": config.detections_per_image,
     }
 
 

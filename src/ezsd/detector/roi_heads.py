@@ -111,8 +111,8 @@ class ZeroShotRoIHeads(RoIHeads):
         targets: list[Target],
         other_names: Tensor,
     ) -> dict[str, Tensor]:
-        sampled, matched, labels_by_photo, deltas_by_photo = self.select_training_samples(proposals, targets)
-        labels, target_deltas = torch.cat(labels_by_photo), torch.cat(deltas_by_photo)
+        sampled, matched, labels_by_image, deltas_by_image = self.select_training_samples(proposals, targets)
+        labels, target_deltas = torch.cat(labels_by_image), torch.cat(deltas_by_image)
         distilled = [target["distill_boxes"] for target in targets]
         is_distilled = torch.cat(
             [
@@ -137,7 +137,7 @@ class ZeroShotRoIHeads(RoIHeads):
             ),
         }
         if self.has_mask():
-            losses["loss_mask"] = self._mask_loss(features, sampled, matched, labels_by_photo, sizes, targets)
+            losses["loss_mask"] = self._mask_loss(features, sampled, matched, labels_by_image, sizes, targets)
         return losses
 
     def _mask_loss(
@@ -166,7 +166,7 @@ class ZeroShotRoIHeads(RoIHeads):
         counts = [len(boxes) for boxes in proposals]
         box_features = self.box_head.to_box_features(shared)
         found = [
-            self._detect_in_photo(*parts, text_embeddings)
+            self._detect_in_image(*parts, text_embeddings)
             for parts in zip(box_features.split(counts), scores.split(counts), proposals, sizes, strict=True)
         ]
         if self.has_mask():
@@ -175,7 +175,7 @@ class ZeroShotRoIHeads(RoIHeads):
                 detections.masks = masks.sigmoid()
         return found
 
-    def _detect_in_photo(
+    def _detect_in_image(
         self, box_features: Tensor, scores: Tensor, proposals: Tensor, size: tuple[int, int], text_embeddings: Tensor
     ) -> Detections:
         region, name = torch.where(scores > self.score_thresh)

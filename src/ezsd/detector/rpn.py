@@ -11,7 +11,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import box_iou
 
-from ezsd.recipe import Detector as DetectorSettings
+from ezsd.recipe import DetectorConfig
 from ezsd.utils.boxes import covered_share
 
 
@@ -64,12 +64,10 @@ class _ExactAnchors(AnchorGenerator):
         return anchors
 
 
-def build_rpn(settings: DetectorSettings, channels: int) -> Rpn:
+def build_rpn(config: DetectorConfig, channels: int) -> Rpn:
     """Put the RPN together: one anchor side a pyramid level, three ratios."""
-    anchors = _ExactAnchors(
-        sizes=tuple((side,) for side in settings.anchor_sides), aspect_ratios=((0.5, 1.0, 2.0),) * 5
-    )
-    kept = {"training": settings.rpn_proposals, "testing": settings.rpn_proposals}
+    anchors = _ExactAnchors(sizes=tuple((side,) for side in config.anchor_sides), aspect_ratios=((0.5, 1.0, 2.0),) * 5)
+    kept = {"training": config.rpn_proposals, "testing": config.rpn_proposals}
     options: dict[str, Any] = {
         "fg_iou_thresh": 0.7,
         "bg_iou_thresh": 0.3,

@@ -58,7 +58,7 @@ def coco_metrics(
             "categories": [{"frequency": "f", **entry} for entry in ground_truth["categories"]],  # it asks for the key
         }
     )
-    found = truth.loadRes(_best_of_each_photo(kept, _LVIS_DETECTIONS) if federated else kept)
+    found = truth.loadRes(_best_of_each_image(kept, _LVIS_DETECTIONS) if federated else kept)
     evaluator = COCOeval_faster(truth, found, kind, lvis_style=federated)
     evaluator.params.catIds = wanted
     evaluator.params.maxDets = [_LVIS_DETECTIONS if federated else _COCO_DETECTIONS]
@@ -91,8 +91,8 @@ def _percent(values: np.ndarray) -> float | None:
     return 100 * float(values.mean()) if (values > -1).all() else None
 
 
-def _best_of_each_photo(detections: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    by_photo = defaultdict(list)
+def _best_of_each_image(detections: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    by_image = defaultdict(list)
     for entry in detections:
-        by_photo[entry["image_id"]].append(entry)
-    return [entry for entries in by_photo.values() for entry in sorted(entries, key=lambda e: -e["score"])[:most]]
+        by_image[entry["image_id"]].append(entry)
+    return [entry for entries in by_image.values() for entry in sorted(entries, key=lambda e: -e["score"])[:most]]

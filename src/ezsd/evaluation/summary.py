@@ -12,7 +12,7 @@ import torch
 from rich.console import Group
 from rich.table import Table
 
-from ezsd.data.samples import Photos
+from ezsd.data.samples import ImageSet
 from ezsd.evaluation.metrics import Figures, harmonic_mean, mean_figures
 
 SETTINGS = {
@@ -57,25 +57,25 @@ def by_frequency(figures: ByCategory, frequencies: Mapping[int, str]) -> dict[st
     }
 
 
-def counts_of(photos: Photos, base: int) -> dict[str, int]:
+def counts_of(images: ImageSet, base: int) -> dict[str, int]:
     """Count photos, boxes (crowds apart) and what was left out as bad."""
-    labels = torch.cat([torch.zeros(0, dtype=torch.int64), *(photo.labels[~photo.crowd] for photo in photos.photos)])
+    labels = torch.cat([torch.zeros(0, dtype=torch.int64), *(image.labels[~image.crowd] for image in images)])
     return {
-        "photos": len(photos.photos),
+        "images": len(images),
         "boxes_base": int((labels <= base).sum()),
         "boxes_novel": int((labels > base).sum()),
-        "crowds": sum(int(photo.crowd.sum()) for photo in photos.photos),
-        "skipped": len(photos.skipped),
+        "crowds": sum(int(image.crowd.sum()) for image in images),
+        "skipped": len(images.skipped),
     }
 
 
-def per_category_csv(photos: Photos, figures: ByCategory, base: int) -> str:
+def per_category_csv(images: ImageSet, figures: ByCategory, base: int) -> str:
     """Return a table name, base or novel, boxes, ap, ap50, ar; a figure that was not measured is left empty."""
-    boxes = Counter(label for photo in photos.photos for label in photo.labels[~photo.crowd].tolist())
+    boxes = Counter(label for image in images for label in image.labels[~image.crowd].tolist())
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["name", "split", "boxes", "ap", "ap50", "ar"])
-    for label, name in enumerate(photos.names, start=1):
+    for label, name in enumerate(images.names, start=1):
         row = (figures[label].ap, figures[label].ap50, figures[label].ar)
         side = "base" if label <= base else "novel"
         table.writerow([name, side, boxes[label], *("" if value is None else round(value, 4) for value in row)])
@@ -101,7 +101,7 @@ def _cost_line(metrics: Mapping[str, Any]) -> str:
     cost = {key: _shown(value) for key, value in metrics["cost"].items()}
     stored = metrics["cost"]["target_bytes"]
     return (
-        f"{counts['photos']} photos, {counts['boxes_base']} base and {counts['boxes_novel']} novel boxes, "
+        f"{counts['images']} photos, {counts['boxes_base']} base and {counts['boxes_novel']} novel boxes, "
         f"{counts['skipped']} skipped; - = not measured\n"
         f"Cost: adapt {cost['adapt_s']} s, propose {cost['propose_s']} s, train {cost['train_s']} s; "
         f"teacher: {cost['teacher_crops']} crops, {cost['teacher_dense_passes']} dense passes, "

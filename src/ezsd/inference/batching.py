@@ -15,18 +15,18 @@ from faster_coco_eval.core import mask as mask_api
 from torch import Tensor
 
 from ezsd.data.prefetch import read_ahead
-from ezsd.data.samples import Photo
+from ezsd.data.samples import AnnotatedImage
 from ezsd.detector.rcnn import PADDED_TO, Rcnn
 from ezsd.detector.roi_heads import Detections
 from ezsd.utils.boxes import resize_scale
 from ezsd.utils.files import read_json, write_text
 from ezsd.utils.progress import track
 
-_PART_PHOTOS = 32  # a killed run loses the detections of at most so many photos
+_PART_IMAGES = 32  # a killed run loses the detections of at most so many photos
 
 
-def detect_pictures(
-    model: Rcnn, pictures: Sequence[Tensor], text_embeddings: Tensor, batch_size: int
+def detect_images(
+    model: Rcnn, images: Sequence[Tensor], text_embeddings: Tensor, batch_size: int
 ) -> Iterator[tuple[int, Detections]]:
     """Detect in pictures of any sizes; what is found does not depend on the batch size.
 
@@ -34,7 +34,7 @@ def detect_pictures(
 
     Args:
         model: the detector.
-        pictures: uint8 [3, H, W] each.
+        images: uint8 [3, H, W] each.
         text_embeddings: [C, D], the vocabulary.
         batch_size: pictures at a time, at most.
 
@@ -44,22 +44,22 @@ def detect_pictures(
     device = next(model.parameters()).device
     text_embeddings = text_embeddings.to(device)
     alike = defaultdict(list)
-    for index, picture in enumerate(pictures):
-        alike[_padded_size(picture, model.image_size)].append(index)
+    for index, image in enumerate(images):
+        alike[_padded_size(image, model.image_size)].append(index)
     for indices in alike.values():
         for start in range(0, len(indices), batch_size):
             batch = indices[start : start + batch_size]
-            yield from zip(batch, model.detect([pictures[i].to(device) for i in batch], text_embeddings), strict=True)
+            yield from zip(batch, model.detect([images[i].to(device) for i in batch], text_embeddings), strict=True)
 
 
-def detect_photos(
-    model: Rcnn, photos: Sequence[Photo], text: Tensor, labels: Sequence[int], batch_size: int
+def detect_annotated(
+    model: Rcnn, images: Sequence[AnnotatedImage], text: Tensor, labels: Sequence[int], batch_size: int
 ) -> list[dict[str, Any]]:
     """Read photos and detect in them.
 
     Args:
         model: the detector.
-        photos: few enough that all their pictures are held in memory.
+        images: few enough that all their pictures are held in memory.
         text: [C, D], the vocabulary.
         labels: of its C names.
         batch_size: pictures at a time.
@@ -67,29 +67,29 @@ def detect_photos(
     Returns:
         COCO results, photo by photo; category_id = label.
     """
-    pictures = list(read_ahead(photos))
-    found: list[list[dict[str, Any]]] = [[] for _ in pictures]
-    for place, detections in detect_pictures(model, pictures, text, batch_size):
-        found[place] = _coco_results(photos[place].image_id, detections, labels)
+    pixels = list(read_ahead(images))
+    found: list[list[dict[str, Any]]] = [[] for _ in pixels]
+    for place, detections in detect_images(model, pixels, text, batch_size):
+        found[place] = _coco_results(images[place].image_id, detections, labels)
     return [entry for entries in found for entry in entries]
 
 
 def detect_in_parts(
-    model: Rcnn, photos: Sequence[Photo], text: Tensor, labels: Sequence[int], batch_size: int, folder: Path
+    model: Rcnn, images: Sequence[AnnotatedImage], text: Tensor, labels: Sequence[int], batch_size: int, folder: Path
 ) -> list[dict[str, Any]]:
     """Detect in all photos, part by part; parts that are there are not done again. Processes share the parts.
 
     Returns:
         COCO results of all photos (in the first process; else empty); category_id = label.
     """
-    parts = [photos[start : start + _PART_PHOTOS] for start in range(0, len(photos) if labels else 0, _PART_PHOTOS)]
+    parts = [images[start : start + _PART_IMAGES] for start in range(0, len(images) if labels else 0, _PART_IMAGES)]
     paths = [folder / f"{index:05d}.json" for index in range(len(parts))]
     own = range(PartialState().process_index, len(parts), PartialState().num_processes)
     missing = [index for index in own if not paths[index].exists()]
     total, left = (sum(len(parts[index]) for index in indices) for indices in (own, missing))
     with track(total, f"evaluate ({folder.name})", total - left) as advance:
         for index in missing:
-            found = detect_photos(model, parts[index], text, labels, batch_size)
+            found = detect_annotated(model, parts[index], text, labels, batch_size)
             write_text(paths[index], json.dumps(found))
             advance(len(parts[index]), "")
     PartialState().wait_for_everyone()
@@ -102,8 +102,8 @@ def encode_mask(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
-def _padded_size(picture: Tensor, image_size: tuple[int, int]) -> tuple[int, int]:
-    height, width = picture.shape[-2:]
+def _padded_size(image: Tensor, image_size: tuple[int, int]) -> tuple[int, int]:
+    height, width = image.shape[-2:]
     scale = resize_scale(height, width, image_size)
     return -(-round(height * scale) // PADDED_TO), -(-round(width * scale) // PADDED_TO)
 

@@ -16,9 +16,9 @@ from ezsd.detector.model_folder import ModelConfig, load_model, norms_of_folder
 from ezsd.detector.rcnn import Rcnn
 from ezsd.detector.roi_heads import Detections
 from ezsd.errors import RecipeError
-from ezsd.inference.batching import detect_pictures, encode_mask
+from ezsd.inference.batching import detect_images, encode_mask
 from ezsd.inference.drawing import names_of, scores_of
-from ezsd.inference.inputs import Picture, read_any, vocabulary_names
+from ezsd.inference.inputs import ImageInput, read_any, vocabulary_names
 from ezsd.teacher import Teacher, load_teacher, text_embeddings
 
 _READ_AT_ONCE = 8  # batches; pictures of like size among them are batched together
@@ -65,7 +65,7 @@ class Detector:
     @overload
     def __call__(
         self,
-        pictures: Picture,
+        images: ImageInput,
         vocabulary: Sequence[str] | str | None = ...,
         threshold: float = ...,
         batch_size: int = ...,
@@ -73,14 +73,14 @@ class Detector:
     @overload
     def __call__(
         self,
-        pictures: list[Any] | tuple[Any, ...],
+        images: list[Any] | tuple[Any, ...],
         vocabulary: Sequence[str] | str | None = ...,
         threshold: float = ...,
         batch_size: int = ...,
     ) -> list[sv.Detections]: ...
     def __call__(
         self,
-        pictures: Picture | list[Any] | tuple[Any, ...],
+        images: ImageInput | list[Any] | tuple[Any, ...],
         vocabulary: Sequence[str] | str | None = None,
         threshold: float = 0.3,
         batch_size: int = 4,
@@ -88,8 +88,8 @@ class Detector:
         """Find objects. One picture in, one result out; a list in, a list out.
 
         Args:
-            pictures: a path, a PIL image, an array [H, W, 3] uint8 RGB or a tensor [3, H, W] (uint8, or float in
-                0..1), or a list of them. Pictures from files are turned upright as their EXIF says.
+            images: a path, a PIL image, an array [H, W, 3] uint8 RGB or a tensor [3, H, W] (uint8, or float in
+                0..1), or a list of them. Images from files are turned upright as their EXIF says.
             vocabulary: names to look for; text with commas ("cat, traffic cone") is a list too;
                 None = the base and novel names of the model.
             threshold: detections with a lower score are left out.
@@ -109,14 +109,14 @@ class Detector:
             raise RecipeError(f"batch_size {batch_size}: expected at least 1.")
         names = vocabulary_names(vocabulary, self.config.names)
         text = self.embed(names)
-        listed = pictures if isinstance(pictures, (list, tuple)) else [pictures]
+        listed = images if isinstance(images, (list, tuple)) else [images]
         results = []
         for start in range(0, len(listed), _READ_AT_ONCE * batch_size):
-            loaded = [read_any(picture) for picture in listed[start : start + _READ_AT_ONCE * batch_size]]
-            found = detect_pictures(self.model, loaded, text, batch_size)
+            loaded = [read_any(image) for image in listed[start : start + _READ_AT_ONCE * batch_size]]
+            found = detect_images(self.model, loaded, text, batch_size)
             by_index = {index: _to_supervision(detections, names, threshold) for index, detections in found}
             results += [by_index[index] for index in range(len(loaded))]
-        return results if listed is pictures else results[0]
+        return results if listed is images else results[0]
 
     def embed(self, vocabulary: Sequence[str] | str | None = None) -> Tensor:
         """Return the text embeddings [C, D] of a vocabulary (float32, CPU), and keep them for later calls.

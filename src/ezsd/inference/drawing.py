@@ -9,18 +9,18 @@ import supervision as sv
 from matplotlib import get_data_path
 from PIL import Image
 
-from ezsd.inference.inputs import Picture, read_any
+from ezsd.inference.inputs import ImageInput, read_any
 
 _DRAWN_SIDE = 640  # smaller pictures are enlarged to this long side before anything is written on them
 
 
-def draw(picture: Picture, detections: sv.Detections) -> Image.Image:
+def draw(image: ImageInput, detections: sv.Detections) -> Image.Image:
     """Draw detections with names and scores. A picture under 640 pixels is enlarged first, so that one can read them.
 
     Raises:
         DataError: the picture cannot be read.
     """
-    scene = Image.fromarray(read_any(picture).permute(1, 2, 0).numpy())
+    scene = Image.fromarray(read_any(image).permute(1, 2, 0).numpy())
     scale = max(1.0, _DRAWN_SIDE / max(scene.size))
     size = round(scene.width * scale), round(scene.height * scale)
     shown = _enlarged(detections, scale, size)

@@ -11,10 +11,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ezsd.data.samples import read_picture
+from ezsd.data.samples import read_image
 from ezsd.errors import DataError, RecipeError
 
-Picture: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"
+ImageInput: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"
 
 
 def vocabulary_names(vocabulary: Sequence[str] | str | None, default: Sequence[str]) -> tuple[str, ...]:
@@ -34,39 +34,39 @@ def vocabulary_names(vocabulary: Sequence[str] | str | None, default: Sequence[s
     )
     if not names:
         raise RecipeError('The vocabulary is empty. Give at least one name, as in ["cat", "traffic cone"].')
-    faults, seen = [], dict[str, str]()
+    problems, seen = [], dict[str, str]()
     for index, name in enumerate(names):
         if not isinstance(name, str) or not name.strip():
-            faults.append(f'vocabulary[{index}] is {name!r}: expected a name, as in "traffic cone".')
+            problems.append(f'vocabulary[{index}] is {name!r}: expected a name, as in "traffic cone".')
             continue
         key = " ".join(name.split()).casefold()
         if key in seen:
-            faults.append(f'vocabulary[{index}] "{name.strip()}" comes twice (as "{seen[key]}"). Leave one out.')
+            problems.append(f'vocabulary[{index}] "{name.strip()}" comes twice (as "{seen[key]}"). Leave one out.')
         seen.setdefault(key, name.strip())
-    if faults:
-        raise RecipeError(faults)
+    if problems:
+        raise RecipeError(problems)
     return tuple(name.strip() for name in names)
 
 
-def read_any(picture: Picture) -> Tensor:
+def read_any(image: ImageInput) -> Tensor:
     """Turn a picture of any accepted kind into a tensor uint8 [3, H, W], RGB.
 
     Raises:
         DataError: the file is missing or broken, or pixels have another shape or type.
     """
-    if isinstance(picture, (str, Path)):
-        return read_picture(Path(picture))
-    if isinstance(picture, Image.Image):
-        return _from_pil(picture)
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+    if isinstance(image, (str, Path)):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return _from_pil(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise DataError(
-                f"The array has shape {picture.shape} and type {picture.dtype}; expected [H, W, 3] uint8 in RGB order."
+                f"The array has shape {image.shape} and type {image.dtype}; expected [H, W, 3] uint8 in RGB order."
             )
-        return torch.from_numpy(picture.copy()).permute(2, 0, 1)
-    if isinstance(picture, Tensor):
-        return _from_tensor(picture.detach().cpu())
-    raise DataError(f"A picture is a path, a PIL image, an array or a tensor; got {type(picture).__name__}.")
+        return torch.from_numpy(image.copy()).permute(2, 0, 1)
+    if isinstance(image, Tensor):
+        return _from_tensor(image.detach().cpu())
+    raise DataError(f"A picture is a path, a PIL image, an array or a tensor; got {type(image).__name__}.")
 
 
 def _from_pil(image: Image.Image) -> Tensor:
@@ -78,12 +78,12 @@ def _from_pil(image: Image.Image) -> Tensor:
         raise DataError(f"The image cannot be read: {error}.") from None
 
 
-def _from_tensor(picture: Tensor) -> Tensor:
-    fault = f"The tensor has shape {list(picture.shape)} and type {picture.dtype}"
-    if picture.ndim != 3 or picture.shape[0] != 3 or 0 in picture.shape:
-        raise DataError(f"{fault}; expected [3, H, W] in RGB order.")
-    if picture.dtype == torch.uint8:
-        return picture
-    if not picture.is_floating_point() or not (float(picture.min()) >= 0 and float(picture.max()) <= 1):
-        raise DataError(f"{fault}; expected uint8, or float with values in 0..1.")
-    return (picture * 255).round().to(torch.uint8)
+def _from_tensor(image: Tensor) -> Tensor:
+    problem = f"The tensor has shape {list(image.shape)} and type {image.dtype}"
+    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+        raise DataError(f"{problem}; expected [3, H, W] in RGB order.")
+    if image.dtype == torch.uint8:
+        return image
+    if not image.is_floating_point() or not (float(image.min()) >= 0 and float(image.max()) <= 1):
+        raise DataError(f"{problem}; expected uint8, or float with values in 0..1.")
+    return (image * 255).round().to(torch.uint8)

@@ -15,8 +15,8 @@ from typing import Any
 from accelerate import PartialState
 
 from ezsd.data.categories import CategorySplit
-from ezsd.data.samples import Photos
-from ezsd.recipe import Adapt
+from ezsd.data.samples import ImageSet
+from ezsd.recipe import AdaptConfig
 from ezsd.teacher import Teacher, save_norms
 from ezsd.teacher.adaptation import (
     CropBatches,
@@ -31,10 +31,10 @@ from ezsd.utils.progress import say
 
 def run_adapt(
     teacher: Teacher,
-    train: Photos,
-    val: Photos | None,
+    train: ImageSet,
+    val: ImageSet | None,
     split: CategorySplit,
-    settings: Adapt,
+    config: AdaptConfig,
     prompt: str,
     seed: int,
     folder: Path,
@@ -53,7 +53,7 @@ def run_adapt(
         train: photos with base boxes.
         val: photos with boxes of base and novel names, to report accuracy on; None: not reported.
         split: base and novel names.
-        settings: section ``adapt`` of the recipe; not ``enabled``: only the accuracy before is measured.
+        config: section ``adapt`` of the recipe; not ``enabled``: only the accuracy before is measured.
         prompt: text with ``{name}``.
         seed: of the run.
         folder: where the results go, and the checkpoint until they are there.
@@ -69,22 +69,22 @@ def run_adapt(
     """
     began, state = time.monotonic(), PartialState()
     seconds, steps, crops = 0.0, 0, 0
-    if settings.enabled:
-        batches = CropBatches(train, split.base, settings, seed)
-        steps, crops = batches.steps, settings.epochs * len(batches.boxes)
-        say(f"Adapt: {len(batches.boxes)} base boxes, {settings.epochs} epochs = {steps} steps of "
-            f"{settings.batch_size} crops, forward and backward ({settings.precision}).")  # fmt: skip
-        before, seconds = train_norms(teacher, batches, val, split, settings, prompt, folder / "checkpoint", device)
-        after = name_crops(teacher, val, split, settings, prompt, device)
+    if config.enabled:
+        batches = CropBatches(train, split.base, config, seed)
+        steps, crops = batches.steps, config.epochs * len(batches.boxes)
+        say(f"Adapt: {len(batches.boxes)} base boxes, {config.epochs} epochs = {steps} steps of "
+            f"{config.batch_size} crops, forward and backward ({config.precision}).")  # fmt: skip
+        before, seconds = train_norms(teacher, batches, val, split, config, prompt, folder / "checkpoint", device)
+        after = name_crops(teacher, val, split, config, prompt, device)
         if state.is_main_process:
-            save_norms(teacher, folder / "norms.safetensors", settings.towers)
+            save_norms(teacher, folder / "norms.safetensors", config.towers)
     else:
-        before, after = name_crops(teacher, val, split, settings, prompt, device), None
+        before, after = name_crops(teacher, val, split, config, prompt, device), None
     metrics: dict[str, Any] = {}
-    first, last = (accuracies(told, len(split.base)) for told in (before, after))
+    first, last = (accuracies(named, len(split.base)) for named in (before, after))
     for name in first:
         metrics |= {f"{name}_before": first[name], f"{name}_after": last[name]}
-    val_crops = 0 if val is None else sum(len(usable_boxes(photo, settings.min_side)) for photo in val.photos)
+    val_crops = 0 if val is None else sum(len(usable_boxes(image, config.min_side)) for image in val)
     metrics |= {"val_crops": val_crops, "crops": crops, "steps": steps,
                 "seconds": round(seconds + time.monotonic() - began, 1)}  # fmt: skip
     if state.is_main_process:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ezsd.data.categories import CategorySplit
 from ezsd.data.formats.lvis import ground_truth_of, read_rules
-from ezsd.data.samples import Photos
+from ezsd.data.samples import ImageSet
 from ezsd.detector.model_folder import CONFIG, MODEL, ModelConfig, load_model
 from ezsd.errors import ArtifactError
 from ezsd.evaluation.metrics import coco_metrics
@@ -47,7 +47,7 @@ _ACCURACY = ("accuracy_base_before", "accuracy_base_after", "accuracy_novel_befo
 
 
 def run_evaluate(
-    recipe: Recipe, photos: Photos, teacher: Teacher | None, run_folder: Path, device: str
+    recipe: Recipe, images: ImageSet, teacher: Teacher | None, run_folder: Path, device: str
 ) -> dict[str, Any]:
     """Evaluate the model of a run on the val photos; a killed run goes on from the last part it detected.
 
@@ -57,7 +57,7 @@ def run_evaluate(
 
     Args:
         recipe: data.val.annotations, evaluate, propose and prompt are used.
-        photos: the val part, read for the model's names (base, then novel).
+        images: the val part, read for the model's names (base, then novel).
         teacher: adapted; measures the novel recall of CLIP proposals. None = not measured.
         run_folder: holds train/model; metrics.json of adapt/, targets/ and train/ tell the cost.
         device: where the detector runs.
@@ -71,23 +71,24 @@ def run_evaluate(
         DataError: a photo cannot be read.
     """
     folder, model_folder = run_folder / "evaluate", run_folder / "train" / "model"
-    model, config, text = load_model(model_folder, device)
-    if photos.names != config.names:
+    model, model_config, text = load_model(model_folder, device)
+    if images.names != model_config.names:
         raise ArtifactError(
-            f"{model_folder} was trained for the names of split {config.split}, the val photos were read for others. "
+            f"{model_folder} was trained for the names of split {model_config.split}, the val images were read for "
+            "others. "
             "Evaluate it with the split it was trained with, or train again."
         )
-    rules = read_rules(recipe.data.val.annotations, photos.names)
-    truth = ground_truth_of(photos, rules)
-    kinds = ("bbox", "segm") if config.masks and photos.has_masks else ("bbox",)
-    ids = [f"{photo.image_id} {photo.path.name}" for photo in photos.photos]
+    rules = read_rules(recipe.data.val.annotations, images.names)
+    truth = ground_truth_of(images, rules)
+    kinds = ("bbox", "segm") if model_config.masks and images.has_masks else ("bbox",)
+    ids = [f"{image.image_id} {image.path.name}" for image in images]
     parts = folder / "parts" / digest(model_folder / MODEL, model_folder / CONFIG, *ids)[:16]
-    base, main = len(config.base), PartialState().is_main_process
+    base, main = len(model_config.base), PartialState().is_main_process
     figures: dict[str, dict[str, ByCategory]] = {kind: {} for kind in kinds}
     for protocol, file, first in (("gzsd", "detections.json", 0), ("zsd", "detections_zsd.json", base)):
-        labels = range(first + 1, len(photos.names) + 1)
+        labels = range(first + 1, len(images.names) + 1)
         found = detect_in_parts(
-            model, photos.photos, text[first:], labels, recipe.evaluate.batch_size, parts / protocol
+            model, images.images, text[first:], labels, recipe.evaluate.batch_size, parts / protocol
         )
         if main:
             for kind in kinds:
@@ -95,15 +96,15 @@ def run_evaluate(
             _write_detections(folder / file, found, rules.category_ids)
     if main:
         metrics = {
-            "setting": config.setting,
-            "split": config.split,
+            "setting": model_config.setting,
+            "split": model_config.split,
             **headline(**figures["bbox"], base=base),
-            "proposals": _proposal_recall(recipe, photos, config, teacher, run_folder / "targets", device),
-            **_told_by_stages(run_folder, counts_of(photos, base)),
+            "proposals": _proposal_recall(recipe, images, model_config, teacher, run_folder / "targets", device),
+            **_measured_by_stages(run_folder, counts_of(images, base)),
             **({"lvis": by_frequency(figures["bbox"]["gzsd"], rules.frequencies)} if rules.frequencies else {}),
             **({"masks": headline(**figures["segm"], base=base)} if "segm" in kinds else {}),
         }
-        write_text(folder / "per_category.csv", per_category_csv(photos, figures["bbox"]["gzsd"], base))
+        write_text(folder / "per_category.csv", per_category_csv(images, figures["bbox"]["gzsd"], base))
         write_json(folder / "metrics.json", _rounded(metrics))
         shutil.rmtree(folder / "parts", ignore_errors=True)
         Console(highlight=False).print(summary(metrics))
@@ -112,14 +113,14 @@ def run_evaluate(
     return result
 
 
-def _told_by_stages(run_folder: Path, counts: Mapping[str, int]) -> dict[str, Any]:
+def _measured_by_stages(run_folder: Path, counts: Mapping[str, int]) -> dict[str, Any]:
     """Gather what earlier stages measured; None where a stage did not run."""
     paths = {stage: run_folder / stage / "metrics.json" for stage in ("adapt", "targets", "train")}
-    told = {stage: read_json(path) if path.exists() else {} for stage, path in paths.items()}
+    stage_metrics = {stage: read_json(path) if path.exists() else {} for stage, path in paths.items()}
     return {
-        "teacher": {key: told["adapt"].get(key) for key in _ACCURACY},
+        "teacher": {key: stage_metrics["adapt"].get(key) for key in _ACCURACY},
         "counts": dict(counts),
-        "cost": {key: told[stage].get(entry) for key, (stage, entry) in _COST.items()},
+        "cost": {key: stage_metrics[stage].get(entry) for key, (stage, entry) in _COST.items()},
     }
 
 
@@ -135,15 +136,15 @@ def _write_detections(path: Path, found: Sequence[Mapping[str, Any]], category_i
 
 
 def _proposal_recall(
-    recipe: Recipe, photos: Photos, config: ModelConfig, teacher: Teacher | None, targets: Path, device: str
+    recipe: Recipe, images: ImageSet, model_config: ModelConfig, teacher: Teacher | None, targets: Path, device: str
 ) -> dict[str, float | None]:
-    if teacher is None or not recipe.evaluate.proposals or not config.novel:
+    if teacher is None or not recipe.evaluate.proposals or not model_config.novel:
         return dict.fromkeys(_RECALL)
-    settings, rpn = recipe.propose, None
-    if settings.asks_rpn:
+    config, rpn = recipe.propose, None
+    if config.asks_rpn:
         if not needs_targets(recipe.train):  # then no RPN was trained
             return dict.fromkeys(_RECALL)
-        rpn = load_base_rpn(targets, settings.shortlist, device)
-    split = CategorySplit(config.split, config.base, config.novel)
-    measured = measure_proposals(teacher, photos, split, settings, recipe.prompt, device, rpn=rpn)
+        rpn = load_base_rpn(targets, config.shortlist, device)
+    split = CategorySplit(model_config.split, model_config.base, model_config.novel)
+    measured = measure_proposals(teacher, images, split, config, recipe.prompt, device, rpn=rpn)
     return {key: measured[key] for key in _RECALL}

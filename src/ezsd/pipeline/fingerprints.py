@@ -21,9 +21,9 @@ _SPEED_ONLY = ("propose.batch_size", "train.checkpoint_steps", "evaluate.batch_s
 # What the training of stage propose's RPN does not depend on: keys of RoI heads, of distillation.
 _NOT_OF_RPN = (
     "detector.rpn_proposals", "detector.roi_size", "detector.head_convs", "detector.head_channels",
-    "detector.head_features", "detector.rois_per_photo", "detector.masks", "detector.semantic_regression",
-    "detector.semantic_top_k", "detector.score_threshold", "detector.nms", "detector.detections_per_photo",
-    "train.epochs", "train.distillation_weight", "train.proposals_per_photo", "train.ignore_top",
+    "detector.head_features", "detector.rois_per_image", "detector.masks", "detector.semantic_regression",
+    "detector.semantic_top_k", "detector.score_threshold", "detector.nms", "detector.detections_per_image",
+    "train.epochs", "train.distillation_weight", "train.proposals_per_image", "train.ignore_top",
     "train.novel_negatives",
 )  # fmt: skip
 # What regions of scoring rpn do not depend on: keys of the grid and of its ranking.
@@ -76,16 +76,16 @@ def fingerprint(inputs: Inputs) -> str:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Tell in the user's words where the inputs of a stage differ."""
-    told = []
+    changes = []
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key), now.get(key)
         if old == new:
             continue
         if any(str(value).startswith(_CONTENT) for value in (old, new)):
-            told.append(f"{key}: the content has changed")
+            changes.append(f"{key}: the content has changed")
         else:
-            told.append(f"{key} was {_short(old)}, is now {_short(new)}")
-    return told
+            changes.append(f"{key} was {_short(old)}, is now {_short(new)}")
+    return changes
 
 
 def _short(value: Any) -> str:
@@ -109,10 +109,10 @@ def _of_section(name: str, section: BaseModel) -> Inputs:
 
 def _of_part(name: str, part: Part) -> Inputs:
     records, _, _ = find_records(read_annotations(part.annotations)["images"], part)
-    photos = "\n".join(f"{record.image_id} {record.path.name} {_size(record.path)}" for record in records)
+    images = "\n".join(f"{record.image_id} {record.path.name} {_size(record.path)}" for record in records)
     return {
         f"{name}.annotations": _CONTENT + digest(part.annotations),
-        f"{name}.images": _CONTENT + digest(photos),
+        f"{name}.images": _CONTENT + digest(images),
         f"{name}.limit": part.limit,
     }
 

@@ -24,21 +24,21 @@ from accelerate import PartialState
 from torch import Tensor
 
 from ezsd.data.categories import CategorySplit
-from ezsd.data.samples import Photo, Photos, base_boxes_of
+from ezsd.data.samples import AnnotatedImage, ImageSet, base_boxes_of
 from ezsd.data.target_store import Regions, read_notes, write_index, write_shard
 from ezsd.proposals.base_rpn import WEIGHTS, load_base_rpn, train_base_rpn
 from ezsd.proposals.candidates import anchor_grid
 from ezsd.proposals.proposer import (
     propose_and_count,
 )
-from ezsd.recipe import Propose, Recipe
+from ezsd.recipe import ProposeConfig, Recipe
 from ezsd.teacher import Teacher, text_embeddings
 from ezsd.utils.files import digest, write_json
 from ezsd.utils.progress import say, track
 
 
 def run_propose(
-    recipe: Recipe, split: CategorySplit, photos: Photos, teacher: Teacher, folder: Path, device: str
+    recipe: Recipe, split: CategorySplit, images: ImageSet, teacher: Teacher, folder: Path, device: str
 ) -> dict[str, Any]:
     """Write the targets of all photos: shards, ``metrics.json``, and ``index.json`` last.
 
@@ -49,7 +49,7 @@ def run_propose(
     Args:
         recipe: section propose and the prompt say what is done; the RPN also looks at detector and train.
         split: base and novel names; all are used to score.
-        photos: of the train part; boxes of other than base names are not used.
+        images: of the train part; boxes of other than base names are not used.
         teacher: on ``device``, adapted or not.
         folder: of the targets.
         device: where the teacher computes.
@@ -61,27 +61,27 @@ def run_propose(
     Raises:
         ArtifactError: ``folder`` cannot be written, or the training of the RPN fails.
     """
-    state, settings = PartialState(), recipe.propose
+    state, config = PartialState(), recipe.propose
     rpn, training = None, None
-    if settings.asks_rpn:
-        training = train_base_rpn(recipe, split.base, photos, folder)
-        rpn = load_base_rpn(folder, settings.shortlist, device)
+    if config.asks_rpn:
+        training = train_base_rpn(recipe, split.base, images, folder)
+        rpn = load_base_rpn(folder, config.shortlist, device)
     text = text_embeddings(teacher, split.names, recipe.prompt)
-    jobs = _jobs(recipe, split, photos, teacher, folder)
+    jobs = _jobs(recipe, split, images, teacher, folder)
     mine = jobs[state.process_index :: state.num_processes]
     missing = [job for job in mine if (read_notes(job.path) or {}).get("key") != job.key]
-    total, rest = (sum(len(job.photos) for job in some) for some in (mine, missing))
-    say(f"Propose: {rest} of {total} photos to do ({settings.precision})")
+    total, rest = (sum(len(job.images) for job in some) for some in (mine, missing))
+    say(f"Propose: {rest} of {total} photos to do ({config.precision})")
     with track(total, "Propose", start=total - rest) as advance:
         for job in missing:
             began, crops = time.monotonic(), 0
             regions: dict[int, Regions] = {}
-            found = propose_and_count(teacher, job.photos, job.base_boxes, text, len(split.base), settings, device, rpn)
-            for photo, (region, taken) in zip(job.photos, found, strict=True):
-                regions[photo.image_id] = region
+            found = propose_and_count(teacher, job.images, job.base_boxes, text, len(split.base), config, device, rpn)
+            for image, (region, taken) in zip(job.images, found, strict=True):
+                regions[image.image_id] = region
                 crops += taken
                 advance(1, "")
-            cost = _cost(job, regions, crops, settings, time.monotonic() - began)
+            cost = _cost(job, regions, crops, config, time.monotonic() - began)
             write_shard(job.path, regions, {"key": job.key, "cost": cost})
     state.wait_for_everyone()
     paths = [job.path for job in jobs]
@@ -101,40 +101,42 @@ def run_propose(
 class _Job:
     path: Path
     key: str
-    photos: list[Photo]
+    images: list[AnnotatedImage]
     base_boxes: list[tuple[Tensor, Tensor]]
 
 
-def _jobs(recipe: Recipe, split: CategorySplit, photos: Photos, teacher: Teacher, folder: Path) -> list[_Job]:
+def _jobs(recipe: Recipe, split: CategorySplit, images: ImageSet, teacher: Teacher, folder: Path) -> list[_Job]:
     """One job a shard; its key stands for all that its content depends on."""
-    settings = recipe.propose
-    told = settings.model_dump_json(exclude={"rpn_epochs"})  # the trained weights stand for them
-    key = digest(teacher.fingerprint, told, recipe.prompt, *split.names, str(len(split.base)))
-    if settings.asks_rpn:
+    config = recipe.propose
+    settings_json = config.model_dump_json(exclude={"rpn_epochs"})  # the trained weights stand for them
+    key = digest(teacher.fingerprint, settings_json, recipe.prompt, *split.names, str(len(split.base)))
+    if config.asks_rpn:
         key = digest(key, folder / WEIGHTS)
-    size = settings.shard_photos
-    chunks = [photos.photos[start : start + size] for start in range(0, len(photos.photos), size)]
+    size = config.shard_images
+    chunks = [images[start : start + size] for start in range(0, len(images), size)]
     return [
-        _job(key, folder / f"shard-{number:05d}.arrow", chunk, photos, split) for number, chunk in enumerate(chunks)
+        _job(key, folder / f"shard-{number:05d}.arrow", chunk, images, split) for number, chunk in enumerate(chunks)
     ]
 
 
-def _job(key: str, path: Path, photos: list[Photo], part: Photos, split: CategorySplit) -> _Job:
-    base_boxes = base_boxes_of(photos, part.names, split.base)
-    contents = [f"{photo.image_id} {boxes.tolist()} {labels.tolist()}"
-                for photo, (boxes, labels) in zip(photos, base_boxes, strict=True)]  # fmt: skip
-    return _Job(path, digest(key, *contents), photos, base_boxes)
+def _job(key: str, path: Path, images: list[AnnotatedImage], part: ImageSet, split: CategorySplit) -> _Job:
+    base_boxes = base_boxes_of(images, part.names, split.base)
+    contents = [f"{image.image_id} {boxes.tolist()} {labels.tolist()}"
+                for image, (boxes, labels) in zip(images, base_boxes, strict=True)]  # fmt: skip
+    return _Job(path, digest(key, *contents), images, base_boxes)
 
 
-def _cost(job: _Job, regions: Mapping[int, Regions], crops: int, settings: Propose, seconds: float) -> dict[str, Any]:
+def _cost(
+    job: _Job, regions: Mapping[int, Regions], crops: int, config: ProposeConfig, seconds: float
+) -> dict[str, Any]:
     """What a shard holds and what it cost, kept in its notes so that a resumed run can tell the whole."""
     base_boxes = sum(len(boxes) for boxes, _ in job.base_boxes)
-    gridded = [] if settings.scoring == "rpn" else job.photos
+    gridded = [] if config.scoring == "rpn" else job.images
     return {
-        "photos": len(job.photos),
-        "grid_boxes": sum(len(anchor_grid(photo.height, photo.width, settings)) for photo in gridded),
+        "images": len(job.images),
+        "grid_boxes": sum(len(anchor_grid(image.height, image.width, config)) for image in gridded),
         "proposals": sum(map(len, regions.values())) - base_boxes, "base_boxes": base_boxes, "crops": crops,
-        "dense_passes": len(job.photos) * len(settings.dense_sides) if settings.scoring == "dense" else 0,
+        "dense_passes": len(job.images) * len(config.dense_sides) if config.scoring == "dense" else 0,
         "seconds": seconds,
     }  # fmt: skip
 

@@ -18,8 +18,8 @@ from accelerate import PartialState
 from rich.console import Console
 
 from ezsd.data.categories import CategorySplit, load_split
-from ezsd.data.formats.coco import load_photos
-from ezsd.data.samples import Photos
+from ezsd.data.formats.coco import load_images
+from ezsd.data.samples import ImageSet
 from ezsd.errors import ArtifactError, DataError
 from ezsd.evaluation.summary import summary
 from ezsd.pipeline.adapt import run_adapt
@@ -37,8 +37,8 @@ from ezsd.pipeline.state import (
     stale_stages,
 )
 from ezsd.pipeline.train import run_train
-from ezsd.pipeline.workload import foretell
-from ezsd.recipe import Part, Recipe, load_recipe, needs_targets
+from ezsd.pipeline.workload import describe_work
+from ezsd.recipe import Part, Recipe, load_run_recipe, needs_targets
 from ezsd.report.page import REPORT, is_current, write_report
 from ezsd.run_folder import FOLDERS, RECIPE, STAGES, Stage
 from ezsd.teacher import Teacher, load_teacher
@@ -89,7 +89,7 @@ def run_stage(folder: Path, stage: Stage, overwrite: bool = False) -> dict[str, 
     """
     if not (folder / RECIPE).is_file():
         raise ArtifactError(f"{folder} is no run folder: it has no {RECIPE}. Make one with: ezsd run RECIPE --out DIR")
-    return _run(load_recipe(folder / RECIPE), folder, (stage,), overwrite)
+    return _run(load_run_recipe(folder / RECIPE), folder, (stage,), overwrite)
 
 
 def _run(recipe: Recipe, folder: Path, wanted: Sequence[Stage], overwrite: bool) -> dict[str, Any]:
@@ -117,8 +117,8 @@ def _run(recipe: Recipe, folder: Path, wanted: Sequence[Stage], overwrite: bool)
             elif stage in done:
                 say(f"{stage}: finished before, nothing has changed")
         work = _Work(recipe, split, folder, [stage for stage in todo if stage in needed])
-        if work.photos:
-            say(foretell(recipe, split, work.photos, todo))
+        if work.images:
+            say(describe_work(recipe, split, work.images, todo))
         return {stage: work.metrics_of(stage, stage in done, inputs[stage]) for stage in wanted if stage in needed}
 
 
@@ -142,7 +142,7 @@ class _Work:
     def __init__(self, recipe: Recipe, split: CategorySplit, folder: Path, todo: Sequence[Stage]) -> None:
         self.recipe, self.split, self.folder = recipe, split, folder
         self.device = str(PartialState().device)
-        self.photos = self._load_photos(todo)
+        self.images = self._load_images(todo)
 
     def metrics_of(self, stage: Stage, done: bool, inputs: Inputs) -> dict[str, Any]:
         """Return what the stage measured; run it first unless it is done."""
@@ -175,19 +175,19 @@ class _Work:
     def _adapt(self, folder: Path) -> dict[str, Any]:
         recipe = self.recipe
         teacher = load_teacher(recipe.teacher, self.device)
-        return run_adapt(teacher, self.photos["train"], self.photos["val"], self.split, recipe.adapt, recipe.prompt,
+        return run_adapt(teacher, self.images["train"], self.images["val"], self.split, recipe.adapt, recipe.prompt,
                          recipe.seed, folder, self.device)  # fmt: skip
 
     def _propose(self, folder: Path) -> dict[str, Any]:
-        return run_propose(self.recipe, self.split, self.photos["train"], self.teacher, folder, self.device)
+        return run_propose(self.recipe, self.split, self.images["train"], self.teacher, folder, self.device)
 
     def _train(self, folder: Path) -> dict[str, Any]:
         targets = self.folder / FOLDERS["propose"] if needs_targets(self.recipe.train) else None
-        return run_train(self.recipe, self.split, self.photos["train"], targets, self.teacher, self.norms, folder)
+        return run_train(self.recipe, self.split, self.images["train"], targets, self.teacher, self.norms, folder)
 
     def _evaluate(self, folder: Path) -> dict[str, Any]:
         teacher = self.teacher if self.recipe.evaluate.proposals else None
-        return run_evaluate(self.recipe, self.photos["val"], teacher, folder.parent, self.device)
+        return run_evaluate(self.recipe, self.images["val"], teacher, folder.parent, self.device)
 
     @property
     def norms(self) -> Path | None:
@@ -199,7 +199,7 @@ class _Work:
         """Adapted."""
         return load_teacher(self.recipe.teacher, self.device, self.norms)
 
-    def _load_photos(self, todo: Sequence[Stage]) -> dict[str, Photos]:
+    def _load_images(self, todo: Sequence[Stage]) -> dict[str, ImageSet]:
         """Read the parts that the stages need; the faults of both are told at once."""
         base, data = self.split.base, self.recipe.data
         parts: list[tuple[str, Part, tuple[str, ...], tuple[str, ...]]] = []
@@ -207,21 +207,21 @@ class _Work:
             parts.append(("train", data.train, base, base))
         if {"adapt", "evaluate"} & set(todo):
             parts.append(("val", data.val, self.split.names, ()))
-        photos: dict[str, Photos] = {}
-        faults: list[str] = []
+        images: dict[str, ImageSet] = {}
+        problems: list[str] = []
         for name, part, names, required in parts:
             try:
-                photos[name] = load_photos(part, names, data.skip_bad, required)
+                images[name] = load_images(part, names, data.skip_bad, required)
             except DataError as error:
-                faults += error.faults
-        if faults:
-            raise DataError(faults)
-        skipped = {name: list(part.skipped) for name, part in photos.items() if part.skipped}
+                problems += error.problems
+        if problems:
+            raise DataError(problems)
+        skipped = {name: list(part.skipped) for name, part in images.items() if part.skipped}
         if skipped and PartialState().is_main_process:
             path = self.folder / "skipped.json"
             write_json(path, skipped)
             say(f"{sum(map(len, skipped.values()))} bad photos or boxes are left out; they are listed in {path}")
-        return photos
+        return images
 
 
 @contextmanager

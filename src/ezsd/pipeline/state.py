@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ezsd.errors import ArtifactError
-from ezsd.pipeline.fingerprints import Inputs, differences, fingerprint
-from ezsd.recipe import Recipe, save_recipe
+from ezsd.pipeline.fingerprints import Inputs, differences
+from ezsd.recipe import Recipe, renamed_keys, save_recipe
 from ezsd.report.page import remove_report
 from ezsd.run_folder import FOLDERS, RECIPE, STAGES, Stage
 from ezsd.utils.environment import environment, versions
@@ -33,8 +33,8 @@ def stale_stages(folder: Path, stages: Sequence[Stage], inputs: Mapping[str, Inp
         if not _holds_work(place):
             continue
         if (place / INPUTS).is_file():
-            if told := differences(read_json(place / INPUTS), inputs[stage]):
-                stale[stage] = told
+            if messages := differences(read_inputs(place), inputs[stage]):
+                stale[stage] = messages
         else:
             raise ArtifactError(f"{place} holds files that no run wrote. Give another folder with --out.")
     return stale
@@ -49,10 +49,10 @@ def refusal(folder: Path, stale: Mapping[Stage, Sequence[str]]) -> list[str]:
     """Say why a run folder is refused, and what can be done."""
     first = STAGES.index(next(iter(stale)))
     again = [stage for stage in STAGES[first:] if (folder / FOLDERS[stage]).exists()]
-    told = dict.fromkeys(difference for entries in stale.values() for difference in entries)
+    messages = dict.fromkeys(difference for entries in stale.values() for difference in entries)
     return [
         f"{folder} was made from another recipe or other data:",
-        *told,
+        *messages,
         f"Give another folder with --out, or --overwrite to remove the results of {', '.join(again)} and redo them.",
     ]
 
@@ -64,8 +64,13 @@ def is_redone(stage: Stage, stale: Mapping[Stage, Sequence[str]]) -> bool:
 
 def is_done(folder: Path, stage: Stage, inputs: Inputs) -> bool:
     """Return whether a stage is finished with these inputs."""
-    path = folder / FOLDERS[stage] / DONE
-    return path.is_file() and read_json(path)["fingerprint"] == fingerprint(inputs)
+    place = folder / FOLDERS[stage]
+    return (place / DONE).is_file() and (place / INPUTS).is_file() and read_inputs(place) == inputs
+
+
+def read_inputs(place: Path) -> Inputs:
+    """Read what a stage was started with; recipe keys that were renamed since then have their new names."""
+    return renamed_keys(read_json(place / INPUTS))
 
 
 def check_earlier(folder: Path, relevant: Sequence[Stage], wanted: Sequence[Stage], done: set[Stage]) -> None:

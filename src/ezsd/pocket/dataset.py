@@ -28,12 +28,12 @@ JPEG_QUALITY = 92
 _FORMAT = 1  # of the folder; raised when the same law gives other scenes
 
 
-def make_pocket(out: Path, photos: int, seed: int = 0) -> dict[str, Path]:
+def make_pocket(out: Path, images: int, seed: int = 0) -> dict[str, Path]:
     """Write the pocket data set; a folder that holds the same set already is left as it is.
 
     Args:
         out: a folder that is not there, is empty, or holds a pocket data set of the same settings.
-        photos: scenes of all parts together (70% train, 15% val, 15% test).
+        images: scenes of all parts together (70% train, 15% val, 15% test).
         seed: scenes of another seed are other scenes.
 
     Returns:
@@ -44,16 +44,16 @@ def make_pocket(out: Path, photos: int, seed: int = 0) -> dict[str, Path]:
         ArtifactError: ``out`` holds other things or cannot be written.
         MissingExtraError: the extra ``pocket`` is not installed.
     """
-    if photos < 20:
-        raise DataError(f"pocket: {photos} scenes are too few for three parts; ask for 20 or more.")
-    settings: dict[str, int | str] = {"format": _FORMAT, "law": scene_law(), "photos": photos, "seed": seed}
+    if images < 20:
+        raise DataError(f"pocket: {images} scenes are too few for three parts; ask for 20 or more.")
+    settings: dict[str, int | str] = {"format": _FORMAT, "law": scene_law(), "images": images, "seed": seed}
     paths = {"images": out / "images"} | {part: out / f"instances_{part}.json" for part in PARTS}
     if _holds(out, settings):
         return paths
     draw("1F408")  # a missing extra is told before anything is written
     building = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        _write(building, photos, seed)
+        _write(building, images, seed)
         write_json(building / "pocket.json", settings)
         if out.is_dir():
             out.rmdir()
@@ -76,28 +76,28 @@ def _holds(out: Path, settings: dict[str, int | str]) -> bool:
     raise ArtifactError(f"{out} holds {what}. Give a folder that is not there yet, or remove this one.")
 
 
-def _write(folder: Path, photos: int, seed: int) -> None:
+def _write(folder: Path, images: int, seed: int) -> None:
     names = load_split(SPLIT).names
     categories = [{"id": label, "name": name} for label, name in enumerate(names, start=1)]
-    counts = {part: round(share * photos) for part, share in PARTS.items()}
-    counts["train"] += photos - sum(counts.values())
+    counts = {part: round(share * images) for part, share in PARTS.items()}
+    counts["train"] += images - sum(counts.values())
     (folder / "images").mkdir(parents=True)
     first = 1
-    with track(photos, "Pocket scenes") as advance:
+    with track(images, "Pocket scenes") as advance:
         for order, (part, count) in enumerate(counts.items()):
-            images: list[dict[str, Any]] = []
+            entries: list[dict[str, Any]] = []
             annotations: list[dict[str, Any]] = []
             for place in range(count):
-                picture, found = make_scene(np.random.default_rng([seed, order, place]), names)
+                image, found = make_scene(np.random.default_rng([seed, order, place]), names)
                 file_name = f"{part}_{place:06d}.jpg"
-                picture.save(folder / "images" / file_name, quality=JPEG_QUALITY)
-                images.append({"id": first + place, "file_name": file_name, "width": SIDE, "height": SIDE})
+                image.save(folder / "images" / file_name, quality=JPEG_QUALITY)
+                entries.append({"id": first + place, "file_name": file_name, "width": SIDE, "height": SIDE})
                 for entry in found:
                     about = {"image_id": first + place, "category_id": names.index(entry.name) + 1}
                     annotations.append({"id": len(annotations) + 1, **about, **_outline(entry.mask)})
                 advance(1, part)
             first += count
-            content = {"info": _info(seed), "images": images, "annotations": annotations, "categories": categories}
+            content = {"info": _info(seed), "images": entries, "annotations": annotations, "categories": categories}
             write_json(folder / f"instances_{part}.json", content)
     write_text(folder / "LICENSE.txt", f"{ATTRIBUTION}\nThe scenes are made from them, and are under the same "
                "license. Pictograms were resized, turned, mirrored, overlapped and toned.\n")  # fmt: skip

@@ -115,13 +115,13 @@ def draw(code: str) -> tuple[Image.Image, Image.Image]:
     name, _, half = code.partition(":")
     text = (_folder() / f"{name}.svg").read_text(encoding="utf-8")
     png = resvg_py.svg_to_bytes(svg_string=text, width=DRAWN_SIDE, height=DRAWN_SIDE, skip_system_fonts=True)
-    picture = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     if half:
         middle = DRAWN_SIDE // 2
-        picture = picture.crop((0, 0, middle, DRAWN_SIDE) if half == "left" else (middle, 0, DRAWN_SIDE, DRAWN_SIDE))
-    picture = picture.crop(picture.getchannel("A").point(lambda alpha: 255 * (alpha > 127)).getbbox())
-    solid = _filled(np.asarray(picture.getchannel("A")) > 127)
-    return picture, Image.fromarray(solid.astype(np.uint8) * 255)
+        image = image.crop((0, 0, middle, DRAWN_SIDE) if half == "left" else (middle, 0, DRAWN_SIDE, DRAWN_SIDE))
+    image = image.crop(image.getchannel("A").point(lambda alpha: 255 * (alpha > 127)).getbbox())
+    solid = _filled(np.asarray(image.getchannel("A")) > 127)
+    return image, Image.fromarray(solid.astype(np.uint8) * 255)
 
 
 def named_pictograms() -> list[tuple[str, str]]:

@@ -80,13 +80,13 @@ def make_scene(
     for index in rng.permutation(len(everything)):
         name = everything[index]
         codes = DISTRACTORS if name is None else pictograms[name]
-        picture, solid = turned(codes[rng.integers(len(codes))], rng, OBJECT_SIDES, TURN)
-        box = _free_place(picture.size, boxes, rng)
+        image, solid = turned(codes[rng.integers(len(codes))], rng, OBJECT_SIDES, TURN)
+        box = _free_place(image.size, boxes, rng)
         if box is None:
             continue
         boxes.append(box)
         placed.append((name, int(np.count_nonzero(np.asarray(solid)))))
-        canvas.paste(picture, box[:2], picture)
+        canvas.paste(image, box[:2], image)
         owner.paste(len(placed), box[:2], solid)
     seen = np.asarray(owner)
     found = []
@@ -117,22 +117,22 @@ def turned(code: str, rng: Rng, sides: tuple[float, float], turn: float) -> tupl
     Returns:
         RGBA picture and the area it covers (mode L, 0 or 255), of one size.
     """
-    picture, solid = draw(code)
+    image, solid = draw(code)
     side = math.exp(rng.uniform(math.log(sides[0]), math.log(sides[1])))
     flip, angle = rng.random() < 0.5, rng.uniform(-turn, turn)
-    factor = side / max(picture.size)
-    size = (max(3, round(picture.width * factor)), max(3, round(picture.height * factor)))
+    factor = side / max(image.size)
+    size = (max(3, round(image.width * factor)), max(3, round(image.height * factor)))
     parts = []
-    for part in (picture, solid):
+    for part in (image, solid):
         small = part.resize(size, Image.Resampling.BILINEAR)
         small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else small
         parts.append(small.rotate(angle, Image.Resampling.BILINEAR, expand=True))
     return parts[0], parts[1].point(lambda value: 255 * (value > 127))
 
 
-def toned(picture: Image.Image, rng: Rng, tone: Tone) -> Image.Image:
+def toned(image: Image.Image, rng: Rng, tone: Tone) -> Image.Image:
     """Give a picture a tone drawn from ``tone``."""
-    pixels = np.asarray(picture).astype(np.float32)
+    pixels = np.asarray(image).astype(np.float32)
     mean = pixels.mean((0, 1))
     pixels = mean + rng.uniform(*tone.contrast) * (pixels - mean)
     pixels *= rng.uniform(*tone.gain) * rng.uniform(*tone.tint, 3).astype(np.float32)

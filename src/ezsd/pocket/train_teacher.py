@@ -89,21 +89,21 @@ class Album:
         self.shares = torch.cat([shares, empty[None]])  # how often each is drawn
 
     def batch(self, numbers: torch.Generator, count: int, collage: int = 1) -> tuple[Tensor, Tensor]:
-        """Pictures as :func:`pictured` makes them of ``count`` pictograms, and the pictograms' labels ``[count]``."""
+        """Images as :func:`rendered` makes them of ``count`` pictograms, and the pictograms' labels ``[count]``."""
         places = torch.multinomial(self.shares, count, replacement=True, generator=numbers)
-        return pictured(self.stack[places], numbers, collage=collage), self.labels[places]
+        return rendered(self.stack[places], numbers, collage=collage), self.labels[places]
 
 
-def _centred(picture: Image.Image) -> Tensor:
-    factor = SIDE / max(picture.size)
-    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+def _centred(image: Image.Image) -> Tensor:
+    factor = SIDE / max(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     canvas = Image.new("RGBA", (SIDE, SIDE))
-    canvas.paste(picture.resize(size, Image.Resampling.BILINEAR), ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
+    canvas.paste(image.resize(size, Image.Resampling.BILINEAR), ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
     values = torch.from_numpy(np.asarray(canvas).copy()).permute(2, 0, 1).float() / 255
     return torch.cat([values[:3] * values[3:], values[3:]])
 
 
-def pictured(stack: Tensor, numbers: torch.Generator, variety: Variety = VARIETY, collage: int = 1) -> Tensor:
+def rendered(stack: Tensor, numbers: torch.Generator, variety: Variety = VARIETY, collage: int = 1) -> Tensor:
     """Photograph pictograms: each with a size, turn, flip and place of its own; background and light by picture.
 
     Args:
@@ -208,12 +208,12 @@ def _learn(model: Any, album: Album, seed: int, steps: int, checkpoints: Path) -
     with track(steps, "Pocket CLIP", start=step) as advance:
         while step < steps:
             numbers = seeded(seed, step)
-            pictures, labels = album.batch(numbers, BATCH, COLLAGES[step % len(COLLAGES)])
+            images, labels = album.batch(numbers, BATCH, COLLAGES[step % len(COLLAGES)])
             named, own = labels.unique(return_inverse=True)
             prompts = torch.randint(len(PROMPTS), (len(named),), generator=numbers)
             for group in optimizer.param_groups:
                 group["lr"] = LR * _rate(step, steps)
-            loss = _step(model, optimizer, pictures, tokens[named, prompts], own)
+            loss = _step(model, optimizer, images, tokens[named, prompts], own)
             step += 1
             advance(1, f"loss {loss:.3f}")
             if time.monotonic() - saved > _CHECKPOINT_SECONDS:
@@ -223,12 +223,12 @@ def _learn(model: Any, album: Album, seed: int, steps: int, checkpoints: Path) -
     return float(extra["seconds"]) + time.monotonic() - began
 
 
-def _step(model: Any, optimizer: torch.optim.Optimizer, pictures: Tensor, tokens: Tensor, own: Tensor) -> float:
+def _step(model: Any, optimizer: torch.optim.Optimizer, images: Tensor, tokens: Tensor, own: Tensor) -> float:
     """One step on pictures, captions ``[C, ...]`` and for each pictogram the place ``[n]`` of its caption."""
     with autocast("cpu", "bf16"):
-        images = _embedded(model, pictures).float()
+        image_embeddings = _embedded(model, images).float()
         texts = model.encode_text(tokens).float()
-    logits = model.logit_scale.exp() * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
+    logits = model.logit_scale.exp() * F.normalize(image_embeddings, dim=-1) @ F.normalize(texts, dim=-1).T
     others = own[:, None] != torch.arange(len(tokens))
     # A caption may have several pictures: together they should have all of its probability.
     of_texts = (logits.logsumexp(0) - logits.masked_fill(others, -torch.inf).logsumexp(0)).mean()
@@ -242,22 +242,22 @@ def _step(model: Any, optimizer: torch.optim.Optimizer, pictures: Tensor, tokens
     return float(loss.detach())
 
 
-def _embedded(model: Any, pictures: Tensor) -> Tensor:
+def _embedded(model: Any, images: Tensor) -> Tensor:
     """Embed every part of ``SIDE`` x ``SIDE`` pixels, with what is around it in sight: ``[n, D]``, parts in rows.
 
     A single pictogram is embedded as open_clip does it. Parts of a collage are read from the feature map of the
     whole, as stage propose reads boxes, so that this map tells things apart that stand side by side.
     """
     visual = model.visual
-    features = visual.trunk.forward_features(_normalised(model, pictures))
-    parts = F.avg_pool2d(features, SIDE * features.shape[-1] // pictures.shape[-1])
+    features = visual.trunk.forward_features(_normalised(model, images))
+    parts = F.avg_pool2d(features, SIDE * features.shape[-1] // images.shape[-1])
     return visual.head(parts.permute(0, 2, 3, 1).flatten(0, 2))
 
 
-def _normalised(model: Any, pictures: Tensor) -> Tensor:
+def _normalised(model: Any, images: Tensor) -> Tensor:
     settings = open_clip.get_model_preprocess_cfg(model)
     mean, std = (torch.tensor(settings[key]).view(3, 1, 1) for key in ("mean", "std"))
-    return ((pictures - mean) / std).contiguous(memory_format=torch.channels_last)
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
@@ -286,11 +286,11 @@ def measure(model: Any, album: Album, seed: int) -> dict[str, float | None]:
     model.eval()
     tokens = open_clip.get_tokenizer(ARCHITECTURE)([PROMPTS[0].format(name) for name in album.names])
     texts = F.normalize(model.encode_text(tokens), dim=-1)
-    images = []
+    image_embeddings = []
     for test in range(_TEST_ROUNDS):
-        pictures = torch.split(pictured(album.stack, seeded(seed, -1, test)), BATCH)
-        images += [F.normalize(model.encode_image(_normalised(model, part)), dim=-1) for part in pictures]
-    cosines, labels = torch.cat(images) @ texts.T, album.labels.repeat(_TEST_ROUNDS)
+        images = torch.split(rendered(album.stack, seeded(seed, -1, test)), BATCH)
+        image_embeddings += [F.normalize(model.encode_image(_normalised(model, part)), dim=-1) for part in images]
+    cosines, labels = torch.cat(image_embeddings) @ texts.T, album.labels.repeat(_TEST_ROUNDS)
     split = load_split(SPLIT)
     base, novel = (torch.tensor([name in side for name in album.names]) for side in (split.base, split.novel))
     among = cosines.masked_fill(~(base | novel), -2)

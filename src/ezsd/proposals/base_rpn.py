@@ -5,6 +5,7 @@ It is the baseline that CLIP proposals are held against: what it never saw a box
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,12 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from pydantic import ValidationError
 
-from ezsd.data.samples import Photo, Photos
+from ezsd.data.samples import AnnotatedImage, ImageSet
 from ezsd.detector.proposal_network import ProposalNetwork, build_proposal_network
 from ezsd.errors import ArtifactError
-from ezsd.recipe import Detector, Recipe
-from ezsd.training.dataset import TrainingPhotos
+from ezsd.recipe import DetectorConfig, Recipe, renamed_keys
+from ezsd.training.dataset import TrainingDataset
 from ezsd.training.loop import train_model
 from ezsd.utils.files import read_json, read_tensors, write_json, write_tensors
 
@@ -28,17 +28,17 @@ _DETECTOR = "detector"
 _ADVICE = "Run stage propose again."
 
 
-def train_base_rpn(recipe: Recipe, base: Sequence[str], photos: Photos, folder: Path) -> dict[str, Any]:
+def train_base_rpn(recipe: Recipe, base: Sequence[str], images: ImageSet, folder: Path) -> dict[str, Any]:
     """Train the RPN of stage propose and write it to ``folder``; what is there is kept, a stopped training goes on.
 
     Args:
         recipe: sections detector and train say how, ``propose.rpn_epochs`` how long.
         base: names; boxes of other names are not looked at.
-        photos: the train part.
+        images: the train part.
         folder: of stage propose.
 
     Returns:
-        steps, photos, seconds (of all runs), photos_per_second.
+        steps, photos, seconds (of all runs), images_per_second.
 
     Raises:
         ArtifactError: a checkpoint is of another shape, a loss is not finite, or the disk is full.
@@ -48,8 +48,8 @@ def train_base_rpn(recipe: Recipe, base: Sequence[str], photos: Photos, folder: 
         torch.manual_seed(recipe.seed)
         network = build_proposal_network(recipe.detector, recipe.detector.pretrained)
         plain = {"epochs": recipe.propose.rpn_epochs, "distillation_weight": 0.0, "ignore_top": 0}
-        settings = recipe.train.model_copy(update=plain)
-        dataset = TrainingPhotos(_with_boxes_of(base, photos), None, 0, settings, recipe.detector.image_size, False)
+        config = recipe.train.model_copy(update=plain)
+        dataset = TrainingDataset(_with_boxes_of(base, images), None, 0, config, recipe.detector.image_size, False)
         metrics = train_model(network, dataset, training, "propose: RPN", recipe.seed, recipe.data.workers)
         if PartialState().is_main_process:
             write_json(training / "metrics.json", metrics)
@@ -73,20 +73,21 @@ def load_base_rpn(folder: Path, regions: int, device: str) -> ProposalNetwork:
     path = folder / WEIGHTS
     tensors, metadata = read_tensors(path)
     try:
-        settings = Detector.model_validate_json(metadata.get(_DETECTOR, ""))
-        network = build_proposal_network(settings.model_copy(update={"rpn_proposals": regions}), pretrained=False)
+        values = json.loads(metadata.get(_DETECTOR, "{}"))
+        config = DetectorConfig.model_validate(renamed_keys(values, "detector"))
+        network = build_proposal_network(config.model_copy(update={"rpn_proposals": regions}), pretrained=False)
         network.load_state_dict(tensors)
-    except (ValidationError, RuntimeError) as error:
+    except (ValueError, RuntimeError) as error:
         raise ArtifactError(f"{path} is not the RPN of a run: {str(error).splitlines()[0]} {_ADVICE}") from None
     return network.eval().to(device)
 
 
-def _with_boxes_of(base: Sequence[str], photos: Photos) -> Photos:
-    wanted = torch.tensor([False, *(name in base for name in photos.names)])
-    return replace(photos, photos=[_chosen(photo, wanted) for photo in photos.photos], has_masks=False)
+def _with_boxes_of(base: Sequence[str], images: ImageSet) -> ImageSet:
+    wanted = torch.tensor([False, *(name in base for name in images.names)])
+    return replace(images, images=[_chosen(image, wanted) for image in images], has_masks=False)
 
 
-def _chosen(photo: Photo, wanted: torch.Tensor) -> Photo:
-    kept = wanted[photo.labels]
-    return replace(photo, boxes=photo.boxes[kept], labels=photo.labels[kept], crowd=photo.crowd[kept],
+def _chosen(image: AnnotatedImage, wanted: torch.Tensor) -> AnnotatedImage:
+    kept = wanted[image.labels]
+    return replace(image, boxes=image.boxes[kept], labels=image.labels[kept], crowd=image.crowd[kept],
                    segmentations=None, areas=None)  # fmt: skip

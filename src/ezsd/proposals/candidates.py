@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
-from ezsd.recipe import Propose
+from ezsd.recipe import ProposeConfig
 from ezsd.utils.boxes import covered_share, resize_scale
 
 _SIZE_POWER = 0.1
@@ -19,25 +19,25 @@ _GRIDS = 64  # sizes of photos whose grid is kept
 
 
 @lru_cache(_GRIDS)
-def anchor_grid(height: int, width: int, settings: Propose) -> Tensor:
+def anchor_grid(height: int, width: int, config: ProposeConfig) -> Tensor:
     """Boxes of every side and ratio about the cells of a grid, laid on the photo resized to ``image_size``.
 
     Args:
         height: of the photo, pixels.
         width: of the photo, pixels.
-        settings: image_size, stride, sides and ratios (height / width).
+        config: image_size, stride, sides and ratios (height / width).
 
     Returns:
         ``[A, 4]`` xyxy, pixels of the photo as it is, clipped to it; boxes that fall together, or keep less than a
         pixel, are dropped.
     """
-    scale = resize_scale(height, width, settings.image_size)
-    rows, columns = (max(1, math.ceil(round(side * scale) / settings.stride)) for side in (height, width))
-    y = (torch.arange(rows) + 0.5) * settings.stride
-    x = (torch.arange(columns) + 0.5) * settings.stride
+    scale = resize_scale(height, width, config.image_size)
+    rows, columns = (max(1, math.ceil(round(side * scale) / config.stride)) for side in (height, width))
+    y = (torch.arange(rows) + 0.5) * config.stride
+    x = (torch.arange(columns) + 0.5) * config.stride
     centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 1, 2)
-    sides = torch.tensor(settings.sides, dtype=torch.float32)[:, None]
-    root = torch.tensor(settings.ratios, dtype=torch.float32).sqrt()
+    sides = torch.tensor(config.sides, dtype=torch.float32)[:, None]
+    root = torch.tensor(config.ratios, dtype=torch.float32).sqrt()
     halves = torch.stack([sides / root, sides * root], dim=-1).reshape(1, -1, 2) / 2
     grid = torch.cat([centres - halves, centres + halves], dim=-1).reshape(-1, 4) / scale
     limits = grid.new_tensor([width, height, width, height])
@@ -85,7 +85,7 @@ def lie_on(boxes: Tensor, base_boxes: Tensor, share: float) -> Tensor:
     return (covered_share(boxes, base_boxes) > share).any(1)
 
 
-def select(boxes: Tensor, probabilities: Tensor, objectness: Tensor, base_names: int, settings: Propose) -> Tensor:
+def select(boxes: Tensor, probabilities: Tensor, objectness: Tensor, base_names: int, config: ProposeConfig) -> Tensor:
     """Choose proposals among scored boxes.
 
     Args:
@@ -93,14 +93,14 @@ def select(boxes: Tensor, probabilities: Tensor, objectness: Tensor, base_names:
         probabilities: ``[A, C]`` over base names, then novel names.
         objectness: ``[A]``, factor on their scores.
         base_names: how many of the C are base names.
-        settings: ranking, nms, shortlist, base_filter and keep.
+        config: ranking, nms, shortlist, base_filter and keep.
 
     Returns:
         Indices of at most ``keep`` boxes, best first: class-agnostic NMS, the shortlist, and of it what is not best
         told by a base name.
     """
-    scores = objectness * confidence(probabilities, boxes, base_names, settings.ranking)
-    return keep_best(first_of_nms(boxes, scores, settings.nms, settings.wanted), probabilities, base_names, settings)
+    scores = objectness * confidence(probabilities, boxes, base_names, config.ranking)
+    return keep_best(first_of_nms(boxes, scores, config.nms, config.wanted), probabilities, base_names, config)
 
 
 def first_of_nms(boxes: Tensor, scores: Tensor, threshold: float, count: int) -> Tensor:
@@ -118,8 +118,8 @@ def first_of_nms(boxes: Tensor, scores: Tensor, threshold: float, count: int) ->
         size *= 4
 
 
-def keep_best(shortlist: Tensor, probabilities: Tensor, base_names: int, settings: Propose) -> Tensor:
+def keep_best(shortlist: Tensor, probabilities: Tensor, base_names: int, config: ProposeConfig) -> Tensor:
     """Keep what is not best told by a base name (if the settings ask for it), and of it the first ``keep`` indices."""
-    if settings.base_filter:
+    if config.base_filter:
         shortlist = shortlist[probabilities[shortlist].argmax(1) >= base_names]
-    return shortlist[: settings.keep]
+    return shortlist[: config.keep]

@@ -9,11 +9,11 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from ezsd.data.categories import CategorySplit
-from ezsd.data.samples import Photos, base_boxes_of, photos_with
+from ezsd.data.samples import ImageSet, base_boxes_of, images_with
 from ezsd.detector.proposal_network import ProposalNetwork
 from ezsd.proposals.candidates import anchor_grid
-from ezsd.proposals.proposer import rank_photos
-from ezsd.recipe import Propose
+from ezsd.proposals.proposer import rank_images
+from ezsd.recipe import ProposeConfig
 from ezsd.teacher import Teacher, text_embeddings
 from ezsd.utils.progress import track
 from ezsd.utils.seeding import seeded
@@ -22,35 +22,35 @@ RECALL_AT = (100, 300)
 
 
 def novel_recall(
-    proposals: Mapping[int, Tensor], photos: Photos, novel: Sequence[str], at: Sequence[int] = RECALL_AT
+    proposals: Mapping[int, Tensor], images: ImageSet, novel: Sequence[str], at: Sequence[int] = RECALL_AT
 ) -> dict[str, float | None]:
     """Share of novel boxes that one of the best proposals of their photo meets (IoU of at least 0.5).
 
     Args:
         proposals: by image id, boxes ``[N, 4]`` xyxy, best first; photos without an entry are left out.
-        photos: with boxes of the novel names; crowds do not count.
+        images: with boxes of the novel names; crowds do not count.
         novel: names.
         at: how many proposals of a photo count.
 
     Returns:
         ``{"novel_recall_at_100": ...}``, 0..1; None where there is no novel box.
     """
-    wanted = torch.tensor([False, *(name in set(novel) for name in photos.names)])
+    wanted = torch.tensor([False, *(name in set(novel) for name in images.names)])
     met = dict.fromkeys(at, 0)
     total = 0
-    for photo in photos.photos:
-        if photo.image_id not in proposals:
+    for image in images:
+        if image.image_id not in proposals:
             continue
-        boxes = photo.boxes[wanted[photo.labels] & ~photo.crowd]
+        boxes = image.boxes[wanted[image.labels] & ~image.crowd]
         total += len(boxes)
-        overlaps = box_iou(boxes, proposals[photo.image_id])
+        overlaps = box_iou(boxes, proposals[image.image_id])
         for count in at:
             met[count] += int((overlaps[:, :count] >= 0.5).any(1).sum())
     return {f"novel_recall_at_{count}": met[count] / total if total else None for count in at}
 
 
 def measure_proposals(
-    teacher: Teacher, photos: Photos, split: CategorySplit, settings: Propose, prompt: str, device: str,
+    teacher: Teacher, images: ImageSet, split: CategorySplit, config: ProposeConfig, prompt: str, device: str,
     random: bool = False, rpn: ProposalNetwork | None = None,
 ) -> dict[str, float | None]:  # fmt: skip
     """Novel recall of the proposals on photos with boxes of all names; only photos with a novel box are looked at.
@@ -59,9 +59,9 @@ def measure_proposals(
 
     Args:
         teacher: on ``device``.
-        photos: val photos, names = base and novel.
+        images: val photos, names = base and novel.
         split: base and novel names.
-        settings: section ``propose``.
+        config: section ``propose``.
         prompt: text with ``{name}``.
         device: where the teacher computes.
         random: instead of proposals, measure as many random boxes of the same grid.
@@ -70,20 +70,20 @@ def measure_proposals(
     Returns:
         As :func:`novel_recall`, at 100 and 300, whatever ``keep`` is.
     """
-    settings = settings.model_copy(update={"keep": max(RECALL_AT)})
-    chosen = photos_with(photos, split.novel)
+    config = config.model_copy(update={"keep": max(RECALL_AT)})
+    chosen = images_with(images, split.novel)
     boxes: dict[int, Tensor] = {}
     if random:
-        for photo in chosen:
-            grid = anchor_grid(photo.height, photo.width, settings)
-            order = torch.randperm(len(grid), generator=seeded(0, photo.image_id))
-            boxes[photo.image_id] = grid[order[: settings.keep]]
-        return novel_recall(boxes, photos, split.novel)
+        for image in chosen:
+            grid = anchor_grid(image.height, image.width, config)
+            order = torch.randperm(len(grid), generator=seeded(0, image.image_id))
+            boxes[image.image_id] = grid[order[: config.keep]]
+        return novel_recall(boxes, images, split.novel)
     text = text_embeddings(teacher, split.names, prompt)
-    base_boxes = base_boxes_of(chosen, photos.names, split.base)
-    found = rank_photos(teacher, chosen, base_boxes, text, len(split.base), settings, device, rpn)
+    base_boxes = base_boxes_of(chosen, images.names, split.base)
+    found = rank_images(teacher, chosen, base_boxes, text, len(split.base), config, device, rpn)
     with track(len(chosen), "Recall of proposals") as advance:
-        for photo, proposals in zip(chosen, found, strict=True):
-            boxes[photo.image_id] = proposals
+        for image, proposals in zip(chosen, found, strict=True):
+            boxes[image.image_id] = proposals
             advance(1, "")
-    return novel_recall(boxes, photos, split.novel)
+    return novel_recall(boxes, images, split.novel)

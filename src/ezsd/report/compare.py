@@ -19,6 +19,7 @@ from rich.text import Text
 
 from ezsd.errors import ArtifactError
 from ezsd.evaluation.summary import SETTINGS
+from ezsd.recipe import renamed_keys
 from ezsd.report.figures import FIGURES, OPTIONAL_PREFIXES, Figure
 from ezsd.report.render import render
 from ezsd.utils.files import read_json
@@ -101,7 +102,7 @@ def read_run(folder: Path) -> Run:
     metrics, done = read_json(stage / "metrics.json"), read_json(stage / "done.json")
     metrics["cost"]["evaluate_s"] = done["seconds"]
     values = {figure.key: _value(metrics, figure.key) for figure in FIGURES}
-    return Run(folder, metrics["setting"], metrics["split"], read_json(stage / "inputs.json"), values)
+    return Run(folder, metrics["setting"], metrics["split"], renamed_keys(read_json(stage / "inputs.json")), values)
 
 
 def compare(folders: Sequence[Path], mixed: bool = False, mean: bool = False) -> Comparison:
@@ -116,14 +117,14 @@ def compare(folders: Sequence[Path], mixed: bool = False, mean: bool = False) ->
         ArtifactError: a run cannot be read; the runs must not be compared, or are given twice (all told at once).
     """
     runs: list[Run] = []
-    faults: list[str] = []
+    problems: list[str] = []
     for folder in folders:
         try:
             runs.append(read_run(folder))
         except ArtifactError as error:
-            faults += error.faults
-    if faults:
-        raise ArtifactError(faults)
+            problems += error.problems
+    if problems:
+        raise ArtifactError(problems)
     warnings = list(mismatches(runs).values())
     if warnings and not mixed:
         raise ArtifactError([*warnings, "Their figures cannot be held side by side. Compare them all the same with "
@@ -134,11 +135,11 @@ def compare(folders: Sequence[Path], mixed: bool = False, mean: bool = False) ->
 def mismatches(runs: Sequence[Run]) -> dict[str, str]:
     """Tell by kind in which of setting, split and val photos runs differ; their figures measure different things."""
     names = _names([run.folder for run in runs])
-    told = {}
+    messages = {}
     kinds: dict[str, list[Any]] = {
         "setting": [run.setting for run in runs],
         "split": [[run.inputs.get(key) for key in _SPLIT_KEYS] for run in runs],
-        "val photos": [[run.inputs.get(key) for key in _VAL_KEYS] for run in runs],
+        "val images": [[run.inputs.get(key) for key in _VAL_KEYS] for run in runs],
     }
     for kind, found in kinds.items():
         if all(value == found[0] for value in found):
@@ -150,8 +151,8 @@ def mismatches(runs: Sequence[Run]) -> dict[str, str]:
             texts = [f"{name}: as {names[group]}" if names[group] != name else
                      f"{name}: {run.split if kind == 'split' else 'its own'}"
                      for name, group, run in zip(names, groups, runs, strict=True)]  # fmt: skip
-        told[kind] = f"The runs have different {kind}{'' if kind.endswith('s') else 's'}: {'; '.join(texts)}."
-    return told
+        messages[kind] = f"The runs have different {kind}{'' if kind.endswith('s') else 's'}: {'; '.join(texts)}."
+    return messages
 
 
 def tabulate(groups: Sequence[Sequence[Run]], warnings: Sequence[str] = ()) -> Comparison:
@@ -199,7 +200,7 @@ def as_csv(table: Comparison) -> str:
 
 def as_html(table: Comparison) -> str:
     """Return the table as one self-contained page."""
-    return render("compare.html.j2", title="Runs compared", table=table, settings=SETTINGS)
+    return render("compare.html.j2", title="Runs compared", table=table, SETTINGS=SETTINGS)
 
 
 def _value(metrics: Mapping[str, Any], key: str) -> float | None:
@@ -216,11 +217,11 @@ def _by_recipe(runs: Sequence[Run]) -> list[list[Run]]:
         ArtifactError: two runs have the same recipe and seed.
     """
     groups: list[list[Run]] = []
-    faults = []
+    problems = []
     for run in runs:
         for group in groups:
             if {**run.inputs, "seed": None} == {**group[0].inputs, "seed": None}:
-                faults += [
+                problems += [
                     f"{run.folder} and {other.folder} are the same run: same recipe, same seed. A mean must not count "
                     "it twice; leave one out." for other in group if other.inputs == run.inputs
                 ]  # fmt: skip
@@ -228,8 +229,8 @@ def _by_recipe(runs: Sequence[Run]) -> list[list[Run]]:
                 break
         else:
             groups.append([run])
-    if faults:
-        raise ArtifactError(faults)
+    if problems:
+        raise ArtifactError(problems)
     return groups
 
 

@@ -19,9 +19,9 @@ class Pair:
     """Crops of ``true`` that the teacher told as ``told``: how many before and after adaptation, of how many."""
 
     true: str
-    told: str
+    predicted: str
     true_is_base: bool
-    told_is_base: bool
+    predicted_is_base: bool
     before: int
     after: int | None
     crops: int
@@ -48,12 +48,12 @@ class Confusion:
 
 def read_confusion(folder: Path) -> Confusion | None:
     """Read what stage adapt counted; None for runs that were made before it did."""
-    told = read_json_if_exists(folder / "adapt" / "confusion.json")
-    if not told:
+    predicted = read_json_if_exists(folder / "adapt" / "confusion.json")
+    if not predicted:
         return None
-    names, base = told["names"], told["base"]
-    before = {(true, said): count for true, said, count in told["before"]}
-    after = None if told["after"] is None else {(true, said): count for true, said, count in told["after"]}
+    names, base = predicted["names"], predicted["base"]
+    before = {(true, said): count for true, said, count in predicted["before"]}
+    after = None if predicted["after"] is None else {(true, said): count for true, said, count in predicted["after"]}
     crops: dict[int, int] = defaultdict(int)
     for (true, _), count in before.items():
         crops[true] += count

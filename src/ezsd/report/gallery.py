@@ -15,7 +15,7 @@ import torch
 from faster_coco_eval.core import mask as rle
 from PIL import Image
 
-from ezsd.data.samples import Photo, masks_of, read_picture
+from ezsd.data.samples import AnnotatedImage, masks_of, read_image
 from ezsd.data.target_store import Regions
 from ezsd.report.matching import (
     Outcome,
@@ -62,7 +62,7 @@ class Panel:
     """The photo with one kind of marks: a heading, what screen readers say, and the marks (important ones last)."""
 
     title: str
-    told: str
+    described: str
     marks: tuple[Mark, ...]
 
 
@@ -74,7 +74,7 @@ class Card:
         name: of the picture file.
         width: pixels of the photo, the unit of all marks.
         height: likewise.
-        picture: a data URI (JPEG).
+        image: a data URI (JPEG).
         text_size: of all marks, in pixels of the photo.
         panels: what is drawn on it.
         notes: (kind, text): in words what the panels show.
@@ -83,7 +83,7 @@ class Card:
     name: str
     width: int
     height: int
-    picture: str
+    image: str
     text_size: int
     panels: tuple[Panel, ...]
     notes: tuple[tuple[str, str], ...]
@@ -100,8 +100,8 @@ def detection_card(outcome: Outcome, names: Sequence[str], base: int) -> Card:
     Raises:
         DataError: the picture cannot be read.
     """
-    photo = outcome.photo
-    truth = _truth(photo, names, base)
+    image = outcome.image
+    truth = _truth(image, names, base)
     missed = [Mark("missed", truth[row].box, truth[row].text) for row in outcome.missed]
     marks = []
     for entry, hit in zip(outcome.detections, outcome.found, strict=True):
@@ -115,15 +115,15 @@ def detection_card(outcome: Outcome, names: Sequence[str], base: int) -> Card:
              ("false", _with_scores(false)))  # fmt: skip
     drawn = "" if len(false) <= _DRAWN_FALSE else f"; of {len(false)} false ones the {_DRAWN_FALSE} surest"
     detected = Panel(f"Detections{drawn}", f"Found: {notes[0][1]}. Missed: {notes[1][1]}. False: {notes[2][1]}.",
-                     _labelled((*hits, *missed, *false[:_DRAWN_FALSE]), photo))  # fmt: skip
-    return _card(photo, (_truth_panel(truth, photo), detected), notes)
+                     _labelled((*hits, *missed, *false[:_DRAWN_FALSE]), image))  # fmt: skip
+    return _card(image, (_truth_panel(truth, image), detected), notes)
 
 
-def proposal_card(photo: Photo, regions: Regions, names: Sequence[str], base: int, shown: int) -> Card:
+def proposal_card(image: AnnotatedImage, regions: Regions, names: Sequence[str], base: int, shown: int) -> Card:
     """Draw a train photo: what is there, and the best proposals with the names the teacher gave them.
 
     Args:
-        photo: with all its boxes, novel ones too.
+        image: with all its boxes, novel ones too.
         regions: of stage propose.
         names: what labels mean, in photo and regions alike.
         base: labels up to it are base.
@@ -138,23 +138,23 @@ def proposal_card(photo: Photo, regions: Regions, names: Sequence[str], base: in
         x1, y1, x2, y2 = box
         hue = round(label * _GOLDEN_ANGLE) % 360
         marks.append(Mark("proposal", _rounded((x1, y1, x2 - x1, y2 - y1)), f"{names[label - 1]} {weight:.2f}", hue))
-    told = _counted([mark.text.rpartition(" ")[0] for mark in marks])
-    rows = novel_rows(photo, base)
-    met = met_rows(photo, best, rows)
-    novel = [names[int(photo.labels[row]) - 1] for row in rows]
+    described = _counted([mark.text.rpartition(" ")[0] for mark in marks])
+    rows = novel_rows(image, base)
+    met = met_rows(image, best, rows)
+    novel = [names[int(image.labels[row]) - 1] for row in rows]
     notes = (
-        ("teacher", told),
+        ("teacher", described),
         ("novel", "none" if not rows else f"{_counted(novel)}: {sum(met)} of {len(rows)} met by these boxes"),
     )
-    panel = Panel("Proposals of the teacher", f"Boxes that it names: {told}.", _labelled(marks, photo))
-    return _card(photo, (_truth_panel(_truth(photo, names, base), photo), panel), notes)
+    panel = Panel("Proposals of the teacher", f"Boxes that it names: {described}.", _labelled(marks, image))
+    return _card(image, (_truth_panel(_truth(image, names, base), image), panel), notes)
 
 
-def _truth(photo: Photo, names: Sequence[str], base: int) -> list[Mark]:
-    masks = None if photo.segmentations is None else masks_of(photo).numpy()
+def _truth(image: AnnotatedImage, names: Sequence[str], base: int) -> list[Mark]:
+    masks = None if image.segmentations is None else masks_of(image).numpy()
     marks = []
-    for row, (label, crowd) in enumerate(zip(photo.labels.tolist(), photo.crowd.tolist(), strict=True)):
-        x1, y1, x2, y2 = photo.boxes[row].tolist()
+    for row, (label, crowd) in enumerate(zip(image.labels.tolist(), image.crowd.tolist(), strict=True)):
+        x1, y1, x2, y2 = image.boxes[row].tolist()
         kind = "crowd" if crowd else "base" if label <= base else "novel"
         outline = "" if masks is None or crowd else _outline(masks[row])
         text = f"{names[label - 1]} (crowd)" if crowd else names[label - 1]
@@ -162,24 +162,24 @@ def _truth(photo: Photo, names: Sequence[str], base: int) -> list[Mark]:
     return marks
 
 
-def _truth_panel(marks: Sequence[Mark], photo: Photo) -> Panel:
-    told = f"Objects: {_counted([mark.text for mark in marks])}."
-    return Panel("Ground truth", told, _labelled(sorted(marks, key=lambda mark: _ORDER.index(mark.kind)), photo))
+def _truth_panel(marks: Sequence[Mark], image: AnnotatedImage) -> Panel:
+    described = f"Objects: {_counted([mark.text for mark in marks])}."
+    return Panel("Ground truth", described, _labelled(sorted(marks, key=lambda mark: _ORDER.index(mark.kind)), image))
 
 
-def _labelled(marks: Sequence[Mark], photo: Photo) -> tuple[Mark, ...]:
+def _labelled(marks: Sequence[Mark], image: AnnotatedImage) -> tuple[Mark, ...]:
     """Give marks (most important first) their labels as long as there is room; returns them most important last."""
-    size = _text_size(photo)
+    size = _text_size(image)
     taken: list[tuple[float, float, float, float]] = []
     placed = []
     for mark in marks:
         x, y, _, height = mark.box
         length = len(mark.text) * size * _LETTER_WIDTH
-        left = max(0.0, min(x + size / 5, photo.width - length))
+        left = max(0.0, min(x + size / 5, image.width - length))
         label = None
         for line in (y - size / 4, y + size, y + height - size / 4, y + height + size):
             place = (left, line - size, left + length, line + size / 5)
-            inside = size <= line <= photo.height
+            inside = size <= line <= image.height
             if inside and not any(_meet(place, other) for other in taken):
                 taken.append(place)
                 label = (round(left), round(line))
@@ -193,8 +193,8 @@ def _meet(first: tuple[float, float, float, float], second: tuple[float, float, 
     return across and min(first[3], second[3]) > max(first[1], second[1])
 
 
-def _text_size(photo: Photo) -> int:
-    return max(1, round(max(photo.width, photo.height) / _TEXT_SHARE))
+def _text_size(image: AnnotatedImage) -> int:
+    return max(1, round(max(image.width, image.height) / _TEXT_SHARE))
 
 
 def _outline(mask: np.ndarray[Any, Any]) -> str:
@@ -204,13 +204,13 @@ def _outline(mask: np.ndarray[Any, Any]) -> str:
     return "".join("M" + "L".join(f"{x} {y}" for x, y in polygon.astype(int).tolist()) + "Z" for polygon in kept)
 
 
-def _card(photo: Photo, panels: tuple[Panel, ...], notes: tuple[tuple[str, str], ...]) -> Card:
-    picture = Image.fromarray(read_picture(photo).permute(1, 2, 0).numpy())
-    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+def _card(image: AnnotatedImage, panels: tuple[Panel, ...], notes: tuple[tuple[str, str], ...]) -> Card:
+    pixels = Image.fromarray(read_image(image).permute(1, 2, 0).numpy())
+    pixels.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     content = io.BytesIO()
-    picture.save(content, format="JPEG", quality=_QUALITY, optimize=True)
+    pixels.save(content, format="JPEG", quality=_QUALITY, optimize=True)
     uri = f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
-    return Card(photo.path.name, photo.width, photo.height, uri, _text_size(photo), panels, notes)
+    return Card(image.path.name, image.width, image.height, uri, _text_size(image), panels, notes)
 
 
 def _counted(texts: Sequence[str]) -> str:

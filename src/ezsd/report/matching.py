@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
-from ezsd.data.samples import Photo, Photos
+from ezsd.data.samples import AnnotatedImage, ImageSet
 from ezsd.data.target_store import Regions
 from ezsd.utils.boxes import covered_share
 
@@ -24,51 +24,51 @@ class Outcome:
     """A photo's boxes against what was detected with a score of at least SHOWN_SCORE.
 
     Attributes:
-        photo: with its true boxes.
+        image: with its true boxes.
         detections: COCO results, category_id = label, best first; those that only meet a crowd are left out.
         found: for each detection whether it meets an object of its name (IoU of at least 0.5) that no better one met.
         missed: rows of the true boxes that no detection met; crowds are never missed.
     """
 
-    photo: Photo
+    image: AnnotatedImage
     detections: tuple[Mapping[str, Any], ...]
     found: tuple[bool, ...]
     missed: tuple[int, ...]
 
     def failures(self, base: int) -> int:
         """Count objects missed and false detections; names with a label above ``base`` count twice."""
-        labels = [int(self.photo.labels[row]) for row in self.missed]
+        labels = [int(self.image.labels[row]) for row in self.missed]
         labels += [entry["category_id"] for entry, hit in zip(self.detections, self.found, strict=True) if not hit]
         return sum(_NOVEL_COUNTS if label > base else 1 for label in labels)
 
 
-def judge(photo: Photo, detections: Sequence[Mapping[str, Any]]) -> Outcome:
+def judge(image: AnnotatedImage, detections: Sequence[Mapping[str, Any]]) -> Outcome:
     """Match detections to the boxes of a photo, the best first, as COCO's evaluator does at IoU 0.5.
 
     Args:
-        photo: with all its boxes.
+        image: with all its boxes.
         detections: COCO results of this photo; category_id = label.
     """
     shown = [entry for entry in detections if entry["score"] >= SHOWN_SCORE]
     ordered = sorted(shown, key=lambda entry: -entry["score"])
     boxes = torch.tensor([entry["bbox"] for entry in ordered], dtype=torch.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    overlaps = box_iou(boxes, photo.boxes)
-    inside = covered_share(boxes, photo.boxes)
-    free = ~photo.crowd
+    overlaps = box_iou(boxes, image.boxes)
+    inside = covered_share(boxes, image.boxes)
+    free = ~image.crowd
     kept, found = [], []
     for row, entry in enumerate(ordered):
-        own = photo.labels == entry["category_id"]
+        own = image.labels == entry["category_id"]
         fits = torch.where(own & free, overlaps[row], torch.zeros(()))
         hit = bool(len(fits)) and float(fits.max()) >= _IOU
         if hit:
             free[int(fits.argmax())] = False
-        elif bool((own & photo.crowd & (inside[row] >= _IOU)).any()):
+        elif bool((own & image.crowd & (inside[row] >= _IOU)).any()):
             continue
         kept.append(entry)
         found.append(hit)
-    missed = (free & ~photo.crowd).nonzero()[:, 0].tolist()
-    return Outcome(photo, tuple(kept), tuple(found), tuple(missed))
+    missed = (free & ~image.crowd).nonzero()[:, 0].tolist()
+    return Outcome(image, tuple(kept), tuple(found), tuple(missed))
 
 
 def worst_and_best(
@@ -85,40 +85,42 @@ def worst_and_best(
     return ordered[:worst], rest[:best]
 
 
-def hardest(photos: Photos, regions_of: Mapping[int, Regions], base: int, shown: int, count: int) -> list[Photo]:
+def hardest(
+    images: ImageSet, regions_of: Mapping[int, Regions], base: int, shown: int, count: int
+) -> list[AnnotatedImage]:
     """Choose train photos with novel objects: those whose proposals meet the fewest of them first, evenly to the best.
 
     Args:
-        photos: with boxes of all names.
+        images: with boxes of all names.
         regions_of: by image id; photos without an entry are left out.
         base: labels up to it are base.
         shown: how many of the best proposals count.
         count: how many photos.
     """
     ranked = []
-    for photo in photos.photos:
-        rows = novel_rows(photo, base)
-        if rows and photo.image_id in regions_of:
-            regions = regions_of[photo.image_id]
+    for image in images:
+        rows = novel_rows(image, base)
+        if rows and image.image_id in regions_of:
+            regions = regions_of[image.image_id]
             best = regions[(~regions.is_base_box).nonzero()[:shown, 0]]
-            met = met_rows(photo, best, rows)
-            ranked.append((sum(met) / len(met), -len(met), photo))
+            met = met_rows(image, best, rows)
+            ranked.append((sum(met) / len(met), -len(met), image))
     ranked.sort(key=lambda entry: entry[:2])
     places = np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)
     return [ranked[place][2] for place in places]
 
 
-def met_rows(photo: Photo, proposals: Regions, rows: Sequence[int]) -> list[bool]:
+def met_rows(image: AnnotatedImage, proposals: Regions, rows: Sequence[int]) -> list[bool]:
     """Tell for true boxes whether a proposal meets them (IoU of at least 0.5), whatever name it has."""
     if not len(proposals) or not rows:
         return [False] * len(rows)
-    met: list[bool] = (box_iou(photo.boxes[list(rows)], proposals.boxes) >= _IOU).any(1).tolist()
+    met: list[bool] = (box_iou(image.boxes[list(rows)], proposals.boxes) >= _IOU).any(1).tolist()
     return met
 
 
-def novel_rows(photo: Photo, base: int) -> list[int]:
+def novel_rows(image: AnnotatedImage, base: int) -> list[int]:
     """Return the rows of the novel boxes that are not crowds."""
-    rows: list[int] = ((photo.labels > base) & ~photo.crowd).nonzero()[:, 0].tolist()
+    rows: list[int] = ((image.labels > base) & ~image.crowd).nonzero()[:, 0].tolist()
     return rows
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ezsd._version import __version__
-from ezsd.data.formats.coco import load_photos
+from ezsd.data.formats.coco import load_images
 from ezsd.data.formats.lvis import read_rules
 from ezsd.data.target_store import TargetStore
 from ezsd.errors import ArtifactError, DataError
 from ezsd.evaluation.summary import SETTINGS
-from ezsd.recipe import Part, Recipe, load_recipe
+from ezsd.recipe import Part, Recipe, load_run_recipe
 from ezsd.report.charts import Curve, Plot, ceiling, plot
 from ezsd.report.compare import Run, mismatches, read_run, tabulate
 from ezsd.report.confusion import read_confusion
@@ -35,7 +35,7 @@ _READ = (  # what a report is made from, beside the photos and settings that cha
     *(f"{stage}/done.json" for stage in ("adapt", "targets", "train", "evaluate")),
 )  # fmt: skip
 _WORST, _BEST, _TRAIN_CARDS = 8, 4, 6
-_TRAIN_PHOTOS = 1000  # the cards of proposals are chosen among so many train photos
+_TRAIN_IMAGES = 1000  # the cards of proposals are chosen among so many train photos
 _PROPOSALS = 12  # drawn on a photo
 
 
@@ -63,7 +63,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class CardSection:
     """Cards of one section, or why there are none.
 
     Attributes:
@@ -76,7 +76,7 @@ class Pictures:
     cards: tuple[Card, ...] = ()
     best: int = 0
     totals: dict[str, dict[str, int]] | None = None
-    fault: str = ""
+    problem: str = ""
 
 
 def write_report(folder: Path, baseline: Path | None = None) -> Path:
@@ -100,7 +100,7 @@ def write_report(folder: Path, baseline: Path | None = None) -> Path:
         raise ArtifactError(f"{path} was not written by ezsd and would be replaced. Move it elsewhere.")
     run = read_run(folder)
     other = None if baseline is None else _read_baseline(run, baseline)
-    recipe = load_recipe(folder / "recipe.yaml")
+    recipe = load_run_recipe(folder / "recipe.yaml")
     names = (*run.inputs["split.base"], *run.inputs["split.novel"])
     base = len(run.inputs["split.base"])
     runs = [run] if other is None else [run, other]
@@ -121,7 +121,7 @@ def write_report(folder: Path, baseline: Path | None = None) -> Path:
         bars=_bars(folder, baseline),
         adapt=read_json_if_exists(folder / "adapt" / "metrics.json"),
         confusion=read_confusion(folder),
-        proposals=_proposal_pictures(folder, recipe, names, base),
+        proposals=_proposal_images(folder, recipe, names, base),
         proposals_shown=_PROPOSALS,
         gallery=_gallery(folder, recipe, names, base),
         shown_score=SHOWN_SCORE,
@@ -156,10 +156,10 @@ def _inputs_of(path: Path) -> str | None:
 
 def _read_baseline(run: Run, folder: Path) -> Run:
     other = read_run(folder)
-    told = mismatches([run, other])
-    if faults := [text for kind, text in told.items() if kind != "setting"]:
+    messages = mismatches([run, other])
+    if problems := [text for kind, text in messages.items() if kind != "setting"]:
         advice = "Give a run of the same split and val photos."
-        raise ArtifactError([*faults, f"{folder} cannot be the baseline of {run.folder}. {advice}"])
+        raise ArtifactError([*problems, f"{folder} cannot be the baseline of {run.folder}. {advice}"])
     return other
 
 
@@ -172,10 +172,10 @@ def _stages(folder: Path) -> list[dict[str, Any]]:
         "adapt": f"{number(adapt['steps'])} steps, {number(adapt['crops'])} crops of base boxes" if adapt.get("steps")
         else "off; the accuracy of the teacher as it is was measured",
         "propose": f"{number(targets['proposals'])} proposals and {number(targets['base_boxes'])} base boxes on "
-        f"{number(targets['photos'])} photos" if targets else "not needed by this recipe",
-        "train": f"{number(train['steps'])} steps, {number(train['photos'])} photos, "
-        f"{number(train['photos_per_second'], 1)} photos/s" if train else "",
-        "evaluate": f"{number(counts['photos'])} photos, {number(counts['boxes_base'])} base and "
+        f"{number(targets['images'])} photos" if targets else "not needed by this recipe",
+        "train": f"{number(train['steps'])} steps, {number(train['images'])} photos, "
+        f"{number(train['images_per_second'], 1)} photos/s" if train else "",
+        "evaluate": f"{number(counts['images'])} photos, {number(counts['boxes_base'])} base and "
         f"{number(counts['boxes_novel'])} novel boxes",
     }  # fmt: skip
     finished = {stage: read_json_if_exists(folder / place / "done.json") for stage, place in FOLDERS.items()}
@@ -235,46 +235,46 @@ def _categories(folder: Path) -> dict[str, dict[str, str]]:
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
-def _gallery(folder: Path, recipe: Recipe, names: Sequence[str], base: int) -> Pictures:
+def _gallery(folder: Path, recipe: Recipe, names: Sequence[str], base: int) -> CardSection:
     """Cards of val photos, the worst first, then the best of the others."""
     try:
-        photos = load_photos(recipe.data.val, names, recipe.data.skip_bad)
+        images = load_images(recipe.data.val, names, recipe.data.skip_bad)
         rules = read_rules(recipe.data.val.annotations, names)
         labels = {category: label for label, category in enumerate(rules.category_ids, start=1)}
         found: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for entry in read_json(folder / "evaluate" / "detections.json"):
             if entry["score"] >= SHOWN_SCORE:
                 found[entry["image_id"]].append({**entry, "category_id": labels[entry["category_id"]]})
-        outcomes = [judge(photo, found[photo.image_id]) for photo in photos.photos]
+        outcomes = [judge(image, found[image.image_id]) for image in images]
         worst, best = worst_and_best(outcomes, base, _WORST, _BEST)
         cards = [detection_card(outcome, names, base) for outcome in (*worst, *best)]
     except DataError as error:
-        return Pictures(fault=str(error))
-    return Pictures(tuple(cards), len(best), _totals(outcomes, base))
+        return CardSection(problem=str(error))
+    return CardSection(tuple(cards), len(best), _totals(outcomes, base))
 
 
 def _totals(outcomes: Sequence[Outcome], base: int) -> dict[str, dict[str, int]]:
     totals = {side: {"found": 0, "missed": 0, "false": 0} for side in ("novel", "base")}
     for outcome in outcomes:
         for row in outcome.missed:
-            totals["base" if int(outcome.photo.labels[row]) <= base else "novel"]["missed"] += 1
+            totals["base" if int(outcome.image.labels[row]) <= base else "novel"]["missed"] += 1
         for entry, hit in zip(outcome.detections, outcome.found, strict=True):
             totals["base" if entry["category_id"] <= base else "novel"]["found" if hit else "false"] += 1
     return totals
 
 
-def _proposal_pictures(folder: Path, recipe: Recipe, names: Sequence[str], base: int) -> Pictures:
+def _proposal_images(folder: Path, recipe: Recipe, names: Sequence[str], base: int) -> CardSection:
     """Cards of train photos with novel objects, those where the proposals meet the fewest first."""
     if not (folder / "targets" / "index.json").is_file():
-        return Pictures(fault="This recipe needs no proposals: nothing was distilled.")
+        return CardSection(problem="This recipe needs no proposals: nothing was distilled.")
     part = recipe.data.train
-    limit = min(part.limit or _TRAIN_PHOTOS, _TRAIN_PHOTOS)
+    limit = min(part.limit or _TRAIN_IMAGES, _TRAIN_IMAGES)
     try:
         store = TargetStore(folder / "targets")
-        photos = load_photos(Part(**{**part.model_dump(), "limit": limit}), names, recipe.data.skip_bad)
-        regions = {photo.image_id: store[photo.image_id] for photo in photos.photos if photo.image_id in store}
-        chosen = hardest(photos, regions, base, _PROPOSALS, _TRAIN_CARDS)
-        cards = [proposal_card(photo, regions[photo.image_id], names, base, _PROPOSALS) for photo in chosen]
+        images = load_images(Part(**{**part.model_dump(), "limit": limit}), names, recipe.data.skip_bad)
+        regions = {image.image_id: store[image.image_id] for image in images if image.image_id in store}
+        chosen = hardest(images, regions, base, _PROPOSALS, _TRAIN_CARDS)
+        cards = [proposal_card(image, regions[image.image_id], names, base, _PROPOSALS) for image in chosen]
     except DataError as error:
-        return Pictures(fault=str(error))
-    return Pictures(tuple(cards), fault="" if cards else "No train photo has a novel object.")
+        return CardSection(problem=str(error))
+    return CardSection(tuple(cards), problem="" if cards else "No train photo has a novel object.")

@@ -19,10 +19,10 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional as F
 
 from ezsd.data.categories import CategorySplit
-from ezsd.data.prefetch import PictureCache, read_ahead
-from ezsd.data.samples import Photo, Photos
+from ezsd.data.prefetch import ImageCache, read_ahead
+from ezsd.data.samples import AnnotatedImage, ImageSet
 from ezsd.errors import ArtifactError, DataError
-from ezsd.recipe import Adapt
+from ezsd.recipe import AdaptConfig
 from ezsd.teacher import Teacher
 from ezsd.teacher.encode import encode_regions
 from ezsd.teacher.regions import crop_regions
@@ -33,21 +33,21 @@ from ezsd.utils.progress import track
 from ezsd.utils.seeding import seeded
 
 _GROUP = 64  # photos whose boxes are mixed into batches together, so that each is decoded about once an epoch
-KEPT_PHOTOS = 2 * _GROUP  # decoded, in memory; so few or fewer are decoded once for all epochs
+KEPT_IMAGES = 2 * _GROUP  # decoded, in memory; so few or fewer are decoded once for all epochs
 _CHECKPOINT_SECONDS = 30.0
 _CHECKPOINT_FORMAT = "2"  # raised when a checkpoint holds other values
 _EVALUATE_BATCH = 256
 
 
 def train_norms(
-    teacher: Teacher, batches: CropBatches, val: Photos | None, split: CategorySplit, settings: Adapt, prompt: str,
-    checkpoints: Path, device: str,
+    teacher: Teacher, batches: CropBatches, val: ImageSet | None, split: CategorySplit, config: AdaptConfig,
+    prompt: str, checkpoints: Path, device: str,
 ) -> tuple[dict[str, Any] | None, float]:  # fmt: skip
     """Train from the last checkpoint to the end; returns what was told before, and seconds of the interrupted runs."""
     state, began = PartialState(), time.monotonic()
-    parameters = teacher.norm_parameters(settings.towers)
-    optimizer = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
-    wanted = (teacher.weights_digest, settings.model_dump_json(), prompt, *split.names, batches.digest)
+    parameters = teacher.norm_parameters(config.towers)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=config.lr, weight_decay=config.weight_decay)
+    wanted = (teacher.weights_digest, config.model_dump_json(), prompt, *split.names, batches.digest)
     key = digest(_CHECKPOINT_FORMAT, *wanted)
     found = load_latest(checkpoints, parameters, optimizer)
     step, extra = found or (0, {"key": key, "seconds": 0.0})
@@ -55,13 +55,13 @@ def train_norms(
         raise ArtifactError(f"{checkpoints} was written with other settings, photos or another teacher. "
                             "Go back to those, or start anew with --overwrite or another --out.")  # fmt: skip
     if "before" not in extra:
-        extra["before"] = name_crops(teacher, val, split, settings, prompt, device)
-    scaler = GradScaler(torch.device(device).type, enabled=settings.precision == "fp16")
+        extra["before"] = name_crops(teacher, val, split, config, prompt, device)
+    scaler = GradScaler(torch.device(device).type, enabled=config.precision == "fp16")
     if extra.get("scaler"):
         scaler.load_state_dict(extra["scaler"])
     texts = [prompt.format(name=name) for name in split.base]
-    offsets = settings.balance * batches.log_shares(len(split.base)).to(device)
-    take = _step_function(teacher, parameters, texts, offsets, optimizer, scaler, settings, device)
+    offsets = config.balance * batches.log_shares(len(split.base)).to(device)
+    take = _step_function(teacher, parameters, texts, offsets, optimizer, scaler, config, device)
     saved = time.monotonic()
     with _learning(parameters), track(batches.steps, "Adapt", start=step) as advance:
         while step < batches.steps:
@@ -78,7 +78,7 @@ def train_norms(
 
 def _step_function(
     teacher: Teacher, parameters: Mapping[str, nn.Parameter], texts: Sequence[str], offsets: Tensor,
-    optimizer: torch.optim.Optimizer, scaler: GradScaler, settings: Adapt, device: str,
+    optimizer: torch.optim.Optimizer, scaler: GradScaler, config: AdaptConfig, device: str,
 ) -> Callable[[Tensor, Tensor, int], float]:  # fmt: skip
     """One optimizer step: crops ``[n, 3, S, S]``, labels ``[n]`` of this process, crops of all processes -> loss.
 
@@ -86,10 +86,10 @@ def _step_function(
     learn that some names are frequent, and keep more of the others (logit adjustment, Menon et al. 2021, eq. 10).
     """
     with torch.no_grad():
-        fixed = None if "text" in settings.towers else teacher.encode_names(texts).float()
+        fixed = None if "text" in config.towers else teacher.encode_names(texts).float()
 
     def take(crops: Tensor, labels: Tensor, total: int) -> float:
-        with autocast(device, settings.precision):
+        with autocast(device, config.precision):
             names = teacher.encode_names(texts) if fixed is None else fixed
             embeddings = teacher.encode_crops(crops)
         logits = teacher.logit_scale * embeddings.float() @ names.float().T + offsets
@@ -100,7 +100,7 @@ def _step_function(
             if parameter.grad is not None:
                 parameter.grad = reduce(parameter.grad, "sum")
         scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(parameters.values(), settings.clip_norm)
+        nn.utils.clip_grad_norm_(parameters.values(), config.clip_norm)
         scaler.step(optimizer)
         scaler.update()
         return float(reduce(loss.detach(), "sum"))
@@ -126,34 +126,34 @@ class CropBatches:
     Args:
         train: photos with base boxes.
         base: base names; label i + 1 of a photo need not be name i.
-        settings: section ``adapt``.
+        config: section ``adapt``.
         seed: of the run.
 
     Raises:
         DataError: there is no box.
     """
 
-    def __init__(self, train: Photos, base: Sequence[str], settings: Adapt, seed: int) -> None:
-        self.photos, self.settings, self.seed = train.photos, settings, seed
+    def __init__(self, train: ImageSet, base: Sequence[str], config: AdaptConfig, seed: int) -> None:
+        self.images, self.config, self.seed = train.images, config, seed
         index = {name: place for place, name in enumerate(base)}
-        self.of_photo: list[list[int]] = []  # rows of boxes, by photo
+        self.of_image: list[list[int]] = []  # rows of boxes, by photo
         owners: list[int] = []
         boxes, labels = [], []
-        for place, photo in enumerate(train.photos):
-            usable = usable_boxes(photo, settings.min_side)
-            rows = [row for row in usable if train.names[photo.labels[row] - 1] in index]
-            self.of_photo.append(list(range(len(owners), len(owners) + len(rows))))
+        for place, image in enumerate(train.images):
+            usable = usable_boxes(image, config.min_side)
+            rows = [row for row in usable if train.names[image.labels[row] - 1] in index]
+            self.of_image.append(list(range(len(owners), len(owners) + len(rows))))
             owners += [place] * len(rows)
-            boxes.append(photo.boxes[rows])
-            labels += [index[train.names[photo.labels[row] - 1]] for row in rows]
+            boxes.append(image.boxes[rows])
+            labels += [index[train.names[image.labels[row] - 1]] for row in rows]
         if not owners:
-            raise DataError(f"adapt: none of the {len(train.photos)} photos has a base box of at least "
-                            f"{settings.min_side:g} pixels. Lower adapt.min_side, or check the split.")  # fmt: skip
+            raise DataError(f"adapt: none of the {len(train)} photos has a base box of at least "
+                            f"{config.min_side:g} pixels. Lower adapt.min_side, or check the split.")  # fmt: skip
         self.boxes, self.labels, self.owners = torch.cat(boxes), torch.tensor(labels), owners
-        self.steps_an_epoch = math.ceil(len(owners) / settings.batch_size)
-        self.steps = self.steps_an_epoch * settings.epochs
+        self.steps_an_epoch = math.ceil(len(owners) / config.batch_size)
+        self.steps = self.steps_an_epoch * config.epochs
         self._order = lru_cache(maxsize=2)(self._order_of)
-        self._reader = PictureCache(train.photos, KEPT_PHOTOS)
+        self._reader = ImageCache(train.images, KEPT_IMAGES)
 
     @property
     def digest(self) -> str:
@@ -172,7 +172,7 @@ class CropBatches:
         boxes = self.boxes[rows]
         sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
         moves = torch.rand(boxes.shape, generator=seeded(self.seed, 1, step)) * 2 - 1
-        boxes = boxes + moves * sides * self.settings.jitter
+        boxes = boxes + moves * sides * self.config.jitter
         state = PartialState()
         owner_of = [self.owners[row] for row in rows]
         mine = sorted(range(state.process_index, len(rows), state.num_processes), key=owner_of.__getitem__)
@@ -184,28 +184,28 @@ class CropBatches:
 
     def _rows(self, step: int) -> list[int]:
         epoch, place = divmod(step, self.steps_an_epoch)
-        return self._order(epoch)[place * self.settings.batch_size :][: self.settings.batch_size]
+        return self._order(epoch)[place * self.config.batch_size :][: self.config.batch_size]
 
     def _order_of(self, epoch: int) -> list[int]:
         numbers = seeded(self.seed, 0, epoch)
-        photos = torch.randperm(len(self.photos), generator=numbers).tolist()
+        images = torch.randperm(len(self.images), generator=numbers).tolist()
         order: list[int] = []
-        for start in range(0, len(photos), _GROUP):
-            rows = [row for photo in photos[start : start + _GROUP] for row in self.of_photo[photo]]
+        for start in range(0, len(images), _GROUP):
+            rows = [row for image in images[start : start + _GROUP] for row in self.of_image[image]]
             order += [rows[place] for place in torch.randperm(len(rows), generator=numbers).tolist()]
         return order
 
 
-def usable_boxes(photo: Photo, min_side: float) -> list[int]:
+def usable_boxes(image: AnnotatedImage, min_side: float) -> list[int]:
     """Rows of the boxes that are no crowd and whose longer side has at least ``min_side`` pixels."""
-    longer = (photo.boxes[:, 2:] - photo.boxes[:, :2]).amax(1)
-    rows: list[int] = ((longer >= min_side) & ~photo.crowd).nonzero()[:, 0].tolist()
+    longer = (image.boxes[:, 2:] - image.boxes[:, :2]).amax(1)
+    rows: list[int] = ((longer >= min_side) & ~image.crowd).nonzero()[:, 0].tolist()
     return rows
 
 
 @torch.no_grad()
 def name_crops(
-    teacher: Teacher, val: Photos | None, split: CategorySplit, settings: Adapt, prompt: str, device: str
+    teacher: Teacher, val: ImageSet | None, split: CategorySplit, config: AdaptConfig, prompt: str, device: str
 ) -> dict[str, Any] | None:
     """Let the teacher name the ground-truth crops of ``val``.
 
@@ -218,17 +218,17 @@ def name_crops(
     place = {name: index for index, name in enumerate(split.names)}
     base, size = len(split.base), len(split.names)
     state = PartialState()
-    photos = val.photos[state.process_index :: state.num_processes]
-    rows = [[row for row in usable_boxes(photo, settings.min_side) if val.names[photo.labels[row] - 1] in place]
-            for photo in photos]  # fmt: skip
-    boxes = [photo.boxes[kept] for photo, kept in zip(photos, rows, strict=True)]
-    regions = zip(read_ahead(photos), boxes, strict=True)
+    images = val.images[state.process_index :: state.num_processes]
+    rows = [[row for row in usable_boxes(image, config.min_side) if val.names[image.labels[row] - 1] in place]
+            for image in images]  # fmt: skip
+    boxes = [image.boxes[kept] for image, kept in zip(images, rows, strict=True)]
+    regions = zip(read_ahead(images), boxes, strict=True)
     texts = teacher.encode_names([prompt.format(name=name) for name in split.names]).float().cpu()
     counts, among = torch.zeros(size * size), torch.zeros(1)
-    with track(len(photos), "Accuracy of crops") as advance:
-        embedded = encode_regions(teacher, regions, _EVALUATE_BATCH, device, settings.precision)
-        for photo, kept, embeddings in zip(photos, rows, embedded, strict=True):
-            labels = torch.tensor([place[val.names[label - 1]] for label in photo.labels[kept].tolist()]).long()
+    with track(len(images), "Accuracy of crops") as advance:
+        embedded = encode_regions(teacher, regions, _EVALUATE_BATCH, device, config.precision)
+        for image, kept, embeddings in zip(images, rows, embedded, strict=True):
+            labels = torch.tensor([place[val.names[label - 1]] for label in image.labels[kept].tolist()]).long()
             cosines = embeddings @ texts.T
             counts += torch.bincount(labels * size + cosines.argmax(1), minlength=size * size)
             if base < size:
@@ -239,13 +239,13 @@ def name_crops(
     return {"counts": [[*divmod(cell, size), int(counts[cell])] for cell in cells], "among_novel": int(among)}
 
 
-def accuracies(told: Mapping[str, Any] | None, base: int) -> dict[str, float | None]:
+def accuracies(counts_of_names: Mapping[str, Any] | None, base: int) -> dict[str, float | None]:
     """Share of right crops: base and novel among all names, novel among novel names; None = not measured."""
-    counts = [] if told is None else told["counts"]
+    counts = [] if counts_of_names is None else counts_of_names["counts"]
     total, right = [0, 0], [0, 0]
     for true, said, crops in counts:
         total[true >= base] += crops
         right[true >= base] += crops if true == said else 0
-    hits = (*right, 0 if told is None else told["among_novel"])
+    hits = (*right, 0 if counts_of_names is None else counts_of_names["among_novel"])
     shares = (hit / crops if crops else None for hit, crops in zip(hits, (*total, total[1]), strict=True))
     return dict(zip(("accuracy_base", "accuracy_novel", "accuracy_novel_among_novel"), shares, strict=True))

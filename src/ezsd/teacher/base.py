@@ -44,11 +44,11 @@ class Teacher(Protocol):
     def encode_crops(self, crops: Tensor) -> Tensor:
         """Crops ``[N, 3, S, S]``, values 0..1, S = input_size -> ``[N, D]`` unit length."""
 
-    def dense_embeddings(self, picture: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
+    def dense_embeddings(self, image: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
         """Embed many boxes of a picture for the price of a few crops.
 
         Args:
-            picture: ``[3, H, W]``, values 0..1.
+            image: ``[3, H, W]``, values 0..1.
             boxes: ``[N, 4]`` xyxy, pixels of ``picture``.
             sides: long sides (pixels) at which the whole picture is seen. Each box is read, as the mean of the
                 features it covers, at the scale where its longer side comes nearest to input_size.

@@ -74,13 +74,13 @@ class ClipTeacher:
         return F.normalize(self._model.encode_image(self._normalised(crops)).float(), dim=-1)
 
     @torch.no_grad()
-    def dense_embeddings(self, picture: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
+    def dense_embeddings(self, image: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
         """Embed boxes from the whole picture; see :meth:`ezsd.teacher.base.Teacher.dense_embeddings`."""
 
         def read(resized: Tensor, scaled_boxes: Tensor) -> Tensor:
             return self._read_boxes(self._normalised(resized), scaled_boxes)
 
-        return read_at_scales(picture, boxes, sides, self.input_size, read)
+        return read_at_scales(image, boxes, sides, self.input_size, read)
 
     def norm_parameters(self, towers: Sequence[str] = ("image", "text")) -> dict[str, nn.Parameter]:
         """Every LayerNorm, BatchNorm and GroupNorm of the towers."""
@@ -95,8 +95,8 @@ class ClipTeacher:
         self._mean, self._std = self._mean.to(device), self._std.to(device)
         return self
 
-    def _normalised(self, pictures: Tensor) -> Tensor:
-        return (pictures - self._mean) / self._std
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images - self._mean) / self._std
 
 
 def load_clip(spec: str) -> ClipTeacher:

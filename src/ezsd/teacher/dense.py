@@ -53,24 +53,24 @@ def reader_of(visual: nn.Module, input_size: int) -> Reader:
     )
 
 
-def read_map(picture: Tensor, boxes: Tensor, features: Read, head: Read) -> Tensor:
+def read_map(image: Tensor, boxes: Tensor, features: Read, head: Read) -> Tensor:
     """Read boxes from a convolutional feature map: mean over the box, then the head.
 
     Args:
-        picture: normalised ``[3, H, W]``.
+        image: normalised ``[3, H, W]``.
         boxes: ``[N, 4]`` xyxy, pixels of ``picture``.
         features: ``[1, 3, H', W']`` -> ``[1, F, h, w]``.
         head: ``[n, F]`` -> ``[n, D]``.
     """
-    height, width = picture.shape[1:]
-    padded = F.pad(picture, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+    height, width = image.shape[1:]
+    padded = F.pad(image, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
     cells = features(padded[None].contiguous(memory_format=torch.channels_last))[0]
     stride = padded.shape[2] / cells.shape[2]
     parts = [head(box_means(cells, part, stride)).float() for part in torch.split(boxes, BOX_BATCH)]
     return F.normalize(torch.cat(parts), dim=-1)
 
 
-def read_tiles(picture: Tensor, boxes: Tensor, size: int, grid: int, early: Read, end: Read) -> Tensor:
+def read_tiles(image: Tensor, boxes: Tensor, size: int, grid: int, early: Read, end: Read) -> Tensor:
     """Read boxes from the patches of a vision transformer that sees the picture in overlapping tiles.
 
     All blocks but the last run as usual. Each patch then goes through the last block, the pooling and the projection
@@ -80,7 +80,7 @@ def read_tiles(picture: Tensor, boxes: Tensor, size: int, grid: int, early: Read
     are averaged where tiles overlap.
 
     Args:
-        picture: normalised ``[3, H, W]``.
+        image: normalised ``[3, H, W]``.
         boxes: ``[N, 4]`` xyxy, pixels of ``picture``.
         size: side of a tile, pixels.
         grid: patches along a tile.
@@ -88,11 +88,11 @@ def read_tiles(picture: Tensor, boxes: Tensor, size: int, grid: int, early: Read
         end: tokens ``[m, C]`` -> ``[m, D]``.
     """
     patch = size // grid
-    height, width = picture.shape[1:]
+    height, width = image.shape[1:]
     places = [(row, column) for row in tile_starts(height, patch, grid) for column in tile_starts(width, patch, grid)]
     rows, columns = places[-1][0] + grid, places[-1][1] + grid
     spare = size - patch * grid  # pixels a tower takes in beyond its last whole patch
-    padded = F.pad(picture, (0, max(0, columns * patch + spare - width), 0, max(0, rows * patch + spare - height)))
+    padded = F.pad(image, (0, max(0, columns * patch + spare - width), 0, max(0, rows * patch + spare - height)))
     parts = []
     for start in range(0, len(places), TILE_BATCH):
         tiles = [
@@ -123,8 +123,8 @@ def tile_starts(length: int, patch: int, grid: int) -> list[int]:
     return [round(index * spare / max(1, count - 1)) for index in range(count)]
 
 
-def _resnet_values(tower: Any, pictures: Tensor) -> Tensor:
-    features = tower.stem(pictures)
+def _resnet_values(tower: Any, images: Tensor) -> Tensor:
+    features = tower.stem(images)
     for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
         features = layer(features)
     pool = tower.attnpool  # both projections are linear: the mean of their outputs is their output for the mean

@@ -32,10 +32,10 @@ def encode_regions(
     crops: list[Tensor] = []
     done: list[Tensor] = [torch.zeros(0, teacher.embedding_dim)]
     wanted: deque[int] = deque()
-    for picture, boxes in regions:
+    for image, boxes in regions:
         wanted.append(len(boxes))
         for part in torch.split(boxes, batch_size):
-            crops.append(crop_regions(picture.to(device), part.to(device), teacher.input_size))
+            crops.append(crop_regions(image.to(device), part.to(device), teacher.input_size))
             if sum(map(len, crops)) >= batch_size:
                 joined = torch.cat(crops)
                 done.append(_encoded(teacher, joined[:batch_size], device, precision))

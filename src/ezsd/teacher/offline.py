@@ -91,9 +91,9 @@ class OfflineTeacher:
         return self._aligned(self._image.classifier(features.mean((2, 3))))
 
     @torch.no_grad()
-    def dense_embeddings(self, picture: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
+    def dense_embeddings(self, image: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
         """Embed boxes from the feature map of the whole picture; see :meth:`Teacher.dense_embeddings`."""
-        return read_at_scales(picture, boxes, sides, self.input_size, self._read_boxes)
+        return read_at_scales(image, boxes, sides, self.input_size, self._read_boxes)
 
     def norm_parameters(self, towers: Sequence[str] = ("image", "text")) -> dict[str, nn.Parameter]:
         """BatchNorm of the image tower and LayerNorm of the text tower."""
@@ -107,9 +107,9 @@ class OfflineTeacher:
         self._middle, self._classes = self._middle.to(device), self._classes.to(device)
         return self
 
-    def _read_boxes(self, picture: Tensor, boxes: Tensor) -> Tensor:
-        height, width = picture.shape[1:]
-        padded = F.pad(picture, (0, -width % STRIDE, 0, -height % STRIDE))
+    def _read_boxes(self, image: Tensor, boxes: Tensor) -> Tensor:
+        height, width = image.shape[1:]
+        padded = F.pad(image, (0, -width % STRIDE, 0, -height % STRIDE))
         features = self._image.forward_features(_network_input(padded[None]))[0]
         # The classifier is linear, so the mean of its outputs is its output for the mean feature; cells are fewer.
         logits = self._image.classifier(features.permute(1, 2, 0)).permute(2, 0, 1)

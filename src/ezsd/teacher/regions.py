@@ -9,27 +9,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def crop_regions(picture: Tensor, boxes: Tensor, size: int) -> Tensor:
+def crop_regions(image: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Cut boxes out of a picture: each padded to a square about its centre, resized, zeros outside the picture.
 
     Shrinking is antialiased: a box is sampled (bilinear) from the level of an average-pooled pyramid whose pixels
     are nearest in size to those of the crop. One ``grid_sample`` a level, no loop over boxes.
 
     Args:
-        picture: ``[3, H, W]``, uint8 (0..255) or float (0..1), any device.
+        image: ``[3, H, W]``, uint8 (0..255) or float (0..1), any device.
         boxes: ``[N, 4]`` xyxy, pixels. Boxes narrower than a pixel are seen as one pixel wide.
         size: side of the crops, pixels.
 
     Returns:
         Float crops ``[N, 3, size, size]``, values 0..1.
     """
-    level = picture.float() / 255 if picture.dtype == torch.uint8 else picture
+    level = image.float() / 255 if image.dtype == torch.uint8 else image
     boxes = boxes.to(level)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     lengths = (boxes[:, 2:] - boxes[:, :2]).amax(1).clamp(min=1)
     steps = (torch.arange(size, device=level.device, dtype=level.dtype) + 0.5) / size - 0.5
     points = centres[:, :, None] + lengths[:, None, None] * steps  # [N, 2, size]: x and y of the crop's pixel centres
-    height, width = picture.shape[1:]
+    height, width = image.shape[1:]
     inside = (points >= 0) & (points <= points.new_tensor([width, height])[:, None])
     octaves = (lengths / size).log2().round().clamp(min=0).long()
     crops = level.new_zeros(len(boxes), 3, size, size)
@@ -42,20 +42,20 @@ def crop_regions(picture: Tensor, boxes: Tensor, size: int) -> Tensor:
     return crops * (inside[:, 0, None, :] & inside[:, 1, :, None])[:, None]
 
 
-def _halved(picture: Tensor) -> Tensor:
-    height, width = picture.shape[1:]
-    even = F.pad(picture[None], (0, width % 2, 0, height % 2), mode="replicate")
+def _halved(image: Tensor) -> Tensor:
+    height, width = image.shape[1:]
+    even = F.pad(image[None], (0, width % 2, 0, height % 2), mode="replicate")
     return F.avg_pool2d(even, 2)[0]
 
 
-def _sampled(picture: Tensor, points: Tensor) -> Tensor:
+def _sampled(image: Tensor, points: Tensor) -> Tensor:
     count, _, size = points.shape
-    scaled = points / points.new_tensor([picture.shape[2], picture.shape[1]])[:, None] * 2 - 1
+    scaled = points / points.new_tensor([image.shape[2], image.shape[1]])[:, None] * 2 - 1
     grid = torch.stack(
         [scaled[:, 0, None, :].expand(-1, size, -1), scaled[:, 1, :, None].expand(-1, -1, size)], dim=-1
     ).reshape(1, count * size, size, 2)
-    samples = F.grid_sample(picture[None], grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return samples.view(picture.shape[0], count, size, size).transpose(0, 1)
+    samples = F.grid_sample(image[None], grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return samples.view(image.shape[0], count, size, size).transpose(0, 1)
 
 
 def box_means(features: Tensor, boxes: Tensor, stride: float) -> Tensor:
@@ -100,7 +100,7 @@ def _integral_taps(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, Tenso
 
 
 def read_at_scales(
-    picture: Tensor,
+    image: Tensor,
     boxes: Tensor,
     sides: Sequence[int],
     input_size: int,
@@ -109,7 +109,7 @@ def read_at_scales(
     """Resize a picture to each long side and read every box at the scale that suits it.
 
     Args:
-        picture: ``[3, H, W]``, values 0..1.
+        image: ``[3, H, W]``, values 0..1.
         boxes: ``[N, 4]`` xyxy, pixels of ``picture``.
         sides: long sides, pixels.
         input_size: each box is read where its longer side comes nearest (as a ratio) to this many pixels.
@@ -118,9 +118,9 @@ def read_at_scales(
     Returns:
         ``[N, D]``, in the order of ``boxes``.
     """
-    height, width = picture.shape[1:]
-    boxes = boxes.to(picture.device, torch.float32)
-    scales = torch.tensor([side / max(height, width) for side in sides], device=picture.device)
+    height, width = image.shape[1:]
+    boxes = boxes.to(image.device, torch.float32)
+    scales = torch.tensor([side / max(height, width) for side in sides], device=image.device)
     lengths = (boxes[:, 2:] - boxes[:, :2]).amax(1).clamp(min=1)
     nearest = (lengths[:, None] * scales / input_size).log().abs().argmin(1)
     order, parts = [], []
@@ -130,7 +130,7 @@ def read_at_scales(
             continue
         scale = side / max(height, width)
         new_size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        resized = F.interpolate(picture[None].float(), new_size, mode="bilinear", antialias=True)[0].clamp(0, 1)
+        resized = F.interpolate(image[None].float(), new_size, mode="bilinear", antialias=True)[0].clamp(0, 1)
         factors = boxes.new_tensor([new_size[1] / width, new_size[0] / height]).repeat(2)
         order.append(chosen)
         parts.append(read(resized, boxes[chosen] * factors))

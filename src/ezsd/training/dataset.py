@@ -9,64 +9,64 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ezsd.data.samples import Photo, Photos, masks_of, read_picture
+from ezsd.data.samples import AnnotatedImage, ImageSet, masks_of, read_image
 from ezsd.data.target_store import Regions, TargetStore
 from ezsd.data.transforms import Sample, flip, resize
 from ezsd.detector.losses import mean_one
-from ezsd.recipe import Train as TrainSettings
+from ezsd.recipe import TrainConfig
 from ezsd.training.sampler import BatchPlan, Key, PlannedBatches
 from ezsd.utils.seeding import seeded
 
 Example = tuple[Tensor, dict[str, Tensor]]
 
 
-class TrainingPhotos(Dataset[Example]):
+class TrainingDataset(Dataset[Example]):
     """Photos with base boxes and regions to distil.
 
     Args:
-        photos: the train part, base boxes only.
+        images: the train part, base boxes only.
         store: the teacher's regions; None when the training needs none.
         embedding_dim: D of the teacher.
-        settings: of the training.
+        config: of the training.
         image_size: short and longest long side of the resized pictures.
         masks: whether to make masks.
     """
 
     def __init__(
         self,
-        photos: Photos,
+        images: ImageSet,
         store: TargetStore | None,
         embedding_dim: int,
-        settings: TrainSettings,
+        config: TrainConfig,
         image_size: tuple[int, int],
         masks: bool,
     ) -> None:
-        self.photos = photos
+        self.images = images
         self.store = store
         self.embedding_dim = embedding_dim
-        self.settings = settings
+        self.config = config
         self.image_size = image_size
         self.masks = masks
 
     def __len__(self) -> int:
-        return len(self.photos.photos)
+        return len(self.images)
 
     def __getitem__(self, key: Key) -> Example:
         """Return the picture [3, H, W] uint8 and its target."""
         index, seed = key
-        photo = self.photos.photos[index]
-        regions = self._regions(photo)
-        masks = masks_of(photo) if self.masks else None
-        sample = Sample(read_picture(photo), photo.boxes, photo.labels, masks, regions.boxes)
+        image = self.images[index]
+        regions = self._regions(image)
+        masks = masks_of(image) if self.masks else None
+        sample = Sample(read_image(image), image.boxes, image.labels, masks, regions.boxes)
         sample, _ = resize(sample, self.image_size)
-        if torch.rand((), generator=seeded(seed)) < self.settings.flip:
+        if torch.rand((), generator=seeded(seed)) < self.config.flip:
             sample = flip(sample)
-        return sample.picture, training_target(sample, photo.crowd, regions, self.settings)
+        return sample.image, training_target(sample, image.crowd, regions, self.config)
 
-    def _regions(self, photo: Photo) -> Regions:
+    def _regions(self, image: AnnotatedImage) -> Regions:
         if self.store is None:
             return Regions.empty(self.embedding_dim)
-        return best_regions(self.store[photo.image_id], self.settings.proposals_per_photo)
+        return best_regions(self.store[image.image_id], self.config.proposals_per_image)
 
 
 def best_regions(regions: Regions, proposals: int) -> Regions:
@@ -75,21 +75,21 @@ def best_regions(regions: Regions, proposals: int) -> Regions:
     return regions[order[: int(regions.is_base_box.sum()) + proposals]]
 
 
-def training_target(sample: Sample, crowd: Tensor, regions: Regions, settings: TrainSettings) -> dict[str, Tensor]:
+def training_target(sample: Sample, crowd: Tensor, regions: Regions, config: TrainConfig) -> dict[str, Tensor]:
     """Return what the detector learns from one photo (see ``ZeroShotRoIHeads.forward``).
 
     Args:
         sample: resized and flipped; its proposals are the boxes of ``regions``.
         crowd: [N] bool; crowd boxes are no objects, negatives on them are ignored.
         regions: what the teacher says; base boxes first, then proposals, best first.
-        settings: how much is distilled and ignored.
+        config: how much is distilled and ignored.
     """
-    distilled = len(regions.boxes) if settings.distillation_weight else 0
+    distilled = len(regions.boxes) if config.distillation_weight else 0
     target = {
         "boxes": sample.boxes[~crowd],
         "labels": sample.labels[~crowd],
         "crowd_boxes": sample.boxes[crowd],
-        "ignored_boxes": sample.proposals[~regions.is_base_box][: settings.ignore_top],
+        "ignored_boxes": sample.proposals[~regions.is_base_box][: config.ignore_top],
         "distill_boxes": sample.proposals[:distilled],
         "distill_embeddings": regions.embeddings[:distilled].float(),
         "distill_weights": mean_one(regions.weights[:distilled]),
@@ -99,7 +99,7 @@ def training_target(sample: Sample, crowd: Tensor, regions: Regions, settings: T
     return target
 
 
-def load_batches(dataset: TrainingPhotos, plan: BatchPlan, start: int, stop: int, workers: int) -> DataLoader[Example]:
+def load_batches(dataset: TrainingDataset, plan: BatchPlan, start: int, stop: int, workers: int) -> DataLoader[Example]:
     """Load the batches of the steps start..stop in ``workers`` processes."""
     sampler: Any = PlannedBatches(plan, start, stop)
     return DataLoader(

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from ezsd.errors import ArtifactError
-from ezsd.recipe import Train as TrainSettings
-from ezsd.training.dataset import Example, TrainingPhotos, load_batches
+from ezsd.recipe import TrainConfig
+from ezsd.training.dataset import Example, TrainingDataset, load_batches
 from ezsd.training.sampler import BatchPlan
 from ezsd.utils.checkpoint import load_latest, save_checkpoint
 from ezsd.utils.files import write_text
@@ -30,7 +30,7 @@ _PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 def train_model(
     model: nn.Module,
-    dataset: TrainingPhotos,
+    dataset: TrainingDataset,
     folder: Path,
     name: str,
     seed: int,
@@ -51,42 +51,42 @@ def train_model(
         loss_weights: factors on losses by name; 1 where none is given.
 
     Returns:
-        steps, photos, seconds (of all runs), photos_per_second.
+        steps, photos, seconds (of all runs), images_per_second.
 
     Raises:
         ArtifactError: a checkpoint is of another shape, a loss is not finite, or the disk is full.
     """
-    settings = dataset.settings
+    config = dataset.config
     AcceleratorState._reset_state()  # it would keep the precision of an earlier training of this process
-    accelerator = Accelerator(mixed_precision=_PRECISION[settings.precision])
+    accelerator = Accelerator(mixed_precision=_PRECISION[config.precision])
     plan = BatchPlan(
-        len(dataset), seed, settings.batch_size, settings.accumulate,
+        len(dataset), seed, config.batch_size, config.accumulate,
         accelerator.num_processes, accelerator.process_index,
     )  # fmt: skip
-    steps = plan.steps(settings.epochs)
-    wrapped, optimizer = accelerator.prepare(model, build_optimizer(model, settings))
+    steps = plan.steps(config.epochs)
+    wrapped, optimizer = accelerator.prepare(model, build_optimizer(model, config))
     inputs, tensors = [tensor.to(accelerator.device) for tensor in inputs], model.state_dict()
     start, extra = load_latest(folder / "checkpoints", tensors, optimizer) or (0, {"seconds": 0.0})
     log = TrainingLog(folder, start, enabled=accelerator.is_main_process)
     batches = iter(load_batches(dataset, plan, start, steps, workers))
     began = time.monotonic() - extra["seconds"]
     wrapped.train()
-    say(f"{name}: {steps} steps of {plan.photos_per_step} photos ({settings.epochs:g} epochs of {len(dataset)} photos)")
+    say(f"{name}: {steps} steps of {plan.images_per_step} photos ({config.epochs:g} epochs of {len(dataset)} photos)")
     with track(steps, name, start) as advance:
         for step in range(start, steps):
             torch.manual_seed(seeded(seed, step, accelerator.process_index).initial_seed())
-            rate = _set_rates(optimizer, settings.lr, rate_factor(step, steps, settings))
-            losses = _step(accelerator, wrapped, optimizer, batches, inputs, settings, loss_weights or {})
-            advance(1, log.add(step + 1, losses, rate, (step + 1) * plan.photos_per_step / len(dataset)))
-            if accelerator.is_main_process and (step + 1) % settings.checkpoint_steps == 0:
+            rate = _set_rates(optimizer, config.lr, rate_factor(step, steps, config))
+            losses = _step(accelerator, wrapped, optimizer, batches, inputs, config, loss_weights or {})
+            advance(1, log.add(step + 1, losses, rate, (step + 1) * plan.images_per_step / len(dataset)))
+            if accelerator.is_main_process and (step + 1) % config.checkpoint_steps == 0:
                 log.check()
                 saved = {"seconds": time.monotonic() - began}
                 save_checkpoint(folder / "checkpoints", step + 1, tensors, optimizer, saved)
     log.close()
     accelerator.wait_for_everyone()
     seconds = time.monotonic() - began
-    shown = steps * plan.photos_per_step
-    return {"steps": steps, "photos": shown, "seconds": seconds, "photos_per_second": shown / seconds}
+    shown = steps * plan.images_per_step
+    return {"steps": steps, "images": shown, "seconds": seconds, "images_per_second": shown / seconds}
 
 
 def _step(
@@ -95,53 +95,53 @@ def _step(
     optimizer: Any,
     batches: Iterator[list[Example]],
     inputs: Sequence[Tensor],
-    settings: TrainSettings,
+    config: TrainConfig,
     loss_weights: Mapping[str, float],
 ) -> dict[str, Tensor]:
     """Do one optimizer step over ``accumulate`` batches; return the mean losses."""
     means: dict[str, Tensor] = {}
-    for _ in range(settings.accumulate):
+    for _ in range(config.accumulate):
         batch = next(batches)
-        pictures = [picture.to(accelerator.device, non_blocking=True) for picture, _ in batch]
+        images = [image.to(accelerator.device, non_blocking=True) for image, _ in batch]
         targets = [
             {name: value.to(accelerator.device, non_blocking=True) for name, value in target.items()}
             for _, target in batch
         ]
         with accelerator.autocast():
-            losses: dict[str, Tensor] = model(pictures, targets, *inputs)
+            losses: dict[str, Tensor] = model(images, targets, *inputs)
         losses = {name: value * loss_weights.get(name, 1.0) for name, value in losses.items()}
-        loss = torch.stack(list(losses.values())).sum() / settings.accumulate
+        loss = torch.stack(list(losses.values())).sum() / config.accumulate
         accelerator.backward(loss)
         for name, value in losses.items():
-            means[name] = means.get(name, torch.zeros_like(value)) + value.detach() / settings.accumulate
-    accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
+            means[name] = means.get(name, torch.zeros_like(value)) + value.detach() / config.accumulate
+    accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
     optimizer.step()
     optimizer.zero_grad()
     return means
 
 
-def rate_factor(step: int, steps: int, settings: TrainSettings) -> float:
+def rate_factor(step: int, steps: int, config: TrainConfig) -> float:
     """Return the factor on the learning rate at ``step`` (0-based) of ``steps``: warm-up, then step or cosine."""
-    warmup = min(1.0, (step + 1) / (settings.warmup_steps + 1))
-    if settings.schedule == "cosine":
+    warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    if config.schedule == "cosine":
         return warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
-    return warmup * 0.1 ** sum(step >= milestone * steps for milestone in settings.milestones)
+    return warmup * 0.1 ** sum(step >= milestone * steps for milestone in config.milestones)
 
 
-def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Build the optimizer: the backbone has its own learning rate; norms, biases and scalars do not decay."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            share = settings.backbone_lr if name.startswith("backbone.body.") else 1.0
-            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+            share = config.backbone_lr if name.startswith("backbone.body.") else 1.0
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((share, decay), []).append(parameter)
     options = [
         {"params": parameters, "share": share, "weight_decay": decay} for (share, decay), parameters in groups.items()
     ]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(options, lr=settings.lr)
-    return torch.optim.SGD(options, lr=settings.lr, momentum=0.9)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(options, lr=config.lr)
+    return torch.optim.SGD(options, lr=config.lr, momentum=0.9)
 
 
 def _set_rates(optimizer: Any, lr: float, factor: float) -> float:

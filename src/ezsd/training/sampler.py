@@ -18,14 +18,14 @@ class BatchPlan:
     """Which photos each process sees at each step: a function of the seed and the step alone.
 
     Attributes:
-        photos: number of photos.
+        images: number of photos.
         seed: of the run.
         batch_size: photos a process and batch.
         accumulate: batches a step.
         processes, process: how many there are, and which this one is.
     """
 
-    photos: int
+    images: int
     seed: int
     batch_size: int
     accumulate: int
@@ -33,13 +33,13 @@ class BatchPlan:
     process: int = 0
 
     @property
-    def photos_per_step(self) -> int:
+    def images_per_step(self) -> int:
         """Photos that all processes see in one step."""
         return self.batch_size * self.accumulate * self.processes
 
     def steps(self, epochs: float) -> int:
         """Return how many steps so many epochs take."""
-        return max(1, math.ceil(self.photos * epochs / self.photos_per_step))
+        return max(1, math.ceil(self.images * epochs / self.images_per_step))
 
     def batches(self, start: int, stop: int) -> Iterator[list[Key]]:
         """Yield this process's batches of the steps start..stop, ``accumulate`` a step."""
@@ -48,9 +48,9 @@ class BatchPlan:
             first = (number * self.processes + self.process) * self.batch_size
             batch = []
             for position in range(first, first + self.batch_size):
-                epoch, place = divmod(position, self.photos)
+                epoch, place = divmod(position, self.images)
                 if order[0] != epoch:
-                    order = (epoch, torch.randperm(self.photos, generator=seeded(self.seed, epoch)).tolist())
+                    order = (epoch, torch.randperm(self.images, generator=seeded(self.seed, epoch)).tolist())
                 batch.append((order[1][place], self.seed * 1_000_003 + position))
             yield batch
 

@@ -17,11 +17,11 @@ from pycocotools import mask as reference
 from pycocotools.coco import COCO
 
 from ezsd.data.categories import load_split
-from ezsd.data.formats.coco import coco_ground_truth, load_photos, validate_part
-from ezsd.data.samples import Photo, Photos, masks_of, read_picture
+from ezsd.data.formats.coco import coco_ground_truth, load_images, validate_part
+from ezsd.data.samples import AnnotatedImage, ImageSet, masks_of, read_image
 from ezsd.errors import DataError
 from ezsd.recipe import Part
-from tiny import CATEGORIES, COMPRESSED_RLE_PHOTO, CROWD_PHOTO, EMPTY_PHOTO, SIZES, SPLIT, TinyCoco, make_tiny_coco
+from tiny import CATEGORIES, COMPRESSED_RLE_IMAGE, CROWD_IMAGE, EMPTY_IMAGE, SIZES, SPLIT, TinyCoco, make_tiny_coco
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of the reference
 
@@ -36,11 +36,11 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> TinyCoco:
     return make_tiny_coco(tmp_path_factory.mktemp("tiny"))
 
 
-def _faults(tiny: TinyCoco, **options: Any) -> tuple[str, ...]:
+def _problems(tiny: TinyCoco, **options: Any) -> tuple[str, ...]:
     tiny.save()
-    with pytest.raises(DataError) as told:
-        load_photos(tiny.part(), SPLIT.base, **options)
-    return told.value.faults
+    with pytest.raises(DataError) as raised:
+        load_images(tiny.part(), SPLIT.base, **options)
+    return raised.value.problems
 
 
 def _annotation(tiny: TinyCoco, name: str) -> dict[str, Any]:
@@ -51,43 +51,43 @@ def _annotation(tiny: TinyCoco, name: str) -> dict[str, Any]:
 
 
 def test_photos_come_in_order_of_their_ids_with_boxes_as_corners(tiny: TinyCoco) -> None:
-    photos = load_photos(tiny.part(), SPLIT.names, required=SPLIT.base)
+    images = load_images(tiny.part(), SPLIT.names, required=SPLIT.base)
 
-    assert photos.names == ("circle", "square", "triangle", "bar") and photos.skipped == ()
-    assert [photo.image_id for photo in photos.photos] == sorted(SIZES)
-    for photo in photos.photos:
+    assert images.names == ("circle", "square", "triangle", "bar") and images.skipped == ()
+    assert [image.image_id for image in images] == sorted(SIZES)
+    for image in images:
         rows = [
             entry
             for entry in tiny.content["annotations"]
-            if entry["image_id"] == photo.image_id and CATEGORIES[entry["category_id"]] in SPLIT.names
+            if entry["image_id"] == image.image_id and CATEGORIES[entry["category_id"]] in SPLIT.names
         ]
-        assert (photo.width, photo.height) == SIZES[photo.image_id]
-        assert photo.path == tiny.images / f"{photo.image_id:06d}.jpg"
-        assert [photos.names[label - 1] for label in photo.labels] == [CATEGORIES[r["category_id"]] for r in rows]
+        assert (image.width, image.height) == SIZES[image.image_id]
+        assert image.path == tiny.images / f"{image.image_id:06d}.jpg"
+        assert [images.names[label - 1] for label in image.labels] == [CATEGORIES[r["category_id"]] for r in rows]
         expected = [[x, y, x + w, y + h] for x, y, w, h in (row["bbox"] for row in rows)]
-        assert photo.boxes.dtype == torch.float32 and photo.labels.dtype == torch.int64
-        assert torch.allclose(photo.boxes, torch.tensor(expected).reshape(-1, 4))
-        assert photo.crowd.tolist() == [bool(row["iscrowd"]) for row in rows]
-        assert photo.areas is not None
-        assert torch.allclose(photo.areas, torch.tensor([float(row["area"]) for row in rows]))
-        assert photo.segmentations == [row["segmentation"] for row in rows]
+        assert image.boxes.dtype == torch.float32 and image.labels.dtype == torch.int64
+        assert torch.allclose(image.boxes, torch.tensor(expected).reshape(-1, 4))
+        assert image.crowd.tolist() == [bool(row["iscrowd"]) for row in rows]
+        assert image.areas is not None
+        assert torch.allclose(image.areas, torch.tensor([float(row["area"]) for row in rows]))
+        assert image.segmentations == [row["segmentation"] for row in rows]
 
 
 def test_a_photo_without_boxes_and_a_crowd_are_kept(tiny: TinyCoco) -> None:
-    photos = {photo.image_id: photo for photo in load_photos(tiny.part(), SPLIT.base).photos}
-    empty = photos[EMPTY_PHOTO]
+    images = {image.image_id: image for image in load_images(tiny.part(), SPLIT.base).images}
+    empty = images[EMPTY_IMAGE]
     assert empty.boxes.shape == (0, 4) and empty.labels.shape == empty.crowd.shape == (0,)
     assert masks_of(empty).shape == (0, empty.height, empty.width)
-    assert photos[CROWD_PHOTO].crowd.tolist() == [False, True]
+    assert images[CROWD_IMAGE].crowd.tolist() == [False, True]
 
 
 def test_a_picture_read_has_its_photo_s_size(tiny: TinyCoco) -> None:
-    photo = load_photos(tiny.part(), SPLIT.base).photos[0]
-    assert read_picture(photo).shape == (3, photo.height, photo.width)
-    assert torch.equal(read_picture(photo), read_picture(photo.path))
-    (tiny.images / photo.path.name).write_bytes((tiny.images / "000025.jpg").read_bytes())
+    image = load_images(tiny.part(), SPLIT.base).images[0]
+    assert read_image(image).shape == (3, image.height, image.width)
+    assert torch.equal(read_image(image), read_image(image.path))
+    (tiny.images / image.path.name).write_bytes((tiny.images / "000025.jpg").read_bytes())
     with pytest.raises(DataError, match="has changed"):
-        read_picture(photo)
+        read_image(image)
 
 
 def test_limit_takes_the_first_photos_by_id_and_looks_at_no_other(tiny: TinyCoco) -> None:
@@ -96,8 +96,8 @@ def test_limit_takes_the_first_photos_by_id_and_looks_at_no_other(tiny: TinyCoco
     tiny.content["annotations"][0]["bbox"] = ["nonsense"]
     tiny.content["annotations"][0]["image_id"] = 57
     tiny.save()
-    photos = load_photos(tiny.part(limit=3), SPLIT.base)
-    assert [photo.image_id for photo in photos.photos] == [4, 8, 11]
+    images = load_images(tiny.part(limit=3), SPLIT.base)
+    assert [image.image_id for image in images] == [4, 8, 11]
 
 
 def test_lvis_photos_are_found_by_their_address(tiny: TinyCoco) -> None:
@@ -107,27 +107,27 @@ def test_lvis_photos_are_found_by_their_address(tiny: TinyCoco) -> None:
         entry["coco_url"] = f"http://images.cocodataset.org/train2017/{name}"
         (tiny.images / name).rename(tiny.images / "train2017" / name)
     tiny.save()
-    assert len(load_photos(tiny.part(), SPLIT.base).photos) == len(SIZES)
+    assert len(load_images(tiny.part(), SPLIT.base).images) == len(SIZES)
 
 
 # Masks
 
 
 def test_masks_are_those_of_the_reference(tiny: TinyCoco) -> None:
-    photos = load_photos(tiny.part(), SPLIT.names)
-    assert photos.has_masks
+    images = load_images(tiny.part(), SPLIT.names)
+    assert images.has_masks
     theirs = COCO(str(tiny.annotations))
     kinds = set()
-    for photo in photos.photos:
+    for image in images:
         wanted = theirs.getCatIds(catNms=list(SPLIT.names))
-        rows = theirs.loadAnns(theirs.getAnnIds(imgIds=photo.image_id, catIds=wanted))
-        masks = masks_of(photo)
-        assert masks.dtype == torch.uint8 and masks.shape == (len(rows), photo.height, photo.width)
+        rows = theirs.loadAnns(theirs.getAnnIds(imgIds=image.image_id, catIds=wanted))
+        masks = masks_of(image)
+        assert masks.dtype == torch.uint8 and masks.shape == (len(rows), image.height, image.width)
         for mask, row in zip(masks, rows, strict=True):
             kinds.add(type(row["segmentation"].get("counts", "") if isinstance(row["segmentation"], dict) else []))
             assert np.array_equal(mask.numpy(), theirs.annToMask(row))
     assert kinds == {str, list}
-    assert any(photo.image_id == COMPRESSED_RLE_PHOTO for photo in photos.photos)
+    assert any(image.image_id == COMPRESSED_RLE_IMAGE for image in images)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.floats(0, 1))
@@ -144,18 +144,18 @@ def test_compressed_masks_of_any_shape_are_read(
     box["segmentation"] = {"size": [96, 64], "counts": encoded["counts"].decode()}
     path = untouched.annotations.with_name("masks.json")
     path.write_text(json.dumps(content))
-    photo = load_photos(Part(images=untouched.images, annotations=path), SPLIT.base).photos[0]
-    assert photo.image_id == 4
-    assert any(np.array_equal(found.numpy(), canvas) for found in masks_of(photo))
+    image = load_images(Part(images=untouched.images, annotations=path), SPLIT.base)[0]
+    assert image.image_id == 4
+    assert any(np.array_equal(found.numpy(), canvas) for found in masks_of(image))
 
 
 def test_several_polygons_are_one_mask(tiny: TinyCoco) -> None:
     square = [2.0, 2.0, 10.0, 2.0, 10.0, 10.0, 2.0, 10.0]
-    photo = load_photos(tiny.part(), ("circle",)).photos[0]
+    image = load_images(tiny.part(), ("circle",)).images[0]
     shifted = [value + 20 for value in square]
-    two = Photo(
+    two = AnnotatedImage(
         1,
-        photo.path,
+        image.path,
         64,
         96,
         torch.tensor([[2.0, 2, 30, 30]]),
@@ -170,35 +170,35 @@ def test_several_polygons_are_one_mask(tiny: TinyCoco) -> None:
 def test_boxes_without_segmentation_mean_no_masks(tiny: TinyCoco) -> None:
     _annotation(tiny, "circle").pop("segmentation")
     tiny.save()
-    photos = load_photos(tiny.part(), SPLIT.base)
-    assert not photos.has_masks and all(photo.segmentations is None for photo in photos.photos)
+    images = load_images(tiny.part(), SPLIT.base)
+    assert not images.has_masks and all(image.segmentations is None for image in images)
     with pytest.raises(ValueError, match="no segmentations"):
-        masks_of(photos.photos[0])
+        masks_of(images[0])
 
 
 def test_a_crowd_without_segmentation_fills_its_box(tiny: TinyCoco) -> None:
     crowd = next(entry for entry in tiny.content["annotations"] if entry["iscrowd"])
     crowd["segmentation"] = []
     tiny.save()
-    photos = load_photos(tiny.part(), SPLIT.base)
-    assert photos.has_masks
-    photo = next(photo for photo in photos.photos if photo.image_id == CROWD_PHOTO)
-    expected = torch.zeros(photo.height, photo.width, dtype=torch.uint8)
+    images = load_images(tiny.part(), SPLIT.base)
+    assert images.has_masks
+    image = next(image for image in images if image.image_id == CROWD_IMAGE)
+    expected = torch.zeros(image.height, image.width, dtype=torch.uint8)
     expected[40:64, 8:56] = 1
-    assert torch.equal(masks_of(photo)[1], expected)
+    assert torch.equal(masks_of(image)[1], expected)
 
 
 @pytest.mark.real_data
 def test_masks_of_real_photos_are_those_of_the_reference(shared_data: Path) -> None:
     part = Part(images=shared_data / "coco_masks/images", annotations=shared_data / "coco_masks/instances_val.json")
     split = load_split("coco_48_17")
-    photos = load_photos(part, split.base, required=split.base)
-    assert photos.has_masks
+    images = load_images(part, split.base, required=split.base)
+    assert images.has_masks
     theirs = COCO(str(part.annotations))
     wanted = theirs.getCatIds(catNms=list(split.base))
     checked = 0
-    for photo in photos.photos[:30]:
-        for mask, row in zip(masks_of(photo), theirs.loadAnns(theirs.getAnnIds(photo.image_id, wanted)), strict=True):
+    for image in images[:30]:
+        for mask, row in zip(masks_of(image), theirs.loadAnns(theirs.getAnnIds(image.image_id, wanted)), strict=True):
             if row["segmentation"]:
                 assert np.array_equal(mask.numpy(), theirs.annToMask(row))
                 checked += 1
@@ -209,25 +209,25 @@ def test_masks_of_real_photos_are_those_of_the_reference(shared_data: Path) -> N
 
 
 def test_ground_truth_goes_through_a_file_and_back(tiny: TinyCoco, tmp_path: Path) -> None:
-    photos = load_photos(tiny.part(), SPLIT.names)
-    truth = coco_ground_truth(photos)
+    images = load_images(tiny.part(), SPLIT.names)
+    truth = coco_ground_truth(images)
 
     assert [entry["id"] for entry in truth["annotations"]] == list(range(1, len(truth["annotations"]) + 1))
-    assert [(entry["id"], entry["name"]) for entry in truth["categories"]] == list(enumerate(photos.names, start=1))
-    names = {photo.image_id: photo.path.name for photo in photos.photos}
+    assert [(entry["id"], entry["name"]) for entry in truth["categories"]] == list(enumerate(images.names, start=1))
+    names = {image.image_id: image.path.name for image in images}
     for entry in truth["images"]:
         entry["file_name"] = names[entry["id"]]
     (tmp_path / "again.json").write_text(json.dumps(truth))
-    again = load_photos(Part(images=tiny.images, annotations=tmp_path / "again.json"), SPLIT.names)
-    assert _plain(again) == _plain(photos)
+    again = load_images(Part(images=tiny.images, annotations=tmp_path / "again.json"), SPLIT.names)
+    assert _plain(again) == _plain(images)
 
 
 def test_ground_truth_without_masks_has_boxes_alone(tiny: TinyCoco) -> None:
     for entry in tiny.content["annotations"]:
         del entry["segmentation"], entry["area"]
     tiny.save()
-    photos = load_photos(tiny.part(), SPLIT.base)
-    truth = coco_ground_truth(photos)
+    images = load_images(tiny.part(), SPLIT.base)
+    truth = coco_ground_truth(images)
     assert all("segmentation" not in entry for entry in truth["annotations"])
     for entry in truth["annotations"]:
         assert entry["area"] == pytest.approx(entry["bbox"][2] * entry["bbox"][3], rel=1e-5)
@@ -236,12 +236,12 @@ def test_ground_truth_without_masks_has_boxes_alone(tiny: TinyCoco) -> None:
 # Purity
 
 
-def _plain(photos: Photos) -> list[Any]:
+def _plain(images: ImageSet) -> list[Any]:
     """Everything that was returned, as values that compare."""
-    return [photos.names, photos.has_masks, photos.skipped] + [
-        [photo.image_id, photo.path.name, photo.width, photo.height, photo.boxes.tolist(), photo.labels.tolist(),
-         photo.crowd.tolist(), photo.segmentations, None if photo.areas is None else photo.areas.tolist()]
-        for photo in photos.photos
+    return [images.names, images.has_masks, images.skipped] + [
+        [image.image_id, image.path.name, image.width, image.height, image.boxes.tolist(), image.labels.tolist(),
+         image.crowd.tolist(), image.segmentations, None if image.areas is None else image.areas.tolist()]
+        for image in images
     ]  # fmt: skip
 
 
@@ -273,11 +273,11 @@ def test_nothing_depends_on_annotations_of_other_categories(untouched: TinyCoco,
         changed.insert(data.draw(st.integers(0, len(changed))), other)
     limit = data.draw(st.none() | st.integers(1, 8))
     skip_bad = data.draw(st.booleans())
-    before = load_photos(untouched.part(limit=limit), SPLIT.base, skip_bad, required=SPLIT.base)
+    before = load_images(untouched.part(limit=limit), SPLIT.base, skip_bad, required=SPLIT.base)
     path = untouched.annotations.with_name("changed.json")
     path.write_text(json.dumps(untouched.content | {"annotations": changed}))
     part = Part(images=untouched.images, annotations=path, limit=limit)
-    after = load_photos(part, SPLIT.base, skip_bad, required=SPLIT.base)
+    after = load_images(part, SPLIT.base, skip_bad, required=SPLIT.base)
     assert _plain(after) == _plain(before)
     assert coco_ground_truth(after) == coco_ground_truth(before)
     assert validate_part(part, SPLIT.base, SPLIT.base) == []
@@ -287,12 +287,12 @@ def test_nothing_depends_on_annotations_of_other_categories(untouched: TinyCoco,
 def test_training_photos_hold_no_novel_box(shared_data: Path) -> None:
     part = Part(images=shared_data / "coco2k/images", annotations=shared_data / "coco2k/instances_train.json")
     split = load_split("coco_48_17")
-    photos = load_photos(part, split.base, required=split.base)
-    assert len(photos.photos) == 1568 and photos.names == split.base
+    images = load_images(part, split.base, required=split.base)
+    assert len(images) == 1568 and images.names == split.base
     content = json.loads(part.annotations.read_text())
     base_ids = {entry["id"] for entry in content["categories"] if entry["name"] in split.base}
     expected = sum(entry["category_id"] in base_ids for entry in content["annotations"])
-    assert sum(len(photo.boxes) for photo in photos.photos) == expected == 12495
+    assert sum(len(image.boxes) for image in images) == expected == 12495
 
 
 # Faults
@@ -313,9 +313,9 @@ def test_a_file_that_is_no_coco_file_is_told(content: str | None, expected: str,
     if content is not None:
         tiny.annotations.write_text(content)
     for skip_bad in (False, True):
-        with pytest.raises(DataError, match=expected) as told:
-            load_photos(tiny.part(), SPLIT.base, skip_bad)
-        assert str(tiny.annotations) in str(told.value)
+        with pytest.raises(DataError, match=expected) as raised:
+            load_images(tiny.part(), SPLIT.base, skip_bad)
+        assert str(tiny.annotations) in str(raised.value)
     assert expected in validate_part(tiny.part(), SPLIT.base)[0]
 
 
@@ -353,20 +353,20 @@ def test_a_file_that_is_no_coco_file_is_told(content: str | None, expected: str,
     ],
 )
 def test_a_bad_box_stops_or_is_left_out(change: dict[str, Any], expected: str, tiny: TinyCoco) -> None:
-    before = load_photos(tiny.part(), SPLIT.base)
+    before = load_images(tiny.part(), SPLIT.base)
     bad = next(entry for entry in tiny.content["annotations"] if entry["image_id"] == 11 and entry["category_id"] == 3)
     bad |= change
 
-    faults = _faults(tiny)
+    problems = _problems(tiny)
 
-    shown = [fault for fault in faults if "annotation" in fault]
-    assert any(expected in fault and str(tiny.annotations) in fault for fault in shown)
-    assert "skip_bad" in faults[-1] and len(faults) == 2
-    left = load_photos(tiny.part(), SPLIT.base, skip_bad=True)
-    assert left.skipped == faults[:-1]
-    assert sum(len(photo.boxes) for photo in left.photos) == sum(len(photo.boxes) for photo in before.photos) - 1
-    assert len(left.photos) == len(before.photos)
-    assert validate_part(tiny.part(), SPLIT.base, SPLIT.base) == list(faults[:-1])
+    shown = [problem for problem in problems if "annotation" in problem]
+    assert any(expected in problem and str(tiny.annotations) in problem for problem in shown)
+    assert "skip_bad" in problems[-1] and len(problems) == 2
+    left = load_images(tiny.part(), SPLIT.base, skip_bad=True)
+    assert left.skipped == problems[:-1]
+    assert sum(len(image.boxes) for image in left) == sum(len(image.boxes) for image in before) - 1
+    assert len(left) == len(before)
+    assert validate_part(tiny.part(), SPLIT.base, SPLIT.base) == list(problems[:-1])
 
 
 @pytest.mark.parametrize(
@@ -375,16 +375,16 @@ def test_a_bad_box_stops_or_is_left_out(change: dict[str, Any], expected: str, t
 )
 def test_an_annotation_of_an_unknown_category_is_told(entry: Any, tiny: TinyCoco) -> None:
     tiny.content["annotations"].append(entry)
-    assert "unknown category_id" in _faults(tiny)[0]
-    assert len(load_photos(tiny.part(), SPLIT.base, skip_bad=True).skipped) == 1
+    assert "unknown category_id" in _problems(tiny)[0]
+    assert len(load_images(tiny.part(), SPLIT.base, skip_bad=True).skipped) == 1
 
 
 def test_a_box_that_hangs_over_by_two_pixels_is_clipped(tiny: TinyCoco) -> None:
     box = next(entry for entry in tiny.content["annotations"] if entry["image_id"] == 11 and entry["category_id"] == 3)
     box["bbox"] = [-2, 30, 100, 36]
     tiny.save()
-    photo = next(photo for photo in load_photos(tiny.part(), SPLIT.base).photos if photo.image_id == 11)
-    assert photo.boxes[0].tolist() == [0, 30, 96, 64]
+    image = next(image for image in load_images(tiny.part(), SPLIT.base).images if image.image_id == 11)
+    assert image.boxes[0].tolist() == [0, 30, 96, 64]
 
 
 def test_bad_photos_stop_or_are_left_out_with_their_boxes(tiny: TinyCoco) -> None:
@@ -394,11 +394,13 @@ def test_bad_photos_stop_or_are_left_out_with_their_boxes(tiny: TinyCoco) -> Non
     (tiny.images / "000011.jpg").write_bytes(b"no picture")
     next(entry for entry in tiny.content["images"] if entry["id"] == 42)["width"] = 50
 
-    faults = _faults(tiny)
-    assert [name in fault for name, fault in zip(("000004", "000011", "000042"), faults, strict=False)] == [True] * 3
-    left = load_photos(tiny.part(), SPLIT.base, skip_bad=True)
-    assert [photo.image_id for photo in left.photos] == [19, 25, 30, 57]
-    bad = [fault for fault in left.skipped if "000008" in fault]
+    problems = _problems(tiny)
+    assert [name in problem for name, problem in zip(("000004", "000011", "000042"), problems, strict=False)] == [
+        True
+    ] * 3
+    left = load_images(tiny.part(), SPLIT.base, skip_bad=True)
+    assert [image.image_id for image in left] == [19, 25, 30, 57]
+    bad = [problem for problem in left.skipped if "000008" in problem]
     assert len(left.skipped) >= 4 and len(bad) == 1
     assert validate_part(tiny.part(), SPLIT.base) == list(left.skipped)
 
@@ -416,25 +418,25 @@ def test_bad_photos_stop_or_are_left_out_with_their_boxes(tiny: TinyCoco) -> Non
 )
 def test_a_bad_row_of_images_is_told(entry: Any, tiny: TinyCoco) -> None:
     tiny.content["images"].append(entry)
-    assert len(_faults(tiny)) == 2
-    left = load_photos(tiny.part(), SPLIT.base, skip_bad=True)
-    assert len(left.skipped) == 1 and len(left.photos) == len(SIZES)
+    assert len(_problems(tiny)) == 2
+    left = load_images(tiny.part(), SPLIT.base, skip_bad=True)
+    assert len(left.skipped) == 1 and len(left) == len(SIZES)
 
 
 def test_many_faults_are_told_at_once_the_first_twenty_in_full(tiny: TinyCoco) -> None:
     rows = [{"id": 5000 + k, "image_id": 11, "category_id": 3, "bbox": [0, 0, 0, 0]} for k in range(30)]
     tiny.content["annotations"] += rows
-    faults = _faults(tiny)
-    assert len(faults) == 22 and "and 10 more" in faults[20] and "skip_bad" in faults[21]
+    problems = _problems(tiny)
+    assert len(problems) == 22 and "and 10 more" in problems[20] and "skip_bad" in problems[21]
     assert len(validate_part(tiny.part(), SPLIT.base)) == 30
 
 
 def test_no_photo_left_is_told_even_where_bad_ones_may_be_left_out(tiny: TinyCoco) -> None:
     for path in tiny.images.iterdir():
         path.unlink()
-    assert "no photo is left" in _faults(tiny, skip_bad=True)[0]
+    assert "no photo is left" in _problems(tiny, skip_bad=True)[0]
     tiny.content["images"] = []
-    assert "no photo in images" in _faults(tiny, skip_bad=True)[0]
+    assert "no photo in images" in _problems(tiny, skip_bad=True)[0]
 
 
 # Categories
@@ -443,24 +445,24 @@ def test_no_photo_left_is_told_even_where_bad_ones_may_be_left_out(tiny: TinyCoc
 def test_a_missing_base_name_is_told_with_the_name_meant(tiny: TinyCoco) -> None:
     for skip_bad in (False, True):
         with pytest.raises(DataError, match='no category "circl".*Did you mean "circle"'):
-            load_photos(tiny.part(), ("circl", "square"), skip_bad, required=("circl", "square"))
+            load_images(tiny.part(), ("circl", "square"), skip_bad, required=("circl", "square"))
 
 
 def test_a_novel_name_may_be_absent_unless_it_is_misspelt(tiny: TinyCoco) -> None:
-    photos = load_photos(tiny.part(), ("circle", "hexagon"), required=("circle",))
-    assert photos.names == ("circle", "hexagon")
+    images = load_images(tiny.part(), ("circle", "hexagon"), required=("circle",))
+    assert images.names == ("circle", "hexagon")
     with pytest.raises(DataError, match='no category "triangel".*Did you mean "triangle"'):
-        load_photos(tiny.part(), ("circle", "triangel"), required=("circle",))
+        load_images(tiny.part(), ("circle", "triangel"), required=("circle",))
     tiny.content["categories"][0]["name"] = "house"
     tiny.save()
-    assert load_photos(tiny.part(), ("square", "horse"), required=("square",)).names == ("square", "horse")
+    assert load_images(tiny.part(), ("square", "horse"), required=("square",)).names == ("square", "horse")
 
 
 @pytest.mark.parametrize("entry", [{"id": 5, "name": "circle"}, {"id": 3, "name": "disc"}, {"name": "disc"}, "disc"])
 def test_a_category_list_that_is_not_clear_is_refused(entry: Any, tiny: TinyCoco) -> None:
     tiny.content["categories"].append(entry)
-    assert len(_faults(tiny)) == 1
-    assert _faults(tiny, skip_bad=True) == _faults(tiny)
+    assert len(_problems(tiny)) == 1
+    assert _problems(tiny, skip_bad=True) == _problems(tiny)
 
 
 @pytest.mark.real_data
@@ -468,6 +470,6 @@ def test_real_photos_have_no_fault(shared_data: Path) -> None:
     split = load_split("coco_48_17")
     part = Part(images=shared_data / "coco2k/images", annotations=shared_data / "coco2k/instances_val.json")
     assert validate_part(part, split.names, split.base) == []
-    photos = load_photos(part, split.names, required=split.base)
-    novel = torch.cat([photo.labels for photo in photos.photos]) > len(split.base)
+    images = load_images(part, split.names, required=split.base)
+    novel = torch.cat([image.labels for image in images]) > len(split.base)
     assert int(novel.sum()) == 373

@@ -1,4 +1,4 @@
-"""Pictures with boxes in COCO or LVIS format. Boxes of names that were not asked for never leave this room."""
+"""Images with boxes in COCO or LVIS format. Boxes of names that were not asked for never leave this room."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ezsd.data.formats.coco_json import Boxes, Record, find_boxes, find_labels, find_records, read_annotations
-from ezsd.data.images import picture_faults
-from ezsd.data.samples import Photo, Photos, segmentations_of
+from ezsd.data.images import image_problems
+from ezsd.data.samples import AnnotatedImage, ImageSet, segmentations_of
 from ezsd.errors import DataError
 from ezsd.recipe import Part
 
@@ -23,7 +23,7 @@ _SHOWN = 20
 _SKIP_BAD = "Mend them, or set data.skip_bad: true to leave these photos and boxes out (they are listed and counted)."
 
 
-def load_photos(part: Part, names: Sequence[str], skip_bad: bool = False, required: Sequence[str] = ()) -> Photos:
+def load_images(part: Part, names: Sequence[str], skip_bad: bool = False, required: Sequence[str] = ()) -> ImageSet:
     """Read the annotations of one part and check its pictures.
 
     Nothing that is returned depends on boxes of other categories than ``names``; faults of such boxes count for
@@ -40,38 +40,38 @@ def load_photos(part: Part, names: Sequence[str], skip_bad: bool = False, requir
         DataError: the annotations cannot be used, or photos or boxes are bad (all told at once, the first 20 in full).
     """
     found = _read(part, tuple(names), required, decode=skip_bad)
-    faults = found.of_file if skip_bad else found.of_file + found.of_items
-    if faults:
+    problems = found.of_file if skip_bad else found.of_file + found.of_items
+    if problems:
         advice = [] if skip_bad or found.of_file else [_SKIP_BAD]
-        more = [f"and {len(faults) - _SHOWN} more."] if len(faults) > _SHOWN else []
-        raise DataError([*faults[:_SHOWN], *more, *advice])
-    if not found.photos.photos:
+        more = [f"and {len(problems) - _SHOWN} more."] if len(problems) > _SHOWN else []
+        raise DataError([*problems[:_SHOWN], *more, *advice])
+    if not found.images:
         raise DataError([f"{part.annotations}: no photo is left, all are bad.", *found.of_items[:_SHOWN]])
-    return replace(found.photos, skipped=tuple(found.of_items))
+    return replace(found.images, skipped=tuple(found.of_items))
 
 
 def validate_part(part: Part, names: Sequence[str], required: Sequence[str] = ()) -> list[str]:
-    """Return all faults that :func:`load_photos` would find; every picture is decoded. No fault: an empty list."""
+    """Return all faults that :func:`load_images` would find; every picture is decoded. No fault: an empty list."""
     try:
         found = _read(part, tuple(names), required, decode=True)
     except DataError as error:
-        return list(error.faults)
+        return list(error.problems)
     return found.of_file + found.of_items
 
 
-def coco_ground_truth(photos: Photos) -> dict[str, Any]:
+def coco_ground_truth(images: ImageSet) -> dict[str, Any]:
     """Return the photos as a COCO dictionary for the evaluator: category id = label, annotation ids from 1."""
     annotations: list[dict[str, Any]] = []
-    for photo in photos.photos:
-        drawn = segmentations_of(photo) if photos.has_masks else None
-        sides = photo.boxes[:, 2:] - photo.boxes[:, :2]
-        areas = (sides.prod(1) if photo.areas is None else photo.areas).tolist()
-        bboxes = torch.cat([photo.boxes[:, :2], sides], dim=1).tolist()
-        for index, (label, crowd) in enumerate(zip(photo.labels.tolist(), photo.crowd.tolist(), strict=True)):
+    for image in images:
+        drawn = segmentations_of(image) if images.has_masks else None
+        sides = image.boxes[:, 2:] - image.boxes[:, :2]
+        areas = (sides.prod(1) if image.areas is None else image.areas).tolist()
+        bboxes = torch.cat([image.boxes[:, :2], sides], dim=1).tolist()
+        for index, (label, crowd) in enumerate(zip(image.labels.tolist(), image.crowd.tolist(), strict=True)):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
-                    "image_id": photo.image_id,
+                    "image_id": image.image_id,
                     "category_id": label,
                     "bbox": bboxes[index],
                     "area": areas[index],
@@ -80,15 +80,15 @@ def coco_ground_truth(photos: Photos) -> dict[str, Any]:
                 | ({} if drawn is None else {"segmentation": drawn[index]})
             )
     return {
-        "images": [{"id": photo.image_id, "width": photo.width, "height": photo.height} for photo in photos.photos],
+        "images": [{"id": image.image_id, "width": image.width, "height": image.height} for image in images],
         "annotations": annotations,
-        "categories": [{"id": label, "name": name} for label, name in enumerate(photos.names, start=1)],
+        "categories": [{"id": label, "name": name} for label, name in enumerate(images.names, start=1)],
     }
 
 
 @dataclass
 class _Found:
-    photos: Photos
+    images: ImageSet
     of_file: list[str]  # faults that stop in any case
     of_items: list[str]  # faults of single photos and boxes
 
@@ -113,26 +113,28 @@ def _read(part: Part, names: tuple[str, ...], required: Sequence[str], decode: b
     records, places, of_items = find_records(content["images"], part)
     if not places:
         of_file.append("no photo in images; expected at least one.")
-    pictures = picture_faults([(record.path, record.width, record.height) for record in records], decode)
-    of_items += [f"photo {record.image_id}: {fault}" for record, fault in zip(records, pictures, strict=True) if fault]
-    boxes, box_faults = find_boxes(content["annotations"], label_of, places, records, names)
-    usable = [fault is None for fault in pictures]
-    photos, has_masks = _assemble(records, boxes, usable)
+    pixels = image_problems([(record.path, record.width, record.height) for record in records], decode)
+    of_items += [
+        f"photo {record.image_id}: {problem}" for record, problem in zip(records, pixels, strict=True) if problem
+    ]
+    boxes, box_problems = find_boxes(content["annotations"], label_of, places, records, names)
+    usable = [problem is None for problem in pixels]
+    images, has_masks = _assemble(records, boxes, usable)
     where = part.annotations
     return _Found(
-        Photos(photos, names, has_masks),
-        [f"{where}: {fault}" for fault in of_file],
-        [f"{where}: {fault}" for fault in of_items + box_faults],
+        ImageSet(images, names, has_masks),
+        [f"{where}: {problem}" for problem in of_file],
+        [f"{where}: {problem}" for problem in of_items + box_problems],
     )
 
 
-def _assemble(records: list[Record], boxes: Boxes, usable: list[bool]) -> tuple[list[Photo], bool]:
+def _assemble(records: list[Record], boxes: Boxes, usable: list[bool]) -> tuple[list[AnnotatedImage], bool]:
     """Give every usable photo its good boxes, in the order of the file."""
-    good = np.flatnonzero(boxes.good & np.array([*usable, False])[boxes.photo])
-    order = good[np.argsort(boxes.photo[good], kind="stable")]
+    good = np.flatnonzero(boxes.good & np.array([*usable, False])[boxes.image])
+    order = good[np.argsort(boxes.image[good], kind="stable")]
     rows = [boxes.rows[place] for place in order.tolist()]
     crowd = np.array([bool(entry.get("iscrowd")) for entry in rows], dtype=np.bool_)
-    counts = np.bincount(boxes.photo[order], minlength=len(records)).tolist()
+    counts = np.bincount(boxes.image[order], minlength=len(records)).tolist()
     corners = boxes.boxes[order]
     has_masks = any(map(_has_segmentation, rows)) and all(
         bool(is_crowd) or _has_segmentation(entry) for entry, is_crowd in zip(rows, crowd, strict=True)
@@ -148,7 +150,7 @@ def _assemble(records: list[Record], boxes: Boxes, usable: list[bool]) -> tuple[
         strict=True,
     )
     return [
-        Photo(
+        AnnotatedImage(
             record.image_id,
             record.path,
             record.width,

@@ -20,7 +20,7 @@ from ezsd.recipe import Part
 
 _OVERHANG = 2.0  # pixels; rounding of annotation tools, clipped without a word
 _OTHER_CATEGORY, _BROKEN_CATEGORY = 0, -1
-_NO_PHOTO, _LEFT_OUT = -1, -2
+_NO_IMAGE, _LEFT_OUT = -1, -2
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Boxes:
     """The annotations of wanted categories, in the order of the file."""
 
     rows: list[dict[str, Any]]  # as in the file
-    photo: NDArray[np.int64]  # [N] place among the records, below 0 where there is none
+    image: NDArray[np.int64]  # [N] place among the records, below 0 where there is none
     labels: NDArray[np.int64]  # [N] 1-based
     boxes: NDArray[np.float32]  # [N, 4] xyxy pixels, clipped to the picture
     good: NDArray[np.bool_]  # [N] False where a fault is told
@@ -73,11 +73,13 @@ def find_labels(
         for entry in categories
         if isinstance(entry, dict) and isinstance(entry.get("id"), int) and isinstance(entry.get("name"), str)
     ]
-    faults = [] if len(well_formed) == len(categories) else ["categories: each needs an integer id and a name."]
+    problems = [] if len(well_formed) == len(categories) else ["categories: each needs an integer id and a name."]
     ids = Counter(entry["id"] for entry in well_formed)
     counts = Counter(entry["name"] for entry in well_formed)
-    faults += [f"category id {key} is there {count} times; ids must differ." for key, count in ids.items() if count > 1]
-    faults += [f'category "{name}" is there {counts[name]} times; merge them.' for name in names if counts[name] > 1]
+    problems += [
+        f"category id {key} is there {count} times; ids must differ." for key, count in ids.items() if count > 1
+    ]
+    problems += [f'category "{name}" is there {counts[name]} times; merge them.' for name in names if counts[name] > 1]
     spare = {_plain(name): name for name in counts if name not in names}
     for name in names:
         if name in counts:
@@ -86,9 +88,9 @@ def find_labels(
         close = difflib.get_close_matches(_plain(name), spare, n=1, cutoff=0.6 if must else 0.85)
         hint = f' Did you mean "{spare[close[0]]}"?' if close else ""
         if must or close:
-            faults.append(f'no category "{name}"; the split must use the names of the annotations.{hint}')
+            problems.append(f'no category "{name}"; the split must use the names of the annotations.{hint}')
     label = {name: index for index, name in enumerate(names, start=1)}
-    return {entry["id"]: label.get(entry["name"], _OTHER_CATEGORY) for entry in well_formed}, faults
+    return {entry["id"]: label.get(entry["name"], _OTHER_CATEGORY) for entry in well_formed}, problems
 
 
 def _plain(name: str) -> str:
@@ -97,22 +99,22 @@ def _plain(name: str) -> str:
 
 def find_records(images: list[Any], part: Part) -> tuple[list[Record], dict[int, int], list[str]]:
     """Return the photos to take, the place of every image id among them, and faults of the image list."""
-    faults: list[str] = []
+    problems: list[str] = []
     by_id: dict[int, Record] = {}
     for place, entry in enumerate(images):
         record = _record(entry, part.images)
         if record is None:
-            faults.append(
+            problems.append(
                 f"images[{place}]: expected integer id, width and height above 0, and a file_name; found "
                 f"{str(entry)[:120]}"
             )
         elif record.image_id in by_id:
-            faults.append(f"image id {record.image_id} is there twice; ids must differ.")
+            problems.append(f"image id {record.image_id} is there twice; ids must differ.")
         else:
             by_id[record.image_id] = record
     records = [by_id[key] for key in sorted(by_id)][: part.limit]
     places = dict.fromkeys(by_id, _LEFT_OUT) | {record.image_id: place for place, record in enumerate(records)}
-    return records, places, faults
+    return records, places, problems
 
 
 def _record(entry: Any, folder: Path) -> Record | None:
@@ -137,31 +139,31 @@ def find_boxes(
 ) -> tuple[Boxes, list[str]]:
     """Keep the annotations of the wanted categories and check them."""
     labels = [_looked_up(label_of, entry, "category_id", _BROKEN_CATEGORY) for entry in annotations]
-    faults = [
+    problems = [
         f"annotations[{place}]: unknown category_id in {str(annotations[place])[:120]}"
         for place, label in enumerate(labels)
         if label == _BROKEN_CATEGORY
     ]
     wanted = [(entry, label) for entry, label in zip(annotations, labels, strict=True) if label > 0]
-    located = [_looked_up(places, entry, "image_id", _NO_PHOTO) for entry, _ in wanted]
+    located = [_looked_up(places, entry, "image_id", _NO_IMAGE) for entry, _ in wanted]
     rows = [entry for (entry, _), place in zip(wanted, located, strict=True) if place != _LEFT_OUT]
-    photo = np.array([place for place in located if place != _LEFT_OUT], dtype=np.int64)
+    image = np.array([place for place in located if place != _LEFT_OUT], dtype=np.int64)
     kept = [label for (_, label), place in zip(wanted, located, strict=True) if place != _LEFT_OUT]
     xywh = np.fromiter(chain.from_iterable(map(_numbers, rows)), np.float64, 4 * len(rows)).reshape(-1, 4)
-    sizes = np.array([(record.width, record.height) for record in records] or [(0, 0)], dtype=np.float64)[photo]
+    sizes = np.array([(record.width, record.height) for record in records] or [(0, 0)], dtype=np.float64)[image]
     corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     limits = np.concatenate([sizes, sizes], axis=1)
     clipped = np.clip(corners, 0, limits).astype(np.float32)
     outside = ((corners < -_OVERHANG) | (corners > limits + _OVERHANG)).any(1)
     empty = ~(clipped[:, 2:] > clipped[:, :2]).all(1)
     reasons = np.select(
-        [photo < 0, ~np.isfinite(corners).all(1), outside, empty, _repeated(rows), _bad_segmentations(rows, sizes)],
+        [image < 0, ~np.isfinite(corners).all(1), outside, empty, _repeated(rows), _bad_segmentations(rows, sizes)],
         [1, 2, 3, 4, 5, 6],
         0,
     )
     for row in np.flatnonzero(reasons).tolist():
-        faults.append(_box_fault(rows[row], names[kept[row] - 1], int(reasons[row]), sizes[row]))
-    return Boxes(rows, photo, np.array(kept, dtype=np.int64), clipped, reasons == 0), faults
+        problems.append(_box_problem(rows[row], names[kept[row] - 1], int(reasons[row]), sizes[row]))
+    return Boxes(rows, image, np.array(kept, dtype=np.int64), clipped, reasons == 0), problems
 
 
 def _looked_up(table: dict[int, int], entry: Any, key: str, otherwise: int) -> int:
@@ -236,8 +238,8 @@ def _unpacked(counts: str) -> list[int] | None:
     return None if shift else runs
 
 
-def _box_fault(entry: dict[str, Any], name: str, reason: int, size: NDArray[np.float64]) -> str:
-    told = {
+def _box_problem(entry: dict[str, Any], name: str, reason: int, size: NDArray[np.float64]) -> str:
+    reasons_text = {
         1: f"unknown image_id {entry.get('image_id')!r}",
         2: f"bbox {str(entry.get('bbox'))[:80]}; expected four numbers x, y, width, height in pixels",
         3: f"bbox {entry.get('bbox')} lies outside the picture of {size[0]:.0f} x {size[1]:.0f} pixels",
@@ -245,4 +247,4 @@ def _box_fault(entry: dict[str, Any], name: str, reason: int, size: NDArray[np.f
         5: "this annotation id was there before; ids must differ",
         6: "segmentation is neither polygons of three points or more nor an RLE of the picture's size",
     }
-    return f"annotation {entry.get('id')} ({name}, photo {entry.get('image_id')}): {told[reason]}"
+    return f"annotation {entry.get('id')} ({name}, photo {entry.get('image_id')}): {reasons_text[reason]}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from ezsd.data.formats.coco import coco_ground_truth
 from ezsd.data.formats.coco_json import read_annotations
-from ezsd.data.samples import Photos
+from ezsd.data.samples import ImageSet
 
 _FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 
@@ -56,9 +56,9 @@ def read_rules(annotations: Path, names: Sequence[str]) -> Rules:
     return Rules(category_ids, images, frequencies if images else {})
 
 
-def ground_truth_of(photos: Photos, rules: Rules) -> dict[str, Any]:
+def ground_truth_of(images: ImageSet, rules: Rules) -> dict[str, Any]:
     """Return the evaluator's dictionary; category id = label; LVIS's rules are in it when the file has them."""
-    truth = coco_ground_truth(photos)
+    truth = coco_ground_truth(images)
     if rules.images:
         truth["images"] = [{**image, **rules.images.get(image["id"], {})} for image in truth["images"]]
     return truth
