@@ -145,7 +145,7 @@ def test_version_help_and_mistyped_recipes_come_without_loading_torch(recipe: Pa
 def test_ctrl_c_says_how_to_go_on(recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [*MAIN, "run", str(recipe), "--out", str(folder), "--set", "train.epochs=1000"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
     until = time.monotonic() + 400
     while not (folder / "train/checkpoints").exists():

@@ -325,7 +325,7 @@ def _start(recipe: Path, folder: Path) -> subprocess.Popen[str]:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}  # where the tiny teacher is
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # where the tiny teacher is
 
 
 def _wait_for(process: subprocess.Popen[str], folder: Path, sign: str) -> None:
