@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from ezsd.utils.log import hide_log, show_log
 from tiny import TinyCoco, make_tiny_coco
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is no fault of the code
@@ -29,3 +30,11 @@ def shared_data() -> Path:
 def tiny_coco() -> Callable[..., TinyCoco]:
     """``tiny_coco(folder)`` makes the data set of tests/tiny.py in ``folder``."""
     return make_tiny_coco
+
+
+@pytest.fixture
+def shown_log() -> Iterator[None]:
+    """Shows the log as the command line does; resets logging after the test."""
+    show_log()
+    yield
+    hide_log()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from ezsd.recipe import Recipe as Recipe
     from ezsd.recipe import load_recipe as load_recipe
     from ezsd.teacher import load_teacher as load_teacher
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the user configures logging
 
 _MODULES = {
     "Detector": "ezsd.inference.detector",

@@ -162,6 +162,7 @@ class TrainConfig(_Section):
     ignore_top: CountOrZero = 0  # negatives on so many of the best CLIP proposals are ignored; 0 = paper
     novel_negatives: Flag = False  # background is told from the novel names, too; false = paper
     checkpoint_steps: Count = 500
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()  # beside log.jsonl
 
 
 class EvaluateConfig(_Section):

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezsd.detector.losses import box_regression_loss, classification_loss, distillation_loss, mean_one
+from ezsd.detector.losses import box_regression_loss, classification_loss, distillation_loss
+from ezsd.training.dataset import mean_one
 
 counts = st.integers(1, 12)
 seeds = st.integers(0, 1000)

@@ -14,6 +14,7 @@ from ezsd.errors import ArtifactError, DataError
 from ezsd.pipeline.adapt import run_adapt
 from ezsd.recipe import AdaptConfig
 from ezsd.teacher import adaptation, load_norms
+from ezsd.training import loop
 from ezsd.utils.files import read_tensors
 from tiny import SPLIT, TinyCoco
 from tiny_teacher import ColourTeacher
@@ -102,8 +103,8 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_where_an_unbroken_one_ends(
     parts: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _run(parts, tmp_path / "unbroken")
-    monkeypatch.setattr(adaptation, "_CHECKPOINT_SECONDS", 0.0)
-    save, saved = adaptation.save_checkpoint, []
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    save, saved = loop.save_checkpoint, []
 
     def save_and_stop(*arguments: object) -> None:
         save(*arguments)
@@ -111,7 +112,7 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_where_an_unbroken_one_ends(
         if len(saved) == 7:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(adaptation, "save_checkpoint", save_and_stop)
+    monkeypatch.setattr(loop, "save_checkpoint", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
         _run(parts, tmp_path / "broken")
     assert not (tmp_path / "broken" / "norms.safetensors").exists()
@@ -130,9 +131,9 @@ def test_a_checkpoint_of_other_settings_is_refused(
         save(*arguments)
         raise KeyboardInterrupt
 
-    save = adaptation.save_checkpoint
-    monkeypatch.setattr(adaptation, "_CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(adaptation, "save_checkpoint", stop)
+    save = loop.save_checkpoint
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "save_checkpoint", stop)
     with pytest.raises(KeyboardInterrupt):
         _run(parts, tmp_path)
     with pytest.raises(ArtifactError, match="other settings"):

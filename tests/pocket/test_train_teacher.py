@@ -19,6 +19,7 @@ from ezsd.pocket.pictograms import PICTOGRAMS
 from ezsd.pocket.train_teacher import Album, Variety, rendered, train_pocket_teacher
 from ezsd.teacher import load_teacher
 from ezsd.teacher.pocket import FOLDER, WEIGHTS, load_pocket
+from ezsd.training import loop
 from ezsd.utils.seeding import seeded
 
 needs_pictograms = pytest.mark.skipif(
@@ -99,21 +100,21 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     album: Album, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_pocket_teacher(tmp_path / "whole.safetensors", steps=4, album=album)
-    monkeypatch.setattr(pocket_teacher, "_CHECKPOINT_SECONDS", 0.0)
-    step, done = pocket_teacher._step, []
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    loss, done = pocket_teacher.contrastive_loss, []
 
-    def stopped(*arguments: Any) -> float:
+    def stopped(*arguments: Any) -> torch.Tensor:
         if len(done) == 2:
             raise InterruptedError
         done.append(1)
-        return step(*arguments)
+        return loss(*arguments)
 
-    monkeypatch.setattr(pocket_teacher, "_step", stopped)
+    monkeypatch.setattr(pocket_teacher, "contrastive_loss", stopped)
     with pytest.raises(InterruptedError):
         train_pocket_teacher(tmp_path / "parts.safetensors", steps=4, album=album)
     with pytest.raises(ArtifactError, match="other settings"):
         train_pocket_teacher(tmp_path / "parts.safetensors", seed=1, steps=4, album=album)
-    monkeypatch.setattr(pocket_teacher, "_step", step)
+    monkeypatch.setattr(pocket_teacher, "contrastive_loss", loss)
     train_pocket_teacher(tmp_path / "parts.safetensors", steps=4, album=album)
     assert (tmp_path / "parts.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert not list(tmp_path.glob(".*")), "the checkpoint is removed when it is no longer needed"

@@ -1,8 +1,8 @@
-"""The training loop's parts; whole trainings are in test_train.py and test_base_rpn.py."""
+"""The training loop alone, on one number."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,48 +10,112 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ezsd.data.formats.coco import load_images
-from ezsd.recipe import TrainConfig
-from ezsd.training.dataset import TrainingDataset
-from ezsd.training.loop import rate_factor, train_model
-from tiny import SPLIT, TinyCoco
+from ezsd.errors import ArtifactError
+from ezsd.training import loop
+from ezsd.training.loop import Task, run_loop
+from ezsd.utils.device import new_accelerator
 
 
-class _Scales(nn.Module):
-    """Two numbers with a loss each."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.two = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
-
-    def forward(self, images: list[Tensor], targets: list[Any], factor: Tensor) -> dict[str, Tensor]:
-        assert len(images) == len(targets) == 4
-        return {"loss_one": (self.one * factor).sum(), "loss_two": (self.two * factor).sum()}
+class _Stopped(Exception):
+    pass
 
 
-def test_losses_are_weighed_and_inputs_reach_the_model(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
-    images = load_images(tiny_coco(tmp_path / "images").part(), SPLIT.base)
-    settings = TrainConfig(epochs=0.5, lr=0.1, warmup_steps=0, weight_decay=0.0, distillation_weight=0.0)
-    dataset = TrainingDataset(images, None, 0, settings, (32, 48), masks=False)
-    model = _Scales()
-    metrics = train_model(model, dataset, tmp_path, "test", 0, 0, [torch.tensor(3.0)], {"loss_two": 0.5})
-    assert (metrics["steps"], metrics["images"]) == (1, 4)
-    assert float(model.one.detach()) == pytest.approx(1 - 0.1 * 3)
-    assert float(model.two.detach()) == pytest.approx(1 - 0.1 * 1.5)
+def _task(folder: Path, stop: int | None = None, **changes: Any) -> tuple[nn.Parameter, Task]:
+    value = nn.Parameter(torch.tensor([4.0]))
+
+    def losses(step: int) -> Iterator[Mapping[str, Tensor]]:
+        if step == stop:
+            raise _Stopped
+        yield {"loss": ((value - torch.randn(1)) ** 2).sum()}
+
+    settings: dict[str, Any] = {
+        "name": "test", "parameters": [value], "tensors": {"value": value},
+        "optimizer": torch.optim.AdamW([value], lr=0.0), "losses": losses, "steps": 6, "rate": lambda step: 0.1,
+        "clip_norm": 10.0, "checkpoints": folder, "checkpoint_steps": 1, **changes,
+    }  # fmt: skip
+    accelerator = new_accelerator("fp32")
+    settings["optimizer"] = accelerator.prepare(settings["optimizer"])
+    return value, Task(**settings)
 
 
-def test_trainings_of_one_process_may_differ_in_precision(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
-    images = load_images(tiny_coco(tmp_path / "images").part(), SPLIT.base)
-    for precision in ("fp32", "bf16", "fp32"):
-        settings = TrainConfig(epochs=0.5, warmup_steps=0, distillation_weight=0.0, precision=precision)
-        dataset = TrainingDataset(images, None, 0, settings, (32, 48), masks=False)
-        assert train_model(_Scales(), dataset, tmp_path / precision, "test", 0, 0, [torch.ones(1)])["steps"] == 1
+def _run(task: Task, seed: int = 0) -> loop.LoopResult:
+    return run_loop(task, new_accelerator("fp32"), seed)
 
 
-def test_the_rate_warms_up_then_falls() -> None:
-    step = TrainConfig(schedule="step", warmup_steps=10, milestones=(0.5, 0.9))
-    assert rate_factor(0, 100, step) == pytest.approx(1 / 11) and rate_factor(20, 100, step) == 1
-    assert rate_factor(50, 100, step) == pytest.approx(0.1) and rate_factor(95, 100, step) == pytest.approx(0.01)
-    cosine = TrainConfig(schedule="cosine", warmup_steps=0)
-    factors = [rate_factor(number, 100, cosine) for number in range(100)]
-    assert factors[0] == 1 and factors == sorted(factors, reverse=True) and factors[-1] < 0.01
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_a_stopped_training_ends_at_the_same_value(tmp_path: Path, stop: int) -> None:
+    whole, task = _task(tmp_path / "whole")
+    _run(task)
+    _, task = _task(tmp_path / "parts", stop)
+    with pytest.raises(_Stopped):
+        _run(task)
+    resumed, task = _task(tmp_path / "parts")
+    _run(task)
+    assert torch.equal(whole, resumed) and not torch.equal(whole, torch.tensor([4.0]))
+
+
+def test_what_was_measured_at_the_start_is_kept_over_a_stop(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def begin() -> dict[str, int]:
+        calls.append(1)
+        return {"before": 7}
+
+    _, task = _task(tmp_path, stop=2, begin=begin)
+    with pytest.raises(_Stopped):
+        _run(task)
+    _, task = _task(tmp_path, begin=begin)
+    assert _run(task).kept["before"] == 7 and calls == [1]
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    _, task = _task(tmp_path, stop=2, key="one")
+    with pytest.raises(_Stopped):
+        _run(task)
+    _, task = _task(tmp_path, key="two")
+    with pytest.raises(ArtifactError, match="other settings or data"):
+        _run(task)
+
+
+def test_without_a_number_of_steps_checkpoints_come_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, task = _task(tmp_path, checkpoint_steps=None)
+    _run(task)
+    assert not tmp_path.joinpath("step-000006").exists()
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    _run(task)
+    assert tmp_path.joinpath("step-000006").exists()
+
+
+def test_the_gradient_is_clipped_and_a_group_has_its_share_of_the_rate(tmp_path: Path) -> None:
+    value = nn.Parameter(torch.tensor([4.0]))
+    sgd = torch.optim.SGD([{"params": [value], "share": 0.5}], lr=0.0)
+
+    def losses(step: int) -> Iterator[Mapping[str, Tensor]]:
+        yield {"loss": 100 * value.sum()}
+
+    _, task = _task(
+        tmp_path, parameters=[value], tensors={"value": value}, optimizer=sgd, losses=losses, steps=1, clip_norm=2.0
+    )
+    _run(task)
+    assert float(value.detach()) == pytest.approx(4 - 0.1 * 0.5 * 2.0, abs=1e-5)
+
+
+def test_what_follows_a_step_is_done_after_it(tmp_path: Path) -> None:
+    value, task = _task(tmp_path)
+
+    @torch.no_grad()
+    def limit() -> None:
+        value.clamp_(min=3.95)
+
+    value, task = _task(tmp_path, after_step=lambda: limit())
+    _run(task)
+    assert float(value.detach()) == pytest.approx(3.95)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
+    def losses(step: int) -> Iterator[Mapping[str, Tensor]]:
+        yield {"loss": value.sum() * torch.inf}
+
+    value, task = _task(tmp_path, losses=losses)
+    with pytest.raises(ArtifactError, match="the training has diverged"):
+        _run(task)

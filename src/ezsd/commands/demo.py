@@ -5,6 +5,7 @@ The two runs go at the same time, each on half of the cores: pictures this small
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -28,7 +29,8 @@ from ezsd.recipe import load_recipe
 from ezsd.report.compare import as_text, compare
 from ezsd.report.page import write_report
 from ezsd.utils.files import written_whole
-from ezsd.utils.progress import say
+
+logger = logging.getLogger(__name__)
 
 # ViLD: raw teacher, regions of an RPN trained on base boxes, no meaning in the box regression (METHOD: baselines).
 BASELINE = (
@@ -105,7 +107,7 @@ def _beside(recipe: Path, folder: Path, changes: Sequence[str], overwrite: bool)
     half = max(1, threads // 2)
     command = [sys.executable, "-m", "ezsd", "run", str(recipe), "--out", str(folder)]
     command += [word for change in changes for word in ("--set", change)] + ["--overwrite"] * overwrite
-    say(f"The baseline, without the three ideas and on the same schedule, runs at the same time: see {log}")
+    logger.info(f"The baseline, without the three ideas and on the same schedule, runs at the same time: see {log}")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
         other = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT,
@@ -114,7 +116,7 @@ def _beside(recipe: Path, folder: Path, changes: Sequence[str], overwrite: bool)
     try:
         yield
         if other.poll() is None:
-            say("The baseline is not finished yet ...")
+            logger.info("The baseline is not finished yet ...")
         if other.wait():
             raise ArtifactError([f"The baseline failed, see {log}:", *log.read_text().splitlines()[-3:]])
     finally:
@@ -147,7 +149,8 @@ def _unheard(model: Path, image: Path) -> Path:
     with written_whole(image) as temporary:
         draw(scenes[best][0], detections[best]).save(temporary, format="JPEG", quality=92)
     total = sum(len(objects) for _, objects in scenes)
-    say(f"Asked for {', '.join(UNHEARD)}, which are in no list: {sum(found)} of {total} found in {len(scenes)} scenes; "
+    logger.info(f"Asked for {', '.join(UNHEARD)}, which are in no list: {sum(found)} of {total} found in "
+                f"{len(scenes)} scenes; "
         f"{image} shows the scene with most of them.")  # fmt: skip
     return image
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 
@@ -24,7 +25,8 @@ from ezsd.pipeline.workload import (
 from ezsd.recipe import Part, Recipe
 from ezsd.utils.device import this_device
 from ezsd.utils.format import rough_duration, size
-from ezsd.utils.progress import say
+
+logger = logging.getLogger(__name__)
 
 _ROW_BYTES = 29  # of a stored box, beside its embedding: corners, weight, score, label, kind
 _DETECTION_BYTES = 110  # of a line of detections.json
@@ -48,7 +50,7 @@ def make_plan(recipe: Recipe, name: str) -> Group:
     split = load_split(recipe.split, recipe.data.train.annotations)
     images = _images(recipe, split)
     stages = count_work(recipe, split, images)
-    say(f"{describe_data(split, images)}\nMeasuring a little of every stage, for about a minute.")
+    logger.info(f"{describe_data(split, images)}\nMeasuring a little of every stage, for about a minute.")
     measured = measure(recipe, split, images["train"], images["val"])
     table = _table(f"Plan of {name} on {_machine()}", recipe, stages, measured)
     return Group(describe_data(split, images), table, *_notes(recipe, images, measured, busy))

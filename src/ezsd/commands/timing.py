@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -23,7 +24,6 @@ from ezsd.data.target_store import Regions, write_index, write_shard
 from ezsd.detector.proposal_network import ProposalNetwork, build_proposal_network
 from ezsd.detector.rcnn import Rcnn, build_detector
 from ezsd.inference.batching import detect_annotated
-from ezsd.pipeline.adapt import run_adapt
 from ezsd.pipeline.train import run_train, wants_masks
 from ezsd.pipeline.workload import Pace, Work
 from ezsd.proposals.base_rpn import train_base_rpn
@@ -32,9 +32,9 @@ from ezsd.proposals.proposer import propose_images
 from ezsd.proposals.recall import measure_proposals
 from ezsd.recipe import ProposeConfig, Recipe, needs_targets
 from ezsd.teacher import Teacher, load_teacher, text_embeddings
-from ezsd.teacher.adaptation import usable_boxes
+from ezsd.teacher.adaptation import CropBatches, NormsJob, name_crops, train_norms, usable_boxes
 from ezsd.utils.device import this_device
-from ezsd.utils.progress import stopwatch
+from ezsd.utils.log import quiet
 
 _SECONDS: Mapping[Work, float] = {  # that measuring may take
     "read an image": 1.0, "adapt step": 9.0, "rpn step": 6.0, "propose in an image": 10.0, "train step": 12.0,
@@ -44,7 +44,7 @@ _SAMPLE = 64  # photos that are looked at, at most
 _VAL_SAMPLE = 8  # of them for the accuracy of crops
 _GRID = 256  # boxes of a coarser grid that stands for the whole in exhaustive scoring
 _ENDLESS = 1e5  # epochs
-_UNSAVED: Mapping[str, int] = {"checkpoint_steps": 10**9}
+_UNSAVED: Mapping[str, Any] = {"checkpoint_steps": 10**9, "trackers": ()}
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Measured:
     seconds: float
 
 
+@quiet()
 def measure(recipe: Recipe, split: CategorySplit, train: ImageSet, val: ImageSet) -> Measured:
     """Run a little of every stage.
 
@@ -108,6 +109,31 @@ def measure(recipe: Recipe, split: CategorySplit, train: ImageSet, val: ImageSet
     )  # fmt: skip
 
 
+class StepTimer:
+    """Collects the seconds of training steps, and ends the training when its time is over.
+
+    Args:
+        limit: seconds.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.seconds: list[float] = []
+
+    def __call__(self, seconds: float) -> bool:
+        self.seconds.append(seconds)
+        return sum(self.seconds) < self.limit
+
+    @property
+    def warm(self) -> list[float]:
+        """Seconds of the steps after the first one, which also loads data and compiles kernels."""
+        return self.seconds[1:] or self.seconds
+
+    def pace(self) -> Pace:
+        """Return the pace of a step."""
+        return Pace.of(self.warm)
+
+
 def _spread(images: Sequence[AnnotatedImage], count: int) -> list[AnnotatedImage]:
     """At most ``count`` photos, evenly from all."""
     count = min(count, len(images))
@@ -143,9 +169,9 @@ def _train_rpn(recipe: Recipe, split: CategorySplit, images: ImageSet, folder: P
         "propose": recipe.propose.model_copy(update={"rpn_epochs": _ENDLESS}),
         "train": recipe.train.model_copy(update=_UNSAVED),
     })  # fmt: skip
-    with stopwatch("propose: RPN", _SECONDS["rpn step"]) as seconds:
-        train_base_rpn(endless, split.base, images, folder)
-    return Pace.of(_warm(seconds["propose: RPN"]))
+    timer = StepTimer(_SECONDS["rpn step"])
+    train_base_rpn(endless, split.base, images, folder, timer)
+    return timer.pace()
 
 
 def _propose(
@@ -183,13 +209,9 @@ def _affordable(config: ProposeConfig, image: AnnotatedImage) -> tuple[ProposeCo
 def _train(recipe: Recipe, split: CategorySplit, images: ImageSet, teacher: Teacher, folder: Path) -> Pace:
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": _ENDLESS, **_UNSAVED})})
     targets = folder / "targets" if needs_targets(recipe.train) else None
-    with stopwatch("train", _SECONDS["train step"]) as seconds:
-        run_train(recipe, split, images, targets, teacher, None, folder / "train")
-    return Pace.of(_warm(seconds["train"]))
-
-
-def _warm(seconds: Sequence[float]) -> Sequence[float]:
-    return seconds[1:] or seconds
+    timer = StepTimer(_SECONDS["train step"])
+    run_train(recipe, split, images, targets, teacher, None, folder / "train", timer)
+    return timer.pace()
 
 
 @torch.no_grad()
@@ -215,8 +237,7 @@ def _evaluate(
             part = replace(val, images=group)
             measure_proposals(teacher, part, split, config, recipe.prompt, device, rpn=rpn)
 
-        with stopwatch("", math.inf):  # nothing is shown
-            pace = _pace_per_image(recall, _spread(novel, _SAMPLE), 1, "recall of an image")
+        pace = _pace_per_image(recall, _spread(novel, _SAMPLE), 1, "recall of an image")
         paces["recall of an image"] = pace * factor
     return paces
 
@@ -225,18 +246,20 @@ def _adapt(
     recipe: Recipe, split: CategorySplit, train: ImageSet, val: ImageSet, teacher: Teacher, folder: Path, device: str
 ) -> dict[Work, Pace]:
     """Paces of stage adapt; the teacher is changed."""
+    paces: dict[Work, Pace] = {}
     config = recipe.adapt.model_copy(update={"epochs": max(recipe.adapt.epochs, 1000)})
     some = replace(val, images=_spread(val.images, _VAL_SAMPLE))
-    crops = sum(len(usable_boxes(image, config.min_side)) for image in some)
-    with stopwatch("Adapt", _SECONDS["adapt step"]) as seconds:
-        run_adapt(teacher, train, some, split, config, recipe.prompt, recipe.seed, folder, device)
-    paces: dict[Work, Pace] = {}
-    if crops:
-        paces["look at a crop"] = Pace.of([sum(seconds["Accuracy of crops"]) / crops])
-    if steps := _warm(seconds["Adapt"]):
-        # The first steps read the photos of many later ones, so the median; reading is counted for itself.
-        pace = Pace.of(steps)
-        paces["adapt step"] = Pace(statistics.median(steps), pace.low, pace.high)
+    if crops := sum(len(usable_boxes(image, config.min_side)) for image in some):
+        began = time.monotonic()
+        name_crops(teacher, some, split, config, recipe.prompt, device)
+        paces["look at a crop"] = Pace.of([(time.monotonic() - began) / crops])
+    if config.enabled:
+        timer = StepTimer(_SECONDS["adapt step"])
+        batches = CropBatches(train, split.base, config, recipe.seed)
+        train_norms(teacher, batches, split, recipe.prompt, NormsJob(folder, on_step=timer))
+        # The first steps read the images of many later ones, so the median; reading is counted separately.
+        pace = timer.pace()
+        paces["adapt step"] = Pace(statistics.median(timer.warm), pace.low, pace.high)
     return paces
 
 

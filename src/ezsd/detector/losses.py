@@ -34,14 +34,6 @@ def box_regression_loss(deltas: Tensor, labels: Tensor, target_deltas: Tensor) -
     return total / max(1, labels.numel())
 
 
-def mean_one(weights: Tensor) -> Tensor:
-    """Scale non-negative weights [N] of one photo so that their mean is 1 (all zero: all become 1)."""
-    if weights.numel() == 0:
-        return weights
-    mean = weights.mean()
-    return torch.where(mean > 1e-9, weights / mean.clamp(min=1e-9), torch.ones_like(weights))
-
-
 def distillation_loss(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
     """Weighted L1 between student and teacher region embeddings (METHOD: EZSD, stage 3).
 
@@ -50,7 +42,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, weights: Tensor) -> Tens
     Args:
         student: [N, D] unit length.
         teacher: [N, D] unit length.
-        weights: [N], mean 1 in each photo (see :func:`mean_one`).
+        weights: [N], mean 1 in each image (see :func:`ezsd.training.dataset.mean_one`).
     """
     if student.shape[0] == 0:
         return student.sum()

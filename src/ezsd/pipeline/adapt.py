@@ -7,6 +7,7 @@ the affine parameters of LayerNorm / BatchNorm move, so the teacher keeps tellin
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from pathlib import Path
@@ -20,13 +21,15 @@ from ezsd.recipe import AdaptConfig
 from ezsd.teacher import Teacher, save_norms
 from ezsd.teacher.adaptation import (
     CropBatches,
+    NormsJob,
     accuracies,
     name_crops,
     train_norms,
     usable_boxes,
 )
 from ezsd.utils.files import write_json, write_text
-from ezsd.utils.progress import say
+
+logger = logging.getLogger(__name__)
 
 
 def run_adapt(
@@ -72,9 +75,15 @@ def run_adapt(
     if config.enabled:
         batches = CropBatches(train, split.base, config, seed)
         steps, crops = batches.steps, config.epochs * len(batches.boxes)
-        say(f"Adapt: {len(batches.boxes)} base boxes, {config.epochs} epochs = {steps} steps of "
+        logger.info(f"Adapt: {len(batches.boxes)} base boxes, {config.epochs} epochs = {steps} steps of "
             f"{config.batch_size} crops, forward and backward ({config.precision}).")  # fmt: skip
-        before, seconds = train_norms(teacher, batches, val, split, config, prompt, folder / "checkpoint", device)
+        job = NormsJob(
+            folder / "checkpoint",
+            folder / "log.jsonl",
+            begin=lambda: {"before": name_crops(teacher, val, split, config, prompt, device)},
+        )
+        result = train_norms(teacher, batches, split, prompt, job)
+        before, seconds = result.kept["before"], result.earlier_seconds
         after = name_crops(teacher, val, split, config, prompt, device)
         if state.is_main_process:
             save_norms(teacher, folder / "norms.safetensors", config.towers)

@@ -16,7 +16,7 @@ from ezsd.utils.files import digest
 
 FORMAT = 1  # raised when a stage writes other files, or other values for the same recipe
 _CONTENT = "sha256:"
-_SPEED_ONLY = ("propose.batch_size", "train.checkpoint_steps", "evaluate.batch_size")
+_SPEED_ONLY = ("propose.batch_size", "train.checkpoint_steps", "train.trackers", "evaluate.batch_size")
 
 # What the training of stage propose's RPN does not depend on: keys of RoI heads, of distillation.
 _NOT_OF_RPN = (

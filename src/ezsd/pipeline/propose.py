@@ -14,6 +14,7 @@ out: what is there has a name already.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,9 @@ from ezsd.proposals.proposer import (
 from ezsd.recipe import ProposeConfig, Recipe
 from ezsd.teacher import Teacher, text_embeddings
 from ezsd.utils.files import digest, write_json
-from ezsd.utils.progress import say, track
+from ezsd.utils.progress import track
+
+logger = logging.getLogger(__name__)
 
 
 def run_propose(
@@ -71,7 +74,7 @@ def run_propose(
     mine = jobs[state.process_index :: state.num_processes]
     missing = [job for job in mine if (read_notes(job.path) or {}).get("key") != job.key]
     total, rest = (sum(len(job.images) for job in some) for some in (mine, missing))
-    say(f"Propose: {rest} of {total} photos to do ({config.precision})")
+    logger.info(f"Propose: {rest} of {total} photos to do ({config.precision})")
     with track(total, "Propose", start=total - rest) as advance:
         for job in missing:
             began, crops = time.monotonic(), 0

@@ -6,6 +6,7 @@ that it is finished. Before anything runs, they are compared with what recipe an
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,7 +47,8 @@ from ezsd.utils.device import this_device
 from ezsd.utils.environment import environment
 from ezsd.utils.files import read_json, write_json
 from ezsd.utils.lock import only_process
-from ezsd.utils.progress import say
+
+logger = logging.getLogger(__name__)
 
 
 def run_recipe(
@@ -113,20 +115,20 @@ def _run(recipe: Recipe, folder: Path, wanted: Sequence[Stage], overwrite: bool)
         todo = [stage for stage in wanted if stage not in done]
         for stage in wanted:
             if stage not in needed:
-                say(f"{stage}: not needed by this recipe")
+                logger.info(f"{stage}: not needed by this recipe")
             elif stage in done:
-                say(f"{stage}: finished before, nothing has changed")
+                logger.info(f"{stage}: finished before, nothing has changed")
         work = _Work(recipe, split, folder, [stage for stage in todo if stage in needed])
         if work.images:
-            say(describe_work(recipe, split, work.images, todo))
+            logger.info(describe_work(recipe, split, work.images, todo))
         return {stage: work.metrics_of(stage, stage in done, inputs[stage]) for stage in wanted if stage in needed}
 
 
 def _report(folder: Path) -> None:
     if is_current(folder):
-        say(f"report: nothing has changed, see {folder / REPORT}")
+        logger.info(f"report: nothing has changed, see {folder / REPORT}")
     else:
-        say(f"report: wrote {write_report(folder)}")
+        logger.info(f"report: wrote {write_report(folder)}")
 
 
 class _Work:
@@ -169,7 +171,7 @@ class _Work:
                 "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "environment": environment(),
             })  # fmt: skip
-            say(f"{stage}: finished in {seconds:.0f} s")
+            logger.info(f"{stage}: finished in {seconds:.0f} s")
         return metrics
 
     def _adapt(self, folder: Path) -> dict[str, Any]:
@@ -220,7 +222,9 @@ class _Work:
         if skipped and PartialState().is_main_process:
             path = self.folder / "skipped.json"
             write_json(path, skipped)
-            say(f"{sum(map(len, skipped.values()))} bad photos or boxes are left out; they are listed in {path}")
+            logger.info(
+                f"{sum(map(len, skipped.values()))} bad photos or boxes are left out; they are listed in {path}"
+            )
         return images
 
 

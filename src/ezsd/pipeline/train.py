@@ -17,7 +17,8 @@ from ezsd.errors import RecipeError
 from ezsd.recipe import Recipe, needs_targets
 from ezsd.teacher import Teacher, text_embeddings
 from ezsd.training.dataset import TrainingDataset
-from ezsd.training.loop import train_model
+from ezsd.training.loop import OnStep
+from ezsd.training.trainer import Job, train_model
 from ezsd.utils.environment import versions
 from ezsd.utils.files import write_json
 
@@ -30,6 +31,7 @@ def run_train(
     teacher: Teacher,
     norms: Path | None,
     folder: Path,
+    on_step: OnStep | None = None,
 ) -> dict[str, Any]:
     """Train, write ``folder/model``, and go on from the last checkpoint when there is one.
 
@@ -40,7 +42,8 @@ def run_train(
         targets: folder of stage propose; None when the training needs none.
         teacher: adapted; makes the text embeddings.
         norms: its adapted parameters, copied into the model folder; None when it is raw.
-        folder: of the stage: model/, checkpoints/, log.jsonl, tensorboard/, metrics.json.
+        folder: of the stage: model/, checkpoints/, log.jsonl, metrics.json, and what trackers write.
+        on_step: see :func:`ezsd.training.loop.run_loop`.
 
     Returns:
         what metrics.json holds: steps, photos, seconds, images_per_second.
@@ -64,7 +67,8 @@ def run_train(
     base, novel = names.split([len(split.base), len(split.novel)])
     inputs = [base, novel] if config.novel_negatives else [base]
     weights = {"loss_distillation": config.distillation_weight}
-    metrics = train_model(model, dataset, folder, "train", recipe.seed, recipe.data.workers, inputs, weights)
+    job = Job("train", folder, recipe.seed, recipe.data.workers, on_step)
+    metrics = train_model(model, dataset, job, inputs, weights)
     if PartialState().is_main_process:
         model_config = ModelConfig(
             detector=recipe.detector,

@@ -8,9 +8,10 @@ it never sees is the detection world: clutter, overlap, strong turns, dim and ti
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
-import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,15 +24,16 @@ from torch.nn import functional as F
 
 from ezsd._version import __version__
 from ezsd.data.categories import load_split
-from ezsd.errors import ArtifactError
 from ezsd.pocket.dataset import SPLIT
 from ezsd.pocket.pictograms import ATTRIBUTION, PICTOGRAMS, draw, named_pictograms
 from ezsd.teacher.pocket import ARCHITECTURE, register_architecture
-from ezsd.utils.checkpoint import load_latest, save_checkpoint
-from ezsd.utils.device import autocast
+from ezsd.training.loop import Task, run_loop
+from ezsd.utils.device import autocast, new_accelerator
 from ezsd.utils.files import digest, write_json, write_tensors
-from ezsd.utils.progress import say, track
+from ezsd.utils.progress import track
 from ezsd.utils.seeding import seeded
+
+logger = logging.getLogger(__name__)
 
 STEPS = 1500
 BATCH = 128
@@ -44,7 +46,6 @@ COLLAGES = (1, 4)  # pictograms along a side of a picture, in turns
 COMMON = 3.0  # times as often as others: pictograms of COCO names, as common things are on the web
 PROMPTS = ("a photo of a {}", "{}", "a picture of a {}", "a drawing of a {}", "one {}")
 SIDE = 64  # pixels
-_CHECKPOINT_SECONDS = 60.0
 _TEST_ROUNDS = 4
 
 
@@ -180,7 +181,7 @@ def train_pocket_teacher(out: Path, seed: int = 0, steps: int = STEPS, album: Al
     register_architecture()
     torch.manual_seed(seed)
     model: Any = open_clip.create_model(ARCHITECTURE).to(memory_format=torch.channels_last).train()
-    say(f"Pocket CLIP: {len(album.labels)} pictograms of {len(album.names)} names, {steps} steps of {BATCH}.")
+    logger.info(f"Pocket CLIP: {len(album.labels)} pictograms of {len(album.names)} names, {steps} steps of {BATCH}.")
     checkpoints = out.with_name(f".{out.stem}.checkpoint")
     seconds = _learn(model, album, seed, steps, checkpoints)
     state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
@@ -195,51 +196,56 @@ def train_pocket_teacher(out: Path, seed: int = 0, steps: int = STEPS, album: Al
 
 def _learn(model: Any, album: Album, seed: int, steps: int, checkpoints: Path) -> float:
     """Train from the last checkpoint to the end; returns the seconds of all tries together."""
-    began = saved = time.monotonic()
-    optimizer = _optimizer(model)
+    accelerator = new_accelerator("fp32")  # autocast is around the towers alone, logits are float32
+    optimizer = accelerator.prepare_optimizer(_optimizer(model), device_placement=False)
     tokens = open_clip.get_tokenizer(ARCHITECTURE)(
         [prompt.format(name) for name in album.names for prompt in PROMPTS]
     ).view(len(album.names), len(PROMPTS), -1)
-    key = digest(*album.names, str(album.labels.tolist()), str([seed, steps, BATCH, LR, VARIETY]))
-    step, extra = load_latest(checkpoints, model.state_dict(), optimizer) or (0, {"key": key, "seconds": 0.0})
-    if extra["key"] != key:
-        raise ArtifactError(f"{checkpoints} was written with other settings or pictograms. Remove it to start anew, "
-                            "or give another --out.")  # fmt: skip
-    with track(steps, "Pocket CLIP", start=step) as advance:
-        while step < steps:
-            numbers = seeded(seed, step)
-            images, labels = album.batch(numbers, BATCH, COLLAGES[step % len(COLLAGES)])
-            named, own = labels.unique(return_inverse=True)
-            prompts = torch.randint(len(PROMPTS), (len(named),), generator=numbers)
-            for group in optimizer.param_groups:
-                group["lr"] = LR * _rate(step, steps)
-            loss = _step(model, optimizer, images, tokens[named, prompts], own)
-            step += 1
-            advance(1, f"loss {loss:.3f}")
-            if time.monotonic() - saved > _CHECKPOINT_SECONDS:
-                saved = time.monotonic()
-                now = {"key": key, "seconds": extra["seconds"] + saved - began}
-                save_checkpoint(checkpoints, step, model.state_dict(), optimizer, now)
-    return float(extra["seconds"]) + time.monotonic() - began
+
+    def losses(step: int) -> Iterator[Mapping[str, Tensor]]:
+        numbers = seeded(seed, step)
+        images, labels = album.batch(numbers, BATCH, COLLAGES[step % len(COLLAGES)])
+        named, own = labels.unique(return_inverse=True)
+        prompts = torch.randint(len(PROMPTS), (len(named),), generator=numbers)
+        yield {"loss_contrastive": contrastive_loss(model, images, tokens[named, prompts], own)}
+
+    @torch.no_grad()
+    def limit_scale() -> None:
+        model.logit_scale.clamp_(max=math.log(100))
+
+    task = Task(
+        name="Pocket CLIP",
+        parameters=list(model.parameters()),
+        tensors=model.state_dict(),
+        optimizer=optimizer,
+        losses=losses,
+        steps=steps,
+        rate=lambda step: LR * _rate(step, steps),
+        clip_norm=1.0,
+        checkpoints=checkpoints,
+        key=digest(*album.names, str(album.labels.tolist()), str([seed, steps, BATCH, LR, VARIETY])),
+        after_step=limit_scale,
+    )
+    return run_loop(task, accelerator, seed).seconds
 
 
-def _step(model: Any, optimizer: torch.optim.Optimizer, images: Tensor, tokens: Tensor, own: Tensor) -> float:
-    """One step on pictures, captions ``[C, ...]`` and for each pictogram the place ``[n]`` of its caption."""
+def contrastive_loss(model: Any, images: Tensor, tokens: Tensor, own: Tensor) -> Tensor:
+    """Cross-entropy both ways.
+
+    Args:
+        model: CLIP.
+        images: ``[B, 3, S, S]``, values 0..1.
+        tokens: captions ``[C, ...]``.
+        own: index ``[n]`` of the caption of each pictogram.
+    """
     with autocast("cpu", "bf16"):
         image_embeddings = _embedded(model, images).float()
         texts = model.encode_text(tokens).float()
     logits = model.logit_scale.exp() * F.normalize(image_embeddings, dim=-1) @ F.normalize(texts, dim=-1).T
     others = own[:, None] != torch.arange(len(tokens))
-    # A caption may have several pictures: together they should have all of its probability.
+    # A caption may have several images: together they should have all of its probability.
     of_texts = (logits.logsumexp(0) - logits.masked_fill(others, -torch.inf).logsumexp(0)).mean()
-    loss = (F.cross_entropy(logits, own) + of_texts) / 2
-    optimizer.zero_grad()
-    torch.autograd.backward(loss)
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    with torch.no_grad():
-        model.logit_scale.clamp_(max=math.log(100))
-    return float(loss.detach())
+    return (F.cross_entropy(logits, own) + of_texts) / 2
 
 
 def _embedded(model: Any, images: Tensor) -> Tensor:

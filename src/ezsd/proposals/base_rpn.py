@@ -19,7 +19,8 @@ from ezsd.detector.proposal_network import ProposalNetwork, build_proposal_netwo
 from ezsd.errors import ArtifactError
 from ezsd.recipe import DetectorConfig, Recipe, renamed_keys
 from ezsd.training.dataset import TrainingDataset
-from ezsd.training.loop import train_model
+from ezsd.training.loop import OnStep
+from ezsd.training.trainer import Job, train_model
 from ezsd.utils.files import read_json, read_tensors, write_json, write_tensors
 
 WEIGHTS = "rpn.safetensors"  # carries the settings of its architecture
@@ -28,7 +29,9 @@ _DETECTOR = "detector"
 _ADVICE = "Run stage propose again."
 
 
-def train_base_rpn(recipe: Recipe, base: Sequence[str], images: ImageSet, folder: Path) -> dict[str, Any]:
+def train_base_rpn(
+    recipe: Recipe, base: Sequence[str], images: ImageSet, folder: Path, on_step: OnStep | None = None
+) -> dict[str, Any]:
     """Train the RPN of stage propose and write it to ``folder``; what is there is kept, a stopped training goes on.
 
     Args:
@@ -36,6 +39,7 @@ def train_base_rpn(recipe: Recipe, base: Sequence[str], images: ImageSet, folder
         base: names; boxes of other names are not looked at.
         images: the train part.
         folder: of stage propose.
+        on_step: see :func:`ezsd.training.loop.run_loop`.
 
     Returns:
         steps, photos, seconds (of all runs), images_per_second.
@@ -50,7 +54,8 @@ def train_base_rpn(recipe: Recipe, base: Sequence[str], images: ImageSet, folder
         plain = {"epochs": recipe.propose.rpn_epochs, "distillation_weight": 0.0, "ignore_top": 0}
         config = recipe.train.model_copy(update=plain)
         dataset = TrainingDataset(_with_boxes_of(base, images), None, 0, config, recipe.detector.image_size, False)
-        metrics = train_model(network, dataset, training, "propose: RPN", recipe.seed, recipe.data.workers)
+        job = Job("propose: RPN", training, recipe.seed, recipe.data.workers, on_step)
+        metrics = train_model(network, dataset, job)
         if PartialState().is_main_process:
             write_json(training / "metrics.json", metrics)
             write_tensors(folder / WEIGHTS, network.state_dict(), {_DETECTOR: recipe.detector.model_dump_json()})

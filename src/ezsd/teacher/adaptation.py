@@ -3,84 +3,107 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional as F
 
 from ezsd.data.categories import CategorySplit
 from ezsd.data.prefetch import ImageCache, read_ahead
 from ezsd.data.samples import AnnotatedImage, ImageSet
-from ezsd.errors import ArtifactError, DataError
+from ezsd.errors import DataError
 from ezsd.recipe import AdaptConfig
 from ezsd.teacher import Teacher
 from ezsd.teacher.encode import encode_regions
 from ezsd.teacher.regions import crop_regions
-from ezsd.utils.checkpoint import load_latest, save_checkpoint
-from ezsd.utils.device import autocast
+from ezsd.training.loop import LoopResult, OnStep, Task, run_loop
+from ezsd.utils.device import autocast, new_accelerator, process_state, share_of_process
 from ezsd.utils.files import digest
 from ezsd.utils.progress import track
 from ezsd.utils.seeding import seeded
 
 _GROUP = 64  # photos whose boxes are mixed into batches together, so that each is decoded about once an epoch
 KEPT_IMAGES = 2 * _GROUP  # decoded, in memory; so few or fewer are decoded once for all epochs
-_CHECKPOINT_SECONDS = 30.0
 _CHECKPOINT_FORMAT = "2"  # raised when a checkpoint holds other values
 _EVALUATE_BATCH = 256
 
 
-def train_norms(
-    teacher: Teacher, batches: CropBatches, val: ImageSet | None, split: CategorySplit, config: AdaptConfig,
-    prompt: str, checkpoints: Path, device: str,
-) -> tuple[dict[str, Any] | None, float]:  # fmt: skip
-    """Train from the last checkpoint to the end; returns what was told before, and seconds of the interrupted runs."""
-    state, began = PartialState(), time.monotonic()
+def train_norms(teacher: Teacher, batches: CropBatches, split: CategorySplit, prompt: str, job: NormsJob) -> LoopResult:
+    """Train the norm parameters of ``teacher`` in place, from the last checkpoint if there is one.
+
+    Under several processes each takes its part of every batch, and gradients are summed.
+
+    Args:
+        teacher: on the device of this process.
+        batches: crops of base boxes; their ``config`` is that of the training.
+        split: base and novel names.
+        prompt: text with ``{name}``.
+        job: where it is kept.
+
+    Raises:
+        ArtifactError: there is a checkpoint of another training, or the disk is full.
+    """
+    config = batches.config
+    accelerator = new_accelerator(config.precision)
     parameters = teacher.norm_parameters(config.towers)
     optimizer = torch.optim.AdamW(parameters.values(), lr=config.lr, weight_decay=config.weight_decay)
-    wanted = (teacher.weights_digest, config.model_dump_json(), prompt, *split.names, batches.digest)
-    key = digest(_CHECKPOINT_FORMAT, *wanted)
-    found = load_latest(checkpoints, parameters, optimizer)
-    step, extra = found or (0, {"key": key, "seconds": 0.0})
-    if extra["key"] != key:
-        raise ArtifactError(f"{checkpoints} was written with other settings, photos or another teacher. "
-                            "Go back to those, or start anew with --overwrite or another --out.")  # fmt: skip
-    if "before" not in extra:
-        extra["before"] = name_crops(teacher, val, split, config, prompt, device)
-    scaler = GradScaler(torch.device(device).type, enabled=config.precision == "fp16")
-    if extra.get("scaler"):
-        scaler.load_state_dict(extra["scaler"])
+    depends_on = (teacher.weights_digest, config.model_dump_json(), prompt, *split.names, batches.digest)
     texts = [prompt.format(name=name) for name in split.base]
-    offsets = config.balance * batches.log_shares(len(split.base)).to(device)
-    take = _step_function(teacher, parameters, texts, offsets, optimizer, scaler, config, device)
-    saved = time.monotonic()
-    with _learning(parameters), track(batches.steps, "Adapt", start=step) as advance:
-        while step < batches.steps:
-            loss = take(*batches.crops(step, teacher.input_size, device))
-            step += 1
-            advance(1, f"loss {loss:.3f}")
-            if state.is_main_process and time.monotonic() - saved > _CHECKPOINT_SECONDS:
-                seconds = extra["seconds"] + time.monotonic() - began
-                now = {**extra, "seconds": seconds, "scaler": scaler.state_dict()}
-                save_checkpoint(checkpoints, step, parameters, optimizer, now)
-                saved = time.monotonic()
-    return extra["before"], extra["seconds"]
+    loss_of = _crop_loss(teacher, texts, config.balance * batches.log_shares(len(split.base)), config)
+    device = str(accelerator.device)
+
+    def losses(step: int) -> Iterator[Mapping[str, Tensor]]:
+        yield {"loss_names": loss_of(*batches.crops(step, teacher.input_size, device))}
+
+    task = Task(
+        name="Adapt",
+        parameters=list(parameters.values()),
+        tensors=parameters,
+        optimizer=accelerator.prepare(optimizer),
+        losses=losses,
+        steps=batches.steps,
+        rate=lambda _: config.lr,
+        clip_norm=config.clip_norm,
+        checkpoints=job.checkpoints,
+        steps_per_epoch=batches.steps_an_epoch,
+        log=job.log,
+        key=digest(_CHECKPOINT_FORMAT, *depends_on),
+        begin=job.begin,
+        sum_gradients=True,
+    )
+    with _trainable(parameters):
+        return run_loop(task, accelerator, batches.seed, job.on_step)
 
 
-def _step_function(
-    teacher: Teacher, parameters: Mapping[str, nn.Parameter], texts: Sequence[str], offsets: Tensor,
-    optimizer: torch.optim.Optimizer, scaler: GradScaler, config: AdaptConfig, device: str,
-) -> Callable[[Tensor, Tensor, int], float]:  # fmt: skip
-    """One optimizer step: crops ``[n, 3, S, S]``, labels ``[n]`` of this process, crops of all processes -> loss.
+@dataclass(frozen=True)
+class NormsJob:
+    """Where the training of norms is kept.
+
+    Attributes:
+        checkpoints: their folder.
+        log: gets one JSON line every 10 steps; None = no file.
+        begin: see :class:`ezsd.training.loop.Task`.
+        on_step: see :func:`ezsd.training.loop.run_loop`.
+    """
+
+    checkpoints: Path
+    log: Path | None = None
+    begin: Callable[[], Mapping[str, Any]] = dict
+    on_step: OnStep | None = None
+
+
+def _crop_loss(
+    teacher: Teacher, texts: Sequence[str], offsets: Tensor, config: AdaptConfig
+) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """Cross-entropy: crops ``[n, 3, S, S]`` and labels ``[n]`` of this process, crops of all processes -> loss.
 
     ``offsets`` [C] are added to the logits while training: with the log share of each name, the embeddings need not
     learn that some names are frequent, and keep more of the others (logit adjustment, Menon et al. 2021, eq. 10).
@@ -88,28 +111,18 @@ def _step_function(
     with torch.no_grad():
         fixed = None if "text" in config.towers else teacher.encode_names(texts).float()
 
-    def take(crops: Tensor, labels: Tensor, total: int) -> float:
-        with autocast(device, config.precision):
+    def loss_of(crops: Tensor, labels: Tensor, total: int) -> Tensor:
+        with autocast(str(crops.device), config.precision):
             names = teacher.encode_names(texts) if fixed is None else fixed
             embeddings = teacher.encode_crops(crops)
-        logits = teacher.logit_scale * embeddings.float() @ names.float().T + offsets
-        loss = F.cross_entropy(logits, labels, reduction="sum") / total
-        optimizer.zero_grad()
-        torch.autograd.backward(scaler.scale(loss))
-        for parameter in parameters.values():
-            if parameter.grad is not None:
-                parameter.grad = reduce(parameter.grad, "sum")
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(parameters.values(), config.clip_norm)
-        scaler.step(optimizer)
-        scaler.update()
-        return float(reduce(loss.detach(), "sum"))
+        logits = teacher.logit_scale * embeddings.float() @ names.float().T + offsets.to(crops.device)
+        return F.cross_entropy(logits, labels, reduction="sum") / total
 
-    return take
+    return loss_of
 
 
 @contextmanager
-def _learning(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+def _trainable(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     try:
@@ -173,7 +186,7 @@ class CropBatches:
         sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
         moves = torch.rand(boxes.shape, generator=seeded(self.seed, 1, step)) * 2 - 1
         boxes = boxes + moves * sides * self.config.jitter
-        state = PartialState()
+        state = process_state()
         owner_of = [self.owners[row] for row in rows]
         mine = sorted(range(state.process_index, len(rows), state.num_processes), key=owner_of.__getitem__)
         parts = []
@@ -217,8 +230,7 @@ def name_crops(
         return None
     place = {name: index for index, name in enumerate(split.names)}
     base, size = len(split.base), len(split.names)
-    state = PartialState()
-    images = val.images[state.process_index :: state.num_processes]
+    images = share_of_process(val.images)
     rows = [[row for row in usable_boxes(image, config.min_side) if val.names[image.labels[row] - 1] in place]
             for image in images]  # fmt: skip
     boxes = [image.boxes[kept] for image, kept in zip(images, rows, strict=True)]

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 from ezsd.data.samples import AnnotatedImage, ImageSet, masks_of, read_image
 from ezsd.data.target_store import Regions, TargetStore
 from ezsd.data.transforms import Sample, flip, resize
-from ezsd.detector.losses import mean_one
 from ezsd.recipe import TrainConfig
 from ezsd.training.sampler import BatchPlan, Key, PlannedBatches
 from ezsd.utils.seeding import seeded
@@ -99,9 +98,22 @@ def training_target(sample: Sample, crowd: Tensor, regions: Regions, config: Tra
     return target
 
 
+def mean_one(weights: Tensor) -> Tensor:
+    """Scale non-negative weights [N] of one image so that their mean is 1 (all zero: all become 1)."""
+    if weights.numel() == 0:
+        return weights
+    mean = weights.mean()
+    return torch.where(mean > 1e-9, weights / mean.clamp(min=1e-9), torch.ones_like(weights))
+
+
 def load_batches(dataset: TrainingDataset, plan: BatchPlan, start: int, stop: int, workers: int) -> DataLoader[Example]:
     """Load the batches of the steps start..stop in ``workers`` processes."""
     sampler: Any = PlannedBatches(plan, start, stop)
     return DataLoader(
-        dataset, batch_sampler=sampler, collate_fn=list, num_workers=workers, pin_memory=torch.cuda.is_available()
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=list,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else starting it draws from the random numbers of the step
     )

@@ -1,178 +1,205 @@
-"""The one training loop, of the detector (stage train) and of the RPN (stage propose): steps, rates, log, resume."""
+"""The one training loop: steps, learning rate, mixed precision, gradient clipping, log, checkpoint, resume.
+
+It trains the norms of the teacher (stage adapt), the RPN of stage propose, the detector (stage train) and the pocket
+teacher.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.utils import reduce
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from ezsd.errors import ArtifactError
-from ezsd.recipe import TrainConfig
-from ezsd.training.dataset import Example, TrainingDataset, load_batches
-from ezsd.training.sampler import BatchPlan
 from ezsd.utils.checkpoint import load_latest, save_checkpoint
 from ezsd.utils.files import write_text
-from ezsd.utils.progress import say, track
+from ezsd.utils.progress import track
 from ezsd.utils.seeding import seeded
 
 LOG_STEPS = 10
-_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+CHECKPOINT_SECONDS = 30.0
+
+OnStep = Callable[[float], bool]
+logger = logging.getLogger(__name__)
 
 
-def train_model(
-    model: nn.Module,
-    dataset: TrainingDataset,
-    folder: Path,
-    name: str,
-    seed: int,
-    workers: int,
-    inputs: Sequence[Tensor] = (),
-    loss_weights: Mapping[str, float] | None = None,
-) -> dict[str, Any]:
-    """Train a model in place; go on from the last checkpoint when there is one.
+@dataclass(frozen=True)
+class Task:
+    """What a loop trains, and how.
+
+    Attributes:
+        name: what is trained, for the user.
+        parameters: that are trained; the norm of their gradients is clipped.
+        tensors: what changes, by name; a checkpoint holds it, and resuming copies into it.
+        optimizer: over these tensors, prepared by the accelerator.
+        losses: ``losses(step)`` yields the losses of one batch after another by name; their sum is minimized.
+        steps: of the whole training.
+        rate: ``rate(step)`` is the learning rate; a parameter group takes it times its ``share`` (1 if it has none).
+        clip_norm: largest norm of the gradient.
+        checkpoints: their folder.
+        batches: how many ``losses`` yields; gradients and logged losses are their mean.
+        steps_per_epoch: for the log.
+        log: gets one JSON line every 10 steps; None = no file.
+        checkpoint_steps: steps between checkpoints; None = one every 30 seconds.
+        key: digest of all that the result depends on; a checkpoint with another key is refused. Empty = not checked.
+        begin: called when there is no checkpoint; its JSON values are kept in the checkpoints and returned.
+        after_step: called after each step of the optimizer.
+        sum_gradients: gradients and losses are summed over processes; for models that are not wrapped for it.
+    """
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    tensors: Mapping[str, Tensor]
+    optimizer: Any
+    losses: Callable[[int], Iterator[Mapping[str, Tensor]]]
+    steps: int
+    rate: Callable[[int], float]
+    clip_norm: float
+    checkpoints: Path
+    batches: int = 1
+    steps_per_epoch: float = 1.0
+    log: Path | None = None
+    checkpoint_steps: int | None = None
+    key: str = ""
+    begin: Callable[[], Mapping[str, Any]] = dict
+    after_step: Callable[[], None] | None = None
+    sum_gradients: bool = False
+
+
+@dataclass(frozen=True)
+class LoopResult:
+    """What :func:`run_loop` returns.
+
+    Attributes:
+        seconds: of this call and of the interrupted ones before it.
+        earlier_seconds: of the interrupted ones.
+        kept: what ``begin`` returned, in this call or before the first checkpoint.
+    """
+
+    seconds: float
+    earlier_seconds: float
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_loop(task: Task, accelerator: Accelerator, seed: int, on_step: OnStep | None = None) -> LoopResult:
+    """Train in place, from the last checkpoint if there is one.
+
+    The random numbers of a step come from the seed, the step and the process alone, so a resumed training ends at the
+    same weights as one that was never stopped.
 
     Args:
-        model: ``forward(pictures, targets, *inputs)`` returns losses by name; it is moved to the device.
-        dataset: its ``settings`` are those of the training.
-        folder: gets checkpoints/, log.jsonl and tensorboard/.
-        name: what is trained, for the user.
-        seed: of the run; a step's random numbers come from it and the step alone.
-        workers: processes that read photos.
-        inputs: what the model needs beside pictures and targets.
-        loss_weights: factors on losses by name; 1 where none is given.
-
-    Returns:
-        steps, photos, seconds (of all runs), images_per_second.
+        task: what is trained.
+        accelerator: of this training.
+        seed: of the run.
+        on_step: called after each step with its seconds; the loop ends early when it returns False.
 
     Raises:
-        ArtifactError: a checkpoint is of another shape, a loss is not finite, or the disk is full.
+        ArtifactError: a checkpoint belongs to another training, a loss is not finite, or the disk is full.
     """
-    config = dataset.config
-    AcceleratorState._reset_state()  # it would keep the precision of an earlier training of this process
-    accelerator = Accelerator(mixed_precision=_PRECISION[config.precision])
-    plan = BatchPlan(
-        len(dataset), seed, config.batch_size, config.accumulate,
-        accelerator.num_processes, accelerator.process_index,
-    )  # fmt: skip
-    steps = plan.steps(config.epochs)
-    wrapped, optimizer = accelerator.prepare(model, build_optimizer(model, config))
-    inputs, tensors = [tensor.to(accelerator.device) for tensor in inputs], model.state_dict()
-    start, extra = load_latest(folder / "checkpoints", tensors, optimizer) or (0, {"seconds": 0.0})
-    log = TrainingLog(folder, start, enabled=accelerator.is_main_process)
-    batches = iter(load_batches(dataset, plan, start, steps, workers))
-    began = time.monotonic() - extra["seconds"]
-    wrapped.train()
-    say(f"{name}: {steps} steps of {plan.images_per_step} photos ({config.epochs:g} epochs of {len(dataset)} photos)")
-    with track(steps, name, start) as advance:
-        for step in range(start, steps):
+    began = saved = time.monotonic()
+    found = load_latest(task.checkpoints, task.tensors, task.optimizer)
+    start, kept = found or (0, {"key": task.key, "seconds": 0.0})
+    if task.key and kept["key"] != task.key:
+        raise ArtifactError(
+            f"{task.checkpoints} belongs to a training with other settings or data. Go back to those, remove it, or "
+            "start anew with --overwrite or another --out."
+        )
+    if found is None:
+        kept |= task.begin()
+    elif accelerator.scaler is not None and kept.get("scaler"):
+        accelerator.scaler.load_state_dict(kept["scaler"])
+    log = TrainingLog(task.log, start, accelerator)
+    with track(task.steps, task.name, start) as advance:
+        for step in range(start, task.steps):
+            step_began = time.monotonic()
             torch.manual_seed(seeded(seed, step, accelerator.process_index).initial_seed())
-            rate = _set_rates(optimizer, config.lr, rate_factor(step, steps, config))
-            losses = _step(accelerator, wrapped, optimizer, batches, inputs, config, loss_weights or {})
-            advance(1, log.add(step + 1, losses, rate, (step + 1) * plan.images_per_step / len(dataset)))
-            if accelerator.is_main_process and (step + 1) % config.checkpoint_steps == 0:
+            _set_rates(task.optimizer, task.rate(step))
+            losses = _take_step(task, accelerator, step)
+            advance(1, log.add(step + 1, losses, task.rate(step), (step + 1) / task.steps_per_epoch))
+            now = time.monotonic()
+            if accelerator.is_main_process and _is_due(task, step + 1, now - saved):
                 log.check()
-                saved = {"seconds": time.monotonic() - began}
-                save_checkpoint(folder / "checkpoints", step + 1, tensors, optimizer, saved)
+                save_checkpoint(
+                    task.checkpoints, step + 1, task.tensors, task.optimizer, _state(kept, accelerator, now - began)
+                )
+                saved = now
+            if on_step is not None and not on_step(now - step_began):
+                break
     log.close()
     accelerator.wait_for_everyone()
-    seconds = time.monotonic() - began
-    shown = steps * plan.images_per_step
-    return {"steps": steps, "images": shown, "seconds": seconds, "images_per_second": shown / seconds}
+    return LoopResult(kept["seconds"] + time.monotonic() - began, kept["seconds"], kept)
 
 
-def _step(
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: Any,
-    batches: Iterator[list[Example]],
-    inputs: Sequence[Tensor],
-    config: TrainConfig,
-    loss_weights: Mapping[str, float],
-) -> dict[str, Tensor]:
-    """Do one optimizer step over ``accumulate`` batches; return the mean losses."""
+def _is_due(task: Task, step: int, seconds: float) -> bool:
+    if task.checkpoint_steps is None:
+        return seconds > CHECKPOINT_SECONDS
+    return step % task.checkpoint_steps == 0
+
+
+def _state(kept: Mapping[str, Any], accelerator: Accelerator, seconds: float) -> dict[str, Any]:
+    scaler = {} if accelerator.scaler is None else {"scaler": accelerator.scaler.state_dict()}
+    return {**kept, **scaler, "seconds": kept["seconds"] + seconds}
+
+
+def _take_step(task: Task, accelerator: Accelerator, step: int) -> dict[str, Tensor]:
+    """Do one optimizer step; return the mean losses of its batches."""
     means: dict[str, Tensor] = {}
-    for _ in range(config.accumulate):
-        batch = next(batches)
-        images = [image.to(accelerator.device, non_blocking=True) for image, _ in batch]
-        targets = [
-            {name: value.to(accelerator.device, non_blocking=True) for name, value in target.items()}
-            for _, target in batch
-        ]
-        with accelerator.autocast():
-            losses: dict[str, Tensor] = model(images, targets, *inputs)
-        losses = {name: value * loss_weights.get(name, 1.0) for name, value in losses.items()}
-        loss = torch.stack(list(losses.values())).sum() / config.accumulate
-        accelerator.backward(loss)
+    for losses in task.losses(step):
+        accelerator.backward(torch.stack(list(losses.values())).sum() / task.batches)
         for name, value in losses.items():
-            means[name] = means.get(name, torch.zeros_like(value)) + value.detach() / config.accumulate
-    accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
-    optimizer.step()
-    optimizer.zero_grad()
+            means[name] = means.get(name, torch.zeros_like(value)) + value.detach() / task.batches
+    if task.sum_gradients:
+        for parameter in task.parameters:
+            if parameter.grad is not None:
+                parameter.grad = reduce(parameter.grad, "sum")
+        means = {name: reduce(value, "sum") for name, value in means.items()}
+    accelerator.clip_grad_norm_(task.parameters, task.clip_norm)
+    task.optimizer.step()
+    task.optimizer.zero_grad()
+    if task.after_step is not None:
+        task.after_step()
     return means
 
 
-def rate_factor(step: int, steps: int, config: TrainConfig) -> float:
-    """Return the factor on the learning rate at ``step`` (0-based) of ``steps``: warm-up, then step or cosine."""
-    warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
-    if config.schedule == "cosine":
-        return warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
-    return warmup * 0.1 ** sum(step >= milestone * steps for milestone in config.milestones)
-
-
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Build the optimizer: the backbone has its own learning rate; norms, biases and scalars do not decay."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            share = config.backbone_lr if name.startswith("backbone.body.") else 1.0
-            decay = config.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((share, decay), []).append(parameter)
-    options = [
-        {"params": parameters, "share": share, "weight_decay": decay} for (share, decay), parameters in groups.items()
-    ]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(options, lr=config.lr)
-    return torch.optim.SGD(options, lr=config.lr, momentum=0.9)
-
-
-def _set_rates(optimizer: Any, lr: float, factor: float) -> float:
+def _set_rates(optimizer: Any, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = lr * factor * group["share"]
-    return lr * factor
+        group["lr"] = rate * group.get("share", 1.0)
 
 
 class TrainingLog:
-    """Means of the losses every few steps, as JSON lines and for TensorBoard.
+    """Means of the losses every few steps: JSON lines, and the trackers of the accelerator.
 
     Args:
-        folder: of the stage.
+        path: of the JSON lines; None = no file.
         start: steps done before; what an interrupted run logged after its last checkpoint is dropped.
-        enabled: False in all processes but the first.
+        accelerator: its main process writes.
     """
 
-    def __init__(self, folder: Path, start: int, enabled: bool) -> None:
-        self.path = folder / "log.jsonl"
-        self.enabled = enabled
+    def __init__(self, path: Path | None, start: int, accelerator: Accelerator) -> None:
+        self.path = path if accelerator.is_main_process else None
+        self.accelerator = accelerator
         self.sums: dict[str, Tensor] = {}
         self.count = 0
         self.last = ""
-        if enabled:
+        if self.path is not None:
             lines = self.path.read_text().splitlines() if start and self.path.exists() else []
             kept = [line for line in lines if json.loads(line)["step"] <= start]
             write_text(self.path, "".join(f"{line}\n" for line in kept))
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        if accelerator.log_with:
+            accelerator.init_trackers("ezsd", init_kwargs={"tensorboard": {"purge_step": start + 1}})
 
-    def add(self, step: int, losses: dict[str, Tensor], rate: float, epoch: float) -> str:
-        """Add one step's losses; return a short text about the last means."""
+    def add(self, step: int, losses: Mapping[str, Tensor], rate: float, epoch: float) -> str:
+        """Add the losses of one step; return a short text about the last means."""
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
         self.count += 1
@@ -190,10 +217,10 @@ class TrainingLog:
                 )
 
     def close(self) -> None:
-        """Close TensorBoard's file."""
+        """Check the last losses, and end the trackers."""
         self.check()
-        if self.enabled:
-            self.board.close()
+        if self.accelerator.log_with:
+            self.accelerator.end_training()
 
     def _flush(self, step: int, rate: float, epoch: float) -> None:
         self.check()
@@ -201,9 +228,11 @@ class TrainingLog:
         self.sums, self.count = {}, 0
         total = sum(means.values())
         self.last = f"loss {total:.3f}"
-        if self.enabled:
-            line = {"step": step, "epoch": round(epoch, 3), "lr": rate, "loss": total, **means}
+        line = {"step": step, "epoch": round(epoch, 3), "lr": rate, "loss": total, **means}
+        logger.debug("step %d: %s", step, line)
+        if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-            for name, value in {**means, "loss": total, "lr": rate}.items():
-                self.board.add_scalar(f"train/{name}", value, step)
+        if self.accelerator.log_with:
+            values = {**means, "loss": total, "lr": rate}
+            self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step)

@@ -1,23 +1,17 @@
-"""What the user sees while a stage works: one bar on a terminal, a plain line every 30 seconds elsewhere.
-
-Every stage tells here how far it is, so here it can also be timed (:func:`stopwatch`).
-"""
+"""Progress of a stage: a bar on a terminal, a plain line every 30 seconds elsewhere."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from ezsd.utils.format import clock
+from ezsd.utils.log import shows_progress
 
 _LINE_SECONDS = 30.0
 
@@ -29,68 +23,9 @@ class _Rate(ProgressColumn):
         return Text(_rate(task.completed - task.fields["start_at"], task.elapsed or 0.0))
 
 
-def _first_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate launch set it
-
-
-class _TimeIsUp(Exception):
-    """Ends the work under a stopwatch."""
-
-
-@dataclass
-class _Stopwatch:
-    title: str
-    limit: float
-    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-
-    def started(self, title: str) -> Callable[[int, str], None]:
-        began = last = time.monotonic()
-
-        def advance(n: int, text: str = "") -> None:
-            nonlocal last
-            now = time.monotonic()
-            self.seconds[title].append(now - last)
-            last = now
-            if title == self.title and now - began >= self.limit:
-                raise _TimeIsUp
-
-        return advance
-
-
-_watch: ContextVar[_Stopwatch | None] = ContextVar("watch", default=None)
-
-
-@contextmanager
-def stopwatch(title: str, limit: float) -> Iterator[Mapping[str, list[float]]]:
-    """Time the steps of a stage instead of showing them, and end it early.
-
-    Args:
-        title: of the :func:`track` that is ended.
-        limit: seconds; at the first ``advance`` after these the work is left, and what follows the ``with`` goes on.
-
-    Yields:
-        Seconds between the calls of ``advance``, the first one from the beginning of :func:`track`, by title; filled
-        while the work runs.
-    """
-    watch = _Stopwatch(title, limit)
-    token = _watch.set(watch)
-    try:
-        yield watch.seconds
-    except _TimeIsUp:
-        pass
-    finally:
-        _watch.reset(token)
-
-
-def say(text: str) -> None:
-    """Print one line for the user on stderr; under several processes, only the first one prints."""
-    if _first_process() and _watch.get() is None:
-        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(text)
-
-
 @contextmanager
 def track(total: int, title: str, start: int = 0) -> Iterator[Callable[[int, str], None]]:
-    """Show how far a stage is, its rate and the time left, on stderr.
+    """Show how far a stage is, its rate and the time left, on stderr, if :func:`ezsd.utils.log.show_log` was called.
 
     Args:
         total: steps of the whole stage.
@@ -100,10 +35,7 @@ def track(total: int, title: str, start: int = 0) -> Iterator[Callable[[int, str
     Yields:
         ``advance(n, text)``: n more steps are done; ``text`` says how it goes ("loss 1.2").
     """
-    if (watch := _watch.get()) is not None:
-        yield watch.started(title)
-        return
-    if not _first_process():
+    if not shows_progress():
         yield _silent
         return
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -122,7 +54,7 @@ def track(total: int, title: str, start: int = 0) -> Iterator[Callable[[int, str
 
 
 def _silent(n: int, text: str = "") -> None:
-    """Under several processes all but the first say nothing."""
+    """Show nothing."""
 
 
 def _bar(console: Console) -> Progress:

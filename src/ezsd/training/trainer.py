@@ -1,0 +1,140 @@
+"""Train a detector, or its first stage, on batches of images: optimizer, learning rates, data, one loop."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ezsd.recipe import TrainConfig
+from ezsd.training.dataset import TrainingDataset, load_batches
+from ezsd.training.loop import OnStep, Task, run_loop
+from ezsd.training.sampler import BatchPlan
+from ezsd.utils.device import new_accelerator
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of a run.
+
+    Attributes:
+        name: what is trained, for the user.
+        folder: gets checkpoints/ and log.jsonl.
+        seed: of the run; the random numbers of a step come from it and the step alone.
+        workers: processes that read images.
+        on_step: see :func:`ezsd.training.loop.run_loop`.
+    """
+
+    name: str
+    folder: Path
+    seed: int
+    workers: int = 0
+    on_step: OnStep | None = None
+
+
+def train_model(
+    model: nn.Module,
+    dataset: TrainingDataset,
+    job: Job,
+    inputs: Sequence[Tensor] = (),
+    loss_weights: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Train a model in place; go on from the last checkpoint when there is one.
+
+    Args:
+        model: ``forward(images, targets, *inputs)`` returns losses by name; it is moved to the device.
+        dataset: its ``config`` is that of the training.
+        job: what the training is called and where it is kept.
+        inputs: what the model needs beside images and targets.
+        loss_weights: factors on losses by name; 1 where none is given.
+
+    Returns:
+        steps, images, seconds (of all runs), images_per_second.
+
+    Raises:
+        ArtifactError: a checkpoint is of another shape, a loss is not finite, or the disk is full.
+    """
+    config, weights = dataset.config, loss_weights or {}
+    accelerator = new_accelerator(config.precision, config.trackers, job.folder / "tensorboard")
+    plan = BatchPlan(
+        len(dataset), job.seed, config.batch_size, config.accumulate,
+        accelerator.num_processes, accelerator.process_index,
+    )  # fmt: skip
+    steps = plan.steps(config.epochs)
+    wrapped, optimizer = accelerator.prepare(model, build_optimizer(model, config))
+    wrapped.train()
+    fixed = [tensor.to(accelerator.device) for tensor in inputs]
+    loader: Iterator[Any] | None = None
+
+    def losses(step: int) -> Iterator[Mapping[str, Tensor]]:
+        nonlocal loader
+        if loader is None:
+            loader = iter(load_batches(dataset, plan, step, steps, job.workers))
+        for _ in range(config.accumulate):
+            images, targets = _on_device(next(loader), accelerator.device)
+            with accelerator.autocast():
+                found: dict[str, Tensor] = wrapped(images, targets, *fixed)
+            yield {name: value * weights.get(name, 1.0) for name, value in found.items()}
+
+    task = Task(
+        name=job.name,
+        parameters=list(model.parameters()),
+        tensors=model.state_dict(),
+        optimizer=optimizer,
+        losses=losses,
+        steps=steps,
+        rate=lambda step: config.lr * rate_factor(step, steps, config),
+        clip_norm=config.clip_norm,
+        checkpoints=job.folder / "checkpoints",
+        batches=config.accumulate,
+        steps_per_epoch=len(dataset) / plan.images_per_step,
+        log=job.folder / "log.jsonl",
+        checkpoint_steps=config.checkpoint_steps,
+    )
+    logger.info(
+        "%s: %d steps of %d images (%g epochs of %d images)",
+        job.name, steps, plan.images_per_step, config.epochs, len(dataset),
+    )  # fmt: skip
+    result = run_loop(task, accelerator, job.seed, job.on_step)
+    shown = steps * plan.images_per_step
+    return {"steps": steps, "images": shown, "seconds": result.seconds, "images_per_second": shown / result.seconds}
+
+
+def _on_device(
+    batch: Sequence[tuple[Tensor, Mapping[str, Tensor]]], device: torch.device
+) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    images = [image.to(device, non_blocking=True) for image, _ in batch]
+    targets = [{name: value.to(device, non_blocking=True) for name, value in target.items()} for _, target in batch]
+    return images, targets
+
+
+def rate_factor(step: int, steps: int, config: TrainConfig) -> float:
+    """Return the factor on the learning rate at ``step`` (0-based) of ``steps``: warm-up, then step or cosine."""
+    warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    if config.schedule == "cosine":
+        return warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
+    return warmup * 0.1 ** sum(step >= milestone * steps for milestone in config.milestones)
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Build the optimizer: the backbone has its own learning rate; norms, biases and scalars do not decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            share = config.backbone_lr if name.startswith("backbone.body.") else 1.0
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((share, decay), []).append(parameter)
+    options = [
+        {"params": parameters, "share": share, "weight_decay": decay} for (share, decay), parameters in groups.items()
+    ]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(options, lr=config.lr)
+    return torch.optim.SGD(options, lr=config.lr, momentum=0.9)

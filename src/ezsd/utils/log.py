@@ -1,0 +1,147 @@
+"""Logging: silent in a library, plain lines on the command line, a file in the run folder.
+
+Modules log to a logger of their own name. Without :func:`show_log`, nothing is shown unless the user configures
+logging.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+LEVELS = ("debug", "info", "warning", "error")
+_LOGGER = logging.getLogger("ezsd")
+_FILE_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints messages as they are on stderr, warnings and errors after their level."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.capitalize()}: "
+        console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{prefix}{record.getMessage()}")
+
+
+class _RootHandler(logging.Handler):
+    """Passes records on to the handlers of the root logger, as propagation does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass on one record."""
+        root = logging.getLogger()
+        if root.handlers:
+            root.handle(record)
+
+
+def show_log(level: int = logging.INFO) -> None:
+    """Show log records, Python warnings and progress on stderr; of several processes only the first one shows them.
+
+    Args:
+        level: records below it are not shown; progress is shown up to INFO.
+    """
+    hide_log()
+    handler = ConsoleHandler(level if is_first_process() else logging.ERROR)
+    _LOGGER.addHandler(handler)
+    _LOGGER.setLevel(min(level, logging.INFO))
+    _LOGGER.propagate = False
+    logging.captureWarnings(True)
+    warnings = logging.getLogger("py.warnings")
+    warnings.handlers, warnings.propagate = [handler], False
+
+
+def hide_log() -> None:
+    """Undo :func:`show_log`."""
+    for handler in _console_handlers():
+        _LOGGER.removeHandler(handler)
+    _LOGGER.setLevel(logging.NOTSET)
+    _LOGGER.propagate = True
+    logging.captureWarnings(False)
+    warnings = logging.getLogger("py.warnings")
+    warnings.handlers, warnings.propagate = [], True
+
+
+def shows_progress() -> bool:
+    """Return whether progress is shown: :func:`show_log` was called with INFO or lower."""
+    return any(handler.level <= logging.INFO for handler in _console_handlers())
+
+
+def is_first_process() -> bool:
+    """Return whether this is the first process, as torchrun and accelerate launch number them."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Show neither progress nor records below WARNING inside the ``with``."""
+    levels = [(handler, handler.level) for handler in _console_handlers()]
+    for handler, level in levels:
+        handler.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        for handler, level in levels:
+            handler.setLevel(level)
+
+
+@contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Append records from INFO on to ``path`` inside the ``with``; what is shown stays the same."""
+    level, propagate = _LOGGER.level, _LOGGER.propagate
+    added: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8", delay=True)]
+    added[0].setFormatter(logging.Formatter(_FILE_FORMAT))
+    if propagate:
+        added.append(_RootHandler(_LOGGER.getEffectiveLevel()))
+    for handler in added:
+        _LOGGER.addHandler(handler)
+    _LOGGER.propagate = False
+    _LOGGER.setLevel(min(_LOGGER.getEffectiveLevel(), logging.INFO))
+    try:
+        yield
+    finally:
+        for handler in added:
+            _LOGGER.removeHandler(handler)
+            handler.close()
+        _LOGGER.propagate = propagate
+        _LOGGER.setLevel(level)
+
+
+@contextmanager
+def collected_warnings(title: str) -> Iterator[None]:
+    """Show the warnings inside the ``with`` once, at its end, instead of among the progress.
+
+    Args:
+        title: printed above them, as "Warnings of stage train".
+    """
+    messages: Counter[str] = Counter()
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.levelno == logging.WARNING:
+            messages[record.getMessage().strip()] += 1
+        return record.levelno != logging.WARNING
+
+    handlers = _console_handlers()
+    for handler in handlers:
+        handler.addFilter(keep)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(keep)
+        if messages:
+            lines = [text if count == 1 else f"{text} ({count} times)" for text, count in messages.items()]
+            for handler in handlers:
+                record = _LOGGER.makeRecord(
+                    _LOGGER.name, logging.INFO, "", 0, "\n  ".join([f"{title}:", *lines]), (), None
+                )
+                handler.emit(record)
+
+
+def _console_handlers() -> list[ConsoleHandler]:
+    return [handler for handler in _LOGGER.handlers if isinstance(handler, ConsoleHandler)]
