@@ -32,9 +32,14 @@ def tiny_coco() -> Callable[..., TinyCoco]:
     return make_tiny_coco
 
 
-@pytest.fixture
-def shown_log() -> Iterator[None]:
-    """Shows the log as the command line does; resets logging after the test."""
-    show_log()
+@pytest.fixture(autouse=True)
+def _fresh_log() -> Iterator[None]:
+    """A command of the test may have shown the log; the next test starts as a library does."""
     yield
     hide_log()
+
+
+@pytest.fixture
+def shown_log() -> None:
+    """Show the log as the command line does."""
+    show_log()

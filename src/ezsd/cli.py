@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -45,8 +46,26 @@ Overwrite = Annotated[
 ]
 
 
+class Level(str, Enum):
+    """What is shown of the log."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
 @app.callback(invoke_without_command=True)
-def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show details, as --log-level debug.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings only, as --log-level warning.")] = False,
+    log_level: Annotated[Level, typer.Option(help="Show log messages from this level on.")] = Level.info,
+) -> None:
+    from ezsd.utils.log import show_log
+
+    level = Level.debug if verbose else Level.warning if quiet else log_level
+    show_log(getattr(logging, level.name.upper()))
     if version:
         typer.echo(f"ezsd {__version__}")
         raise typer.Exit

@@ -90,7 +90,7 @@ def _results(folder: Path) -> dict[str, Any]:
 def test_a_run_folder_holds_what_others_build_on(finished: Path, coco: TinyCoco) -> None:
     for name in (
         "recipe.yaml", "adapt/norms.safetensors", "adapt/metrics.json", "targets/index.json", "targets/metrics.json",
-        "train/model/model.safetensors", "train/model/config.json", "train/log.jsonl", "train/tensorboard",
+        "train/model/model.safetensors", "train/model/config.json", "train/log.jsonl",
         "evaluate/metrics.json", "evaluate/detections.json", "evaluate/per_category.csv", "report.html",
     ):  # fmt: skip
         assert (finished / name).exists(), name
@@ -117,6 +117,7 @@ def test_paths_in_the_run_folder_hold_from_anywhere(
     assert load_recipe(tmp_path / "run/recipe.yaml").data.train.images == coco.images
 
 
+@pytest.mark.usefixtures("shown_log")
 def test_a_finished_run_is_not_done_again(folder: Path, coco: TinyCoco, capsys: pytest.CaptureFixture[str]) -> None:
     before = _done(folder)
     metrics = run_recipe(_recipe(coco, data__workers=1, train__checkpoint_steps=9), folder)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-LEVELS = ("debug", "info", "warning", "error")
 _LOGGER = logging.getLogger("ezsd")
 _FILE_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
