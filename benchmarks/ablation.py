@@ -19,6 +19,7 @@ from ezsd.commands.demo import BASELINE
 from ezsd.pipeline.run import run_recipe
 from ezsd.recipe import load_recipe
 from ezsd.report.compare import compare
+from ezsd.utils.log import show_log
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "ezsd": (),
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
+    show_log()
     folders = []
     for seed in range(arguments.seeds):
         for name, changes in VARIANTS.items():

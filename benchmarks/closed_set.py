@@ -30,8 +30,9 @@ from ezsd.evaluation.metrics import coco_metrics, mean_figures
 from ezsd.inference.batching import detect_in_parts
 from ezsd.recipe import DetectorConfig, Recipe, load_recipe, save_recipe
 from ezsd.training.dataset import TrainingDataset
-from ezsd.training.loop import train_model
+from ezsd.training.trainer import Job, train_model
 from ezsd.utils.files import write_json
+from ezsd.utils.log import show_log
 
 
 class Batched(nn.Module):
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, log and metrics.json")
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     arguments = parser.parse_args()
+    show_log()
     try:
         print(json.dumps(closed_set(load_recipe(arguments.recipe, arguments.changes), arguments.out)))
     except EzsdError as error:
@@ -127,13 +129,13 @@ def closed_set(recipe: Recipe, folder: Path) -> dict[str, Any]:
     torch.manual_seed(recipe.seed)
     model = plain_detector(recipe.detector, len(base), recipe.detector.pretrained)
     images = TrainingDataset(train, None, 1, config, recipe.detector.image_size, masks=False)
-    trained = train_model(model, images, folder, "closed set", recipe.seed, recipe.data.workers)
+    trained = train_model(model, images, Job("closed set", folder, recipe.seed, recipe.data.workers))
     asked = Rcnn(model.backbone, model.rpn, FixedNames(model.roi_heads), recipe.detector.image_size).to(device).eval()
     labels = range(1, len(base) + 1)
     found = detect_in_parts(asked, val.images, torch.zeros(0, 1), labels, recipe.evaluate.batch_size, folder / "val")
     truth = ground_truth_of(val, read_rules(recipe.data.val.annotations, base))
     mean = mean_figures(coco_metrics(truth, found).values())
-    figures = {"ap50": mean.ap50, "ap": mean.ap, "seconds": trained["seconds"]}
+    figures = {"ap50": mean.ap50, "ap": mean.ap, "seconds": trained.seconds}
     write_json(folder / "metrics.json", figures)
     return figures
 

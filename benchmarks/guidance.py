@@ -23,7 +23,8 @@ from ezsd.data.samples import ImageSet, read_image
 from ezsd.data.transforms import resize_image
 from ezsd.detector.model_folder import load_model
 from ezsd.detector.rcnn import Rcnn, batch_images
-from ezsd.recipe import load_recipe
+from ezsd.recipe import load_run_recipe
+from ezsd.run_folder import RunFolder
 
 NEAR = (0.4, 0.9)
 
@@ -40,8 +41,8 @@ def main() -> None:
     print("| run | objects | regions | before | own name | no name | another name |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for run in arguments.runs:
-        recipe = load_recipe(run / "recipe.yaml")
-        model, config, text = load_model(run / "train" / "model", device)
+        recipe = load_run_recipe(RunFolder(run).recipe)
+        model, config, text = load_model(RunFolder(run).model, device)
         images = load_images(recipe.data.val, config.names, recipe.data.skip_bad)
         overlaps: dict[str, list[Tensor]] = defaultdict(list)
         for labels, found in guided(model, images, text, arguments.regions, arguments.jitter):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,14 +25,17 @@ from PIL import Image
 
 from ezsd.errors import DataError, EzsdError
 from ezsd.utils.files import write_text, written_whole
-from ezsd.utils.progress import say, track
+from ezsd.utils.log import show_log
+from ezsd.utils.progress import track
 
 LONG_SIDE = 384
 JPEG_QUALITY = 85
 HERE = Path(__file__).resolve().parent
+logger = logging.getLogger("ezsd.benchmarks")
 
 
 def main() -> None:
+    show_log()
     summary, _, details = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -88,7 +92,7 @@ def make_coco2k(images: Mapping[str, Sequence[int]], val2017: Path, annotations:
             ],
             "annotations": [row for key in kept for row in rows[key]],
         }))  # fmt: skip
-        say(f"{name}: {len(kept)} photos, {sum(len(rows[key]) for key in kept)} boxes")
+        logger.info(f"{name}: {len(kept)} photos, {sum(len(rows[key]) for key in kept)} boxes")
 
 
 def small_annotations(

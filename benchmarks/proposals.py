@@ -14,18 +14,19 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ezsd.data.categories import load_split
 from ezsd.data.formats.coco import load_images
-from ezsd.data.samples import images_with
+from ezsd.data.samples import images_with, with_names
 from ezsd.proposals.base_rpn import WEIGHTS, load_base_rpn
-from ezsd.proposals.proposer import propose_images
-from ezsd.proposals.recall import measure_proposals
-from ezsd.recipe import load_recipe
+from ezsd.proposals.proposer import Proposer
+from ezsd.proposals.recall import measure_proposals, random_recall
+from ezsd.recipe import ProposeConfig, load_run_recipe
+from ezsd.run_folder import RunFolder
 from ezsd.teacher import load_teacher, text_embeddings
+from ezsd.utils.log import show_log
 
 
 def main() -> None:
@@ -34,33 +35,33 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="only the first so many val photos with a novel box")
     parser.add_argument("--skip-exhaustive", action="store_true")
     arguments = parser.parse_args()
-    recipe = load_recipe(arguments.run / "recipe.yaml")
+    show_log()
+    run = RunFolder(arguments.run)
+    recipe = load_run_recipe(run.recipe)
     split = load_split(recipe.split, recipe.data.train.annotations)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    norms = arguments.run / "adapt" / "norms.safetensors"
-    teacher = load_teacher(recipe.teacher, device, norms if recipe.adapt.enabled else None)
+    teacher = load_teacher(recipe.teacher, device, run.norms if recipe.adapt.enabled else None)
     val = load_images(recipe.data.val, split.names, recipe.data.skip_bad)
     images = images_with(val, split.novel)[: arguments.images]
     val = replace(val, images=images)
     dense = recipe.propose.model_copy(update={"scoring": "dense", "crop_rank": 0.0})
     exhaustive = recipe.propose.model_copy(update={"scoring": "exhaustive"})
-
-    targets = arguments.run / "targets"
+    targets = run.of("propose")
     rpn = load_base_rpn(targets, recipe.propose.shortlist, device) if (targets / WEIGHTS).exists() else None
+    text = text_embeddings(teacher, split.names, recipe.prompt)
+    proposer = Proposer(teacher, text, len(split.base), dense, device, rpn)
 
-    def measure(config: Any, random: bool = False) -> dict[str, float | None]:
-        return measure_proposals(teacher, val, split, config, recipe.prompt, device, random, rpn)
+    def measure(config: ProposeConfig) -> dict[str, float | None]:
+        return measure_proposals(replace(proposer, config=config), val, split)
 
     def store() -> dict[str, float | None]:
-        text = text_embeddings(teacher, split.names, recipe.prompt)
-        nothing = [(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))] * len(images)
-        for _ in propose_images(teacher, images, nothing, text, len(split.base), dense, device):
+        for _ in replace(proposer, rpn=None).propose([with_names(image, val.names, ()) for image in images]):
             pass
         return {}
 
     print(f"{len(images)} photos, {recipe.propose.ranking}, {recipe.propose.precision}, {device}")
     works: dict[str, Callable[[], dict[str, float | None]]] = {
-        "random": lambda: measure(dense, random=True),
+        "random": lambda: random_recall(val, split, dense),
         "dense": lambda: measure(dense),
         f"dense + crops of {recipe.propose.keep}": store,
     }
@@ -72,8 +73,8 @@ def main() -> None:
         began = time.perf_counter()
         found = work()
         seconds = (time.perf_counter() - began) / len(images)
-        told = "  ".join(f"@{key.rpartition('_')[2]} {value:.3f}" for key, value in found.items() if value is not None)
-        print(f"{name:22s} {told:24s} {seconds:8.3f} s a photo")
+        shown = "  ".join(f"@{key.rpartition('_')[2]} {value:.3f}" for key, value in found.items() if value is not None)
+        print(f"{name:22s} {shown:24s} {seconds:8.3f} s a photo")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -18,7 +18,7 @@ from ezsd._version import __version__
 from ezsd.errors import EzsdError
 
 if TYPE_CHECKING:
-    from ezsd.run_folder import Stage
+    from ezsd.run_folder import Metrics, Stage
 
 app = typer.Typer(
     help="Zero-shot object detection: train a fast detector for objects you have only the names of.",
@@ -86,7 +86,7 @@ def run(
         loaded = load_recipe(recipe, changes or ())  # a typing error is told before torch is loaded
         from ezsd.pipeline.run import run_recipe
 
-        run_recipe(loaded, out, until.value, overwrite)
+        _show(run_recipe(loaded, out, until.value, overwrite))
 
 
 @app.command()
@@ -268,7 +268,18 @@ def _run_stage(folder: Path, stage: Stage, overwrite: bool) -> None:
     with _error_messages():
         from ezsd.pipeline.run import run_stage
 
-        run_stage(folder, stage, overwrite)
+        _show(run_stage(folder, stage, overwrite))
+
+
+def _show(metrics: Mapping[Stage, Metrics]) -> None:
+    """Print the summary of stage evaluate; of several processes, only the first one prints."""
+    from ezsd.evaluation.summary import summary
+    from ezsd.run_folder import EvaluateMetrics
+    from ezsd.utils.log import is_first_process
+
+    evaluated = metrics.get("evaluate")
+    if isinstance(evaluated, EvaluateMetrics) and is_first_process():
+        Console(highlight=False).print(summary(evaluated))
 
 
 @contextmanager

@@ -1,10 +1,298 @@
-"""Where the files of a run are."""
+"""The files of a run: where they are, and what their metrics.json hold."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from ezsd.errors import ArtifactError
+from ezsd.utils.files import read_json, read_json_if_exists, write_json
 
 Stage = Literal["adapt", "propose", "train", "evaluate"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-RECIPE = "recipe.yaml"
-FOLDERS: dict[Stage, str] = {"adapt": "adapt", "propose": "targets", "train": "train", "evaluate": "evaluate"}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run folder.
+
+    Attributes:
+        path: The folder itself.
+    """
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def report(self) -> Path:
+        """The report of the run."""
+        return self.path / "report.html"
+
+    @property
+    def log(self) -> Path:
+        """The log of all calls that worked in this folder."""
+        return self.path / "run.log"
+
+    @property
+    def skipped(self) -> Path:
+        """Invalid images and boxes that were left out."""
+        return self.path / "skipped.json"
+
+    def of(self, stage: Stage) -> Path:
+        """Return the folder of a stage."""
+        return self.path / ("targets" if stage == "propose" else stage)
+
+    def inputs(self, stage: Stage) -> Path:
+        """Return the file that says what a stage was started with."""
+        return self.of(stage) / "inputs.json"
+
+    def done(self, stage: Stage) -> Path:
+        """Return the file that says that a stage is finished."""
+        return self.of(stage) / "done.json"
+
+    def metrics(self, stage: Stage) -> Path:
+        """Return the metrics.json of a stage."""
+        return self.of(stage) / "metrics.json"
+
+    @property
+    def norms(self) -> Path:
+        """The adapted norm parameters of the teacher."""
+        return self.of("adapt") / "norms.safetensors"
+
+    @property
+    def confusion(self) -> Path:
+        """The teacher's confusion on validation crops."""
+        return self.of("adapt") / "confusion.json"
+
+    @property
+    def adapt_log(self) -> Path:
+        """The losses of the adaptation, one JSON line every 10 steps."""
+        return self.of("adapt") / "log.jsonl"
+
+    @property
+    def adapt_checkpoints(self) -> Path:
+        """The checkpoints of the adaptation, removed at its end."""
+        return self.of("adapt") / "checkpoint"
+
+    @property
+    def model(self) -> Path:
+        """The model folder."""
+        return self.of("train") / "model"
+
+    @property
+    def train_log(self) -> Path:
+        """The losses of the training, one JSON line every 10 steps."""
+        return self.of("train") / "log.jsonl"
+
+    @property
+    def detections(self) -> Path:
+        """Detections of base and novel names (gzsd), as COCO results."""
+        return self.of("evaluate") / "detections.json"
+
+    @property
+    def detections_zsd(self) -> Path:
+        """Detections of novel names alone (zsd), as COCO results."""
+        return self.of("evaluate") / "detections_zsd.json"
+
+    @property
+    def per_category(self) -> Path:
+        """The table of metrics per category."""
+        return self.of("evaluate") / "per_category.csv"
+
+    @property
+    def parts(self) -> Path:
+        """Detections of an unfinished evaluation."""
+        return self.of("evaluate") / "parts"
+
+    def check(self) -> None:
+        """Raise ArtifactError unless this is a run folder."""
+        if not self.recipe.is_file():
+            raise ArtifactError(
+                f"{self.path} is not a run folder: it has no {self.recipe.name}. "
+                "Make one with: ezsd run RECIPE --out DIR"
+            )
+
+
+class _Metrics(BaseModel):
+    """Metrics as JSON. Missing fields are None; fields of other versions are ignored; old names are accepted."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that were set; None means "not measured"."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+def _renamed(new: str, old: str) -> Any:
+    return Field(default=None, validation_alias=AliasChoices(new, old))
+
+
+class AdaptMetrics(_Metrics):
+    """Metrics of stage adapt. Accuracies are in 0..1, before and after the adaptation.
+
+    ``accuracy_base`` and ``accuracy_novel`` are among all names, ``accuracy_novel_among_novel`` among novel names.
+    """
+
+    accuracy_base_before: float | None = None
+    accuracy_base_after: float | None = None
+    accuracy_novel_before: float | None = None
+    accuracy_novel_after: float | None = None
+    accuracy_novel_among_novel_before: float | None = None
+    accuracy_novel_among_novel_after: float | None = None
+    val_crops: int | None = None
+    crops: int | None = None
+    steps: int | None = None
+    seconds: float | None = None
+
+
+class ProposeMetrics(_Metrics):
+    """Metrics of stage propose: counts, teacher passes, bytes, and seconds of all calls."""
+
+    images: int | None = _renamed("images", "photos")
+    grid_boxes: int | None = None
+    proposals: int | None = None
+    base_boxes: int | None = None
+    crops: int | None = None
+    dense_passes: int | None = None
+    seconds: float | None = None
+    rpn_seconds: float | None = None
+    bytes: int | None = None
+
+
+class TrainMetrics(_Metrics):
+    """Metrics of a training; seconds are those of all calls."""
+
+    steps: int | None = None
+    images: int | None = _renamed("images", "photos")
+    seconds: float | None = None
+    images_per_second: float | None = _renamed("images_per_second", "photos_per_second")
+
+
+class GzsdMetrics(_Metrics):
+    """AP in 0..100 with base and novel names detected together."""
+
+    ap50_base: float | None = None
+    ap50_novel: float | None = None
+    ap50_all: float | None = None
+    harmonic_mean: float | None = None
+    ap_base: float | None = None
+    ap_novel: float | None = None
+    ap_all: float | None = None
+
+
+class ZsdMetrics(_Metrics):
+    """AP in 0..100 with novel names detected alone."""
+
+    ap50: float | None = None
+    ap: float | None = None
+
+
+class LvisMetrics(_Metrics):
+    """AP in 0..100 by LVIS rules: all, rare, common and frequent names."""
+
+    ap: float | None = None
+    ap_r: float | None = None
+    ap_c: float | None = None
+    ap_f: float | None = None
+
+
+class Headline(_Metrics):
+    """The two protocols."""
+
+    gzsd: GzsdMetrics = GzsdMetrics()
+    zsd: ZsdMetrics = ZsdMetrics()
+
+
+class ProposalMetrics(_Metrics):
+    """Share of novel boxes that the proposals meet, 0..1."""
+
+    novel_recall_at_100: float | None = None
+    novel_recall_at_300: float | None = None
+
+
+class TeacherMetrics(_Metrics):
+    """Accuracy of the teacher on validation crops, 0..1."""
+
+    accuracy_base_before: float | None = None
+    accuracy_base_after: float | None = None
+    accuracy_novel_before: float | None = None
+    accuracy_novel_after: float | None = None
+
+
+class Counts(_Metrics):
+    """Validation images and boxes (crowd boxes counted separately), and what was left out as invalid."""
+
+    images: int | None = _renamed("images", "photos")
+    boxes_base: int | None = None
+    boxes_novel: int | None = None
+    crowds: int | None = None
+    skipped: int | None = None
+
+
+class Cost(_Metrics):
+    """Seconds of the stages, teacher passes, and bytes of the target store."""
+
+    adapt_s: float | None = None
+    propose_s: float | None = None
+    train_s: float | None = None
+    teacher_crops: int | None = None
+    teacher_dense_passes: int | None = None
+    target_bytes: int | None = None
+
+
+class EvaluateMetrics(_Metrics):
+    """Metrics of stage evaluate; ``lvis`` and ``masks`` only where they were measured."""
+
+    setting: str = ""
+    split: str = ""
+    gzsd: GzsdMetrics = GzsdMetrics()
+    zsd: ZsdMetrics = ZsdMetrics()
+    proposals: ProposalMetrics = ProposalMetrics()
+    teacher: TeacherMetrics = TeacherMetrics()
+    counts: Counts = Counts()
+    cost: Cost = Cost()
+    lvis: LvisMetrics | None = None
+    masks: Headline | None = None
+
+
+Metrics = AdaptMetrics | ProposeMetrics | TrainMetrics | EvaluateMetrics
+Kind = TypeVar("Kind", bound=_Metrics)
+METRICS: dict[Stage, type[Metrics]] = {
+    "adapt": AdaptMetrics,
+    "propose": ProposeMetrics,
+    "train": TrainMetrics,
+    "evaluate": EvaluateMetrics,
+}
+
+
+def read_metrics(path: Path, kind: type[Kind]) -> Kind:
+    """Read a metrics.json.
+
+    Raises:
+        ArtifactError: The file is missing, is not JSON, or holds values of other types.
+    """
+    return _parsed(path, kind, read_json(path))
+
+
+def read_metrics_if_exist(path: Path, kind: type[Kind]) -> Kind:
+    """Read a metrics.json; without the file, no field is set."""
+    return _parsed(path, kind, read_json_if_exists(path))
+
+
+def write_metrics(path: Path, metrics: _Metrics) -> None:
+    """Write a metrics.json."""
+    write_json(path, metrics.to_json())
+
+
+def _parsed(path: Path, kind: type[Kind], values: Any) -> Kind:
+    try:
+        return kind.model_validate(values)
+    except ValueError as error:
+        raise ArtifactError(f"{path} does not hold metrics: {error}. Remove it and run the stage again.") from None

@@ -51,18 +51,18 @@ def test_counts_are_those_of_the_run(coco: TinyCoco, tmp_path: Path) -> None:
     recipe = _recipe(coco, adapt={"min_side": 20}, propose={"dense_sides": [64, 96]})
     plans = _counted(recipe)
     done = run_recipe(recipe, tmp_path / "run")
-    assert plans["adapt"].units["adapt step"] == done["adapt"]["steps"]
-    assert plans["adapt"].units["look at a crop"] == 2 * done["adapt"]["val_crops"]
-    assert f"{done['adapt']['crops']} crops forward and backward" in plans["adapt"].teacher
+    assert plans["adapt"].units["adapt step"] == done["adapt"].steps
+    assert plans["adapt"].units["look at a crop"] == 2 * done["adapt"].val_crops
+    assert f"{done['adapt'].crops} crops forward and backward" in plans["adapt"].teacher
     assert plans["adapt"].units["read an image"] == 8  # kept for the second epoch
-    assert plans["propose"].units == {"propose in an image": done["propose"]["images"]}
-    assert f"{done['propose']['dense_passes']} dense passes" in plans["propose"].teacher
-    rows = done["propose"]["proposals"] + done["propose"]["base_boxes"]
+    assert plans["propose"].units == {"propose in an image": done["propose"].images}
+    assert f"{done['propose'].dense_passes} dense passes" in plans["propose"].teacher
+    rows = done["propose"].proposals + done["propose"].base_boxes
     assert rows <= plans["propose"].stored <= 1.2 * rows
-    assert plans["train"].units == {"train step": done["train"]["steps"]}
+    assert plans["train"].units == {"train step": done["train"].steps}
     found = json.loads((tmp_path / "run/evaluate/detections.json").read_text())
     assert plans["evaluate"].stored >= len(found)
-    assert plans["evaluate"].units["detect in an image"] == done["evaluate"]["counts"]["images"]
+    assert plans["evaluate"].units["detect in an image"] == done["evaluate"].counts.images
 
 
 def test_stages_that_are_not_needed_are_not_planned(coco: TinyCoco) -> None:

@@ -12,12 +12,14 @@ from ezsd.data.formats.coco import load_images
 from ezsd.data.samples import ImageSet
 from ezsd.errors import ArtifactError, DataError
 from ezsd.pipeline.adapt import run_adapt
-from ezsd.recipe import AdaptConfig
+from ezsd.pipeline.context import RunContext
+from ezsd.recipe import AdaptConfig, parse_recipe
+from ezsd.run_folder import RunFolder
 from ezsd.teacher import adaptation, load_norms
 from ezsd.training import loop
 from ezsd.utils.files import read_tensors
 from tiny import SPLIT, TinyCoco
-from tiny_teacher import ColourTeacher
+from tiny_teacher import ColourTeacher, tiny_values
 
 SETTINGS = AdaptConfig(epochs=6, batch_size=4, lr=0.02, clip_norm=1.0)
 PROMPT = "a photo of a {name}"
@@ -33,12 +35,14 @@ def _run(
     parts: tuple[ImageSet, ImageSet | None], folder: Path, settings: AdaptConfig = SETTINGS, seed: int = 0
 ) -> ColourTeacher:
     teacher = ColourTeacher()
-    run_adapt(teacher, *parts, SPLIT, settings, PROMPT, seed, folder, "cpu")
+    values = tiny_values("images", "annotations.json")
+    recipe = parse_recipe(values, "test").model_copy(update={"adapt": settings, "prompt": PROMPT, "seed": seed})
+    run_adapt(RunContext(recipe, SPLIT, RunFolder(folder), "cpu"), teacher, *parts)
     return teacher
 
 
 def _metrics(folder: Path) -> dict[str, float | None]:
-    metrics: dict[str, float | None] = json.loads((folder / "metrics.json").read_text())
+    metrics: dict[str, float | None] = json.loads((folder / "adapt/metrics.json").read_text())
     return metrics
 
 
@@ -66,7 +70,7 @@ def test_what_val_crops_were_told_as_is_kept_and_gives_the_accuracies(
     parts: tuple[ImageSet, ImageSet], tmp_path: Path
 ) -> None:
     _run(parts, tmp_path)
-    metrics, expected = _metrics(tmp_path), json.loads((tmp_path / "confusion.json").read_text())
+    metrics, expected = _metrics(tmp_path), json.loads((tmp_path / "adapt/confusion.json").read_text())
     assert expected["names"] == list(SPLIT.names) and expected["base"] == 2
     assert expected["before"] != expected["after"]
     truth = torch.cat([image.labels[~image.crowd] for image in parts[1].images]) - 1
@@ -95,7 +99,7 @@ def test_the_teacher_is_frozen_again_and_the_written_norms_are_its_own(
     teacher = _run(parts, tmp_path)
     assert all(not value.requires_grad and value.grad is None for value in teacher.norm_parameters().values())
     fresh = ColourTeacher()
-    load_norms(fresh, tmp_path / "norms.safetensors")
+    load_norms(fresh, tmp_path / "adapt/norms.safetensors")
     assert fresh.fingerprint == teacher.fingerprint != ColourTeacher().fingerprint
 
 
@@ -115,10 +119,10 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_where_an_unbroken_one_ends(
     monkeypatch.setattr(loop, "save_checkpoint", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
         _run(parts, tmp_path / "broken")
-    assert not (tmp_path / "broken" / "norms.safetensors").exists()
+    assert not (tmp_path / "broken" / "adapt/norms.safetensors").exists()
     _run(parts, tmp_path / "broken")
     assert saved[7] == 8
-    first, second = (read_tensors(tmp_path / name / "norms.safetensors")[0] for name in ("unbroken", "broken"))
+    first, second = (read_tensors(tmp_path / name / "adapt/norms.safetensors")[0] for name in ("unbroken", "broken"))
     assert all(torch.equal(first[name], second[name]) for name in first)
     one, two = _metrics(tmp_path / "unbroken"), _metrics(tmp_path / "broken")
     assert {**one, "seconds": 0} == {**two, "seconds": 0}
@@ -163,7 +167,7 @@ def test_without_val_photos_no_accuracy_is_told(parts: tuple[ImageSet, ImageSet]
     _run((parts[0], None), tmp_path)
     metrics = _metrics(tmp_path)
     assert all(value is None for name, value in metrics.items() if name.startswith("accuracy"))
-    assert not (tmp_path / "confusion.json").exists()
+    assert not (tmp_path / "adapt/confusion.json").exists()
 
 
 def test_not_enabled_measures_only_what_the_teacher_can_do(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
@@ -171,8 +175,8 @@ def test_not_enabled_measures_only_what_the_teacher_can_do(parts: tuple[ImageSet
     metrics = _metrics(tmp_path)
     assert metrics["accuracy_base_before"] is not None and metrics["accuracy_base_after"] is None
     assert metrics["crops"] == 0 and teacher.fingerprint == ColourTeacher().fingerprint
-    assert not (tmp_path / "norms.safetensors").exists()
-    expected = json.loads((tmp_path / "confusion.json").read_text())
+    assert not (tmp_path / "adapt/norms.safetensors").exists()
+    expected = json.loads((tmp_path / "adapt/confusion.json").read_text())
     assert expected["before"] and expected["after"] is None
 
 

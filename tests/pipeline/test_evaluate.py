@@ -27,8 +27,10 @@ from ezsd.evaluation.metrics import Figures
 from ezsd.evaluation.summary import headline, per_category_csv, summary
 from ezsd.inference import batching as inference
 from ezsd.pipeline import evaluate
+from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.evaluate import run_evaluate
 from ezsd.recipe import Recipe
+from ezsd.run_folder import EvaluateMetrics, RunFolder
 from tiny import SPLIT, TinyCoco, make_tiny_coco
 from tiny_run import make_model_folder, make_recipe
 
@@ -75,6 +77,10 @@ def _pycocotools(coco: TinyCoco, names: tuple[str, ...], detections: list[dict[s
     return 100 * precision[precision > -1].mean(), 100 * precision[0][precision[0] > -1].mean()
 
 
+def _evaluate(recipe: Recipe, images: ImageSet, folder: Path) -> dict[str, Any]:
+    return run_evaluate(RunContext(recipe, SPLIT, RunFolder(folder), "cpu"), images, None).to_json()
+
+
 def _looks_well(images: ImageSet) -> Callable[[Rcnn, list[Tensor], Tensor], list[Detections]]:
     """A detector that finds most true boxes, somewhat moved, beside false ones: figures between 0 and 100."""
     truth = {read_image(image).numpy().tobytes(): image for image in images}
@@ -104,7 +110,7 @@ def test_figures_are_those_of_the_written_detections(
 ) -> None:
     coco, recipe, images, _ = made
     monkeypatch.setattr(Rcnn, "detect", _looks_well(images))
-    metrics = run_evaluate(recipe, images, None, run_folder, "cpu")
+    metrics = _evaluate(recipe, images, run_folder)
     folder = run_folder / "evaluate"
     detections = json.loads((folder / "detections.json").read_text())
     ids = {entry["id"]: entry["name"] for entry in coco.content["categories"]}
@@ -126,7 +132,7 @@ def test_figures_are_those_of_the_written_detections(
 
 def test_zsd_asks_for_the_novel_names_alone(made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path) -> None:
     _, recipe, images, _ = made
-    run_evaluate(recipe, images, None, run_folder, "cpu")
+    _evaluate(recipe, images, run_folder)
     model, _, text = load_model(run_folder / "train" / "model")
     for file, asked in (("detections.json", text), ("detections_zsd.json", text[2:])):
         (expected,) = model.detect([read_image(images[0])], asked)
@@ -145,7 +151,7 @@ def test_metrics_have_the_keys_others_read(made: tuple[TinyCoco, Recipe, ImageSe
     for stage, expected in stages.items():
         (run_folder / stage).mkdir(exist_ok=True)
         (run_folder / stage / "metrics.json").write_text(json.dumps(expected))
-    metrics = run_evaluate(recipe, images, None, run_folder, "cpu")
+    metrics = _evaluate(recipe, images, run_folder)
     assert list(metrics) == list(KEYS)
     assert {key: set(metrics[key]) for key, keys in KEYS.items() if keys} == {k: v for k, v in KEYS.items() if v}
     assert (metrics["setting"], metrics["split"]) == ("named", "tiny")
@@ -170,7 +176,7 @@ def test_a_killed_run_goes_on(
 ) -> None:
     _, recipe, images, source = made
     monkeypatch.setattr(inference, "_PART_IMAGES", 2)
-    whole = run_evaluate(recipe, images, None, run_folder, "cpu")
+    whole = _evaluate(recipe, images, run_folder)
     killed = Path(shutil.copytree(source, tmp_path / "killed"))
     detect, seen, patience = Rcnn.detect, 0, 5
 
@@ -183,9 +189,9 @@ def test_a_killed_run_goes_on(
 
     monkeypatch.setattr(Rcnn, "detect", dies)
     with pytest.raises(KeyboardInterrupt):
-        run_evaluate(recipe, images, None, killed, "cpu")
+        _evaluate(recipe, images, killed)
     seen, patience = 0, 1000
-    assert run_evaluate(recipe, images, None, killed, "cpu") == whole
+    assert _evaluate(recipe, images, killed) == whole
     assert seen == 2 * len(images) - 4
     for name in ("detections.json", "per_category.csv"):
         assert (killed / "evaluate" / name).read_text() == (run_folder / "evaluate" / name).read_text()
@@ -198,12 +204,12 @@ def test_parts_of_another_model_are_not_taken(
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "coco_metrics", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            run_evaluate(recipe, images, None, run_folder, "cpu")
+            _evaluate(recipe, images, run_folder)
     assert list((run_folder / "evaluate" / "parts").rglob("*.json"))
     make_model_folder(run_folder / "train" / "model", seed=1)
-    other = run_evaluate(recipe, images, None, run_folder, "cpu")
+    other = _evaluate(recipe, images, run_folder)
     shutil.rmtree(run_folder / "evaluate")
-    assert run_evaluate(recipe, images, None, run_folder, "cpu") == other
+    assert _evaluate(recipe, images, run_folder) == other
 
 
 def test_novel_names_without_boxes_are_not_measured(
@@ -214,7 +220,7 @@ def test_novel_names_without_boxes_are_not_measured(
     coco.content["annotations"] = [e for e in coco.content["annotations"] if e["category_id"] not in novel]
     coco.save()
     recipe = make_recipe(coco)
-    metrics = run_evaluate(recipe, load_images(recipe.data.val, SPLIT.names), None, run_folder, "cpu")
+    metrics = _evaluate(recipe, load_images(recipe.data.val, SPLIT.names), run_folder)
     assert metrics["zsd"] == {"ap50": None, "ap": None}
     for key in ("ap50_novel", "harmonic_mean", "ap_novel"):
         assert metrics["gzsd"][key] is None
@@ -231,7 +237,7 @@ def test_masks_are_measured_when_model_and_annotations_have_them(
     _, recipe, images, _ = made
     monkeypatch.setattr(Rcnn, "detect", _looks_well(images))
     make_model_folder(run_folder / "train" / "model", masks=True)
-    metrics = run_evaluate(recipe, images, None, run_folder, "cpu")
+    metrics = _evaluate(recipe, images, run_folder)
     assert set(metrics["masks"]["gzsd"]) == KEYS["gzsd"]
     assert 0 < metrics["masks"]["gzsd"]["ap_all"] < metrics["gzsd"]["ap_all"]  # full boxes, but the shapes are not
     assert metrics["masks"]["zsd"]["ap50"] > 0
@@ -256,12 +262,12 @@ def test_lvis_rules_are_read_and_used(
     recipe = make_recipe(coco)
     images = load_images(recipe.data.val, SPLIT.names)
     monkeypatch.setattr(Rcnn, "detect", _looks_well(images))
-    federated = run_evaluate(recipe, images, None, run_folder, "cpu")
+    federated = _evaluate(recipe, images, run_folder)
     assert set(federated["lvis"]) == {"ap", "ap_r", "ap_c", "ap_f"}
     assert federated["lvis"]["ap_r"] == federated["gzsd"]["ap_novel"]
     shutil.rmtree(run_folder / "evaluate")
     monkeypatch.setattr(Rcnn, "detect", _looks_well(images))  # finds the same once more
-    plain = run_evaluate(made[1], made[2], None, run_folder, "cpu")
+    plain = _evaluate(made[1], made[2], run_folder)
     assert "lvis" not in plain
     assert federated["gzsd"]["ap_all"] > plain["gzsd"]["ap_all"]  # fewer false positives count
 
@@ -277,14 +283,14 @@ def test_photos_read_for_other_names_are_refused(
 ) -> None:
     _, recipe, _, _ = made
     with pytest.raises(ArtifactError, match="split tiny"):
-        run_evaluate(recipe, load_images(recipe.data.val, ("square", "circle")), None, run_folder, "cpu")
+        _evaluate(recipe, load_images(recipe.data.val, ("square", "circle")), run_folder)
 
 
 def test_headline_averages_base_and_novel_apart() -> None:
     gzsd = {1: Figures(10, 20, 0), 2: Figures(30, 40, 0), 3: Figures(5, 15, 0), 4: Figures(None, None, None)}
     expected = headline(gzsd, {3: Figures(7, 17, 0), 4: Figures(None, None, None)}, base=2)
-    assert expected["zsd"] == {"ap50": 17, "ap": 7}
-    assert expected["gzsd"] == {
+    assert expected["zsd"].to_json() == {"ap50": 17, "ap": 7}
+    assert expected["gzsd"].to_json() == {
         "ap50_base": 30, "ap50_novel": 15, "ap50_all": 25, "harmonic_mean": pytest.approx(20),
         "ap_base": 20, "ap_novel": 5, "ap_all": 15,
     }  # fmt: skip
@@ -299,7 +305,7 @@ def test_the_table_shows_setting_cost_and_what_was_not_measured() -> None:
                  "teacher_dense_passes": None, "target_bytes": 2_500_000},
     }  # fmt: skip
     console = Console(width=160, file=io.StringIO(), record=True)
-    console.print(summary(metrics))
+    console.print(summary(EvaluateMetrics.model_validate(metrics)))
     text = console.export_text()
     for expected in ("setting named", "20.0", " - ", "adapt 1.5 s", "12,345 crops", "2.5 MB", "2 skipped"):
         assert expected in text

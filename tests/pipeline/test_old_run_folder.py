@@ -12,6 +12,8 @@ from ezsd.errors import ArtifactError
 from ezsd.inference.detector import Detector
 from ezsd.pipeline.run import run_recipe, run_stage
 from ezsd.recipe import load_run_recipe
+from ezsd.report.compare import read_run
+from ezsd.report.page import write_report
 
 # Made by the code of commit 8ace1d1 from tests/tiny.py: "finished" with all stages, "stopped" at step 2 of stage train.
 # Backbone weights were set to 0, so that the archive is small.
@@ -30,11 +32,26 @@ def old(tmp_path: Path) -> Path:
 def test_a_stopped_run_goes_on_from_its_checkpoint(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shards = {path: path.stat().st_mtime_ns for path in (old / "stopped" / "targets").glob("*.arrow")}
     metrics = run_stage(old / "stopped", "train")
-    assert metrics["train"]["steps"] == 8
+    assert metrics["train"].steps == 8
     assert {path: path.stat().st_mtime_ns for path in shards} == shards
     log = [json.loads(line) for line in (old / "stopped" / "train" / "log.jsonl").read_text().splitlines()]
     assert not log or log[0]["step"] > 2
     assert (old / "stopped" / "train" / "model" / "config.json").is_file()
+
+
+def test_a_finished_run_is_not_repeated(old: Path) -> None:
+    model = old / "finished" / "train" / "model" / "model.safetensors"
+    before = model.stat().st_mtime_ns
+    metrics = run_recipe(load_run_recipe(old / "finished" / "recipe.yaml"), old / "finished")
+    assert set(metrics) == {"adapt", "propose", "train", "evaluate"}
+    assert model.stat().st_mtime_ns == before
+
+
+def test_its_report_is_written_and_its_figures_are_read(old: Path) -> None:
+    (old / "finished" / "report.html").unlink()
+    page = write_report(old / "finished").read_text()
+    assert "detections on val" in page
+    assert read_run(old / "finished").inputs["detector.rois_per_image"] == 16
 
 
 def test_its_model_detects(old: Path) -> None:

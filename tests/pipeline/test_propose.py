@@ -11,10 +11,12 @@ from torch import Tensor
 from ezsd.data.formats.coco import load_images
 from ezsd.data.samples import AnnotatedImage, ImageSet, read_image
 from ezsd.data.target_store import TargetStore
-from ezsd.pipeline import propose
+from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.propose import run_propose
 from ezsd.proposals.candidates import lie_on
+from ezsd.proposals.proposer import Proposer
 from ezsd.recipe import ProposeConfig, Recipe, parse_recipe
+from ezsd.run_folder import RunFolder
 from ezsd.teacher.regions import crop_regions
 from tiny import EMPTY_IMAGE, SPLIT, TinyCoco
 from tiny_teacher import ColourTeacher, tiny_values
@@ -37,8 +39,8 @@ def tiny(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> TinyCoco:
 
 
 def _run(images: ImageSet, folder: Path, settings: ProposeConfig = SETTINGS) -> TargetStore:
-    run_propose(_recipe(settings), SPLIT, images, ColourTeacher(), folder, "cpu")
-    return TargetStore(folder)
+    run_propose(RunContext(_recipe(settings), SPLIT, RunFolder(folder), "cpu"), images, ColourTeacher())
+    return TargetStore(folder / "targets")
 
 
 def _recipe(settings: ProposeConfig) -> Recipe:
@@ -110,20 +112,20 @@ def test_finished_shards_are_kept_and_only_missing_ones_are_made_again(
     before = {entry.image_id: entry for entry in images}
     whole = _run(images, folder)
     expected = {image_id: whole[image_id] for image_id in before}
-    (folder / "index.json").unlink()
-    (folder / "shard-00001.arrow").unlink()
-    times = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.arrow")}
+    (folder / "targets/index.json").unlink()
+    (folder / "targets/shard-00001.arrow").unlink()
+    times = {path.name: path.stat().st_mtime_ns for path in (folder / "targets").glob("*.arrow")}
     made: list[int] = []
-    real = propose.propose_and_count
+    real = Proposer.propose_and_count
 
-    def noted(teacher: ColourTeacher, chosen: list[AnnotatedImage], *rest: object) -> object:
+    def noted(self: Proposer, chosen: list[AnnotatedImage]) -> object:
         made.extend(image.image_id for image in chosen)
-        return real(teacher, chosen, *rest)
+        return real(self, chosen)
 
-    monkeypatch.setattr(propose, "propose_and_count", noted)
+    monkeypatch.setattr(Proposer, "propose_and_count", noted)
     again = _run(images, folder)
     assert made == sorted(before)[3:6]
-    assert all((folder / name).stat().st_mtime_ns == stamp for name, stamp in times.items())
+    assert all((folder / "targets" / name).stat().st_mtime_ns == stamp for name, stamp in times.items())
     for image_id, regions in expected.items():
         assert torch.equal(again[image_id].embeddings, regions.embeddings)
 
@@ -137,7 +139,7 @@ def test_other_settings_another_teacher_or_other_boxes_make_the_shards_again(tin
     moved = _run(images, folder, SETTINGS.model_copy(update={"keep": 3}))[images[0].image_id]
     assert torch.equal(moved.boxes[moved.is_base_box][0], images[0].boxes[0])
     assert len(_run(images, folder, SETTINGS.model_copy(update={"shard_images": 8}))) == 8
-    assert [path.name for path in folder.glob("*.arrow")] == ["shard-00000.arrow"]
+    assert [path.name for path in (folder / "targets").glob("*.arrow")] == ["shard-00000.arrow"]
 
 
 @pytest.mark.parametrize("scoring", ["dense", "exhaustive"])
@@ -153,11 +155,12 @@ def test_the_bill_counts_what_was_really_done(tiny: TinyCoco, tmp_path: Path, sc
             return torch.nn.functional.normalize(torch.rand(len(boxes), 16, generator=torch.Generator()), dim=1)
 
     chosen = SETTINGS.model_copy(update={"scoring": scoring})
-    metrics = run_propose(_recipe(chosen), SPLIT, images, Counting(), tmp_path, "cpu")
+    context = RunContext(_recipe(chosen), SPLIT, RunFolder(tmp_path), "cpu")
+    metrics = run_propose(context, images, Counting()).to_json()
     assert metrics["crops"] == sum(passes)
     assert metrics["dense_passes"] == (8 if scoring == "dense" else 0)
-    assert metrics == json.loads((tmp_path / "metrics.json").read_text())
-    store = TargetStore(tmp_path)
+    assert metrics == json.loads((tmp_path / "targets/metrics.json").read_text())
+    store = TargetStore(tmp_path / "targets")
     assert metrics["bytes"] == store.bytes and metrics["images"] == len(store) == 8
     assert metrics["proposals"] + metrics["base_boxes"] == sum(len(store[image.image_id]) for image in images)
 
@@ -186,8 +189,8 @@ def test_the_share_of_the_crop_decides_the_rank(tiny: TinyCoco, tmp_path: Path) 
     for share in (0.0, 1.0):
         folder = tmp_path / str(share)
         chosen = SETTINGS.model_copy(update={"crop_rank": share})
-        run_propose(_recipe(chosen), SPLIT, images, Blurred(), folder, "cpu")
-        regions = TargetStore(folder)[images[0].image_id]
+        run_propose(RunContext(_recipe(chosen), SPLIT, RunFolder(folder), "cpu"), images, Blurred())
+        regions = TargetStore(folder / "targets")[images[0].image_id]
         ranks[share] = regions.boxes[~regions.is_base_box]
     assert not torch.equal(ranks[0.0], ranks[1.0])
     assert torch.equal(ranks[0.0].unique(dim=0), ranks[1.0].unique(dim=0))

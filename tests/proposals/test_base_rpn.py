@@ -17,12 +17,14 @@ from ezsd.data.formats.coco import load_images
 from ezsd.data.samples import read_image
 from ezsd.data.target_store import TargetStore, write_shard
 from ezsd.errors import ArtifactError
+from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.propose import run_propose
 from ezsd.pipeline.run import run_recipe
 from ezsd.proposals.base_rpn import WEIGHTS, load_base_rpn, train_base_rpn
 from ezsd.proposals.candidates import agreement
 from ezsd.proposals.recall import novel_recall
 from ezsd.recipe import Recipe, parse_recipe
+from ezsd.run_folder import RunFolder
 from ezsd.teacher.regions import crop_regions
 from ezsd.utils.checkpoint import save_checkpoint
 from ezsd.utils.files import write_tensors
@@ -52,8 +54,9 @@ def _recipe(coco: TinyCoco, **changes: Any) -> Recipe:
 
 def _propose(coco: TinyCoco, folder: Path, **changes: Any) -> tuple[TargetStore, Mapping[str, Any]]:
     images = load_images(coco.part(), SPLIT.base)
-    metrics = run_propose(_recipe(coco, **changes), SPLIT, images, ColourTeacher(), folder, "cpu")
-    return TargetStore(folder), metrics
+    run = RunFolder(folder)
+    metrics = run_propose(RunContext(_recipe(coco, **changes), SPLIT, run, "cpu"), images, ColourTeacher())
+    return TargetStore(run.of("propose")), metrics.to_json()
 
 
 def _assert_same(first: TargetStore, second: TargetStore) -> None:
@@ -66,7 +69,7 @@ def _assert_same(first: TargetStore, second: TargetStore) -> None:
 def test_the_best_regions_of_the_rpn_are_stored_with_the_embeddings_of_their_crops(
     coco: TinyCoco, tmp_path: Path
 ) -> None:
-    store, metrics = _propose(coco, tmp_path / "targets")
+    store, metrics = _propose(coco, tmp_path)
     store.verify()
     rpn, teacher = load_base_rpn(tmp_path / "targets", 40, "cpu"), ColourTeacher()
     text = teacher.encode_names([f"a photo of a {name}" for name in SPLIT.names])
@@ -119,7 +122,7 @@ def test_with_objectness_the_regions_join_the_grid_and_what_agrees_with_them_ran
     coco: TinyCoco, tmp_path: Path
 ) -> None:
     changes = {"propose__scoring": "dense", "propose__crop_rank": 1.0, "propose__ranking": "max_probability"}
-    store, metrics = _propose(coco, tmp_path / "targets", propose__objectness=2.0, **changes)
+    store, metrics = _propose(coco, tmp_path, propose__objectness=2.0, **changes)
     plain, _ = _propose(coco, tmp_path / "plain", **changes)
     rpn = load_base_rpn(tmp_path / "targets", 40, "cpu")
     text = ColourTeacher().encode_names([f"a photo of a {name}" for name in SPLIT.names])
@@ -137,7 +140,7 @@ def test_with_objectness_the_regions_join_the_grid_and_what_agrees_with_them_ran
         before.append(agreement(plain[image.image_id].boxes, boxes, objectness).mean())
     assert joined > 0
     assert sum(agreed) > sum(before)
-    assert metrics["rpn_seconds"] > 0 and not (tmp_path / "plain" / WEIGHTS).exists()
+    assert metrics["rpn_seconds"] > 0 and not (tmp_path / "plain" / "targets" / WEIGHTS).exists()
 
 
 @pytest.mark.parametrize("changes", [{}, {"propose__scoring": "dense", "propose__objectness": 1.0}])
@@ -183,27 +186,27 @@ def test_a_stage_stopped_anywhere_ends_with_the_same_store(
     monkeypatch.setattr(ezsd.training.loop, "save_checkpoint", stops_training)
     with pytest.raises(KeyboardInterrupt):
         _propose(coco, folder, **changes)
-    assert not (folder / WEIGHTS).exists()
+    assert not (folder / "targets" / WEIGHTS).exists()
     monkeypatch.setattr(ezsd.training.loop, "save_checkpoint", noted)
     monkeypatch.setattr(ezsd.pipeline.propose, "write_shard", stops_proposing)
     with pytest.raises(KeyboardInterrupt):
         _propose(coco, folder, **changes)
     assert steps == [3, 4]  # goes on after the second
     monkeypatch.setattr(ezsd.pipeline.propose, "write_shard", write_shard)
-    stamps = {name: (folder / name).stat().st_mtime_ns for name in (WEIGHTS, "shard-00000.arrow")}
+    stamps = {name: (folder / "targets" / name).stat().st_mtime_ns for name in (WEIGHTS, "shard-00000.arrow")}
     again, _ = _propose(coco, folder, **changes)
     assert steps == [3, 4]  # a trained RPN is not trained again
-    assert stamps == {name: (folder / name).stat().st_mtime_ns for name in stamps}
+    assert stamps == {name: (folder / "targets" / name).stat().st_mtime_ns for name in stamps}
     _assert_same(whole, again)
 
 
 def test_shards_of_another_rpn_are_made_again(coco: TinyCoco, tmp_path: Path) -> None:
     first, _ = _propose(coco, tmp_path)
     before = {image_id: first[image_id].boxes for image_id in SIZES}
-    (tmp_path / WEIGHTS).unlink()
-    for checkpoint in (tmp_path / "rpn/checkpoints").glob("*/*"):
+    (tmp_path / "targets" / WEIGHTS).unlink()
+    for checkpoint in (tmp_path / "targets/rpn/checkpoints").glob("*/*"):
         checkpoint.unlink()
-    next((tmp_path / "rpn/checkpoints").iterdir()).rmdir()
+    next((tmp_path / "targets/rpn/checkpoints").iterdir()).rmdir()
     second, _ = _propose(coco, tmp_path, propose__rpn_epochs=2)
     assert not any(torch.equal(before[image_id], second[image_id].boxes) for image_id in SIZES)
 
@@ -214,17 +217,17 @@ def test_a_run_reports_the_recall_and_the_cost_of_the_stored_rpn(coco: TinyCoco,
     rpn, images = load_base_rpn(tmp_path / "run/targets", 40, "cpu"), load_images(coco.part(), SPLIT.names)
     boxes = {image.image_id: rpn.propose(read_image(image).float() / 255)[0] for image in images}
     expected = novel_recall(boxes, images, SPLIT.novel)
-    assert metrics["evaluate"]["proposals"] == pytest.approx(expected, abs=1e-4)
+    assert metrics["evaluate"].proposals.to_json() == pytest.approx(expected, abs=1e-4)
     assert expected["novel_recall_at_100"] is not None
-    cost = metrics["evaluate"]["cost"]
-    assert cost["propose_s"] >= metrics["propose"]["rpn_seconds"] > 0
-    assert cost["teacher_crops"] == metrics["propose"]["crops"]
+    cost = metrics["evaluate"].cost
+    assert cost.propose_s >= metrics["propose"].rpn_seconds > 0
+    assert cost.teacher_crops == metrics["propose"].crops
 
 
 def test_where_no_targets_are_needed_the_recall_is_not_measured(coco: TinyCoco, tmp_path: Path) -> None:
     metrics = run_recipe(_recipe(coco, train__distillation_weight=0.0), tmp_path / "run")
     assert not (tmp_path / "run/targets").exists()
-    assert set(metrics["evaluate"]["proposals"].values()) == {None}
+    assert set(metrics["evaluate"].proposals.to_json().values()) == {None}
 
 
 def test_a_missing_or_strange_rpn_is_told(coco: TinyCoco, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ import torch
 from torchvision.ops import box_iou
 
 from ezsd.data.formats.coco import load_images
-from ezsd.proposals.recall import measure_proposals, novel_recall
+from ezsd.proposals.proposer import Proposer
+from ezsd.proposals.recall import measure_proposals, novel_recall, random_recall
 from ezsd.recipe import ProposeConfig
+from ezsd.teacher import text_embeddings
 from tiny import SPLIT, TinyCoco
 from tiny_teacher import ColourTeacher
 
@@ -62,17 +65,17 @@ def test_an_overlap_of_half_is_enough_and_less_is_not(tiny: TinyCoco) -> None:
 def test_proposals_and_random_boxes_are_measured_on_photos_with_novel_boxes(tiny: TinyCoco) -> None:
     images = load_images(tiny.part(), SPLIT.names)
     every = SETTINGS.model_copy(update={"sides": (32,), "shortlist": 5000, "nms": 1.0})
-    found = measure_proposals(ColourTeacher(), images, SPLIT, every, PROMPT, "cpu")
-    chance = measure_proposals(ColourTeacher(), images, SPLIT, every, PROMPT, "cpu", random=True)
+    proposer = Proposer(ColourTeacher(), text_embeddings(ColourTeacher(), SPLIT.names, PROMPT), 2, every, "cpu")
+    found = measure_proposals(proposer, images, SPLIT)
+    chance = random_recall(images, SPLIT, every)
     assert set(found) == {"novel_recall_at_100", "novel_recall_at_300"}
     assert found["novel_recall_at_300"] == chance["novel_recall_at_300"]  # the whole grid, in another order
-    by_crops = measure_proposals(
-        ColourTeacher(), images, SPLIT, every.model_copy(update={"crop_rank": 0.5}), PROMPT, "cpu"
-    )
-    assert by_crops["novel_recall_at_300"] == found["novel_recall_at_300"]
-    off_base = measure_proposals(
-        ColourTeacher(), images, SPLIT, every.model_copy(update={"base_overlap": 0.0}), PROMPT, "cpu"
-    )
-    assert 0 < (off_base["novel_recall_at_300"] or 0) < (found["novel_recall_at_300"] or 0)
-    nothing = measure_proposals(ColourTeacher(), load_images(tiny.part(), SPLIT.base), SPLIT, SETTINGS, PROMPT, "cpu")
+
+    def measured(**changes: float) -> float:
+        changed = replace(proposer, config=every.model_copy(update=changes))
+        return measure_proposals(changed, images, SPLIT)["novel_recall_at_300"] or 0
+
+    assert measured(crop_rank=0.5) == found["novel_recall_at_300"]
+    assert 0 < measured(base_overlap=0.0) < (found["novel_recall_at_300"] or 0)
+    nothing = measure_proposals(proposer, load_images(tiny.part(), SPLIT.base), SPLIT)
     assert nothing["novel_recall_at_100"] is None

@@ -135,7 +135,7 @@ def test_runs_that_are_not_finished_are_all_told(make: Callable[..., Path], tmp_
     with pytest.raises(ArtifactError) as caught:
         compare([folder, tmp_path / "nothing"])
     assert f"Run: ezsd evaluate {folder}" in str(caught.value)
-    assert "is no run folder" in str(caught.value)
+    assert "is not a run folder" in str(caught.value)
 
 
 def test_figures_have_differences_with_their_sign(make: Callable[..., Path]) -> None:

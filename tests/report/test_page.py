@@ -16,6 +16,7 @@ from ezsd.cli import app
 from ezsd.data.formats.coco import load_images
 from ezsd.errors import ArtifactError
 from ezsd.report.page import is_current, remove_report, write_report
+from ezsd.run_folder import RunFolder
 from finished_run import make_finished_run
 from tiny import CATEGORIES, SPLIT, TinyCoco, make_tiny_coco
 
@@ -90,7 +91,7 @@ def test_it_tells_what_was_run_and_measured(make: Callable[..., Path]) -> None:
     for part in (
         "setting named (novel names known while training, no boxes)", "AP50 novel names 12.5", "1,200", "2.5 MB",
         "torch 2.11.0", "1 x cpu", "2026-01-02", "novel recall at 300 not measured", "2 base and 2 novel names",
-        "seed 0", "20 steps, 40 photos, 8.0 photos/s", "score_threshold",
+        "seed 0", "20 steps, 40 images, 8.0 images/s", "score_threshold",
     ):  # fmt: skip
         assert part in text, part
 
@@ -189,12 +190,12 @@ def test_proposals_are_coloured_by_name(make: Callable[..., Path]) -> None:
 
 def test_a_report_is_current_until_the_run_changes(make: Callable[..., Path]) -> None:
     folder = make()
-    assert not is_current(folder)
+    assert not is_current(RunFolder(folder))
     write_report(folder, make("other", train__lr=0.5))
-    assert is_current(folder)
+    assert is_current(RunFolder(folder))
     metrics = folder / "train/metrics.json"
     metrics.write_text(metrics.read_text().replace("20", "30"))
-    assert not is_current(folder)
+    assert not is_current(RunFolder(folder))
 
 
 def test_a_report_html_of_the_user_is_neither_replaced_nor_removed(make: Callable[..., Path]) -> None:
@@ -202,7 +203,7 @@ def test_a_report_html_of_the_user_is_neither_replaced_nor_removed(make: Callabl
     (folder / "report.html").write_text("mine")
     with pytest.raises(ArtifactError, match="was not written by ezsd"):
         write_report(folder)
-    remove_report(folder)
+    remove_report(RunFolder(folder))
     assert (folder / "report.html").read_text() == "mine"
 
 

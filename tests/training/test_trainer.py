@@ -42,7 +42,7 @@ def test_losses_are_weighed_and_inputs_reach_the_model(tiny_coco: Callable[..., 
     dataset = _dataset(tiny_coco, tmp_path, lr=0.1, weight_decay=0.0)
     model = _Scales()
     metrics = train_model(model, dataset, Job("test", tmp_path, 0), [torch.tensor(3.0)], {"loss_two": 0.5})
-    assert (metrics["steps"], metrics["images"]) == (1, 4)
+    assert (metrics.steps, metrics.images) == (1, 4)
     assert float(model.one.detach()) == pytest.approx(1 - 0.1 * 3)
     assert float(model.two.detach()) == pytest.approx(1 - 0.1 * 1.5)
 
@@ -50,7 +50,7 @@ def test_losses_are_weighed_and_inputs_reach_the_model(tiny_coco: Callable[..., 
 def test_accumulated_batches_count_as_their_mean(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
     dataset = _dataset(tiny_coco, tmp_path, lr=0.1, weight_decay=0.0, epochs=1, accumulate=2)
     model = _Scales()
-    assert train_model(model, dataset, Job("test", tmp_path, 0), [torch.tensor(3.0)])["steps"] == 1
+    assert train_model(model, dataset, Job("test", tmp_path, 0), [torch.tensor(3.0)]).steps == 1
     assert float(model.one.detach()) == pytest.approx(1 - 0.1 * 3)
 
 
@@ -59,7 +59,7 @@ def test_trainings_of_one_process_may_differ_in_precision(tiny_coco: Callable[..
     for precision in ("fp32", "bf16", "fp32"):
         dataset = _dataset(lambda _: coco, tmp_path, precision=precision)
         folder = tmp_path / precision / str(len(list(tmp_path.iterdir())))
-        assert train_model(_Scales(), dataset, Job("test", folder, 0), [torch.ones(1)])["steps"] == 1
+        assert train_model(_Scales(), dataset, Job("test", folder, 0), [torch.ones(1)]).steps == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 works on a GPU")

@@ -28,6 +28,7 @@ from ezsd.pocket.scenes import PlacedObject, make_scene
 from ezsd.recipe import load_recipe
 from ezsd.report.compare import as_text, compare
 from ezsd.report.page import write_report
+from ezsd.run_folder import RunFolder
 from ezsd.utils.files import written_whole
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def run_demo(out: Path, fast: bool = False, overwrite: bool = False) -> dict[str
     console = Console(highlight=False)
     console.print(as_text(compare([ours, baseline]), console.width))
     report = write_report(ours, baseline)
-    image = _unheard(ours / "train" / "model", out / "unheard.jpg")
+    image = _unheard(RunFolder(ours).model, out / "unheard.jpg")
     return {"report": report, "image": image}
 
 

@@ -13,6 +13,7 @@ from ezsd.errors import DataError
 from ezsd.inference.detector import Detector, detections_json
 from ezsd.inference.drawing import draw
 from ezsd.inference.inputs import read_any, vocabulary_names
+from ezsd.run_folder import RunFolder
 from ezsd.utils.files import write_json, written_whole
 from ezsd.utils.progress import track
 
@@ -39,7 +40,7 @@ def detect_files(model: Path, images: Sequence[Path], vocabulary: str | None, th
         RecipeError: the vocabulary cannot be used.
         DataError: pictures cannot be read.
     """
-    inner = model / "train" / "model"
+    inner = RunFolder(model).model
     detector = Detector.load(inner if (inner / CONFIG).is_file() else model)
     names = vocabulary_names(vocabulary, detector.config.names)
     entries: list[dict[str, Any]] = []

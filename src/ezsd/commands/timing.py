@@ -13,24 +13,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 
 from ezsd.data.categories import CategorySplit
 from ezsd.data.prefetch import read_ahead
-from ezsd.data.samples import AnnotatedImage, ImageSet, images_with
+from ezsd.data.samples import AnnotatedImage, ImageSet, images_with, with_names
 from ezsd.data.target_store import Regions, write_index, write_shard
 from ezsd.detector.proposal_network import ProposalNetwork, build_proposal_network
 from ezsd.detector.rcnn import Rcnn, build_detector
 from ezsd.inference.batching import detect_annotated
+from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.train import run_train, wants_masks
 from ezsd.pipeline.workload import Pace, Work
 from ezsd.proposals.base_rpn import train_base_rpn
 from ezsd.proposals.candidates import anchor_grid
-from ezsd.proposals.proposer import propose_images
+from ezsd.proposals.proposer import Proposer
 from ezsd.proposals.recall import measure_proposals
 from ezsd.recipe import ProposeConfig, Recipe, needs_targets
+from ezsd.run_folder import RunFolder
 from ezsd.teacher import Teacher, load_teacher, text_embeddings
 from ezsd.teacher.adaptation import CropBatches, NormsJob, name_crops, train_norms, usable_boxes
 from ezsd.utils.device import this_device
@@ -44,7 +45,6 @@ _SAMPLE = 64  # photos that are looked at, at most
 _VAL_SAMPLE = 8  # of them for the accuracy of crops
 _GRID = 256  # boxes of a coarser grid that stands for the whole in exhaustive scoring
 _ENDLESS = 1e5  # epochs
-_UNSAVED: Mapping[str, Any] = {"checkpoint_steps": 10**9, "trackers": ()}
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,17 @@ def measure(recipe: Recipe, split: CategorySplit, train: ImageSet, val: ImageSet
     model = build_detector(recipe.detector, teacher.embedding_dim, masks, pretrained=False).to(device).eval()
     model_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     with TemporaryDirectory(prefix="ezsd-plan-", ignore_cleanup_errors=True) as name:
-        folder, used = Path(name), some
+        context, used = RunContext(_unsaved(recipe), split, RunFolder(Path(name)), device), some
         rpn = _untrained_rpn(recipe, device) if recipe.propose.asks_rpn else None
+        text = text_embeddings(teacher, split.names, recipe.prompt)
+        proposer = Proposer(teacher, text, len(split.base), recipe.propose, device, rpn)
         if needs_targets(recipe.train):
             if rpn is not None:
-                paces["rpn step"] = _train_rpn(recipe, split, replace(train, images=some), folder / "targets")
-            paces["propose in an image"], used = _propose(recipe, split, teacher, rpn, some, folder / "targets", device)
-        paces["train step"] = _train(recipe, split, replace(train, images=used), teacher, folder)
-        paces |= _evaluate(recipe, split, val, teacher, model, rpn, device)
-        paces |= _adapt(recipe, split, train, val, teacher, folder / "adapt", device)  # last: the teacher changes
+                paces["rpn step"] = _train_rpn(context, replace(train, images=some))
+            paces["propose in an image"], used = _propose(context, proposer, replace(train, images=some))
+        paces["train step"] = _train(context, replace(train, images=used), teacher)
+        paces |= _evaluate(context, val, model, proposer)
+        paces |= _adapt(context, train, val, teacher)  # last: the teacher changes
     norms = teacher.norm_parameters(recipe.adapt.towers).values()
     on_gpu = torch.device(device).type == "cuda"
     return Measured(
@@ -164,33 +166,34 @@ def _untrained_rpn(recipe: Recipe, device: str) -> ProposalNetwork:
     return build_proposal_network(config, pretrained=False).eval().to(device)
 
 
-def _train_rpn(recipe: Recipe, split: CategorySplit, images: ImageSet, folder: Path) -> Pace:
-    endless = recipe.model_copy(update={
-        "propose": recipe.propose.model_copy(update={"rpn_epochs": _ENDLESS}),
-        "train": recipe.train.model_copy(update=_UNSAVED),
-    })  # fmt: skip
+def _unsaved(recipe: Recipe) -> Recipe:
+    """Return the recipe with trainings that do not end by themselves and save nothing on the way."""
+    train = recipe.train.model_copy(update={"epochs": _ENDLESS, "checkpoint_steps": 10**9, "trackers": ()})
+    propose = recipe.propose.model_copy(update={"rpn_epochs": _ENDLESS})
+    adapt = recipe.adapt.model_copy(update={"epochs": max(recipe.adapt.epochs, 1000)})
+    return recipe.model_copy(update={"train": train, "propose": propose, "adapt": adapt})
+
+
+def _train_rpn(context: RunContext, images: ImageSet) -> Pace:
     timer = StepTimer(_SECONDS["rpn step"])
-    train_base_rpn(endless, split.base, images, folder, timer)
+    train_base_rpn(context.recipe, context.split.base, images, context.folder.of("propose"), timer)
     return timer.pace()
 
 
-def _propose(
-    recipe: Recipe, split: CategorySplit, teacher: Teacher, rpn: ProposalNetwork | None,
-    images: Sequence[AnnotatedImage], folder: Path, device: str,
-) -> tuple[Pace, list[AnnotatedImage]]:  # fmt: skip
-    """Pace of stage propose; the targets of the photos that were done are written to ``folder``."""
-    text = text_embeddings(teacher, split.names, recipe.prompt)
-    config, factor = _affordable(recipe.propose, images[0])
+def _propose(context: RunContext, proposer: Proposer, images: ImageSet) -> tuple[Pace, list[AnnotatedImage]]:
+    """Measure the pace of stage propose; write the targets of the images that were done, and return these."""
+    config, factor = _affordable(proposer.config, images[0])
+    affordable = replace(proposer, config=config)
     found: dict[int, Regions] = {}
 
     def work(group: list[AnnotatedImage]) -> None:
-        boxes = [(image.boxes[~image.crowd], image.labels[~image.crowd]) for image in group]
-        regions = propose_images(teacher, group, boxes, text, len(split.base), config, device, rpn)
-        found.update(zip((image.image_id for image in group), regions, strict=True))
+        known = [with_names(image, images.names, context.split.base) for image in group]
+        found.update(zip((image.image_id for image in group), affordable.propose(known), strict=True))
 
-    # About one full batch of crops; a CPU has nothing to gain from it, and more, smaller groups tell more.
-    size = 1 if device == "cpu" else max(1, config.batch_size // config.keep)
-    pace = _pace_per_image(work, images, size, "propose in an image") * factor
+    # About one full batch of crops. A CPU gains nothing from it, and smaller groups give more measurements.
+    size = 1 if context.device == "cpu" else max(1, config.batch_size // config.keep)
+    pace = _pace_per_image(work, images.images, size, "propose in an image") * factor
+    folder = context.folder.of("propose")
     write_shard(folder / "shard.arrow", found, {})
     write_index(folder, [folder / "shard.arrow"], {})
     return pace, [image for image in images if image.image_id in found]
@@ -206,22 +209,19 @@ def _affordable(config: ProposeConfig, image: AnnotatedImage) -> tuple[ProposeCo
     return coarse, grid / len(anchor_grid(image.height, image.width, coarse))
 
 
-def _train(recipe: Recipe, split: CategorySplit, images: ImageSet, teacher: Teacher, folder: Path) -> Pace:
-    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": _ENDLESS, **_UNSAVED})})
-    targets = folder / "targets" if needs_targets(recipe.train) else None
+def _train(context: RunContext, images: ImageSet, teacher: Teacher) -> Pace:
     timer = StepTimer(_SECONDS["train step"])
-    run_train(recipe, split, images, targets, teacher, None, folder / "train", timer)
+    raw = context.recipe.model_copy(update={"adapt": context.recipe.adapt.model_copy(update={"enabled": False})})
+    run_train(replace(context, recipe=raw), images, teacher, timer)
     return timer.pace()
 
 
 @torch.no_grad()
-def _evaluate(
-    recipe: Recipe, split: CategorySplit, val: ImageSet, teacher: Teacher, model: Rcnn, rpn: ProposalNetwork | None,
-    device: str,
-) -> dict[Work, Pace]:  # fmt: skip
-    """Paces of stage evaluate, with a detector that is not trained."""
+def _evaluate(context: RunContext, val: ImageSet, model: Rcnn, proposer: Proposer) -> dict[Work, Pace]:
+    """Measure the paces of stage evaluate with an untrained detector."""
     paces: dict[Work, Pace] = {}
-    text, size = text_embeddings(teacher, split.names, recipe.prompt), recipe.evaluate.batch_size
+    recipe, split, text = context.recipe, context.split, proposer.text
+    size = recipe.evaluate.batch_size
 
     def detect(group: list[AnnotatedImage]) -> None:
         for first in (0, len(split.base)) if split.novel else (0,):  # gzsd and zsd
@@ -232,31 +232,29 @@ def _evaluate(
     novel = images_with(val, split.novel)
     if recipe.evaluate.proposals and novel:
         config, factor = _affordable(recipe.propose, novel[0])
+        affordable = replace(proposer, config=config)
 
         def recall(group: list[AnnotatedImage]) -> None:
-            part = replace(val, images=group)
-            measure_proposals(teacher, part, split, config, recipe.prompt, device, rpn=rpn)
+            measure_proposals(affordable, replace(val, images=group), split)
 
         pace = _pace_per_image(recall, _spread(novel, _SAMPLE), 1, "recall of an image")
         paces["recall of an image"] = pace * factor
     return paces
 
 
-def _adapt(
-    recipe: Recipe, split: CategorySplit, train: ImageSet, val: ImageSet, teacher: Teacher, folder: Path, device: str
-) -> dict[Work, Pace]:
-    """Paces of stage adapt; the teacher is changed."""
+def _adapt(context: RunContext, train: ImageSet, val: ImageSet, teacher: Teacher) -> dict[Work, Pace]:
+    """Measure the paces of stage adapt; the teacher is changed."""
     paces: dict[Work, Pace] = {}
-    config = recipe.adapt.model_copy(update={"epochs": max(recipe.adapt.epochs, 1000)})
+    recipe, split, config = context.recipe, context.split, context.recipe.adapt
     some = replace(val, images=_spread(val.images, _VAL_SAMPLE))
     if crops := sum(len(usable_boxes(image, config.min_side)) for image in some):
-        began = time.monotonic()
-        name_crops(teacher, some, split, config, recipe.prompt, device)
-        paces["look at a crop"] = Pace.of([(time.monotonic() - began) / crops])
+        started = time.monotonic()
+        name_crops(teacher, some, split, config, recipe.prompt, context.device)
+        paces["look at a crop"] = Pace.of([(time.monotonic() - started) / crops])
     if config.enabled:
         timer = StepTimer(_SECONDS["adapt step"])
         batches = CropBatches(train, split.base, config, recipe.seed)
-        train_norms(teacher, batches, split, recipe.prompt, NormsJob(folder, on_step=timer))
+        train_norms(teacher, batches, split, recipe.prompt, NormsJob(context.folder.adapt_checkpoints, on_step=timer))
         # The first steps read the images of many later ones, so the median; reading is counted separately.
         pace = timer.pace()
         paces["adapt step"] = Pace(statistics.median(timer.warm), pace.low, pace.high)

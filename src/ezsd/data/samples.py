@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -115,20 +115,41 @@ def segmentations_of(image: AnnotatedImage) -> list[Segmentation]:
     ]
 
 
-def base_boxes_of(
-    images: Sequence[AnnotatedImage], names: Sequence[str], base: Sequence[str]
-) -> list[tuple[Tensor, Tensor]]:
-    """Boxes ``[N, 4]`` of base names in each photo, without crowds, and their 1-based labels among ``base``."""
-    place = {name: index for index, name in enumerate(base, start=1)}
-    boxes = []
-    for image in images:
-        labels = torch.tensor([place.get(names[label - 1], 0) for label in image.labels.tolist()]).long()
-        wanted = (labels > 0) & ~image.crowd
-        boxes.append((image.boxes[wanted], labels[wanted]))
-    return boxes
+def labels_among(image: AnnotatedImage, names: Sequence[str], wanted: Sequence[str]) -> Tensor:
+    """Return the label of each box among ``wanted``: ``[N]`` int64, 1-based, 0 = the name is not wanted.
+
+    Args:
+        image: Its labels are 1-based indices into ``names``.
+        names: The names of the image's labels.
+        wanted: Names; label 1 is the first.
+    """
+    place = {name: label for label, name in enumerate(wanted, start=1)}
+    return torch.tensor([0, *(place.get(name, 0) for name in names)])[image.labels]
+
+
+def with_names(image: AnnotatedImage, names: Sequence[str], wanted: Sequence[str]) -> AnnotatedImage:
+    """Return the image with the boxes of wanted names alone, crowd boxes excluded, in their order.
+
+    This is the one place where boxes are selected by name; everything that may see base boxes only goes through it.
+
+    Args:
+        image: Its labels are 1-based indices into ``names``.
+        names: The names of the image's labels.
+        wanted: Names to keep; the labels of the result are 1-based indices into them.
+    """
+    labels = labels_among(image, names, wanted)
+    kept = (labels > 0) & ~image.crowd
+    segmentations = image.segmentations
+    return replace(
+        image,
+        boxes=image.boxes[kept],
+        labels=labels[kept],
+        crowd=image.crowd[kept],
+        segmentations=None if segmentations is None else [segmentations[row] for row in kept.nonzero()[:, 0].tolist()],
+        areas=None if image.areas is None else image.areas[kept],
+    )
 
 
 def images_with(images: ImageSet, names: Sequence[str]) -> list[AnnotatedImage]:
-    """Return the photos that have a box (no crowd) of one of the names."""
-    wanted = {label for label, name in enumerate(images.names, start=1) if name in names}
-    return [image for image in images if wanted.intersection(image.labels[~image.crowd].tolist())]
+    """Return the images that have a box of one of the names; crowd boxes do not count."""
+    return [image for image in images if len(with_names(image, images.names, names).boxes)]

@@ -22,6 +22,7 @@ from torch import Tensor
 from ezsd.errors import ArtifactError
 from ezsd.utils.files import read_json, write_json, written_whole
 
+INDEX = "index.json"
 _OPEN_SHARDS = 256  # a process may hold about a thousand files open
 _UNIT_TOLERANCE = 0.01  # fp16 rounding of D numbers
 
@@ -113,7 +114,7 @@ def write_index(folder: Path, shards: list[Path], facts: Mapping[str, Any]) -> N
             raise ArtifactError(f"{path} cannot be read. Run stage propose again; finished shards are kept.")
         entries.append({"file": path.name, "bytes": path.stat().st_size,
                         "image_ids": notes["image_ids"], "offsets": notes["offsets"]})  # fmt: skip
-    write_json(folder / "index.json", {**facts, "shards": entries})
+    write_json(folder / INDEX, {**facts, "shards": entries})
 
 
 class TargetStore:
@@ -128,7 +129,7 @@ class TargetStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.facts: dict[str, Any] = read_json(folder / "index.json")
+        self.facts: dict[str, Any] = read_json(folder / INDEX)
         try:
             shards = self.facts.pop("shards")
             self._rows = {

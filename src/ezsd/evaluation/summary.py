@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ezsd.data.samples import ImageSet
 from ezsd.evaluation.metrics import Figures, harmonic_mean, mean_figures
+from ezsd.run_folder import Counts, EvaluateMetrics, GzsdMetrics, LvisMetrics, ZsdMetrics
 
 SETTINGS = {
     "strict": " (novel names unknown while training)",
@@ -23,50 +24,50 @@ SETTINGS = {
 ByCategory = dict[int, Figures]
 
 
-def headline(gzsd: ByCategory, zsd: ByCategory, base: int) -> dict[str, dict[str, float | None]]:
-    """Sum figures up into the keys "gzsd" and "zsd" of metrics.json.
+def headline(gzsd: ByCategory, zsd: ByCategory, base: int) -> dict[str, Any]:
+    """Summarize figures as ``gzsd`` and ``zsd`` of metrics.json.
 
     Args:
-        gzsd: figures of all names by label.
-        zsd: figures of the novel names by label.
-        base: number of base names; labels up to it are base.
+        gzsd: Figures of all names by label.
+        zsd: Figures of the novel names by label.
+        base: Number of base names; labels up to it are base.
     """
     of_base = mean_figures(figures for label, figures in gzsd.items() if label <= base)
     of_novel = mean_figures(figures for label, figures in gzsd.items() if label > base)
     of_all, of_zsd = mean_figures(gzsd.values()), mean_figures(zsd.values())
     return {
-        "gzsd": {
-            "ap50_base": of_base.ap50,
-            "ap50_novel": of_novel.ap50,
-            "ap50_all": of_all.ap50,
-            "harmonic_mean": harmonic_mean(of_base.ap50, of_novel.ap50),
-            "ap_base": of_base.ap,
-            "ap_novel": of_novel.ap,
-            "ap_all": of_all.ap,
-        },
-        "zsd": {"ap50": of_zsd.ap50, "ap": of_zsd.ap},
+        "gzsd": GzsdMetrics(
+            ap50_base=of_base.ap50,
+            ap50_novel=of_novel.ap50,
+            ap50_all=of_all.ap50,
+            harmonic_mean=harmonic_mean(of_base.ap50, of_novel.ap50),
+            ap_base=of_base.ap,
+            ap_novel=of_novel.ap,
+            ap_all=of_all.ap,
+        ),
+        "zsd": ZsdMetrics(ap50=of_zsd.ap50, ap=of_zsd.ap),
     }
 
 
-def by_frequency(figures: ByCategory, frequencies: Mapping[int, str]) -> dict[str, float | None]:
-    """Return LVIS's AP of all, rare, common and frequent names."""
+def by_frequency(figures: ByCategory, frequencies: Mapping[int, str]) -> LvisMetrics:
+    """Return the AP of all, rare, common and frequent names of LVIS."""
     groups = {f"ap_{group}": [figures[label] for label, of in frequencies.items() if of == group] for group in "rcf"}
-    return {
-        "ap": mean_figures(figures.values()).ap,
+    return LvisMetrics(
+        ap=mean_figures(figures.values()).ap,
         **{key: mean_figures(members).ap for key, members in groups.items()},
-    }
+    )
 
 
-def counts_of(images: ImageSet, base: int) -> dict[str, int]:
-    """Count photos, boxes (crowds apart) and what was left out as bad."""
+def counts_of(images: ImageSet, base: int) -> Counts:
+    """Count images, boxes (crowd boxes separately) and what was left out as invalid."""
     labels = torch.cat([torch.zeros(0, dtype=torch.int64), *(image.labels[~image.crowd] for image in images)])
-    return {
-        "images": len(images),
-        "boxes_base": int((labels <= base).sum()),
-        "boxes_novel": int((labels > base).sum()),
-        "crowds": sum(int(image.crowd.sum()) for image in images),
-        "skipped": len(images.skipped),
-    }
+    return Counts(
+        images=len(images),
+        boxes_base=int((labels <= base).sum()),
+        boxes_novel=int((labels > base).sum()),
+        crowds=sum(int(image.crowd.sum()) for image in images),
+        skipped=len(images.skipped),
+    )
 
 
 def per_category_csv(images: ImageSet, figures: ByCategory, base: int) -> str:
@@ -82,30 +83,29 @@ def per_category_csv(images: ImageSet, figures: ByCategory, base: int) -> str:
     return text.getvalue()
 
 
-def summary(metrics: Mapping[str, Any]) -> Group:
-    """Return what metrics.json says for people: a table of figures, with their setting and cost."""
-    gzsd, zsd = metrics["gzsd"], metrics["zsd"]
-    known = SETTINGS.get(metrics["setting"], "")
-    table = Table(title=f"Split {metrics['split']}, setting {metrics['setting']}{known}", title_justify="left")
+def summary(metrics: EvaluateMetrics) -> Group:
+    """Return a table of the metrics with their setting and cost, to print."""
+    gzsd, zsd = metrics.gzsd, metrics.zsd
+    known = SETTINGS.get(metrics.setting, "")
+    table = Table(title=f"Split {metrics.split}, setting {metrics.setting}{known}", title_justify="left")
     for column in ("AP in 0..100", "base", "novel", "all", "harmonic mean"):
         table.add_column(column, justify="right" if table.columns else "left")
-    table.add_row("gzsd AP50", *(_shown(gzsd[key]) for key in ("ap50_base", "ap50_novel", "ap50_all", "harmonic_mean")))
-    table.add_row("gzsd AP", *(_shown(gzsd[key]) for key in ("ap_base", "ap_novel", "ap_all")))
-    table.add_row("zsd AP50", "", _shown(zsd["ap50"]))
-    table.add_row("zsd AP", "", _shown(zsd["ap"]))
+    table.add_row("gzsd AP50", *map(_shown, (gzsd.ap50_base, gzsd.ap50_novel, gzsd.ap50_all, gzsd.harmonic_mean)))
+    table.add_row("gzsd AP", *map(_shown, (gzsd.ap_base, gzsd.ap_novel, gzsd.ap_all)))
+    table.add_row("zsd AP50", "", _shown(zsd.ap50))
+    table.add_row("zsd AP", "", _shown(zsd.ap))
     return Group(table, _cost_line(metrics))
 
 
-def _cost_line(metrics: Mapping[str, Any]) -> str:
-    counts = metrics["counts"]
-    cost = {key: _shown(value) for key, value in metrics["cost"].items()}
-    stored = metrics["cost"]["target_bytes"]
+def _cost_line(metrics: EvaluateMetrics) -> str:
+    counts, cost = metrics.counts, metrics.cost
+    stored = None if cost.target_bytes is None else cost.target_bytes / 1e6
     return (
-        f"{counts['images']} photos, {counts['boxes_base']} base and {counts['boxes_novel']} novel boxes, "
-        f"{counts['skipped']} skipped; - = not measured\n"
-        f"Cost: adapt {cost['adapt_s']} s, propose {cost['propose_s']} s, train {cost['train_s']} s; "
-        f"teacher: {cost['teacher_crops']} crops, {cost['teacher_dense_passes']} dense passes, "
-        f"{_shown(None if stored is None else stored / 1e6)} MB stored"
+        f"{counts.images} images, {counts.boxes_base} base and {counts.boxes_novel} novel boxes, "
+        f"{counts.skipped} skipped; - = not measured\n"
+        f"Cost: adapt {_shown(cost.adapt_s)} s, propose {_shown(cost.propose_s)} s, train {_shown(cost.train_s)} s; "
+        f"teacher: {_shown(cost.teacher_crops)} crops, {_shown(cost.teacher_dense_passes)} dense passes, "
+        f"{_shown(stored)} MB stored"
     )
 
 

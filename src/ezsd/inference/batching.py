@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from faster_coco_eval.core import mask as mask_api
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from ezsd.data.samples import AnnotatedImage
 from ezsd.detector.rcnn import PADDED_TO, Rcnn
 from ezsd.detector.roi_heads import Detections
 from ezsd.utils.boxes import resize_scale
+from ezsd.utils.device import process_state
 from ezsd.utils.files import read_json, write_text
 from ezsd.utils.progress import track
 
@@ -84,7 +84,7 @@ def detect_in_parts(
     """
     parts = [images[start : start + _PART_IMAGES] for start in range(0, len(images) if labels else 0, _PART_IMAGES)]
     paths = [folder / f"{index:05d}.json" for index in range(len(parts))]
-    own = range(PartialState().process_index, len(parts), PartialState().num_processes)
+    own = range(process_state().process_index, len(parts), process_state().num_processes)
     missing = [index for index in own if not paths[index].exists()]
     total, left = (sum(len(parts[index]) for index in indices) for indices in (own, missing))
     with track(total, f"evaluate ({folder.name})", total - left) as advance:
@@ -92,8 +92,8 @@ def detect_in_parts(
             found = detect_annotated(model, parts[index], text, labels, batch_size)
             write_text(paths[index], json.dumps(found))
             advance(len(parts[index]), "")
-    PartialState().wait_for_everyone()
-    return [entry for path in paths for entry in read_json(path)] if PartialState().is_main_process else []
+    process_state().wait_for_everyone()
+    return [entry for path in paths for entry in read_json(path)] if process_state().is_main_process else []
 
 
 def encode_mask(mask: np.ndarray[Any, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Stage 4: detect in the val photos and measure zsd (novel names alone) and gzsd (base and novel names together)."""
+"""Stage 4: detect in the val images and measure zsd (novel names alone) and gzsd (base and novel names together)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from accelerate import PartialState
-from rich.console import Console
 
 from ezsd.data.categories import CategorySplit
 from ezsd.data.formats.lvis import ground_truth_of, read_rules
@@ -23,69 +20,64 @@ from ezsd.evaluation.summary import (
     counts_of,
     headline,
     per_category_csv,
-    summary,
 )
 from ezsd.inference.batching import detect_in_parts
+from ezsd.pipeline.context import RunContext
 from ezsd.proposals.base_rpn import load_base_rpn
+from ezsd.proposals.proposer import Proposer
 from ezsd.proposals.recall import measure_proposals
-from ezsd.recipe import Recipe, needs_targets
-from ezsd.teacher import Teacher
-from ezsd.utils.files import digest, read_json, write_json, write_text
+from ezsd.recipe import needs_targets
+from ezsd.run_folder import (
+    AdaptMetrics,
+    Cost,
+    EvaluateMetrics,
+    ProposalMetrics,
+    ProposeMetrics,
+    RunFolder,
+    TeacherMetrics,
+    TrainMetrics,
+    read_metrics,
+    read_metrics_if_exist,
+)
+from ezsd.teacher import Teacher, text_embeddings
+from ezsd.utils.device import process_state
+from ezsd.utils.files import digest, write_json, write_text
 
-_COST = {  # metrics.json's cost: stage and key it comes from
-    "adapt_s": ("adapt", "seconds"),
-    "propose_s": ("targets", "seconds"),
-    "train_s": ("train", "seconds"),
-    "teacher_crops": ("targets", "crops"),
-    "teacher_dense_passes": ("targets", "dense_passes"),
-    "target_bytes": ("targets", "bytes"),
-}
-_RECALL = ("novel_recall_at_100", "novel_recall_at_300")
 
+def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None) -> EvaluateMetrics:
+    """Evaluate the model of a run on the val images; a killed evaluation resumes at the part it was working on.
 
-_ACCURACY = ("accuracy_base_before", "accuracy_base_after", "accuracy_novel_before", "accuracy_novel_after")
-
-
-def run_evaluate(
-    recipe: Recipe, images: ImageSet, teacher: Teacher | None, run_folder: Path, device: str
-) -> dict[str, Any]:
-    """Evaluate the model of a run on the val photos; a killed run goes on from the last part it detected.
-
-    zsd asks for the novel names alone and counts novel boxes alone; gzsd asks for base and novel names together. Both
-    look at every val photo. Writes ``evaluate/``: metrics.json, per_category.csv (gzsd), and in COCO's results form,
-    with the annotation file's own category ids, detections.json (gzsd) and detections_zsd.json.
+    zsd detects novel names alone and counts novel boxes alone; gzsd detects base and novel names together. Both use
+    every val image. Writes metrics.json, per_category.csv (gzsd), and, as COCO results with the category ids of the
+    annotation file, detections.json (gzsd) and detections_zsd.json.
 
     Args:
-        recipe: data.val.annotations, evaluate, propose and prompt are used.
-        images: the val part, read for the model's names (base, then novel).
-        teacher: adapted; measures the novel recall of CLIP proposals. None = not measured.
-        run_folder: holds train/model; metrics.json of adapt/, targets/ and train/ tell the cost.
-        device: where the detector runs.
+        context: The run.
+        images: The val part, read for the names of the model (base, then novel).
+        teacher: The adapted teacher, to measure the novel recall of CLIP proposals; None = not measured.
 
     Returns:
-        what metrics.json holds. AP in 0..100, None = not measured. Beside the keys of every run: "lvis" (ap, ap_r,
-        ap_c, ap_f of gzsd) for LVIS annotations, "masks" (gzsd, zsd) when model and annotations have masks.
+        The metrics. ``lvis`` is set for LVIS annotations, ``masks`` when model and annotations have masks.
 
     Raises:
-        ArtifactError: the model cannot be used, or has other names than ``photos``.
-        DataError: a photo cannot be read.
+        ArtifactError: The model cannot be used, or has other names than ``images``.
+        DataError: An image cannot be read.
     """
-    folder, model_folder = run_folder / "evaluate", run_folder / "train" / "model"
-    model, model_config, text = load_model(model_folder, device)
+    folder, recipe = context.folder, context.recipe
+    model, model_config, text = load_model(folder.model, context.device)
     if images.names != model_config.names:
         raise ArtifactError(
-            f"{model_folder} was trained for the names of split {model_config.split}, the val images were read for "
-            "others. "
-            "Evaluate it with the split it was trained with, or train again."
+            f"{folder.model} was trained for the names of split {model_config.split}, the val images were read for "
+            "others. Evaluate it with the split it was trained with, or train again."
         )
     rules = read_rules(recipe.data.val.annotations, images.names)
     truth = ground_truth_of(images, rules)
     kinds = ("bbox", "segm") if model_config.masks and images.has_masks else ("bbox",)
     ids = [f"{image.image_id} {image.path.name}" for image in images]
-    parts = folder / "parts" / digest(model_folder / MODEL, model_folder / CONFIG, *ids)[:16]
-    base, main = len(model_config.base), PartialState().is_main_process
+    parts = folder.parts / digest(folder.model / MODEL, folder.model / CONFIG, *ids)[:16]
+    base, main = len(model_config.base), process_state().is_main_process
     figures: dict[str, dict[str, ByCategory]] = {kind: {} for kind in kinds}
-    for protocol, file, first in (("gzsd", "detections.json", 0), ("zsd", "detections_zsd.json", base)):
+    for protocol, path, first in (("gzsd", folder.detections, 0), ("zsd", folder.detections_zsd, base)):
         labels = range(first + 1, len(images.names) + 1)
         found = detect_in_parts(
             model, images.images, text[first:], labels, recipe.evaluate.batch_size, parts / protocol
@@ -93,34 +85,44 @@ def run_evaluate(
         if main:
             for kind in kinds:
                 figures[kind][protocol] = coco_metrics(truth, found, labels, kind)
-            _write_detections(folder / file, found, rules.category_ids)
+            _write_detections(path, found, rules.category_ids)
     if main:
-        metrics = {
-            "setting": model_config.setting,
-            "split": model_config.split,
+        optional: dict[str, Any] = {}
+        if rules.frequencies:
+            optional["lvis"] = by_frequency(figures["bbox"]["gzsd"], rules.frequencies)
+        if "segm" in kinds:
+            optional["masks"] = headline(**figures["segm"], base=base)
+        metrics = EvaluateMetrics(
+            setting=model_config.setting,
+            split=model_config.split,
             **headline(**figures["bbox"], base=base),
-            "proposals": _proposal_recall(recipe, images, model_config, teacher, run_folder / "targets", device),
-            **_measured_by_stages(run_folder, counts_of(images, base)),
-            **({"lvis": by_frequency(figures["bbox"]["gzsd"], rules.frequencies)} if rules.frequencies else {}),
-            **({"masks": headline(**figures["segm"], base=base)} if "segm" in kinds else {}),
-        }
-        write_text(folder / "per_category.csv", per_category_csv(images, figures["bbox"]["gzsd"], base))
-        write_json(folder / "metrics.json", _rounded(metrics))
-        shutil.rmtree(folder / "parts", ignore_errors=True)
-        Console(highlight=False).print(summary(metrics))
-    PartialState().wait_for_everyone()
-    result: dict[str, Any] = read_json(folder / "metrics.json")
-    return result
+            proposals=_proposal_recall(context, images, model_config, teacher),
+            **_earlier_stages(folder),
+            counts=counts_of(images, base),
+            **optional,
+        )
+        write_text(folder.per_category, per_category_csv(images, figures["bbox"]["gzsd"], base))
+        write_json(folder.metrics("evaluate"), _rounded(metrics.to_json()))
+        shutil.rmtree(folder.parts, ignore_errors=True)
+    process_state().wait_for_everyone()
+    return read_metrics(folder.metrics("evaluate"), EvaluateMetrics)
 
 
-def _measured_by_stages(run_folder: Path, counts: Mapping[str, int]) -> dict[str, Any]:
-    """Gather what earlier stages measured; None where a stage did not run."""
-    paths = {stage: run_folder / stage / "metrics.json" for stage in ("adapt", "targets", "train")}
-    stage_metrics = {stage: read_json(path) if path.exists() else {} for stage, path in paths.items()}
+def _earlier_stages(folder: RunFolder) -> dict[str, Any]:
+    """Return what earlier stages measured; None where a stage did not run."""
+    adapt = read_metrics_if_exist(folder.metrics("adapt"), AdaptMetrics)
+    propose = read_metrics_if_exist(folder.metrics("propose"), ProposeMetrics)
+    train = read_metrics_if_exist(folder.metrics("train"), TrainMetrics)
     return {
-        "teacher": {key: stage_metrics["adapt"].get(key) for key in _ACCURACY},
-        "counts": dict(counts),
-        "cost": {key: stage_metrics[stage].get(entry) for key, (stage, entry) in _COST.items()},
+        "teacher": TeacherMetrics(**{name: getattr(adapt, name) for name in TeacherMetrics.model_fields}),
+        "cost": Cost(
+            adapt_s=adapt.seconds,
+            propose_s=propose.seconds,
+            train_s=train.seconds,
+            teacher_crops=propose.crops,
+            teacher_dense_passes=propose.dense_passes,
+            target_bytes=propose.bytes,
+        ),
     }
 
 
@@ -136,15 +138,18 @@ def _write_detections(path: Path, found: Sequence[Mapping[str, Any]], category_i
 
 
 def _proposal_recall(
-    recipe: Recipe, images: ImageSet, model_config: ModelConfig, teacher: Teacher | None, targets: Path, device: str
-) -> dict[str, float | None]:
+    context: RunContext, images: ImageSet, model_config: ModelConfig, teacher: Teacher | None
+) -> ProposalMetrics:
+    recipe, device = context.recipe, context.device
+    not_measured = ProposalMetrics(novel_recall_at_100=None, novel_recall_at_300=None)
     if teacher is None or not recipe.evaluate.proposals or not model_config.novel:
-        return dict.fromkeys(_RECALL)
+        return not_measured
     config, rpn = recipe.propose, None
     if config.asks_rpn:
         if not needs_targets(recipe.train):  # then no RPN was trained
-            return dict.fromkeys(_RECALL)
-        rpn = load_base_rpn(targets, config.shortlist, device)
+            return not_measured
+        rpn = load_base_rpn(context.folder.of("propose"), config.shortlist, device)
     split = CategorySplit(model_config.split, model_config.base, model_config.novel)
-    measured = measure_proposals(teacher, images, split, config, recipe.prompt, device, rpn=rpn)
-    return {key: measured[key] for key in _RECALL}
+    text = text_embeddings(teacher, split.names, recipe.prompt)
+    proposer = Proposer(teacher, text, len(split.base), config, device, rpn)
+    return ProposalMetrics(**measure_proposals(proposer, images, split))

@@ -1,4 +1,4 @@
-"""The state of a run folder: which stages are finished, which are out of date."""
+"""The state of a run folder: which stages are finished, and which were made from something else."""
 
 from __future__ import annotations
 
@@ -10,96 +10,95 @@ from ezsd.errors import ArtifactError
 from ezsd.pipeline.fingerprints import Inputs, differences
 from ezsd.recipe import Recipe, renamed_keys, save_recipe
 from ezsd.report.page import remove_report
-from ezsd.run_folder import FOLDERS, RECIPE, STAGES, Stage
+from ezsd.run_folder import STAGES, RunFolder, Stage
 from ezsd.utils.environment import environment, versions
 from ezsd.utils.files import read_json
 
-INPUTS, DONE = "inputs.json", "done.json"
 _MARK = "run folder of"
 
 
-def stale_stages(folder: Path, stages: Sequence[Stage], inputs: Mapping[str, Inputs]) -> dict[Stage, list[str]]:
-    """Tell for each stage that was begun with other inputs what differs.
+def stale_stages(run: RunFolder, stages: Sequence[Stage], inputs: Mapping[str, Inputs]) -> dict[Stage, list[str]]:
+    """Return the stages that were started with other inputs, and what differs.
 
     Raises:
-        ArtifactError: a stage's folder, or recipe.yaml, is not ezsd's own.
+        ArtifactError: The folder of a stage, or recipe.yaml, was not written by a run.
     """
-    own = folder / RECIPE
-    if own.exists() and not own.read_text(encoding="utf-8", errors="replace").startswith(f"# {_MARK}"):
-        raise ArtifactError(f"{own} was not written by a run and would be replaced. Give another folder with --out.")
+    recipe = run.recipe
+    if recipe.exists() and not recipe.read_text(encoding="utf-8", errors="replace").startswith(f"# {_MARK}"):
+        raise ArtifactError(f"{recipe} was not written by a run and would be replaced. Give another folder with --out.")
     stale: dict[Stage, list[str]] = {}
     for stage in stages:
-        place = folder / FOLDERS[stage]
-        if not _holds_work(place):
+        if not _holds_work(run, stage):
             continue
-        if (place / INPUTS).is_file():
-            if messages := differences(read_inputs(place), inputs[stage]):
-                stale[stage] = messages
-        else:
-            raise ArtifactError(f"{place} holds files that no run wrote. Give another folder with --out.")
+        if not run.inputs(stage).is_file():
+            raise ArtifactError(f"{run.of(stage)} holds files that no run wrote. Give another folder with --out.")
+        if changes := differences(read_inputs(run, stage), inputs[stage]):
+            stale[stage] = changes
     return stale
 
 
-def _holds_work(place: Path) -> bool:
-    """Tell whether a stage has left anything in its folder but the note that it was begun."""
-    return place.exists() and any(path.name != INPUTS and path.suffix != ".part" for path in place.iterdir())
+def _holds_work(run: RunFolder, stage: Stage) -> bool:
+    """Return whether a stage left more in its folder than the file it starts with."""
+    folder, start = run.of(stage), run.inputs(stage)
+    return folder.exists() and any(path != start and path.suffix != ".part" for path in folder.iterdir())
 
 
-def refusal(folder: Path, stale: Mapping[Stage, Sequence[str]]) -> list[str]:
-    """Say why a run folder is refused, and what can be done."""
+def refusal(run: RunFolder, stale: Mapping[Stage, Sequence[str]]) -> list[str]:
+    """Return why a run folder is refused, and what to do."""
     first = STAGES.index(next(iter(stale)))
-    again = [stage for stage in STAGES[first:] if (folder / FOLDERS[stage]).exists()]
-    messages = dict.fromkeys(difference for entries in stale.values() for difference in entries)
+    redone = [stage for stage in STAGES[first:] if run.of(stage).exists()]
+    changes = dict.fromkeys(difference for entries in stale.values() for difference in entries)
     return [
-        f"{folder} was made from another recipe or other data:",
-        *messages,
-        f"Give another folder with --out, or --overwrite to remove the results of {', '.join(again)} and redo them.",
+        f"{run.path} was made from another recipe or other data:",
+        *changes,
+        f"Give another folder with --out, or --overwrite to remove the results of {', '.join(redone)} and redo them.",
     ]
 
 
 def is_redone(stage: Stage, stale: Mapping[Stage, Sequence[str]]) -> bool:
-    """Return whether a stage comes after (or is) the first stale one."""
+    """Return whether a stage is the first stale one or comes after it."""
     return bool(stale) and STAGES.index(stage) >= STAGES.index(next(iter(stale)))
 
 
-def is_done(folder: Path, stage: Stage, inputs: Inputs) -> bool:
+def is_done(run: RunFolder, stage: Stage, inputs: Inputs) -> bool:
     """Return whether a stage is finished with these inputs."""
-    place = folder / FOLDERS[stage]
-    return (place / DONE).is_file() and (place / INPUTS).is_file() and read_inputs(place) == inputs
+    return run.done(stage).is_file() and run.inputs(stage).is_file() and read_inputs(run, stage) == inputs
 
 
-def read_inputs(place: Path) -> Inputs:
-    """Read what a stage was started with; recipe keys that were renamed since then have their new names."""
-    return renamed_keys(read_json(place / INPUTS))
+def read_inputs(run: RunFolder, stage: Stage) -> Inputs:
+    """Read what a stage was started with. Recipe keys that were renamed since then have their new names."""
+    return renamed_keys(read_json(run.inputs(stage)))
 
 
-def check_earlier(folder: Path, relevant: Sequence[Stage], wanted: Sequence[Stage], done: set[Stage]) -> None:
+def check_earlier(run: RunFolder, relevant: Sequence[Stage], wanted: Sequence[Stage], done: set[Stage]) -> None:
     """Raise ArtifactError unless the stages before the wanted ones are finished."""
     for stage in relevant:
         if stage not in wanted and stage not in done:
-            raise ArtifactError(f"{folder}: stage {stage} is not finished. Run: ezsd {stage} {folder}")
+            raise ArtifactError(f"{run.path}: stage {stage} is not finished. Run: ezsd {stage} {run.path}")
 
 
-def prepare_folder(recipe: Recipe, folder: Path, stale: Mapping[Stage, Sequence[str]], needed: Sequence[Stage]) -> None:
-    """Remove what is to be done again and what killed runs left half written, and write the resolved recipe."""
-    for path in list(folder.rglob(".*.part")):
-        if path.exists():  # not inside one that is gone by now
+def prepare_folder(
+    recipe: Recipe, run: RunFolder, stale: Mapping[Stage, Sequence[str]], needed: Sequence[Stage]
+) -> None:
+    """Remove results that will be redone and incomplete files of killed runs; write the resolved recipe."""
+    for path in list(run.path.rglob(".*.part")):
+        if path.exists():  # its folder may have been removed before it
             _remove(path)
     if stale:
-        remove_report(folder)
+        remove_report(run)
     for stage in STAGES if stale else ():
-        place = folder / FOLDERS[stage]
-        if (is_redone(stage, stale) or stage not in needed) and (place / INPUTS).exists():
-            _remove(place)
-    save_recipe(recipe, folder / RECIPE, {_MARK: f"ezsd {versions()['ezsd']}", **environment()})
+        if (is_redone(stage, stale) or stage not in needed) and run.inputs(stage).exists():
+            _remove(run.of(stage))
+    save_recipe(recipe, run.recipe, {_MARK: f"ezsd {versions()['ezsd']}", **environment()})
 
 
 def _remove(path: Path) -> None:
     try:
         if path.is_dir():
-            beside = path.with_name(f".{path.name.strip('.')}.removed.part")  # half a folder must not look like one
-            path.rename(beside)
-            shutil.rmtree(beside)
+            # Renamed first: a partly removed folder must not look like a stage.
+            renamed = path.with_name(f".{path.name.strip('.')}.removed.part")
+            path.rename(renamed)
+            shutil.rmtree(renamed)
         else:
             path.unlink()
     except OSError as error:

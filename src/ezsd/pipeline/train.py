@@ -2,63 +2,46 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import torch
-from accelerate import PartialState
 
-from ezsd.data.categories import CategorySplit
 from ezsd.data.samples import ImageSet
 from ezsd.data.target_store import TargetStore
 from ezsd.detector.model_folder import ModelConfig, save_model
 from ezsd.detector.rcnn import build_detector
 from ezsd.errors import RecipeError
+from ezsd.pipeline.context import RunContext
 from ezsd.recipe import Recipe, needs_targets
+from ezsd.run_folder import TrainMetrics, write_metrics
 from ezsd.teacher import Teacher, text_embeddings
 from ezsd.training.dataset import TrainingDataset
 from ezsd.training.loop import OnStep
 from ezsd.training.trainer import Job, train_model
+from ezsd.utils.device import process_state
 from ezsd.utils.environment import versions
-from ezsd.utils.files import write_json
 
 
-def run_train(
-    recipe: Recipe,
-    split: CategorySplit,
-    images: ImageSet,
-    targets: Path | None,
-    teacher: Teacher,
-    norms: Path | None,
-    folder: Path,
-    on_step: OnStep | None = None,
-) -> dict[str, Any]:
-    """Train, write ``folder/model``, and go on from the last checkpoint when there is one.
+def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: OnStep | None = None) -> TrainMetrics:
+    """Train the detector and write its model folder; resume from the last checkpoint if there is one.
 
     Args:
-        recipe: what to do.
-        split: its base names are the vocabulary of training; the recipe may ask to tell background from the novel ones.
-        images: the train part, base boxes only.
-        targets: folder of stage propose; None when the training needs none.
-        teacher: adapted; makes the text embeddings.
-        norms: its adapted parameters, copied into the model folder; None when it is raw.
-        folder: of the stage: model/, checkpoints/, log.jsonl, metrics.json, and what trackers write.
-        on_step: see :func:`ezsd.training.loop.run_loop`.
+        context: The run. The base names are the vocabulary of training.
+        images: The train part, with base boxes only.
+        teacher: The adapted teacher. It makes the text embeddings.
+        on_step: See :func:`ezsd.training.loop.run_loop`.
 
     Returns:
-        what metrics.json holds: steps, photos, seconds, images_per_second.
+        The metrics, also written to metrics.json.
 
     Raises:
-        RecipeError: the training needs targets or masks that there are not.
-        ArtifactError: a checkpoint is of another shape, the loss is not finite, or the disk is full.
+        RecipeError: The recipe asks for masks, and the annotations have none.
+        ArtifactError: The target store is missing, a checkpoint has other shapes, a loss is not finite, or the disk is
+            full.
     """
-    config = recipe.train
+    recipe, split, config = context.recipe, context.split, context.recipe.train
     masks = wants_masks(recipe, images)
-    if needs_targets(config) and targets is None:
-        raise RecipeError("train asks for the teacher's targets, but there are none. Run stage propose first.")
-    store = TargetStore(targets) if needs_targets(config) and targets is not None else None
+    store = TargetStore(context.folder.of("propose")) if needs_targets(config) else None
     torch.manual_seed(recipe.seed)
-    # Region embeddings meet the names at the scale that the teacher's own do (100 for CLIP).
+    # The classifier starts from the teacher's own scale (100 for CLIP).
     model = build_detector(
         recipe.detector, teacher.embedding_dim, masks, recipe.detector.pretrained, teacher.logit_scale
     )
@@ -67,9 +50,9 @@ def run_train(
     base, novel = names.split([len(split.base), len(split.novel)])
     inputs = [base, novel] if config.novel_negatives else [base]
     weights = {"loss_distillation": config.distillation_weight}
-    job = Job("train", folder, recipe.seed, recipe.data.workers, on_step)
+    job = Job("train", context.folder.of("train"), recipe.seed, recipe.data.workers, on_step)
     metrics = train_model(model, dataset, job, inputs, weights)
-    if PartialState().is_main_process:
+    if process_state().is_main_process:
         model_config = ModelConfig(
             detector=recipe.detector,
             embedding_dim=teacher.embedding_dim,
@@ -82,9 +65,9 @@ def run_train(
             prompt=recipe.prompt,
             versions=versions(),
         )
-        save_model(folder / "model", model, model_config, names, norms)
-        write_json(folder / "metrics.json", metrics)
-    PartialState().wait_for_everyone()
+        save_model(context.folder.model, model, model_config, names, context.norms)
+        write_metrics(context.folder.metrics("train"), metrics)
+    process_state().wait_for_everyone()
     return metrics
 
 

@@ -8,17 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-from accelerate import PartialState
-
 from ezsd.data.categories import CategorySplit
-from ezsd.data.samples import ImageSet, images_with
+from ezsd.data.samples import ImageSet, images_with, with_names
 from ezsd.proposals.candidates import anchor_grid
 from ezsd.proposals.proposer import ranked_without_crops
 from ezsd.proposals.recall import RECALL_AT
 from ezsd.recipe import ProposeConfig, Recipe, needs_targets
 from ezsd.teacher.adaptation import KEPT_IMAGES, usable_boxes
 from ezsd.training.sampler import BatchPlan
+from ezsd.utils.device import process_state
 
 Work = Literal["read an image", "look at a crop", "adapt step", "rpn step", "propose in an image", "train step",
                "detect in an image", "recall of an image"]  # fmt: skip
@@ -152,7 +150,7 @@ def _train(recipe: Recipe, train: ImageSet) -> StagePlan:
 
 def _batches(recipe: Recipe, train: ImageSet) -> BatchPlan:
     config = recipe.train
-    processes = PartialState().num_processes
+    processes = process_state().num_processes
     return BatchPlan(len(train), recipe.seed, config.batch_size, config.accumulate, processes)
 
 
@@ -184,9 +182,8 @@ def _grid(config: ProposeConfig, part: ImageSet) -> int:
 
 
 def _boxes(part: ImageSet, names: Sequence[str] | None = None) -> int:
-    """Boxes (crowds apart) of the part, or of some of its names."""
-    wanted = torch.tensor([False, *(names is None or name in names for name in part.names)])
-    return sum(int((wanted[image.labels] & ~image.crowd).sum()) for image in part)
+    """Count the boxes of the part, or of some of its names; crowd boxes are excluded."""
+    return sum(len(with_names(image, part.names, part.names if names is None else names).boxes) for image in part)
 
 
 def describe_data(split: CategorySplit, images: Mapping[str, ImageSet]) -> str:

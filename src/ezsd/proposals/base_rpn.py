@@ -9,29 +9,30 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import PartialState
 
-from ezsd.data.samples import AnnotatedImage, ImageSet
+from ezsd.data.samples import AnnotatedImage, ImageSet, labels_among
 from ezsd.detector.proposal_network import ProposalNetwork, build_proposal_network
 from ezsd.errors import ArtifactError
 from ezsd.recipe import DetectorConfig, Recipe, renamed_keys
+from ezsd.run_folder import TrainMetrics, read_metrics, write_metrics
 from ezsd.training.dataset import TrainingDataset
 from ezsd.training.loop import OnStep
 from ezsd.training.trainer import Job, train_model
-from ezsd.utils.files import read_json, read_tensors, write_json, write_tensors
+from ezsd.utils.device import process_state
+from ezsd.utils.files import read_tensors, write_tensors
 
 WEIGHTS = "rpn.safetensors"  # carries the settings of its architecture
 _TRAINING = "rpn"  # folder of checkpoints, log and metrics.json
+_METRICS = "metrics.json"
 _DETECTOR = "detector"
 _ADVICE = "Run stage propose again."
 
 
 def train_base_rpn(
     recipe: Recipe, base: Sequence[str], images: ImageSet, folder: Path, on_step: OnStep | None = None
-) -> dict[str, Any]:
+) -> TrainMetrics:
     """Train the RPN of stage propose and write it to ``folder``; what is there is kept, a stopped training goes on.
 
     Args:
@@ -53,15 +54,16 @@ def train_base_rpn(
         network = build_proposal_network(recipe.detector, recipe.detector.pretrained)
         plain = {"epochs": recipe.propose.rpn_epochs, "distillation_weight": 0.0, "ignore_top": 0}
         config = recipe.train.model_copy(update=plain)
-        dataset = TrainingDataset(_with_boxes_of(base, images), None, 0, config, recipe.detector.image_size, False)
+        known = [_base_only(image, images.names, base) for image in images]
+        part = replace(images, images=known, names=tuple(base), has_masks=False)
+        dataset = TrainingDataset(part, None, 0, config, recipe.detector.image_size, masks=False)
         job = Job("propose: RPN", training, recipe.seed, recipe.data.workers, on_step)
         metrics = train_model(network, dataset, job)
-        if PartialState().is_main_process:
-            write_json(training / "metrics.json", metrics)
+        if process_state().is_main_process:
+            write_metrics(training / _METRICS, metrics)
             write_tensors(folder / WEIGHTS, network.state_dict(), {_DETECTOR: recipe.detector.model_dump_json()})
-        PartialState().wait_for_everyone()
-    result: dict[str, Any] = read_json(training / "metrics.json")
-    return result
+        process_state().wait_for_everyone()
+    return read_metrics(training / _METRICS, TrainMetrics)
 
 
 def load_base_rpn(folder: Path, regions: int, device: str) -> ProposalNetwork:
@@ -87,12 +89,9 @@ def load_base_rpn(folder: Path, regions: int, device: str) -> ProposalNetwork:
     return network.eval().to(device)
 
 
-def _with_boxes_of(base: Sequence[str], images: ImageSet) -> ImageSet:
-    wanted = torch.tensor([False, *(name in base for name in images.names)])
-    return replace(images, images=[_chosen(image, wanted) for image in images], has_masks=False)
-
-
-def _chosen(image: AnnotatedImage, wanted: torch.Tensor) -> AnnotatedImage:
-    kept = wanted[image.labels]
-    return replace(image, boxes=image.boxes[kept], labels=image.labels[kept], crowd=image.crowd[kept],
-                   segmentations=None, areas=None)  # fmt: skip
+def _base_only(image: AnnotatedImage, names: Sequence[str], base: Sequence[str]) -> AnnotatedImage:
+    """Return the image with base boxes and crowds of base objects, on which negatives are ignored."""
+    labels = labels_among(image, names, base)
+    kept = labels > 0
+    return replace(image, boxes=image.boxes[kept], labels=labels[kept], crowd=image.crowd[kept], segmentations=None,
+                   areas=None)  # fmt: skip

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
 from ezsd.data.categories import CategorySplit
-from ezsd.data.samples import ImageSet, base_boxes_of, images_with
-from ezsd.detector.proposal_network import ProposalNetwork
+from ezsd.data.samples import ImageSet, images_with, with_names
 from ezsd.proposals.candidates import anchor_grid
-from ezsd.proposals.proposer import rank_images
+from ezsd.proposals.proposer import Proposer
 from ezsd.recipe import ProposeConfig
-from ezsd.teacher import Teacher, text_embeddings
 from ezsd.utils.progress import track
 from ezsd.utils.seeding import seeded
 
@@ -35,13 +34,12 @@ def novel_recall(
     Returns:
         ``{"novel_recall_at_100": ...}``, 0..1; None where there is no novel box.
     """
-    wanted = torch.tensor([False, *(name in set(novel) for name in images.names)])
     met = dict.fromkeys(at, 0)
     total = 0
     for image in images:
         if image.image_id not in proposals:
             continue
-        boxes = image.boxes[wanted[image.labels] & ~image.crowd]
+        boxes = with_names(image, images.names, novel).boxes
         total += len(boxes)
         overlaps = box_iou(boxes, proposals[image.image_id])
         for count in at:
@@ -49,41 +47,35 @@ def novel_recall(
     return {f"novel_recall_at_{count}": met[count] / total if total else None for count in at}
 
 
-def measure_proposals(
-    teacher: Teacher, images: ImageSet, split: CategorySplit, config: ProposeConfig, prompt: str, device: str,
-    random: bool = False, rpn: ProposalNetwork | None = None,
-) -> dict[str, float | None]:  # fmt: skip
-    """Novel recall of the proposals on photos with boxes of all names; only photos with a novel box are looked at.
+def measure_proposals(proposer: Proposer, images: ImageSet, split: CategorySplit) -> dict[str, float | None]:
+    """Return the novel recall of the proposals on images with boxes of all names.
 
-    Their base boxes are known to the proposals, as those of the training photos are.
+    Only images with a novel box are used. Their base boxes are known to the proposer, as those of training images are.
 
     Args:
-        teacher: on ``device``.
-        images: val photos, names = base and novel.
-        split: base and novel names.
-        config: section ``propose``.
-        prompt: text with ``{name}``.
-        device: where the teacher computes.
-        random: instead of proposals, measure as many random boxes of the same grid.
-        rpn: on ``device``, in evaluation mode; where the settings ask for one.
+        proposer: Its ``keep`` is set to 300.
+        images: Validation images with base and novel names.
+        split: Base and novel names.
 
     Returns:
-        As :func:`novel_recall`, at 100 and 300, whatever ``keep`` is.
+        As :func:`novel_recall`, at 100 and 300.
     """
-    config = config.model_copy(update={"keep": max(RECALL_AT)})
-    chosen = images_with(images, split.novel)
+    config = proposer.config.model_copy(update={"keep": max(RECALL_AT)})
+    chosen = [with_names(image, images.names, split.base) for image in images_with(images, split.novel)]
+    found = replace(proposer, config=config).rank(chosen)
     boxes: dict[int, Tensor] = {}
-    if random:
-        for image in chosen:
-            grid = anchor_grid(image.height, image.width, config)
-            order = torch.randperm(len(grid), generator=seeded(0, image.image_id))
-            boxes[image.image_id] = grid[order[: config.keep]]
-        return novel_recall(boxes, images, split.novel)
-    text = text_embeddings(teacher, split.names, prompt)
-    base_boxes = base_boxes_of(chosen, images.names, split.base)
-    found = rank_images(teacher, chosen, base_boxes, text, len(split.base), config, device, rpn)
     with track(len(chosen), "Recall of proposals") as advance:
         for image, proposals in zip(chosen, found, strict=True):
             boxes[image.image_id] = proposals
             advance(1, "")
+    return novel_recall(boxes, images, split.novel)
+
+
+def random_recall(images: ImageSet, split: CategorySplit, config: ProposeConfig) -> dict[str, float | None]:
+    """Return the novel recall of random boxes of the anchor grid, 300 for each image: the chance level."""
+    boxes: dict[int, Tensor] = {}
+    for image in images_with(images, split.novel):
+        grid = anchor_grid(image.height, image.width, config)
+        order = torch.randperm(len(grid), generator=seeded(0, image.image_id))
+        boxes[image.image_id] = grid[order[: max(RECALL_AT)]]
     return novel_recall(boxes, images, split.novel)

@@ -8,7 +8,7 @@ import json
 import os
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ezsd.evaluation.summary import SETTINGS
 from ezsd.recipe import renamed_keys
 from ezsd.report.figures import FIGURES, OPTIONAL_PREFIXES, Figure
 from ezsd.report.render import render
+from ezsd.run_folder import EvaluateMetrics, RunFolder, read_metrics
 from ezsd.utils.files import read_json
 
 _LABEL_WIDTH, _COLUMN_WIDTH = 34, 18
@@ -93,16 +94,15 @@ def read_run(folder: Path) -> Run:
     Raises:
         ArtifactError: ``folder`` is no run folder, its evaluation is not finished, or a file cannot be read.
     """
-    stage = folder / "evaluate"
-    if not (folder / "recipe.yaml").is_file():
-        advice = "Make one with: ezsd run RECIPE --out DIR"
-        raise ArtifactError(f"{folder} is no run folder: it has no recipe.yaml. {advice}")
-    if not (stage / "done.json").is_file():
+    run = RunFolder(folder)
+    run.check()
+    if not run.done("evaluate").is_file():
         raise ArtifactError(f"{folder}: stage evaluate is not finished. Run: ezsd evaluate {folder}")
-    metrics, done = read_json(stage / "metrics.json"), read_json(stage / "done.json")
-    metrics["cost"]["evaluate_s"] = done["seconds"]
+    metrics = read_metrics(run.metrics("evaluate"), EvaluateMetrics)
     values = {figure.key: _value(metrics, figure.key) for figure in FIGURES}
-    return Run(folder, metrics["setting"], metrics["split"], renamed_keys(read_json(stage / "inputs.json")), values)
+    values["cost.evaluate_s"] = read_json(run.done("evaluate"))["seconds"]
+    inputs = renamed_keys(read_json(run.inputs("evaluate")))
+    return Run(folder, metrics.setting, metrics.split, inputs, values)
 
 
 def compare(folders: Sequence[Path], mixed: bool = False, mean: bool = False) -> Comparison:
@@ -203,10 +203,10 @@ def as_html(table: Comparison) -> str:
     return render("compare.html.j2", title="Runs compared", table=table, SETTINGS=SETTINGS)
 
 
-def _value(metrics: Mapping[str, Any], key: str) -> float | None:
+def _value(metrics: EvaluateMetrics, key: str) -> float | None:
     found: Any = metrics
     for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
+        found = getattr(found, part, None)
     return found
 
 

@@ -46,9 +46,9 @@ class Confusion:
     base: int
 
 
-def read_confusion(folder: Path) -> Confusion | None:
+def read_confusion(path: Path) -> Confusion | None:
     """Read what stage adapt counted; None for runs that were made before it did."""
-    predicted = read_json_if_exists(folder / "adapt" / "confusion.json")
+    predicted = read_json_if_exists(path)
     if not predicted:
         return None
     names, base = predicted["names"], predicted["base"]

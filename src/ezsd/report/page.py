@@ -13,7 +13,7 @@ from typing import Any
 from ezsd._version import __version__
 from ezsd.data.formats.coco import load_images
 from ezsd.data.formats.lvis import read_rules
-from ezsd.data.target_store import TargetStore
+from ezsd.data.target_store import INDEX, TargetStore
 from ezsd.errors import ArtifactError, DataError
 from ezsd.evaluation.summary import SETTINGS
 from ezsd.recipe import Part, Recipe, load_run_recipe
@@ -23,17 +23,21 @@ from ezsd.report.confusion import read_confusion
 from ezsd.report.gallery import Card, detection_card, proposal_card
 from ezsd.report.matching import SHOWN_SCORE, Outcome, hardest, judge, worst_and_best
 from ezsd.report.render import render
-from ezsd.run_folder import FOLDERS, Stage
+from ezsd.run_folder import (
+    STAGES,
+    AdaptMetrics,
+    EvaluateMetrics,
+    ProposeMetrics,
+    RunFolder,
+    Stage,
+    TrainMetrics,
+    read_metrics,
+    read_metrics_if_exist,
+)
 from ezsd.utils.files import digest, read_json, read_json_if_exists, write_text
 from ezsd.utils.format import number
 
-REPORT = "report.html"
 _MARK = '<meta name="ezsd-inputs" content="'
-_READ = (  # what a report is made from, beside the photos and settings that change the speed alone
-    "adapt/metrics.json", "adapt/confusion.json", "targets/metrics.json", "train/metrics.json", "train/log.jsonl",
-    "evaluate/inputs.json", "evaluate/metrics.json", "evaluate/per_category.csv", "evaluate/detections.json",
-    *(f"{stage}/done.json" for stage in ("adapt", "targets", "train", "evaluate")),
-)  # fmt: skip
 _WORST, _BEST, _TRAIN_CARDS = 8, 4, 6
 _TRAIN_IMAGES = 1000  # the cards of proposals are chosen among so many train photos
 _PROPOSALS = 12  # drawn on a photo
@@ -95,53 +99,59 @@ def write_report(folder: Path, baseline: Path | None = None) -> Path:
             is not ezsd's, or a file cannot be read or written.
         RecipeError: the recipe in the folder cannot be read.
     """
-    path = folder / REPORT
+    files = RunFolder(folder)
+    path = files.report
     if path.exists() and _inputs_of(path) is None:
         raise ArtifactError(f"{path} was not written by ezsd and would be replaced. Move it elsewhere.")
     run = read_run(folder)
     other = None if baseline is None else _read_baseline(run, baseline)
-    recipe = load_run_recipe(folder / "recipe.yaml")
+    recipe = load_run_recipe(files.recipe)
     names = (*run.inputs["split.base"], *run.inputs["split.novel"])
     base = len(run.inputs["split.base"])
     runs = [run] if other is None else [run, other]
+    beside = None if baseline is None else RunFolder(baseline)
     write_text(path, render(
         "report.html.j2",
         title=folder.resolve().name,
         version=__version__,
-        inputs=_digest(folder),
+        inputs=_digest(files),
         run=run,
         recipe=recipe,
-        recipe_text=(folder / "recipe.yaml").read_text(encoding="utf-8"),
+        recipe_text=files.recipe.read_text(encoding="utf-8"),
         setting=SETTINGS.get(run.setting, ""),
-        metrics=read_json(folder / "evaluate" / "metrics.json"),
+        metrics=read_metrics(files.metrics("evaluate"), EvaluateMetrics),
         table=tabulate([[each] for each in runs], list(mismatches(runs).values())),
-        stages=_stages(folder),
-        machines=_machines(folder),
-        plots=_plots(folder, baseline),
-        bars=_bars(folder, baseline),
-        adapt=read_json_if_exists(folder / "adapt" / "metrics.json"),
-        confusion=read_confusion(folder),
-        proposals=_proposal_images(folder, recipe, names, base),
+        stages=_stages(files),
+        machines=_machines(files),
+        plots=_plots(files, beside),
+        bars=_bars(files, beside),
+        adapt=read_metrics_if_exist(files.metrics("adapt"), AdaptMetrics),
+        confusion=read_confusion(files.confusion),
+        proposals=_proposal_images(files, recipe, names, base),
         proposals_shown=_PROPOSALS,
-        gallery=_gallery(folder, recipe, names, base),
+        gallery=_gallery(files, recipe, names, base),
         shown_score=SHOWN_SCORE,
     ))  # fmt: skip
     return path
 
 
-def is_current(folder: Path) -> bool:
-    """Tell whether the folder's report was made from what the run holds now."""
-    return _inputs_of(folder / REPORT) == _digest(folder)
+def is_current(run: RunFolder) -> bool:
+    """Return whether the report was made from what the run folder holds now."""
+    return _inputs_of(run.report) == _digest(run)
 
 
-def remove_report(folder: Path) -> None:
+def remove_report(run: RunFolder) -> None:
     """Remove the report of results that are about to be replaced; a file of the user is left alone."""
-    if _inputs_of(folder / REPORT) is not None:
-        (folder / REPORT).unlink()
+    if _inputs_of(run.report) is not None:
+        run.report.unlink()
 
 
-def _digest(folder: Path) -> str:
-    files = [folder / name for name in _READ]
+def _digest(run: RunFolder) -> str:
+    """Return a digest of what a report is made from, except images and settings that change only the speed."""
+    files = [
+        *(run.metrics(stage) for stage in STAGES), *(run.done(stage) for stage in STAGES), run.inputs("evaluate"),
+        run.confusion, run.train_log, run.per_category, run.detections,
+    ]  # fmt: skip
     return digest(__version__, *(file if file.is_file() else "" for file in files))
 
 
@@ -163,22 +173,23 @@ def _read_baseline(run: Run, folder: Path) -> Run:
     return other
 
 
-def _stages(folder: Path) -> list[dict[str, Any]]:
-    """Name, what was done, seconds and time of end of each stage."""
-    paths = (folder / stage / "metrics.json" for stage in ("adapt", "targets", "train"))
-    adapt, targets, train = map(read_json_if_exists, paths)
-    counts = read_json(folder / "evaluate" / "metrics.json")["counts"]
+def _stages(run: RunFolder) -> list[dict[str, Any]]:
+    """Return name, what was done, seconds and end time of each stage."""
+    adapt = read_metrics_if_exist(run.metrics("adapt"), AdaptMetrics)
+    targets = read_metrics_if_exist(run.metrics("propose"), ProposeMetrics)
+    train = read_metrics_if_exist(run.metrics("train"), TrainMetrics)
+    counts = read_metrics(run.metrics("evaluate"), EvaluateMetrics).counts
     done: dict[Stage, str] = {
-        "adapt": f"{number(adapt['steps'])} steps, {number(adapt['crops'])} crops of base boxes" if adapt.get("steps")
-        else "off; the accuracy of the teacher as it is was measured",
-        "propose": f"{number(targets['proposals'])} proposals and {number(targets['base_boxes'])} base boxes on "
-        f"{number(targets['images'])} photos" if targets else "not needed by this recipe",
-        "train": f"{number(train['steps'])} steps, {number(train['images'])} photos, "
-        f"{number(train['images_per_second'], 1)} photos/s" if train else "",
-        "evaluate": f"{number(counts['images'])} photos, {number(counts['boxes_base'])} base and "
-        f"{number(counts['boxes_novel'])} novel boxes",
+        "adapt": f"{number(adapt.steps)} steps, {number(adapt.crops)} crops of base boxes"
+        if adapt.steps else "off; the accuracy of the raw teacher was measured",
+        "propose": f"{number(targets.proposals)} proposals and {number(targets.base_boxes)} base boxes on "
+        f"{number(targets.images)} images" if targets.images else "not needed by this recipe",
+        "train": f"{number(train.steps)} steps, {number(train.images)} images, "
+        f"{number(train.images_per_second, 1)} images/s" if train.steps else "",
+        "evaluate": f"{number(counts.images)} images, {number(counts.boxes_base)} base and "
+        f"{number(counts.boxes_novel)} novel boxes",
     }  # fmt: skip
-    finished = {stage: read_json_if_exists(folder / place / "done.json") for stage, place in FOLDERS.items()}
+    finished = {stage: read_json_if_exists(run.done(stage)) for stage in STAGES}
     return [
         {"name": stage, "done": text, "seconds": finished[stage].get("seconds"),
          "finished": finished[stage].get("finished", "")[:16].replace("T", " ")}
@@ -186,17 +197,17 @@ def _stages(folder: Path) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _machines(folder: Path) -> list[tuple[str, dict[str, str]]]:
-    """Versions and hardware, with the stages that ran there; one entry where all ran in one place."""
+def _machines(run: RunFolder) -> list[tuple[str, dict[str, str]]]:
+    """Return versions and hardware, with the stages that ran there; one entry if all ran in one place."""
     stages: dict[str, list[str]] = defaultdict(list)
-    for stage, place in FOLDERS.items():
-        if environment := read_json_if_exists(folder / place / "done.json").get("environment"):
+    for stage in STAGES:
+        if environment := read_json_if_exists(run.done(stage)).get("environment"):
             stages[json.dumps(environment)].append(stage)
     return [(", ".join(names), json.loads(text)) for text, names in stages.items()]
 
 
-def _plots(folder: Path, baseline: Path | None) -> list[Plot]:
-    own, other = _curves(folder), {} if baseline is None else _curves(baseline)
+def _plots(run: RunFolder, baseline: RunFolder | None) -> list[Plot]:
+    own, other = _curves(run), {} if baseline is None else _curves(baseline)
     return [
         plot(title, own[name], other.get(name, ()))
         for name, title in {**_LOSSES, **{name: name for name in own if name not in _LOSSES}}.items()
@@ -204,8 +215,8 @@ def _plots(folder: Path, baseline: Path | None) -> list[Plot]:
     ]
 
 
-def _curves(folder: Path) -> dict[str, Curve]:
-    path = folder / "train" / "log.jsonl"
+def _curves(run: RunFolder) -> dict[str, Curve]:
+    path = run.train_log
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
     curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for line in lines:
@@ -215,9 +226,9 @@ def _curves(folder: Path) -> dict[str, Curve]:
     return dict(curves)
 
 
-def _bars(folder: Path, baseline: Path | None) -> dict[str, list[Bar]]:
+def _bars(run: RunFolder, baseline: RunFolder | None) -> dict[str, list[Bar]]:
     """Bars of novel and base names, the highest first; those without a box last."""
-    own, other = _categories(folder), {} if baseline is None else _categories(baseline)
+    own, other = _categories(run), {} if baseline is None else _categories(baseline)
     top = ceiling(float(row["ap50"] or 0) for row in (*own.values(), *other.values()))
     bars: dict[str, list[Bar]] = {"novel": [], "base": []}
     for name, row in own.items():
@@ -230,19 +241,19 @@ def _bars(folder: Path, baseline: Path | None) -> dict[str, list[Bar]]:
     return bars
 
 
-def _categories(folder: Path) -> dict[str, dict[str, str]]:
-    with (folder / "evaluate" / "per_category.csv").open(encoding="utf-8", newline="") as file:
+def _categories(run: RunFolder) -> dict[str, dict[str, str]]:
+    with run.per_category.open(encoding="utf-8", newline="") as file:
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
-def _gallery(folder: Path, recipe: Recipe, names: Sequence[str], base: int) -> CardSection:
+def _gallery(run: RunFolder, recipe: Recipe, names: Sequence[str], base: int) -> CardSection:
     """Cards of val photos, the worst first, then the best of the others."""
     try:
         images = load_images(recipe.data.val, names, recipe.data.skip_bad)
         rules = read_rules(recipe.data.val.annotations, names)
         labels = {category: label for label, category in enumerate(rules.category_ids, start=1)}
         found: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for entry in read_json(folder / "evaluate" / "detections.json"):
+        for entry in read_json(run.detections):
             if entry["score"] >= SHOWN_SCORE:
                 found[entry["image_id"]].append({**entry, "category_id": labels[entry["category_id"]]})
         outcomes = [judge(image, found[image.image_id]) for image in images]
@@ -263,14 +274,14 @@ def _totals(outcomes: Sequence[Outcome], base: int) -> dict[str, dict[str, int]]
     return totals
 
 
-def _proposal_images(folder: Path, recipe: Recipe, names: Sequence[str], base: int) -> CardSection:
+def _proposal_images(run: RunFolder, recipe: Recipe, names: Sequence[str], base: int) -> CardSection:
     """Cards of train photos with novel objects, those where the proposals meet the fewest first."""
-    if not (folder / "targets" / "index.json").is_file():
+    if not (run.of("propose") / INDEX).is_file():
         return CardSection(problem="This recipe needs no proposals: nothing was distilled.")
     part = recipe.data.train
     limit = min(part.limit or _TRAIN_IMAGES, _TRAIN_IMAGES)
     try:
-        store = TargetStore(folder / "targets")
+        store = TargetStore(run.of("propose"))
         images = load_images(Part(**{**part.model_dump(), "limit": limit}), names, recipe.data.skip_bad)
         regions = {image.image_id: store[image.image_id] for image in images if image.image_id in store}
         chosen = hardest(images, regions, base, _PROPOSALS, _TRAIN_CARDS)

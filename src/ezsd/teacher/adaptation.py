@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ezsd.data.categories import CategorySplit
 from ezsd.data.prefetch import ImageCache, read_ahead
-from ezsd.data.samples import AnnotatedImage, ImageSet
+from ezsd.data.samples import AnnotatedImage, ImageSet, with_names
 from ezsd.errors import DataError
 from ezsd.recipe import AdaptConfig
 from ezsd.teacher import Teacher
@@ -148,21 +148,20 @@ class CropBatches:
 
     def __init__(self, train: ImageSet, base: Sequence[str], config: AdaptConfig, seed: int) -> None:
         self.images, self.config, self.seed = train.images, config, seed
-        index = {name: place for place, name in enumerate(base)}
-        self.of_image: list[list[int]] = []  # rows of boxes, by photo
+        self.of_image: list[list[int]] = []  # rows of boxes, by image
         owners: list[int] = []
         boxes, labels = [], []
         for place, image in enumerate(train.images):
-            usable = usable_boxes(image, config.min_side)
-            rows = [row for row in usable if train.names[image.labels[row] - 1] in index]
+            known = with_names(image, train.names, base)
+            rows = usable_boxes(known, config.min_side)
             self.of_image.append(list(range(len(owners), len(owners) + len(rows))))
             owners += [place] * len(rows)
-            boxes.append(image.boxes[rows])
-            labels += [index[train.names[image.labels[row] - 1]] for row in rows]
+            boxes.append(known.boxes[rows])
+            labels.append(known.labels[rows] - 1)
         if not owners:
             raise DataError(f"adapt: none of the {len(train)} photos has a base box of at least "
                             f"{config.min_side:g} pixels. Lower adapt.min_side, or check the split.")  # fmt: skip
-        self.boxes, self.labels, self.owners = torch.cat(boxes), torch.tensor(labels), owners
+        self.boxes, self.labels, self.owners = torch.cat(boxes), torch.cat(labels), owners
         self.steps_an_epoch = math.ceil(len(owners) / config.batch_size)
         self.steps = self.steps_an_epoch * config.epochs
         self._order = lru_cache(maxsize=2)(self._order_of)
@@ -228,11 +227,9 @@ def name_crops(
     """
     if val is None:
         return None
-    place = {name: index for index, name in enumerate(split.names)}
     base, size = len(split.base), len(split.names)
-    images = share_of_process(val.images)
-    rows = [[row for row in usable_boxes(image, config.min_side) if val.names[image.labels[row] - 1] in place]
-            for image in images]  # fmt: skip
+    images = [with_names(image, val.names, split.names) for image in share_of_process(val.images)]
+    rows = [usable_boxes(image, config.min_side) for image in images]
     boxes = [image.boxes[kept] for image, kept in zip(images, rows, strict=True)]
     regions = zip(read_ahead(images), boxes, strict=True)
     texts = teacher.encode_names([prompt.format(name=name) for name in split.names]).float().cpu()
@@ -240,7 +237,7 @@ def name_crops(
     with track(len(images), "Accuracy of crops") as advance:
         embedded = encode_regions(teacher, regions, _EVALUATE_BATCH, device, config.precision)
         for image, kept, embeddings in zip(images, rows, embedded, strict=True):
-            labels = torch.tensor([place[val.names[label - 1]] for label in image.labels[kept].tolist()]).long()
+            labels = image.labels[kept] - 1
             cosines = embeddings @ texts.T
             counts += torch.bincount(labels * size + cosines.argmax(1), minlength=size * size)
             if base < size:

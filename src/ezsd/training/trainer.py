@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ezsd.recipe import TrainConfig
+from ezsd.run_folder import TrainMetrics
 from ezsd.training.dataset import TrainingDataset, load_batches
 from ezsd.training.loop import OnStep, Task, run_loop
 from ezsd.training.sampler import BatchPlan
@@ -46,7 +47,7 @@ def train_model(
     job: Job,
     inputs: Sequence[Tensor] = (),
     loss_weights: Mapping[str, float] | None = None,
-) -> dict[str, Any]:
+) -> TrainMetrics:
     """Train a model in place; go on from the last checkpoint when there is one.
 
     Args:
@@ -105,7 +106,7 @@ def train_model(
     )  # fmt: skip
     result = run_loop(task, accelerator, job.seed, job.on_step)
     shown = steps * plan.images_per_step
-    return {"steps": steps, "images": shown, "seconds": result.seconds, "images_per_second": shown / result.seconds}
+    return TrainMetrics(steps=steps, images=shown, seconds=result.seconds, images_per_second=shown / result.seconds)
 
 
 def _on_device(

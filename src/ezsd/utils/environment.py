@@ -8,9 +8,9 @@ import platform
 import timm
 import torch
 import torchvision
-from accelerate import PartialState
 
 from ezsd._version import __version__
+from ezsd.utils.device import process_state
 
 
 def versions() -> dict[str, str]:
@@ -26,11 +26,11 @@ def versions() -> dict[str, str]:
 
 def environment() -> dict[str, str]:
     """Return the versions and the hardware that decide figures and times."""
-    device = PartialState().device
+    device = process_state().device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
         **versions(),
         "platform": platform.platform(),
-        "device": f"{PartialState().num_processes} x {name}",
+        "device": f"{process_state().num_processes} x {name}",
         "processors": str(os.cpu_count()),
     }

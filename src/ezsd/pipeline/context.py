@@ -1,0 +1,32 @@
+"""What the stages of a run share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ezsd.data.categories import CategorySplit
+from ezsd.recipe import Recipe
+from ezsd.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One run: what to do, with which names, where, and on which device.
+
+    Attributes:
+        recipe: The recipe, with absolute paths.
+        split: Base and novel names.
+        folder: Gets the results.
+        device: The device of this process.
+    """
+
+    recipe: Recipe
+    split: CategorySplit
+    folder: RunFolder
+    device: str
+
+    @property
+    def norms(self) -> Path | None:
+        """The adapted norm parameters of the teacher; None when the recipe does not adapt it."""
+        return self.folder.norms if self.recipe.adapt.enabled else None
