@@ -18,7 +18,6 @@ from ezsd.errors import DataError
 from ezsd.pipeline.run import run_recipe
 from ezsd.pipeline.workload import Pace, StagePlan, count_work, describe_work
 from ezsd.recipe import Recipe, parse_recipe
-from ezsd.utils.format import rough_duration, size
 from tiny import TinyCoco, make_tiny_coco
 from tiny_teacher import tiny_values
 
@@ -121,21 +120,6 @@ def test_a_run_can_foretell_what_it_does_without_measuring(coco: TinyCoco) -> No
     assert "train: 8 steps of 2 photos" in expected and "evaluate: 8 photos" in expected and "adapt" not in expected
     assert "train" not in describe_work(recipe, split, {"val": images["val"]}, ["evaluate"])
     assert "ezsd plan" in expected
-
-
-@pytest.mark.parametrize(
-    "seconds, expected",
-    [(0.4, "0 s"), (89, "89 s"), (90, "1.5 min"), (1300, "22 min"), (7200, "2.0 h"), (200_000, "2.3 days")],
-)
-def test_durations_are_read_at_a_glance(seconds: float, expected: str) -> None:
-    assert rough_duration(seconds) == expected
-
-
-@pytest.mark.parametrize(
-    "count, expected", [(0, "0 MB"), (3e5, "0.3 MB"), (85e6, "85 MB"), (2.1e9, "2.1 GB"), (4e12, "4.0 TB")]
-)
-def test_sizes_are_read_at_a_glance(count: float, expected: str) -> None:
-    assert size(count) == expected
 
 
 def test_the_command_prints_the_plan_and_tells_faults(coco: TinyCoco, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def _marked(height: int, width: int, box: tuple[int, int, int, int], masks: bool
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     image[:, y1:y2, x1:x2] = 255
     boxes = torch.tensor([box], dtype=torch.float32)
-    return Sample(image, boxes, torch.tensor([4]), image[:1] // 255 if masks else None, boxes.clone())
+    return Sample.of(image, boxes, torch.tensor([4]), image[:1] // 255 if masks else None, boxes.clone())
 
 
 def _extent(bright: Tensor) -> list[int]:
@@ -39,7 +39,8 @@ def samples(draw: st.DrawFn) -> Sample:
 @settings(max_examples=60)
 def test_resized_boxes_masks_and_proposals_lie_on_the_resized_object(sample: Sample, sides: tuple[int, int]) -> None:
     image_size = (sides[0], sides[0] + sides[1])
-    resized, scale = resize(sample, image_size)
+    resized = resize(sample, image_size)
+    scale = resize_scale(*sample.image.shape[-2:], image_size)
 
     height, width = resized.image.shape[-2:]
     assert min(height, width) <= image_size[0] and max(height, width) <= image_size[1]
@@ -86,12 +87,12 @@ def test_a_picture_that_shrinks_is_smoothed() -> None:
 
 def test_samples_without_boxes_or_masks_pass() -> None:
     none = torch.zeros(0, 4)
-    sample = Sample(torch.zeros(3, 20, 30, dtype=torch.uint8), none, torch.zeros(0, dtype=torch.int64), None, none)
-    changed = flip(resize(sample, (40, 60))[0])
+    sample = Sample.of(torch.zeros(3, 20, 30, dtype=torch.uint8), none, torch.zeros(0, dtype=torch.int64), None, none)
+    changed = flip(resize(sample, (40, 60)))
     assert changed.image.shape == (3, 40, 60)
     assert changed.boxes.shape == changed.proposals.shape == (0, 4) and changed.masks is None
-    empty = Sample(sample.image, none, sample.labels, torch.zeros(0, 20, 30, dtype=torch.uint8), none)
-    changed = flip(resize(empty, (40, 60))[0])
+    empty = Sample.of(sample.image, none, sample.labels, torch.zeros(0, 20, 30, dtype=torch.uint8), none)
+    changed = flip(resize(empty, (40, 60)))
     assert changed.masks is not None and changed.masks.shape == (0, 40, 60)
 
 

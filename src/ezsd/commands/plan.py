@@ -24,7 +24,7 @@ from ezsd.pipeline.workload import (
 )
 from ezsd.recipe import Part, Recipe
 from ezsd.utils.device import this_device
-from ezsd.utils.format import rough_duration, size
+from ezsd.utils.format import byte_size, duration
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +84,9 @@ def _table(title: str, recipe: Recipe, stages: Sequence[StagePlan], measured: Me
         times.append(plan.time(measured.paces))
         stored = _stored(plan, recipe, measured)
         total += stored
-        table.add_row(plan.stage, plan.work, plan.teacher, size(stored), *_times(times[-1]))
+        table.add_row(plan.stage, plan.work, plan.teacher, byte_size(stored), *_times(times[-1]))
     table.add_section()
-    table.add_row("in all", "", "", size(total), *_times(total_pace(times)))
+    table.add_row("in all", "", "", byte_size(total), *_times(total_pace(times)))
     return table
 
 
@@ -103,7 +103,7 @@ def _stored(plan: StagePlan, recipe: Recipe, measured: Measured) -> int:
 
 def _times(time: Pace) -> tuple[str, str]:
     low, high = min(time.low, time.mean * (1 - _UNCERTAIN)), max(time.high, time.mean * (1 + _UNCERTAIN))
-    return rough_duration(time.mean), f"{rough_duration(low)} - {rough_duration(high)}"
+    return duration(time.mean, rough=True), f"{duration(low, rough=True)} - {duration(high, rough=True)}"
 
 
 def _notes(recipe: Recipe, images: Mapping[str, ImageSet], measured: Measured, busy: float) -> list[str]:
@@ -113,8 +113,8 @@ def _notes(recipe: Recipe, images: Mapping[str, ImageSet], measured: Measured, b
     ]
     if busy > 0.5:
         notes.append(f"Other work ran meanwhile (load {busy:.1f} on {os.cpu_count()} processors); alone it is quicker.")
-    held = [f"{size(measured.memory_bytes)} of memory" if measured.memory_bytes else "",
-            f"{size(measured.device_bytes)} on the GPU" if measured.device_bytes else ""]  # fmt: skip
+    held = [f"{byte_size(measured.memory_bytes)} of memory" if measured.memory_bytes else "",
+            f"{byte_size(measured.device_bytes)} on the GPU" if measured.device_bytes else ""]  # fmt: skip
     if any(held):
         readers = f", and each of its {recipe.data.workers} readers of photos some more" if recipe.data.workers else ""
         notes.append(f"Measuring held {' and '.join(filter(None, held))}; a run holds at least that{readers}.")

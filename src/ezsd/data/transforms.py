@@ -1,84 +1,83 @@
-"""Changes of a photo that take its boxes, masks and proposals along."""
+"""Transforms of an image together with its boxes, masks and proposals: torchvision's v2 transforms on tv_tensors."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from ezsd.utils.boxes import resize_scale
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sample:
-    """One photo on its way into training; all boxes are xyxy in pixels of ``picture``.
+    """One image of a training batch. All boxes are xyxy in pixels of ``image``.
 
     Attributes:
         image: [3, H, W] uint8.
         boxes: [N, 4] float32.
         labels: [N] int64.
-        masks: [N, H, W] uint8 of 0 and 1, or None where there are none.
+        masks: [N, H, W] uint8 of 0 and 1; None without masks.
         proposals: [M, 4] float32; M may be 0.
     """
 
-    image: Tensor
-    boxes: Tensor
+    image: tv_tensors.Image
+    boxes: tv_tensors.BoundingBoxes
     labels: Tensor
-    masks: Tensor | None
-    proposals: Tensor
+    masks: tv_tensors.Mask | None
+    proposals: tv_tensors.BoundingBoxes
+
+    @staticmethod
+    def of(image: Tensor, boxes: Tensor, labels: Tensor, masks: Tensor | None, proposals: Tensor) -> Sample:
+        """Make a sample of plain tensors."""
+        size = (int(image.shape[-2]), int(image.shape[-1]))
+        xyxy = tv_tensors.BoundingBoxFormat.XYXY
+        return Sample(
+            tv_tensors.Image(image),
+            tv_tensors.BoundingBoxes(boxes, format=xyxy, canvas_size=size),
+            labels,
+            None if masks is None else tv_tensors.Mask(masks),
+            tv_tensors.BoundingBoxes(proposals, format=xyxy, canvas_size=size),
+        )
 
 
 def resize_image(image: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Resize a picture [3, H, W] (uint8 or float, any device), smoothed when it shrinks; see :func:`resize_scale`."""
-    resized: Tensor = transforms.resize(image, _new_size(image, image_size), InterpolationMode.BILINEAR, antialias=True)
+    """Resize an image [3, H, W] (uint8 or float, any device), antialiased; see :func:`resize_scale`."""
+    resized: Tensor = functional.resize(image, _new_size(image, image_size), InterpolationMode.BILINEAR, antialias=True)
     return resized
 
 
-def resize(sample: Sample, image_size: tuple[int, int]) -> tuple[Sample, float]:
-    """Resize a photo with all that lies on it.
+def resize(sample: Sample, image_size: tuple[int, int]) -> Sample:
+    """Resize a sample.
+
+    Sides are whole pixels, so each axis is scaled by new side / old side, which differs from :func:`resize_scale` by
+    less than one pixel over the side.
 
     Args:
-        sample: the photo.
-        image_size: short side, and longest long side, in pixels.
-
-    Returns:
-        The resized photo and the scale of :func:`resize_scale`. Sides are whole pixels, so each axis is scaled by
-        new side / old side, which differs from the scale by less than a pixel over the whole side.
+        sample: The sample.
+        image_size: Length of the short side, and maximum length of the long side, in pixels.
     """
-    height, width = sample.image.shape[-2:]
-    new_height, new_width = _new_size(sample.image, image_size)
-    factors = torch.tensor([new_width / width, new_height / height] * 2)
-    masks = None
-    if sample.masks is not None:
-        masks = transforms.resize(sample.masks, [new_height, new_width], InterpolationMode.NEAREST)
-    resized = Sample(
-        resize_image(sample.image, image_size),
-        sample.boxes * factors,
-        sample.labels,
-        masks,
-        sample.proposals * factors,
+    size = _new_size(sample.image, image_size)
+    return replace(
+        sample,
+        image=resize_image(sample.image, image_size),
+        boxes=functional.resize(sample.boxes, size),
+        masks=None if sample.masks is None else functional.resize(sample.masks, size, InterpolationMode.NEAREST),
+        proposals=functional.resize(sample.proposals, size),
     )
-    return resized, resize_scale(height, width, image_size)
 
 
 def flip(sample: Sample) -> Sample:
-    """Mirror a photo left to right, with all that lies on it."""
-    width = sample.image.shape[-1]
-    return Sample(
-        sample.image.flip(-1),
-        _flip_boxes(sample.boxes, width),
-        sample.labels,
-        None if sample.masks is None else sample.masks.flip(-1),
-        _flip_boxes(sample.proposals, width),
+    """Mirror a sample left to right."""
+    return replace(
+        sample,
+        image=functional.horizontal_flip(sample.image),
+        boxes=functional.horizontal_flip(sample.boxes),
+        masks=None if sample.masks is None else functional.horizontal_flip(sample.masks),
+        proposals=functional.horizontal_flip(sample.proposals),
     )
-
-
-def _flip_boxes(boxes: Tensor, width: int) -> Tensor:
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    return torch.stack([width - x2, y1, width - x1, y2], dim=-1)
 
 
 def _new_size(image: Tensor, image_size: tuple[int, int]) -> list[int]:

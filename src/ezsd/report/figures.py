@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ezsd.utils.format import duration, megabytes, number
+from ezsd.utils.format import byte_size, duration, number
 
 Unit = Literal["share", "ap", "seconds", "count", "bytes"]
 
@@ -44,7 +44,7 @@ class Figure:
         if self.unit == "seconds":
             return duration(value)
         if self.unit == "bytes":
-            return megabytes(value)
+            return byte_size(value)
         return number(value, {"share": 3, "ap": 1, "count": 0}[self.unit])
 
 

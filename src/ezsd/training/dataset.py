@@ -56,11 +56,10 @@ class TrainingDataset(Dataset[Example]):
         image = self.images[index]
         regions = self._regions(image)
         masks = masks_of(image) if self.masks else None
-        sample = Sample(read_image(image), image.boxes, image.labels, masks, regions.boxes)
-        sample, _ = resize(sample, self.image_size)
+        sample = resize(Sample.of(read_image(image), image.boxes, image.labels, masks, regions.boxes), self.image_size)
         if torch.rand((), generator=seeded(seed)) < self.config.flip:
             sample = flip(sample)
-        return sample.image, training_target(sample, image.crowd, regions, self.config)
+        return sample.image.as_subclass(Tensor), training_target(sample, image.crowd, regions, self.config)
 
     def _regions(self, image: AnnotatedImage) -> Regions:
         if self.store is None:

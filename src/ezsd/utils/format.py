@@ -1,54 +1,54 @@
-"""Numbers, durations and byte sizes for people."""
+"""Numbers, durations and byte sizes for people. The space before a unit does not break."""
 
 from __future__ import annotations
 
 NOT_MEASURED = "not measured"
-_GAP = "\N{NO-BREAK SPACE}"  # between a number and its unit
+_SPACE = "\N{NO-BREAK SPACE}"
 
 
-def number(value: float | None, digits: int = 0, unit: str = "") -> str:
-    """Write a figure for people: thousands apart, ``not measured`` for None."""
-    return NOT_MEASURED if value is None else f"{value:,.{digits}f}{unit}".replace("-", "\N{MINUS SIGN}")
+def number(value: float | None, digits: int = 0) -> str:
+    """Format a number with thousands separators; None is "not measured"."""
+    return NOT_MEASURED if value is None else f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def duration(seconds: float | None) -> str:
-    """Write seconds as ``8 s``, ``7 min 47 s`` or ``1 h 02 min``."""
+def duration(seconds: float | None, rough: bool = False) -> str:
+    """Format seconds as ``8 s``, ``7 min 47 s`` or ``1 h 02 min``; None is "not measured".
+
+    Args:
+        seconds: The duration.
+        rough: Two digits and one unit (``40 s``, ``3.5 h``, ``4.0 days``), for estimates.
+    """
     if seconds is None:
         return NOT_MEASURED
+    if rough:
+        return _rough(seconds)
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
-        return f"{hours:,}{_GAP}h {minutes:02d}{_GAP}min"
+        return f"{hours:,}{_SPACE}h {minutes:02d}{_SPACE}min"
     if minutes:
-        return f"{minutes}{_GAP}min {rest:02d}{_GAP}s"
-    return f"{seconds:.1f}{_GAP}s" if seconds < 9.95 else f"{rest}{_GAP}s"
+        return f"{minutes}{_SPACE}min {rest:02d}{_SPACE}s"
+    return f"{seconds:.1f}{_SPACE}s" if seconds < 9.95 else f"{rest}{_SPACE}s"
 
 
-def megabytes(size: float | None) -> str:
-    """Write bytes as megabytes."""
-    return number(None if size is None else size / 1e6, 1, f"{_GAP}MB")
-
-
-def size(count: float) -> str:
-    """A number of bytes: 0.3 MB, 85 MB, 2.1 GB."""
+def byte_size(count: float | None) -> str:
+    """Format bytes as ``0.3 MB``, ``85 MB`` or ``2.1 GB``; None is "not measured"."""
+    if count is None:
+        return NOT_MEASURED
     for limit, unit, divisor in ((1e9, "MB", 1e6), (1e12, "GB", 1e9)):
         if count < limit:
-            value = count / divisor
-            return f"{value:.0f} {unit}" if value >= 10 or not count else f"{value:.1f} {unit}"
-    return f"{count / 1e12:.1f} TB"
+            return _two_digits(count / divisor, unit)
+    return _two_digits(count / 1e12, "TB")
 
 
-def rough_duration(seconds: float) -> str:
-    """A time in two digits or so: 40 s, 12 min, 3.5 h, 4 days."""
-    for limit, unit, divisor in ((90, "s", 1), (90 * 60, "min", 60), (48 * 3600, "h", 3600)):
+def _rough(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f}{_SPACE}s"
+    for limit, unit, divisor in ((90 * 60, "min", 60), (48 * 3600, "h", 3600)):
         if seconds < limit:
-            value = seconds / divisor
-            return f"{value:.0f} {unit}" if value >= 10 or unit == "s" else f"{value:.1f} {unit}"
-    return f"{seconds / 86400:.1f} days"
+            return _two_digits(seconds / divisor, unit)
+    return f"{seconds / 86400:.1f}{_SPACE}days"
 
 
-def clock(seconds: float) -> str:
-    """Format seconds as ``1:02:03`` or ``2:03``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+def _two_digits(value: float, unit: str) -> str:
+    return f"{value:.0f}{_SPACE}{unit}" if value >= 9.95 or not value else f"{value:.1f}{_SPACE}{unit}"

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ezsd.utils.format import clock
+from ezsd.utils.format import duration
 from ezsd.utils.log import shows_progress
 
 _LINE_SECONDS = 30.0
@@ -86,7 +86,7 @@ class _Lines:
         self.shown = time.monotonic()
         elapsed = self.shown - self.began
         fresh = self.done - self.start
-        left = "" if not fresh else f", {clock(elapsed / fresh * max(self.total - self.done, 0))} left"
+        left = "" if not fresh else f", {duration(elapsed / fresh * max(self.total - self.done, 0), rough=True)} left"
         note = f", {self.note}" if self.note else ""
         self.console.print(f"{self.title}: {self.done}/{self.total}, {_rate(fresh, elapsed)}{left}{note}")
 

@@ -1,0 +1,39 @@
+"""Numbers, durations and byte sizes as people read them."""
+
+from __future__ import annotations
+
+import pytest
+
+from ezsd.utils.format import byte_size, duration, number
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(None, "not measured"), (0.34, "0.3 s"), (9.97, "10 s"), (59.6, "1 min 00 s"), (467, "7 min 47 s"),
+     (3720, "1 h 02 min"), (360_000, "100 h 00 min")],
+)  # fmt: skip
+def test_durations_have_two_units(seconds: float | None, expected: str) -> None:
+    assert duration(seconds).replace("\xa0", " ") == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.4, "0 s"), (89, "89 s"), (90, "1.5 min"), (1300, "22 min"), (7200, "2.0 h"), (200_000, "2.3 days")],
+)
+def test_rough_durations_have_one_unit(seconds: float, expected: str) -> None:
+    assert duration(seconds, rough=True).replace("\xa0", " ") == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(None, "not measured"), (0, "0 MB"), (3e5, "0.3 MB"), (9.96e6, "10 MB"), (84_999_422, "85 MB"), (2.1e9, "2.1 GB"),
+     (4e12, "4.0 TB")],
+)  # fmt: skip
+def test_byte_sizes_have_two_digits(count: float | None, expected: str) -> None:
+    assert byte_size(count).replace("\xa0", " ") == expected
+
+
+def test_numbers_have_thousands_separators_and_a_minus_sign() -> None:
+    assert number(1234.56, 1) == "1,234.6"
+    assert number(-2.0, 1) == "\N{MINUS SIGN}2.0"
+    assert number(None) == "not measured"
