@@ -10,6 +10,7 @@ import yaml
 
 from ezsd.errors import RecipeError
 from ezsd.recipe import RENAMED_KEYS, Recipe, load_recipe, load_run_recipe, parse_recipe, recipe_keys, save_recipe
+from ezsd.recipe_files import find_recipe, recipe_header, shipped_recipes
 
 ROOT = Path(__file__).parents[1]
 GOOD = """
@@ -165,7 +166,7 @@ def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path) -> None:
 def test_a_shipped_recipe_loads_and_its_header_has_its_command_and_its_number(path: Path) -> None:
     load_recipe(path)
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    assert any(f"ezsd run recipes/{path.name} --out " in line for line in header)
+    assert any(f"ezsd run {path.stem} --out " in line for line in header)
     assert any("AP50" in line for line in header)
 
 
@@ -203,3 +204,21 @@ def test_a_renamed_key_is_an_error_that_gives_the_new_name(old: str, new: str, t
     with pytest.raises(RecipeError, match=f"{old} is now {new}"):
         load_recipe(path)
     assert getattr(getattr(load_run_recipe(path), section), new.partition(".")[2]) == 5
+
+
+def test_a_shipped_recipe_is_found_by_its_name_and_a_file_by_its_path(tmp_path: Path) -> None:
+    assert find_recipe("smoke") == shipped_recipes()["smoke"] == ROOT / "recipes" / "smoke.yaml"
+    assert load_recipe("smoke") == load_recipe(ROOT / "recipes" / "smoke.yaml")
+    assert find_recipe(tmp_path / "smoke") == tmp_path / "smoke"
+
+
+def test_an_unknown_name_gives_the_nearest_recipe_and_all_names() -> None:
+    with pytest.raises(RecipeError, match='neither a file nor a shipped recipe. Did you mean "smoke"?') as raised:
+        load_recipe("smok")
+    assert all(name in str(raised.value) for name in shipped_recipes())
+
+
+def test_the_header_of_a_recipe_has_its_command_and_figures() -> None:
+    for name, path in shipped_recipes().items():
+        header = recipe_header(path)
+        assert f"ezsd run {name} --out " in header and "AP50" in header and not header.startswith("#")

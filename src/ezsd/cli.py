@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -38,7 +39,10 @@ class Until(str, Enum):
     report = "report"
 
 
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (YAML).")]
+RecipePath = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE", help="A recipe (YAML), or the name of a shipped one: see ezsd recipes."),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, made by ezsd run.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value: train.lr=0.01.")]
 Overwrite = Annotated[
@@ -152,6 +156,32 @@ def compare(
             if path is not None:
                 write_text(path, write(table))
                 typer.echo(f"wrote {path}")
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes: what they are for, their command, and the figures they gave."""
+    from ezsd.recipe_files import recipe_header, shipped_recipes
+
+    for name, path in shipped_recipes().items():
+        header = recipe_header(path).replace("\n", "\n    ")
+        typer.echo(f"{name}\n    {header}\n")
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for a bug report.")] = False,
+) -> None:
+    """Check the installation: versions, devices, operators, disk, memory, extras, teachers; say how to fix problems."""
+    from ezsd.commands.doctor import as_text, examine
+
+    found = examine()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        Console(highlight=False).print(as_text(found))
+    if any(problem["stops"] for problem in found["problems"]):
+        raise typer.Exit(1)
 
 
 @app.command()

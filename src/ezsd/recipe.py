@@ -12,6 +12,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ezsd.errors import RecipeError
+from ezsd.recipe_files import find_recipe
 from ezsd.utils.files import write_text
 
 # Strict, so that `epochs: true` is not read as 1 and a number in quotes is told.
@@ -196,16 +197,17 @@ RENAMED_KEYS = {
 }
 
 
-def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """Read a recipe from YAML and apply ``--set`` changes.
 
     Args:
-        path: a YAML file.
+        path: A YAML file, or the name of a shipped recipe.
         changes: texts like ``train.lr=0.01``; the value is read as YAML.
 
     Raises:
         RecipeError: the file is missing or not YAML, or keys or values are wrong (all told at once).
     """
+    path = find_recipe(path)
     values, problems = read_values(path, changes)
     try:
         recipe = parse_recipe(values, str(path))

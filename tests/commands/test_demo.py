@@ -11,7 +11,7 @@ import supervision as sv
 from PIL import Image
 
 import ezsd.commands.demo
-from ezsd.commands.demo import UNHEARD, count_found, pocket_recipe, run_demo
+from ezsd.commands.demo import UNHEARD, count_found, run_demo
 from ezsd.data.categories import load_split
 from ezsd.errors import ArtifactError
 from ezsd.pocket.scenes import PlacedObject
@@ -49,7 +49,7 @@ def test_the_demo_leaves_two_runs_a_table_a_report_and_a_picture(
 def test_a_failure_of_the_baseline_is_told_with_its_last_words(tmp_path: Path) -> None:
     with (
         pytest.raises(ArtifactError, match=r"(?s)baseline\.log.*train\.epochs"),
-        ezsd.commands.demo._beside(pocket_recipe(), tmp_path / "baseline", ["train.epochs=-1"], overwrite=False),
+        ezsd.commands.demo._beside("pocket", tmp_path / "baseline", ["train.epochs=-1"], overwrite=False),
     ):
         pass
 
@@ -71,7 +71,7 @@ def test_the_names_it_asks_for_are_in_no_list() -> None:
 
 
 def test_the_baseline_differs_in_the_three_ideas_alone() -> None:
-    ours, other = load_recipe(pocket_recipe()), load_recipe(pocket_recipe(), ezsd.commands.demo.BASELINE)
+    ours, other = load_recipe("pocket"), load_recipe("pocket", ezsd.commands.demo.BASELINE)
     negatives = {"ignore_top": ours.train.ignore_top, "novel_negatives": ours.train.novel_negatives}
     assert other.train.model_copy(update=negatives) == ours.train
     assert other.detector.model_copy(update={"semantic_regression": True}) == ours.detector

@@ -88,8 +88,8 @@ def run_demo(out: Path, fast: bool = False, overwrite: bool = False) -> dict[str
     ]
     changes += FAST if fast else ()
     ours, baseline = out / "ezsd", out / "baseline"
-    with _beside(pocket_recipe(), baseline, [*changes, *BASELINE], overwrite):
-        run_recipe(load_recipe(pocket_recipe(), changes), ours, "evaluate", overwrite)
+    with _beside(SPLIT, baseline, [*changes, *BASELINE], overwrite):
+        run_recipe(load_recipe(SPLIT, changes), ours, "evaluate", overwrite)
     console = Console(highlight=False)
     console.print(as_text(compare([ours, baseline]), console.width))
     report = write_report(ours, baseline)
@@ -98,7 +98,7 @@ def run_demo(out: Path, fast: bool = False, overwrite: bool = False) -> dict[str
 
 
 @contextmanager
-def _beside(recipe: Path, folder: Path, changes: Sequence[str], overwrite: bool) -> Iterator[None]:
+def _beside(recipe: str, folder: Path, changes: Sequence[str], overwrite: bool) -> Iterator[None]:
     """Run a recipe in another process while the body of ``with`` runs, each on half of the cores; wait for it then.
 
     Raises:
@@ -106,7 +106,7 @@ def _beside(recipe: Path, folder: Path, changes: Sequence[str], overwrite: bool)
     """
     log, threads = folder.with_suffix(".log"), torch.get_num_threads()
     half = max(1, threads // 2)
-    command = [sys.executable, "-m", "ezsd", "run", str(recipe), "--out", str(folder)]
+    command = [sys.executable, "-m", "ezsd", "run", recipe, "--out", str(folder)]
     command += [word for change in changes for word in ("--set", change)] + ["--overwrite"] * overwrite
     logger.info(f"The baseline, without the three ideas and on the same schedule, runs at the same time: see {log}")
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -124,19 +124,6 @@ def _beside(recipe: Path, folder: Path, changes: Sequence[str], overwrite: bool)
         other.terminate()
         other.wait()
         torch.set_num_threads(threads)
-
-
-def pocket_recipe() -> Path:
-    """Return recipes/pocket.yaml, of the installed package or of the repository.
-
-    Raises:
-        ArtifactError: neither has it.
-    """
-    package = Path(__file__).parents[1]
-    for folder in (package / "recipes", package.parents[1] / "recipes"):
-        if (folder / "pocket.yaml").is_file():
-            return folder / "pocket.yaml"
-    raise ArtifactError(f"recipes/pocket.yaml is neither in {package} nor beside it. Install ezsd again.")
 
 
 def _unheard(model: Path, image: Path) -> Path:

@@ -11,9 +11,10 @@ from ezsd.data.formats.coco import load_images, validate_part
 from ezsd.data.samples import ImageSet
 from ezsd.errors import DataError, EzsdError, RecipeError
 from ezsd.recipe import Part, Recipe, parse_recipe, read_values
+from ezsd.recipe_files import find_recipe
 
 
-def check_recipe(path: Path, changes: Sequence[str] = ()) -> str:
+def check_recipe(path: str | Path, changes: Sequence[str] = ()) -> str:
     """Check a recipe, its split and its data; every picture is decoded.
 
     Returns:
@@ -22,6 +23,7 @@ def check_recipe(path: Path, changes: Sequence[str] = ()) -> str:
     Raises:
         EzsdError: all faults at once. Bad photos and boxes are none where the recipe allows them (data.skip_bad).
     """
+    path = find_recipe(path)
     values, problems = read_values(path, changes)
     recipe = _readable(values, str(path), problems)
     split: CategorySplit | None = None
