@@ -53,6 +53,18 @@ def test_a_box_inside_a_crowd_is_ignored_however_small() -> None:
     assert found.tolist() == [True, False]
 
 
+def test_a_box_is_on_a_crowd_when_more_than_half_of_it_is_inside() -> None:
+    crowds = torch.tensor([[0.0, 0, 100, 100], [500, 500, 600, 600]])
+    shares = torch.tensor([[90.0, 0, 110, 20], [89, 0, 109, 20], [91, 0, 111, 20]])  # 0.5, 0.55 and 0.45 inside
+    assert on_ignored(shares, target(crowds)).tolist() == [False, True, False]
+
+
+def test_a_box_is_on_an_ignored_region_when_their_iou_is_over_half() -> None:
+    region = torch.tensor([[0.0, 0, 100, 100]])
+    found = on_ignored(torch.tensor([[0.0, 0, 50, 100], [0, 0, 52, 100], [0, 0, 48, 100]]), target(ignored=region))
+    assert found.tolist() == [False, True, False]
+
+
 def test_a_box_on_an_ignored_region_needs_overlap_both_ways() -> None:
     region = torch.tensor([[0.0, 0, 60, 60]])
     found = on_ignored(torch.tensor([[0.0, 0, 60, 50], [10, 10, 14, 14]]), target(ignored=region))

@@ -68,6 +68,12 @@ def test_a_crowd_is_neither_missed_nor_found_and_forgives_its_own_name(image_fil
     assert (outcome.found, outcome.missed) == ((False,), ())
 
 
+def test_a_crowd_forgives_a_detection_with_half_of_it_inside(image_file: Path) -> None:
+    image = _image(image_file, [[0, 0, 100, 100]], [1], [True])
+    half, less = [90.0, 0, 110, 20], [92.0, 40, 112, 60]
+    assert [entry["bbox"][0] for entry in judge(image, [_found(1, half), _found(1, less)]).detections] == [92]
+
+
 def test_photos_with_most_failures_come_first_then_the_best_of_the_others(image_file: Path) -> None:
     def outcome(image_id: int, hits: int, missed: int) -> Outcome:
         boxes = [[10.0 * place, 0, 10.0 * place + 8, 8] for place in range(hits + missed)]
