@@ -218,6 +218,7 @@ def test_federated_figures_equal_the_lvis_package(seed: int, tmp_path: Path, mon
 
 def test_harmonic_mean() -> None:
     assert harmonic_mean(60.0, 20.0) == pytest.approx(30.0)
+    assert harmonic_mean(40.0, 40.0) == pytest.approx(40.0)
     assert harmonic_mean(0.0, 0.0) == 0.0
     assert harmonic_mean(0.0, 50.0) == 0.0
     assert harmonic_mean(None, 50.0) is None
