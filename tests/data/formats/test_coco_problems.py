@@ -48,6 +48,12 @@ def test_a_message_names_the_annotation_its_category_its_image_and_its_bbox(tiny
     assert bbox[0] != 500 or "96 x 64 pixels" in problem
 
 
+def test_a_message_shows_the_annotation_of_an_unknown_category(tiny: TinyCoco) -> None:
+    tiny.content["annotations"].append({"id": 987654, "category_id": 99})
+    (problem,) = _problems(tiny)
+    assert f"annotations[{len(tiny.content['annotations']) - 1}]" in problem and "987654" in problem
+
+
 @pytest.mark.parametrize("change", [{"width": 0}, {"height": 0}, {"width": -1}, {"file_name": ""}, {"file_name": 5}])
 def test_a_message_names_the_row_of_images(tiny: TinyCoco, change: dict[str, Any]) -> None:
     tiny.content["images"].append({"id": 99, "file_name": "000004.jpg", "width": 64, "height": 96, **change})
@@ -104,7 +110,8 @@ def test_ground_truth_without_areas_has_those_of_the_boxes(tiny: TinyCoco) -> No
 
 def test_data_without_a_single_wanted_box_loads(tiny: TinyCoco) -> None:
     images = load_images(tiny.part(), ("zeppelin",))
-    assert all(image.boxes.shape == (0, 4) and image.crowd.dtype == torch.bool for image in images)
+    for image in images:
+        assert image.boxes.shape == (0, 4) and image.crowd.dtype == torch.bool and image.labels.dtype == torch.int64
 
 
 def test_a_missing_base_name_is_a_problem_even_where_nothing_is_like_it(tiny: TinyCoco) -> None:
