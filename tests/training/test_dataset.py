@@ -139,6 +139,12 @@ def test_each_epoch_and_each_seed_has_its_own_order_and_each_view_its_own_augmen
     assert len({seed for _, seed in [*first, *other]}) == 80
 
 
+def test_seeds_of_augmentations_stay_what_they_were() -> None:
+    """A run started before an update sees the same augmentations when it is resumed."""
+    ((*_, last),) = BatchPlan(3, seed=2, batch_size=2, accumulate=1).batches(1, 2)
+    assert last[1] == 2 * 1_000_003 + 3 and isinstance(last[1], int)
+
+
 @pytest.mark.parametrize("start, stop", [(0, 3), (2, 5)])
 def test_planned_batches_know_their_number(start: int, stop: int) -> None:
     batches = PlannedBatches(BatchPlan(7, 0, batch_size=2, accumulate=3), start, stop)

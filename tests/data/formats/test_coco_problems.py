@@ -58,7 +58,15 @@ def test_a_message_shows_the_annotation_of_an_unknown_category(tiny: TinyCoco) -
 def test_a_message_names_the_row_of_images(tiny: TinyCoco, change: dict[str, Any]) -> None:
     tiny.content["images"].append({"id": 99, "file_name": "000004.jpg", "width": 64, "height": 96, **change})
     (problem,) = _problems(tiny)
-    assert "images[8]" in problem and str(next(iter(change))) in problem
+    assert "images[8]" in problem and "'id': 99" in problem
+
+
+def test_twenty_problems_are_listed_in_full(tiny: TinyCoco) -> None:
+    tiny.content["annotations"] += [{"id": 5000 + place, "category_id": 99} for place in range(20)]
+    tiny.save()
+    with pytest.raises(DataError) as raised:
+        load_images(tiny.part(), SPLIT.base)
+    assert len(raised.value.problems) == 21 and not any(" more" in problem for problem in raised.value.problems)
 
 
 def test_a_message_names_the_image_id_that_is_there_twice(tiny: TinyCoco) -> None:
