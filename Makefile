@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.ezsd-installed
 OUT ?= runs/demo
+PYTEST = $(VENV)/bin/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: install demo test lint
+.PHONY: install demo test test-all lint
 
 install: $(STAMP)
 
@@ -17,7 +18,10 @@ demo: install
 	$(VENV)/bin/ezsd demo --out $(OUT)
 
 test: install
-	$(VENV)/bin/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-all: install
+	$(PYTEST) --cov=ezsd --cov-report=term
 
 lint: install
 	$(VENV)/bin/ruff check .

@@ -1,4 +1,4 @@
-"""Fixtures every room's tests may ask for."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
 
 from ezsd.utils.log import hide_log, show_log
 from tiny import TinyCoco, make_tiny_coco
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is no fault of the code
 hypothesis.settings.load_profile("any machine")
+# One thread for each process: test processes and the subprocesses they start share the cores.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

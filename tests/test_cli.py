@@ -146,7 +146,10 @@ def test_ctrl_c_says_how_to_go_on(recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [*MAIN, "run", str(recipe), "--out", str(folder), "--set", "train.epochs=1000"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores SIGINT
+    )  # fmt: skip
     until = time.monotonic() + 400
     while not (folder / "train/checkpoints").exists():
         assert process.poll() is None, process.communicate()[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,11 @@ def test_selected_boxes_keep_their_order_names_masks_and_areas(rows: list[tuple[
 def test_an_image_without_boxes_stays_without_boxes() -> None:
     selected = with_names(_image([], []), NAMES, ["cat"])
     assert selected.boxes.shape == (0, 4) and selected.labels.dtype == torch.int64
+
+
+def test_an_image_without_masks_and_areas_stays_without_them() -> None:
+    selected = with_names(replace(_image([1, 2], [False, False], masks=False), areas=None), NAMES, ["dog"])
+    assert selected.segmentations is None and selected.areas is None and selected.labels.tolist() == [1]
 
 
 def test_a_crowd_box_alone_does_not_count_as_an_object() -> None:

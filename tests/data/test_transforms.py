@@ -78,6 +78,11 @@ def test_the_short_side_is_reached_unless_the_long_side_gets_too_long(height: in
     assert resize_scale(height, width, (800, 1333)) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("height, width, expected", [(1, 200, (1, 40)), (200, 1, (40, 1))])
+def test_a_narrow_image_keeps_one_pixel(height: int, width: int, expected: tuple[int, int]) -> None:
+    assert resize_image(torch.zeros(3, height, width, dtype=torch.uint8), (20, 40)).shape[1:] == expected
+
+
 def test_a_picture_that_shrinks_is_smoothed() -> None:
     noise = torch.randint(0, 256, (3, 64, 64), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     small = resize_image(noise, (8, 8)).float()

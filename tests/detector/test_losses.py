@@ -76,6 +76,12 @@ def test_box_loss_is_divided_by_all_regions() -> None:
     assert padded.item() == pytest.approx(alone.item() / 4)
 
 
+def test_box_loss_is_smooth_l1_with_a_beta_of_one_ninth() -> None:
+    deltas = torch.tensor([[0.05, 0, 0, 0], [0, -1.0, 0, 0]])
+    loss = box_regression_loss(deltas, torch.tensor([1, 2]), torch.zeros(2, 4))
+    assert loss.item() == pytest.approx((0.05**2 / 2 * 9 + 1 - 1 / 18) / 2)
+
+
 def test_classification_prefers_the_right_column() -> None:
     logits = torch.tensor([[0.0, 9.0, 0.0]])
     assert classification_loss(logits, torch.tensor([1]), 2) < classification_loss(logits, torch.tensor([0]), 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +54,18 @@ def test_a_box_inside_a_crowd_is_ignored_however_small() -> None:
     assert found.tolist() == [True, False]
 
 
+def test_a_box_is_on_a_crowd_when_more_than_half_of_it_is_inside() -> None:
+    crowds = torch.tensor([[0.0, 0, 100, 100], [500, 500, 600, 600]])
+    shares = torch.tensor([[90.0, 0, 110, 20], [89, 0, 109, 20], [91, 0, 111, 20]])  # 0.5, 0.55 and 0.45 inside
+    assert on_ignored(shares, target(crowds)).tolist() == [False, True, False]
+
+
+def test_a_box_is_on_an_ignored_region_when_their_iou_is_over_half() -> None:
+    region = torch.tensor([[0.0, 0, 100, 100]])
+    found = on_ignored(torch.tensor([[0.0, 0, 50, 100], [0, 0, 52, 100], [0, 0, 48, 100]]), target(ignored=region))
+    assert found.tolist() == [False, True, False]
+
+
 def test_a_box_on_an_ignored_region_needs_overlap_both_ways() -> None:
     region = torch.tensor([[0.0, 0, 60, 60]])
     found = on_ignored(torch.tensor([[0.0, 0, 60, 50], [10, 10, 14, 14]]), target(ignored=region))
@@ -73,3 +86,43 @@ def test_an_object_under_an_ignored_region_stays_an_object() -> None:
     anchors = torch.tensor([[0.0, 0, 50, 50]])
     labels, _ = rpn.assign_targets_to_anchors([anchors], [{"boxes": anchors, **target(anchors, anchors)}])
     assert labels[0].tolist() == [1]
+
+
+def test_anchors_have_one_side_a_level_and_three_ratios() -> None:
+    rpn = build_rpn(DetectorConfig(anchor_sides=(8, 16, 32, 64, 128)), 8)
+    images = ImageList(torch.zeros(1, 3, 256, 256), [(256, 256)])
+    levels = [torch.zeros(1, 8, 64 // 2**level, 64 // 2**level) for level in range(5)]
+    anchors = rpn.anchor_generator(images, levels)[0]
+    sides = anchors[:, 2:] - anchors[:, :2]
+    for level, side in zip((slice(0, 3), slice(-3, None)), (8, 128), strict=True):
+        ratios = sides[level, 1] / sides[level, 0]
+        assert torch.allclose(ratios, torch.tensor([0.5, 1, 2]), rtol=0.25)  # torchvision rounds to whole pixels
+        assert torch.allclose(sides[level].prod(1).sqrt(), torch.tensor(float(side)), rtol=0.1)
+
+
+def test_anchors_are_objects_from_an_iou_of_seven_tenths_and_background_below_three_tenths() -> None:
+    rpn = build_rpn(DetectorConfig(), 8)
+    anchors = torch.tensor([[0.0, 0, 100, 95], [0, 0, 100, 72], [0, 0, 100, 65], [0, 0, 100, 32], [0, 0, 100, 28]])
+    labels, _ = rpn.assign_targets_to_anchors([anchors], [{"boxes": torch.tensor([[0.0, 0, 100, 100]]), **target()}])
+    assert labels[0].tolist() == [1, 1, -1, -1, 0]
+
+
+def test_half_of_256_sampled_anchors_are_objects_where_there_are_enough() -> None:
+    labels = torch.cat([torch.ones(300), torch.zeros(300)])
+    (objects,), (background,) = build_rpn(DetectorConfig(), 8).fg_bg_sampler([labels])
+    assert (int(objects.sum()), int(background.sum())) == (128, 128)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_regions_that_overlap_a_better_one_are_dropped_before_the_best_are_kept(training: bool) -> None:
+    rpn = build_rpn(DetectorConfig(rpn_proposals=2), 8).train(training)
+
+    def kept(boxes: list[list[float]]) -> list[list[float]]:
+        scores = torch.arange(len(boxes), 0, -1.0)[:, None]
+        return rpn.filter_proposals(torch.tensor([boxes]), scores[None], [(500, 500)], [len(boxes)])[0][0].tolist()
+
+    best, other = [0.0, 0, 100, 100], [200.0, 200, 300, 300]
+    worse, apart = [0.0, 0, 100, 72], [0.0, 0, 100, 68]  # IoU with the best
+    assert kept([best, worse, apart, other]) == [best, apart]
+    assert kept([best, worse, worse, other]) == [best, other]
+    assert kept([best, worse, worse, worse, other]) == [best]  # twice as many as are kept enter NMS

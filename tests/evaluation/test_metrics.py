@@ -216,8 +216,43 @@ def test_federated_figures_equal_the_lvis_package(seed: int, tmp_path: Path, mon
     assert mean_figures(figures.values()).ar == pytest.approx(100 * reference.results["AR@300"], abs=1e-6)
 
 
+def test_the_hundred_best_count_for_each_category_not_for_the_image() -> None:
+    rng = np.random.default_rng(7)
+    truth = _truth(rng, images=2, categories=6)
+    detections = _detections(rng, truth, many=300)
+    assert len(detections) > 400
+    _assert_same(coco_metrics(truth, detections), _pycocotools(truth, detections))
+
+
+def test_under_federated_rules_three_hundred_count_of_one_category_too() -> None:
+    truth = _truth(np.random.default_rng(8), images=1, categories=2)
+    truth["images"][0] |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    truth["annotations"] = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 0}]
+    wrong = [{"image_id": 1, "category_id": 1, "bbox": [50, 50, 9, 9], "score": 0.9}] * 150
+    right = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.1}
+    assert coco_metrics(truth, [*wrong, right])[1].ar == pytest.approx(100)
+    assert coco_metrics(truth, [*wrong, *wrong, right])[1].ar == 0
+
+
+def test_federated_figures_need_no_frequencies() -> None:
+    rng = np.random.default_rng(9)
+    truth = _federated(rng)
+    detections = _detections(rng, truth)
+    without = {**truth, "categories": [{"id": each["id"], "name": each["name"]} for each in truth["categories"]]}
+    _assert_same(coco_metrics(without, detections), coco_metrics(truth, detections))
+
+
+def test_boxes_smaller_than_a_pixel_count() -> None:
+    truth = _truth(np.random.default_rng(10), images=1, categories=1)
+    truth["annotations"] = [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [3, 3, 0.5, 0.5], "area": 0.25, "iscrowd": 0}
+    ]
+    assert coco_metrics(truth, _perfect(truth))[1].ap == pytest.approx(100)
+
+
 def test_harmonic_mean() -> None:
     assert harmonic_mean(60.0, 20.0) == pytest.approx(30.0)
+    assert harmonic_mean(40.0, 40.0) == pytest.approx(40.0)
     assert harmonic_mean(0.0, 0.0) == 0.0
     assert harmonic_mean(0.0, 50.0) == 0.0
     assert harmonic_mean(None, 50.0) is None

@@ -183,3 +183,35 @@ def test_not_enabled_measures_only_what_the_teacher_can_do(parts: tuple[ImageSet
 def test_boxes_all_too_small_are_told(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="min_side"):
         _run(parts, tmp_path, SETTINGS.model_copy(update={"min_side": 1000}))
+
+
+@pytest.mark.parametrize("towers", [("image",), ("image", "text")])
+def test_log_shares_of_the_names_are_added_to_the_training_logits(towers: tuple[str, ...]) -> None:
+    teacher, texts = ColourTeacher(), ["circle", "square"]
+    crops, labels = (
+        torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 0, 0, 0, 0, 1]),
+    )
+    shares = torch.tensor([5 / 6, 1 / 6])
+    logits = teacher.logit_scale * teacher.encode_crops(crops) @ teacher.encode_names(texts).T
+    config = SETTINGS.model_copy(update={"towers": towers})
+    loss = adaptation._crop_loss(teacher, texts, shares.log(), config)(crops, labels, 6)
+    adjusted = (logits + shares.log()).log_softmax(1)[torch.arange(6), labels]
+    assert float(loss) == pytest.approx(float(-adjusted.mean()), rel=1e-5)
+
+
+def test_a_balanced_training_calls_rare_names_more_often(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> None:
+    """With ``adapt.balance`` the embeddings do not learn that circles are frequent, so fewer crops are named circle."""
+    coco = tiny_coco(tmp_path / "data")
+    circles = [entry for entry in coco.content["annotations"] if entry["category_id"] == 3]
+    for number in range(6):
+        coco.content["annotations"] += [{**entry, "id": 9000 + 100 * number + entry["id"]} for entry in circles]
+    coco.save()
+    train, val = load_images(coco.part(), SPLIT.base), load_images(coco.part(), SPLIT.names)
+    named = {}
+    for balance in (0.0, 1.0):
+        folder = tmp_path / str(balance)
+        _run((train, val), folder, SETTINGS.model_copy(update={"balance": balance, "epochs": 10}))
+        after = json.loads((folder / "adapt/confusion.json").read_text())["after"]
+        named[balance] = sum(crops for _, said, crops in after if said == 0)
+    assert named[1.0] < named[0.0]

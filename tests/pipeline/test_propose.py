@@ -85,7 +85,7 @@ def test_nothing_is_proposed_where_a_base_box_is(tiny: TinyCoco, tmp_path: Path,
     images = load_images(tiny.part(), SPLIT.base)
     on_base = {}
     for overlap in (1.0, 0.5):
-        chosen = SETTINGS.model_copy(update={"scoring": scoring, "base_overlap": overlap})
+        chosen = SETTINGS.model_copy(update={"scoring": scoring, "base_overlap": overlap, "rpn_epochs": 2.0})
         store = _run(images, tmp_path / str(overlap), chosen)
         found = [(store[image.image_id], image.boxes[~image.crowd]) for image in images]
         proposals = [(regions.boxes[~regions.is_base_box], boxes) for regions, boxes in found]

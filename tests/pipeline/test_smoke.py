@@ -26,6 +26,7 @@ def _ezsd(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "ezsd", *arguments], check=True, timeout=900, env={**os.environ})
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_the_smoke_recipe_writes_the_whole_run_folder_and_a_model_that_detects(
     shared_data: Path, tmp_path: Path

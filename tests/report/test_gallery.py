@@ -17,7 +17,7 @@ from ezsd.data.samples import AnnotatedImage, ImageSet
 from ezsd.data.target_store import Regions
 from ezsd.inference.batching import encode_mask
 from ezsd.report.gallery import detection_card, proposal_card
-from ezsd.report.matching import Outcome, hardest, judge, worst_and_best
+from ezsd.report.matching import SHOWN_SCORE, Outcome, hardest, judge, met_rows, novel_rows, worst_and_best
 
 NAMES = ("cat", "dog", "yak")  # yak is novel
 BASE = 2
@@ -68,6 +68,12 @@ def test_a_crowd_is_neither_missed_nor_found_and_forgives_its_own_name(image_fil
     assert (outcome.found, outcome.missed) == ((False,), ())
 
 
+def test_a_crowd_forgives_a_detection_with_half_of_it_inside(image_file: Path) -> None:
+    image = _image(image_file, [[0, 0, 100, 100]], [1], [True])
+    half, less = [90.0, 0, 110, 20], [92.0, 40, 112, 60]
+    assert [entry["bbox"][0] for entry in judge(image, [_found(1, half), _found(1, less)]).detections] == [92]
+
+
 def test_photos_with_most_failures_come_first_then_the_best_of_the_others(image_file: Path) -> None:
     def outcome(image_id: int, hits: int, missed: int) -> Outcome:
         boxes = [[10.0 * place, 0, 10.0 * place + 8, 8] for place in range(hits + missed)]
@@ -78,6 +84,26 @@ def test_photos_with_most_failures_come_first_then_the_best_of_the_others(image_
     worst, best = worst_and_best(outcomes, BASE, worst=2, best=2)
     assert [each.image.image_id for each in worst] == [2, 4]
     assert [each.image.image_id for each in best] == [3, 1]
+
+
+def test_a_score_and_an_overlap_on_the_threshold_count(image_file: Path) -> None:
+    image = _image(image_file, [[0, 0, 50, 50]], [1])
+    entry = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 25], "score": SHOWN_SCORE}  # IoU 0.5
+    assert judge(image, [entry]).found == (True,)
+    assert met_rows(image, _regions([[0, 0, 50, 25]], [1]), [0]) == [True]
+    assert met_rows(image, _regions([], []), [0]) == [False]
+
+
+def test_of_the_best_images_those_with_most_found_per_failure_come_first(image_file: Path) -> None:
+    def outcome(image_id: int, label: int, hits: int, missed: int) -> Outcome:
+        boxes = [[10.0 * place, 0, 10.0 * place + 8, 8] for place in range(hits + missed)]
+        image = _image(image_file, boxes, [label] * hits + [1] * missed, image_id=image_id)
+        return judge(image, [_found(label, box) for box in boxes[:hits]])
+
+    # found / (1 + failures), a novel object counts twice: 3 / 2, 2 / 1, 1 / 1, 5 / 4
+    outcomes = [outcome(1, 1, 3, 1), outcome(2, 3, 1, 0), outcome(3, 2, 1, 0), outcome(4, 1, 5, 3)]
+    _, best = worst_and_best(outcomes, BASE, worst=0, best=4)
+    assert [each.image.image_id for each in best] == [2, 1, 4, 3]
 
 
 def test_a_card_shows_truth_and_detections_in_words_and_marks(image_file: Path) -> None:
@@ -150,3 +176,21 @@ def test_photos_whose_proposals_meet_the_fewest_novel_objects_come_first(image_f
     good, bad = _regions([[100, 0, 150, 50]], [3]), _regions([[0, 0, 20, 20]], [3])
     chosen = hardest(ImageSet(images, NAMES, False), {0: good, 1: bad, 2: bad}, BASE, shown=5, count=5)
     assert [image.image_id for image in chosen] == [1, 0]
+
+
+def test_the_share_of_novel_objects_met_decides_which_images_are_hard_and_then_their_number(image_file: Path) -> None:
+    rows = [[20.0 * place, 0, 20.0 * place + 15, 15] for place in range(5)]
+
+    def image(image_id: int, objects: int) -> AnnotatedImage:
+        return _image(image_file, rows[:objects], [3] * objects, image_id=image_id)
+
+    images = [image(1, 2), image(2, 5), image(3, 1), image(4, 1), image(5, 4)]
+    met = {1: 1, 2: 2, 3: 0, 4: 0, 5: 2}  # shares 0.5, 0.4, 0, 0, 0.5
+    regions = {key: _regions([*rows[:count], [150, 50, 190, 90]], [3] * (count + 1)) for key, count in met.items()}
+    chosen = hardest(ImageSet(images, NAMES, False), regions, BASE, shown=9, count=5)
+    assert [each.image_id for each in chosen] == [3, 4, 2, 5, 1]
+
+
+def test_novel_rows_are_those_of_novel_labels_without_crowds(image_file: Path) -> None:
+    image = _image(image_file, [[0, 0, 9, 9]] * 4, [1, 2, 3, 3], [False, False, True, False])
+    assert novel_rows(image, BASE) == [3]

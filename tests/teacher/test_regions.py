@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -178,3 +179,60 @@ def test_each_box_is_read_where_its_longer_side_suits_the_teacher() -> None:
 def test_no_boxes_are_read_as_no_embeddings() -> None:
     result = read_at_scales(torch.rand(3, 10, 10), torch.zeros(0, 4), (20, 40), 10, lambda _, boxes: boxes[:, :1])
     assert result.shape == (0, 1)
+
+
+def test_boxes_narrower_than_a_pixel_are_cropped_as_one_pixel() -> None:
+    ramp = torch.arange(100.0).div(100).expand(3, 50, 100)
+    crop = crop_regions(ramp, torch.tensor([[20.0, 30, 20, 30]]), 16)[0, 0]
+    assert torch.allclose(crop[:, -1] - crop[:, 0], torch.tensor(15 / 16 / 100), atol=1e-4)
+    assert torch.allclose(crop.mean(), torch.tensor(19.5 / 100), atol=1e-4)
+
+
+def test_crops_are_white_on_the_border_of_a_white_image() -> None:
+    white = torch.ones(3, 4, 4)
+    enlarged = crop_regions(white, torch.tensor([[0.0, 0, 4, 4]]), 16)
+    assert torch.allclose(enlarged, torch.ones(1, 3, 16, 16))
+    on_the_border = torch.tensor([[-1.0, -1, 3, 3], [1, 1, 5, 5]])  # pixel centers at 0 and 2, and at 2 and 4
+    assert torch.equal(crop_regions(white, on_the_border, 2), torch.ones(2, 3, 2, 2))
+
+
+def test_an_odd_last_column_and_row_count_in_a_shrunk_crop() -> None:
+    image, box = torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(3)), torch.tensor([[0.0, 0, 9, 9]])
+    even = F.pad(image[None], (0, 1, 0, 1), mode="replicate")[0]
+    assert torch.equal(crop_regions(image, box, 4), crop_regions(even, box, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_boxes_of_another_dtype_give_the_same(dtype: torch.dtype) -> None:
+    image, boxes = _smooth_image(), torch.tensor([[3.0, 5, 44, 60], [10, 20, 31, 27]])
+    features = image[:, :9, :12]
+    assert torch.equal(crop_regions(image, boxes.to(dtype), 16), crop_regions(image, boxes, 16))
+    assert torch.equal(box_means(features, boxes.to(dtype), 8), box_means(features, boxes, 8))
+    read = [read_at_scales(image, each, (100, 250), 30, lambda _, boxes: boxes) for each in (boxes, boxes.to(dtype))]
+    assert torch.equal(*read)
+
+
+def test_scales_without_a_box_are_skipped_and_a_point_counts_as_one_pixel() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [4, 4, 4, 4], [0, 0, 1.3, 1.3]])
+    sides: list[int] = []
+
+    def read(image: Tensor, boxes: Tensor) -> Tensor:
+        sides.append(image.shape[1])
+        return boxes[:, 2:3] / image.shape[1]
+
+    result = read_at_scales(torch.rand(3, 10, 10), boxes, (10, 30, 45, 80), 10, read)
+    assert sides == [10, 80] and torch.allclose(result[:, 0], torch.tensor([1, 0.4, 0.13]))
+
+
+def test_images_are_resized_smoothly_and_to_one_pixel_at_least() -> None:
+    noise = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(4))
+    seen: list[Tensor] = []
+
+    def read(image: Tensor, boxes: Tensor) -> Tensor:
+        seen.append(image)
+        return boxes
+
+    for image in (noise, torch.rand(3, 1, 200), torch.rand(3, 200, 1)):
+        read_at_scales(image, torch.tensor([[0.0, 0, 9, 9]]), (16,), 16, read)
+    assert [tuple(image.shape[1:]) for image in seen] == [(16, 16), (1, 16), (16, 1)]
+    assert seen[0].std() < 0.06 and abs(float(seen[0].mean()) - float(noise.mean())) < 0.02

@@ -16,7 +16,7 @@ from ezsd.data.samples import ImageSet
 from ezsd.data.target_store import Regions, TargetStore, write_index, write_shard
 from ezsd.recipe import TrainConfig
 from ezsd.training.dataset import TrainingDataset, best_regions, load_batches
-from ezsd.training.sampler import BatchPlan
+from ezsd.training.sampler import BatchPlan, PlannedBatches
 from tiny import CROWD_IMAGE, SPLIT, TinyCoco
 
 
@@ -125,6 +125,30 @@ def test_each_epoch_shows_every_photo_once_over_all_processes(images: int, batch
             (found,) = BatchPlan(images, 0, batch, 1, processes, process).batches(step, step + 1)
             seen += [index for index, _ in found]
     assert sorted(seen[:images]) == sorted(seen[images : 2 * images]) == list(range(images))
+
+
+def test_the_number_of_steps_covers_the_epochs_and_is_at_least_one() -> None:
+    plan = BatchPlan(10, 0, batch_size=2, accumulate=2)
+    assert [plan.steps(epochs) for epochs in (0.01, 1, 2, 2.5)] == [1, 3, 5, 7]
+
+
+def test_each_epoch_and_each_seed_has_its_own_order_and_each_view_its_own_augmentation() -> None:
+    first, other = (next(BatchPlan(20, seed, 40, 1).batches(0, 1)) for seed in (0, 1))
+    orders = [[index for index, _ in keys] for keys in (first[:20], first[20:], other[:20], other[20:])]
+    assert len({tuple(order) for order in orders}) == 4
+    assert len({seed for _, seed in [*first, *other]}) == 80
+
+
+def test_seeds_of_augmentations_stay_what_they_were() -> None:
+    """A run started before an update sees the same augmentations when it is resumed."""
+    ((*_, last),) = BatchPlan(3, seed=2, batch_size=2, accumulate=1).batches(1, 2)
+    assert last[1] == 2 * 1_000_003 + 3 and isinstance(last[1], int)
+
+
+@pytest.mark.parametrize("start, stop", [(0, 3), (2, 5)])
+def test_planned_batches_know_their_number(start: int, stop: int) -> None:
+    batches = PlannedBatches(BatchPlan(7, 0, batch_size=2, accumulate=3), start, stop)
+    assert len(batches) == len(list(batches)) == 9
 
 
 def test_workers_change_nothing(images: ImageSet, store: TargetStore) -> None:
