@@ -3,7 +3,7 @@
     python benchmarks/closed_set.py recipes/coco2k.yaml --out runs/closed_set
 
 The plain detector is torchvision's GeneralizedRCNN with the recipe's backbone, FPN, RPN and box-head layers; it
-classifies the base categories with a linear layer, and regresses boxes for each. Photos, order, schedule and input are
+classifies the base categories with a linear layer, and regresses boxes for each. Images, order, schedule and input are
 the recipe's. It knows no other names, so it is asked for the base names alone. Run again, it goes on where it was.
 """
 
@@ -36,7 +36,7 @@ from ezsd.utils.log import show_log
 
 
 class Batched(nn.Module):
-    """Pads pictures as the plain detector's transform; they have their size already."""
+    """Pads images as the plain detector's transform; they have their size already."""
 
     def forward(self, images: list[Tensor], targets: Any = None) -> tuple[ImageList, Any]:
         return batch_images(images), targets

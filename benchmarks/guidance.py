@@ -56,7 +56,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def guided(model: Rcnn, images: ImageSet, text: Tensor, count: int, jitter: float) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield, photo by photo, the labels [N] of the regions and their IoU [N, 4]: before, own name, none, another."""
+    """Yield, image by image, the labels [N] of the regions and their IoU [N, 4]: before, own name, none, another."""
     generator, heads = torch.Generator().manual_seed(0), model.roi_heads
     for image in images:
         pixels = read_image(image)
@@ -81,7 +81,7 @@ def guided(model: Rcnn, images: ImageSet, text: Tensor, count: int, jitter: floa
 def regions_near(
     objects: Tensor, count: int, jitter: float, size: tuple[int, int], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return regions [N, 4] near objects [K, 4] of a picture of ``size``, and the object [N] of each."""
+    """Return regions [N, 4] near objects [K, 4] of an image of ``size``, and the object [N] of each."""
     places = torch.arange(len(objects)).repeat_interleave(count)
     sides = (objects[:, 2:] - objects[:, :2])[places].repeat(1, 2)
     moved = objects[places] + jitter * sides * torch.randn(len(places), 4, generator=generator)

@@ -1,12 +1,12 @@
-"""Make coco2k, the data set of the benchmarks, from COCO's own val2017 photos and annotations.
+"""Make coco2k, the data set of the benchmarks, from COCO's own val2017 images and annotations.
 
     python benchmarks/make_coco2k.py --val2017 val2017 --annotations annotations/instances_val2017.json
 
-1,989 photos with a person (coco2k_images.json lists them), long side 384 pixels, in a train and a val part.
-Boxes: corners cut to whole pixels of the official photo, then scaled, one decimal; no masks; iscrowd is 0 for all,
+1,989 images with a person (coco2k_images.json lists them), long side 384 pixels, in a train and a val part.
+Boxes: corners cut to whole pixels of the official image, then scaled, one decimal; no masks; iscrowd is 0 for all,
 crowd regions are there as plain boxes. Boxes, areas and ids come out as in the set the published figures were
 measured on; pixels may differ a little (JPEG encoder, resize filter).
-COCO's annotations are CC BY 4.0; the photos have the licences of their Flickr authors: do not pass them on.
+COCO's annotations are CC BY 4.0; the images have the licences of their Flickr authors: do not pass them on.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--val2017", type=Path, required=True, help="folder of COCO's val2017 photos")
+    parser.add_argument("--val2017", type=Path, required=True, help="folder of COCO's val2017 images")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO's instances_val2017.json")
     parser.add_argument("--out", type=Path, default=HERE.parents[1] / "shared" / "data" / "coco2k", help="new folder")
     given = parser.parse_args()
@@ -56,7 +56,7 @@ def make_coco2k(images: Mapping[str, Sequence[int]], val2017: Path, annotations:
 
     Args:
         images: image ids of each part.
-        val2017: folder of the official photos.
+        val2017: folder of the official images.
         annotations: the official annotation file.
         out: where to write; must not hold the data set yet.
 
@@ -71,7 +71,7 @@ def make_coco2k(images: Mapping[str, Sequence[int]], val2017: Path, annotations:
     absent = [image_id for part in images.values() for image_id in part if image_id not in entries]
     if absent:
         raise DataError(
-            f"{annotations} lacks {len(absent)} photos of coco2k, as image id {absent[0]}; "
+            f"{annotations} lacks {len(absent)} images of coco2k, as image id {absent[0]}; "
             "expected COCO's instances_val2017.json."
         )
     sizes = _write_images([entries[image_id] for part in images.values() for image_id in part], val2017, out)
@@ -92,15 +92,15 @@ def make_coco2k(images: Mapping[str, Sequence[int]], val2017: Path, annotations:
             ],
             "annotations": [row for key in kept for row in rows[key]],
         }))  # fmt: skip
-        logger.info(f"{name}: {len(kept)} photos, {sum(len(rows[key]) for key in kept)} boxes")
+        logger.info(f"{name}: {len(kept)} images, {sum(len(rows[key]) for key in kept)} boxes")
 
 
 def small_annotations(
     content: Mapping[str, Any], sizes: Mapping[int, tuple[int, int]]
 ) -> dict[int, list[dict[str, Any]]]:
-    """Return the annotations of the photos in ``sizes`` (new width and height by image id), scaled to them.
+    """Return the annotations of the images in ``sizes`` (new width and height by image id), scaled to them.
 
-    Ids count from 1 through all photos with a person, in order of their ids, those left out of ``sizes`` too.
+    Ids count from 1 through all images with a person, in order of their ids, those left out of ``sizes`` too.
     """
     person = next(entry["id"] for entry in content["categories"] if entry["name"] == "person")
     images = {entry["id"]: entry for entry in content["images"]}
@@ -142,7 +142,7 @@ def whole_corners(bbox: Sequence[float]) -> tuple[int, int, int, int]:
 
 
 def small_size(width: int, height: int) -> tuple[int, int]:
-    """Return the size at which the long side has 384 pixels; small photos are enlarged."""
+    """Return the size at which the long side has 384 pixels; small images are enlarged."""
     scale = LONG_SIDE / max(width, height)
     return round(width * scale), round(height * scale)
 
@@ -159,14 +159,14 @@ def _official(path: Path) -> dict[str, Any]:
 
 
 def _write_images(images: Sequence[Mapping[str, Any]], val2017: Path, out: Path) -> dict[int, tuple[int, int]]:
-    """Write the small photos; return their width and height by image id."""
+    """Write the small images; return their width and height by image id."""
 
     def write(entry: Mapping[str, Any]) -> tuple[int, int]:
         source = val2017 / entry["file_name"]
         try:
             with Image.open(source) as image:
                 if image.size != (entry["width"], entry["height"]):
-                    raise DataError(f"{source} has not the size that the annotations give; expected COCO's photo.")
+                    raise DataError(f"{source} has not the size that the annotations give; expected COCO's image.")
                 small = image.convert("RGB").resize(small_size(*image.size), Image.Resampling.BICUBIC)
         except OSError as error:
             raise DataError(f"{source} cannot be read ({error}); expected COCO's val2017 folder.") from None
@@ -175,7 +175,7 @@ def _write_images(images: Sequence[Mapping[str, Any]], val2017: Path, out: Path)
         return small.size
 
     sizes = {}
-    with ThreadPoolExecutor() as pool, track(len(images), "Photos") as advance:
+    with ThreadPoolExecutor() as pool, track(len(images), "Images") as advance:
         for entry, size in zip(images, pool.map(write, images), strict=True):
             sizes[entry["id"]] = size
             advance(1, "")

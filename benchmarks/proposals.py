@@ -1,6 +1,6 @@
-"""Novel recall and cost of proposals on val photos: random boxes, dense scoring, exhaustive scoring, side by side.
+"""Novel recall and cost of proposals on val images: random boxes, dense scoring, exhaustive scoring, side by side.
 
-    python benchmarks/proposals.py runs/coco2k --photos 40
+    python benchmarks/proposals.py runs/coco2k --images 40
 
 Takes recipe and teacher from a run folder whose stage adapt is finished. Recall is the share of novel boxes that
 one of the best 100 or 300 proposals meets (IoU 0.5). "dense + crops" also encodes the boxes that would be stored.
@@ -32,7 +32,7 @@ from ezsd.utils.log import show_log
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--images", type=int, help="only the first so many val photos with a novel box")
+    parser.add_argument("--images", type=int, help="only the first so many val images with a novel box")
     parser.add_argument("--skip-exhaustive", action="store_true")
     arguments = parser.parse_args()
     show_log()
@@ -59,7 +59,7 @@ def main() -> None:
             pass
         return {}
 
-    print(f"{len(images)} photos, {recipe.propose.ranking}, {recipe.propose.precision}, {device}")
+    print(f"{len(images)} images, {recipe.propose.ranking}, {recipe.propose.precision}, {device}")
     works: dict[str, Callable[[], dict[str, float | None]]] = {
         "random": lambda: random_recall(val, split, dense),
         "dense": lambda: measure(dense),
@@ -74,7 +74,7 @@ def main() -> None:
         found = work()
         seconds = (time.perf_counter() - began) / len(images)
         shown = "  ".join(f"@{key.rpartition('_')[2]} {value:.3f}" for key, value in found.items() if value is not None)
-        print(f"{name:22s} {shown:24s} {seconds:8.3f} s a photo")
+        print(f"{name:22s} {shown:24s} {seconds:8.3f} s an image")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 The plain detector is that of closed_set.py: same backbone, FPN, RPN, box-head layers, input and proposals; it
 classifies 48 fixed categories with a linear layer and regresses boxes for each. Both are timed in turns, in one
-process, on random photos; the ratio of the medians is what counts.
+process, on random images; the ratio of the medians is what counts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def unit(count: int, dim: int) -> Tensor:
 
 
 def images(recipe: Recipe, count: int, dim: int, distilled: int) -> tuple[list[Tensor], list[Target]]:
-    """Random photos of the recipe's input size with nine boxes each, as many as COCO has on average."""
+    """Random images of the recipe's input size with nine boxes each, as many as COCO has on average."""
     height, width = recipe.detector.image_size
 
     def boxes(number: int) -> Tensor:

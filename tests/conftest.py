@@ -13,7 +13,7 @@ import torch
 from ezsd.utils.log import hide_log, show_log
 from tiny import TinyCoco, make_tiny_coco
 
-hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is no fault of the code
+hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is no problem of the code
 hypothesis.settings.load_profile("any machine")
 # One thread for each process: test processes and the subprocesses they start share the cores.
 torch.set_num_threads(1)
@@ -22,11 +22,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of the real photos; a test that asks for it is marked ``real_data``."""
+    """Folder of the real images; a test that asks for it is marked ``real_data``."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("EZSD_TEST_DATA") or beside)
     if not (folder / "coco2k" / "instances_val.json").is_file():
-        pytest.skip(f"no real photos in {folder}; set EZSD_TEST_DATA to the folder that holds coco2k")
+        pytest.skip(f"no real images in {folder}; set EZSD_TEST_DATA to the folder that holds coco2k")
     return folder
 
 

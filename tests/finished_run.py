@@ -25,7 +25,7 @@ LOSSES = {"loss": 3.0, "loss_classifier": 1.0, "loss_box": 1.0, "loss_distillati
 def make_finished_run(folder: Path, coco: TinyCoco, ap50_novel: float | None = 12.5, **changes: Any) -> Path:
     """Write a run folder without a model; ``changes`` go into the recipe (``train__lr=0.5``), ``setting`` beside it.
 
-    Every true box of a base name is detected with score 0.9, no novel one is; of photo 11, one more bar is.
+    Every true box of a base name is detected with score 0.9, no novel one is; of image 11, one more bar is.
     """
     setting = changes.pop("setting", "named")
     values: Any = tiny_values(str(coco.images), str(coco.annotations))

@@ -75,7 +75,7 @@ def test_validate_tells_what_is_there_and_what_is_wrong(recipe: Path, coco: Tiny
     bad = _ezsd("validate", recipe, "--set", "train.lr=-1")
     assert bad.exit_code == 2
     assert "train.lr = -1" in bad.stderr
-    assert "there is no such picture" in bad.stderr
+    assert "there is no such image" in bad.stderr
 
 
 def test_init_writes_a_recipe_that_validates(coco: TinyCoco, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_init_writes_a_recipe_that_validates(coco: TinyCoco, tmp_path: Path) -> 
     result = _ezsd("init", "--images", coco.images, "--annotations", coco.annotations, "--novel", "bar, cone",
                    "--out", out, "--teacher", TEACHER)  # fmt: skip
     assert result.exit_code == 0
-    assert "note: 6 train photos are few" in result.stdout
+    assert "note: 6 train images are few" in result.stdout
     assert yaml.safe_load(out.read_text())["teacher"] == TEACHER
     assert f"ezsd run {out}" in result.stdout
     assert _ezsd("validate", out).exit_code == 0
@@ -100,7 +100,7 @@ def test_detect_writes_detections(coco: TinyCoco, tmp_path: Path) -> None:
     assert len(written["images"]) == 2
 
 
-def test_faults_go_to_stderr_without_a_traceback(tmp_path: Path) -> None:
+def test_problems_go_to_stderr_without_a_traceback(tmp_path: Path) -> None:
     command = [*MAIN, "run", str(tmp_path / "none.yaml"), "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -111,7 +111,7 @@ def test_faults_go_to_stderr_without_a_traceback(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_several_faults_are_a_list_and_brackets_survive(recipe: Path) -> None:
+def test_several_problems_are_a_list_and_brackets_survive(recipe: Path) -> None:
     result = _ezsd("validate", recipe, "--set", "train.lr=[bold]", "--set", "seed=-1")
     assert result.exit_code == 2
     lines = result.stderr.partition("Error:\n")[2].splitlines()

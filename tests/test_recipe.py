@@ -51,7 +51,7 @@ def _problems(folder: Path, more: str = "", changes: tuple[str, ...] = ()) -> st
         ("propose: {ratios: [1, -1]}", "propose.ratios.1 = -1: expected greater than 0"),
         ("propose: {scoring: rnp}", "propose.scoring = 'rnp': expected 'dense', 'exhaustive' or 'rpn'"),
         ("propose: {rpn_epochs: 0}", "propose.rpn_epochs = 0: expected greater than 0"),
-        ("prompt: a photo", "prompt = 'a photo': expected a text with {name}"),
+        ("prompt: an image", "prompt = 'an image': expected a text with {name}"),
         ("prompt: '{name} in {place}'", "no other braces"),
         ("train: fast", "train = 'fast'"),
     ],
@@ -65,11 +65,11 @@ def test_a_wrong_key_or_value_is_told_with_its_key_and_what_was_expected(
     assert len(problems.splitlines()) == 1
 
 
-def test_a_fault_in_the_prompt_does_not_print_the_whole_recipe(tmp_path: Path) -> None:
-    assert "teacher" not in _problems(tmp_path, "prompt: a photo")
+def test_a_problem_in_the_prompt_does_not_print_the_whole_recipe(tmp_path: Path) -> None:
+    assert "teacher" not in _problems(tmp_path, "prompt: an image")
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     problems = _problems(tmp_path, "train: {lr: -1, epoch: 3}\nseed: x", ("adapt.epochs", "propose.nms=2"))
     for key in ("train.lr", "train.epoch", "seed", "--set adapt.epochs", "propose.nms"):
         assert key in problems

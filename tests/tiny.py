@@ -1,4 +1,4 @@
-"""A data set of eight small photos with coloured shapes, as odd as real COCO files are; any test may use it."""
+"""A data set of eight small images with coloured shapes, as odd as real COCO files are; any test may use it."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class TinyCoco:
 
 
 def make_tiny_coco(folder: Path, seed: int = 0) -> TinyCoco:
-    """Draw the photos and write their annotations.
+    """Draw the images and write their annotations.
 
-    Ids are neither in order nor contiguous; every photo but the empty one has a base box, most a novel box and some a
+    Ids are neither in order nor contiguous; every image but the empty one has a base box, most a novel box and some a
     box of another category; segmentations are polygons, two uncompressed RLEs (one of them a crowd) and a compressed.
     """
     numbers = np.random.default_rng(seed)

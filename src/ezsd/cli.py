@@ -95,7 +95,7 @@ def run(
 
 @app.command()
 def adapt(folder: RunFolder, overwrite: Overwrite = False) -> None:
-    """Stage 1 of a run folder: the teacher's normalisation layers learn the photos' domain."""
+    """Stage 1 of a run folder: the teacher's normalisation layers learn the images' domain."""
     _run_stage(folder, "adapt", overwrite)
 
 
@@ -113,7 +113,7 @@ def train(folder: RunFolder, overwrite: Overwrite = False) -> None:
 
 @app.command()
 def evaluate(folder: RunFolder, overwrite: Overwrite = False) -> None:
-    """Stage 4 of a run folder: zsd and gzsd figures on the val photos."""
+    """Stage 4 of a run folder: zsd and gzsd figures on the val images."""
     _run_stage(folder, "evaluate", overwrite)
 
 
@@ -121,10 +121,10 @@ def evaluate(folder: RunFolder, overwrite: Overwrite = False) -> None:
 def report(
     folder: RunFolder,
     baseline: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Another run of the same split and val photos, shown beside.")
+        Path | None, typer.Option(metavar="DIR", help="Another run of the same split and val images, shown beside.")
     ] = None,
 ) -> None:
-    """Write report.html of a finished run: figures, curves, categories and photos in one file."""
+    """Write report.html of a finished run: figures, curves, categories and images in one file."""
     with _error_messages():
         from ezsd.report.page import write_report
 
@@ -138,7 +138,7 @@ def compare(
         bool, typer.Option("--mean", help="Runs that differ in nothing but their seed: mean and standard deviation.")
     ] = False,
     mixed: Annotated[
-        bool, typer.Option("--mixed", help="Compare runs of different settings, splits or val photos all the same.")
+        bool, typer.Option("--mixed", help="Compare runs of different settings, splits or val images all the same.")
     ] = False,
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the table as CSV too.")] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the table as a page too.")] = None,
@@ -186,7 +186,7 @@ def doctor(
 
 @app.command()
 def validate(recipe: RecipePath, changes: Set = None) -> None:
-    """Check a recipe, its split and every photo; all faults are told at once."""
+    """Check a recipe, its split and every image; all problems are told at once."""
     with _error_messages():
         from ezsd.commands.validate import check_recipe
 
@@ -207,11 +207,11 @@ def plan(recipe: RecipePath, changes: Set = None) -> None:
 
 @app.command()
 def init(
-    images: Annotated[Path, typer.Option(metavar="DIR", help="Folder of your photos.")],
+    images: Annotated[Path, typer.Option(metavar="DIR", help="Folder of your images.")],
     annotations: Annotated[Path, typer.Option(metavar="JSON", help="Their boxes, COCO JSON.")],
     novel: Annotated[str, typer.Option(metavar="NAMES", help='What to find without boxes: "traffic cone, umbrella".')],
     val_annotations: Annotated[
-        Path | None, typer.Option(metavar="JSON", help="Boxes of other photos, to validate on; else a fifth is kept.")
+        Path | None, typer.Option(metavar="JSON", help="Boxes of other images, to validate on; else a fifth is kept.")
     ] = None,
     out: Annotated[Path, typer.Option(metavar="RECIPE", help="The recipe to write.")] = Path("recipe.yaml"),
     teacher: Annotated[
@@ -219,7 +219,7 @@ def init(
     ] = "offline",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
-    """Write a recipe for your own photos; base names are the categories that have boxes."""
+    """Write a recipe for your own images; base names are the categories that have boxes."""
     with _error_messages():
         from ezsd.commands.init import make_recipe
 
@@ -237,13 +237,13 @@ def init(
 def detect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or the run folder it is in.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where drawn pictures and detections.json go.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where drawn images and detections.json go.")],
     vocabulary: Annotated[
         str | None, typer.Option(metavar="NAMES", help='Names to look for: "cat, traffic cone"; else the model\'s own.')
     ] = None,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Detections with a lower score are left out.")] = 0.3,
 ) -> None:
-    """Find objects by their names: drawn pictures and detections.json."""
+    """Find objects by their names: drawn images and detections.json."""
     with _error_messages():
         from ezsd.commands.detect import detect_files
 
@@ -269,7 +269,7 @@ def demo(
 
 @app.command()
 def pocket(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where pictures and annotations go.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where images and annotations go.")],
     images: Annotated[int, typer.Option("--images", metavar="N", help="Scenes: 70% train, 15% val, 15% test.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other scenes.")] = 0,
 ) -> None:
@@ -284,7 +284,7 @@ def pocket(
 @app.command("pocket-teacher")
 def pocket_teacher(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The weights, .safetensors.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, pictures and captions.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, images and captions.")] = 0,
 ) -> None:
     """Train the Pocket CLIP anew, as its packaged weights were made; run again, it goes on."""
     with _error_messages():
@@ -314,7 +314,7 @@ def _show(metrics: Mapping[Stage, Metrics]) -> None:
 
 @contextmanager
 def _error_messages() -> Iterator[None]:
-    """Turn faults the user can mend into messages and exit code 2, and Ctrl-C into exit code 130."""
+    """Turn problems the user can mend into messages and exit code 2, and Ctrl-C into exit code 130."""
     try:
         yield
     except EzsdError as error:

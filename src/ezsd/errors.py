@@ -1,4 +1,4 @@
-"""Faults the user can mend. The command line prints them without a traceback and exits with 2."""
+"""Problems the user can mend. The command line prints them without a traceback and exits with 2."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 class EzsdError(Exception):
-    """One or several faults; each says what is wrong, where, what was expected and what to do.
+    """One or several problems; each says what is wrong, where, what was expected and what to do.
 
     Args:
-        faults: one message, or several that are told at once.
+        problems: one message, or several that are told at once.
     """
 
     def __init__(self, problems: str | Sequence[str]) -> None:
@@ -22,7 +22,7 @@ class RecipeError(EzsdError):
 
 
 class DataError(EzsdError):
-    """Photos or annotations cannot be used."""
+    """Images or annotations cannot be used."""
 
 
 class ArtifactError(EzsdError):

@@ -1,4 +1,4 @@
-"""What one run does: a typed model per stage, read from YAML. Unknown keys are refused, all faults told at once."""
+"""What one run does: a typed model per stage, read from YAML. Unknown keys are refused, all problems told at once."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ class _Section(BaseModel):
 
 
 class Part(_Section):
-    """One part (train or val) of the photos. Relative paths start at the working directory."""
+    """One part (train or val) of the images. Relative paths start at the working directory."""
 
     images: UserPath
     annotations: UserPath
-    limit: Count | None = None  # only the first so many photos, by image id
+    limit: Count | None = None  # only the first so many images, by image id
 
 
 class DataConfig(_Section):
-    """The photos and their boxes."""
+    """The images and their boxes."""
 
     train: Part
     val: Part
-    skip_bad: Flag = False  # list, count and leave out bad photos and boxes instead of stopping
+    skip_bad: Flag = False  # list, count and leave out bad images and boxes instead of stopping
     workers: CountOrZero = 2
 
 
@@ -92,13 +92,13 @@ class ProposeConfig(_Section):
 
     scoring: Literal["dense", "exhaustive", "rpn"] = "dense"
     objectness: NotNegative = 0.0  # power of an RPN's objectness in a box's score; 0: no RPN is asked, as published
-    rpn_epochs: Positive = 12  # passes over the train photos that the RPN (scoring rpn, objectness) is trained for
+    rpn_epochs: Positive = 12  # passes over the train images that the RPN (scoring rpn, objectness) is trained for
     ranking: Literal["entropy", "max_probability", "novel"] = "entropy"
     image_size: ImageSize = (800, 1333)  # short and long side the anchor grid is laid on
     stride: Count = 32
     sides: Sides = (32, 64, 128, 256, 512)
     ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
-    dense_sides: Sides = (640, 1280)  # long sides at which the teacher sees the whole photo
+    dense_sides: Sides = (640, 1280)  # long sides at which the teacher sees the whole image
     nms: Fraction = 0.7
     shortlist: Count = 1000  # boxes left after NMS
     base_filter: Flag = True  # drop boxes whose best name is a base name
@@ -125,7 +125,7 @@ class DetectorConfig(_Section):
 
     backbone: Literal["resnet50", "tf_efficientnet_lite0"] = "resnet50"
     pretrained: Flag = True
-    image_size: ImageSize = (800, 1333)  # photos are resized to this short side, at most this long side
+    image_size: ImageSize = (800, 1333)  # images are resized to this short side, at most this long side
     fpn_channels: Count = 256
     anchor_sides: Annotated[tuple[Count, ...], Field(min_length=5, max_length=5)] = (32, 64, 128, 256, 512)
     rpn_proposals: Count = 1000  # after NMS, training and inference
@@ -146,7 +146,7 @@ class TrainConfig(_Section):
     """Stage 3: the detector's training."""
 
     epochs: Positive = 12
-    batch_size: Count = 4  # photos a device and step
+    batch_size: Count = 4  # images a device and step
     accumulate: Count = 1
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 0.005
@@ -170,7 +170,7 @@ class EvaluateConfig(_Section):
     """Stage 4: zsd and gzsd on the val part."""
 
     batch_size: Count = 4
-    proposals: Flag = True  # also measure the novel recall of the CLIP proposals on the val photos
+    proposals: Flag = True  # also measure the novel recall of the CLIP proposals on the val images
 
 
 class Recipe(_Section):
@@ -293,7 +293,7 @@ def recipe_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people expect it: ``1e-4`` is a number, and a key given twice is a fault."""
+    """YAML as people expect it: ``1e-4`` is a number, and a key given twice is a problem."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -339,7 +339,7 @@ def _apply(values: dict[str, Any], change: str) -> str:
 
 
 def _key_of(values: Any, entry: Any) -> str:
-    """Return the key a fault is about; pydantic's own words for types in between are left out."""
+    """Return the key a problem is about; pydantic's own words for types in between are left out."""
     parts = []
     for part in entry["loc"]:
         inside = isinstance(values, Mapping) and part in values

@@ -21,7 +21,7 @@ from tiny_run import make_model_folder, make_recipe
 
 
 @given(st.integers(0, 300))
-def test_regions_lie_in_the_picture_near_their_own_object(seed: int) -> None:
+def test_regions_lie_in_the_image_near_their_own_object(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(5, 2, generator=generator) * torch.tensor([90.0, 60])
     objects = torch.cat([corner, corner + 4 + 30 * torch.rand(5, 2, generator=generator)], dim=1)

@@ -32,7 +32,7 @@ def test_random_dense_rpn_and_exhaustive_stand_side_by_side(tmp_path: Path, tiny
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("4 photos")
+    assert lines[0].startswith("4 images")
     found = {line[:22].strip(): line[22:].split("  ")[:2] for line in lines[1:]}
     assert set(found) == {"random", "dense", "dense + crops of 10", "rpn", "exhaustive"}
     assert found["dense"] == found["exhaustive"]  # this teacher looks at crops both ways

@@ -55,7 +55,7 @@ def test_plenty_of_everything_needs_no_advice() -> None:
 
 def test_what_is_scarce_is_told() -> None:
     expected = advice_on_data(_split("cat, horse", "dog"), {"cat": 19, "horse": 500, "cow": 0}, {}, 30, 6)
-    assert ["30 train photos" in expected[0], 'Few boxes of "cat" (19);' in expected[1], "horse" in expected[1]] == [
+    assert ["30 train images" in expected[0], 'Few boxes of "cat" (19);' in expected[1], "horse" in expected[1]] == [
         True,
         True,
         False,
@@ -117,7 +117,7 @@ def test_a_teacher_that_cannot_be_loaded_is_told_and_stops_nothing(monkeypatch: 
     assert "weights are missing" in advice_on_teacher("open_clip:a/b", split, PROMPT)[0]
 
 
-def test_a_teacher_that_there_is_not_is_a_fault() -> None:
+def test_a_teacher_that_there_is_not_is_a_problem() -> None:
     with pytest.raises(RecipeError):
         advice_on_teacher("clip", _split("couch", "sofa"), PROMPT)
     assert advice_on_teacher(TEACHER, _split("couch", "sofa"), PROMPT) == []

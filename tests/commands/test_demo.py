@@ -1,4 +1,4 @@
-"""The demo: run folders, one table, a report and a picture, from one command."""
+"""The demo: run folders, one table, a report and an image, from one command."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("shown_log")
-def test_the_demo_leaves_two_runs_a_table_a_report_and_a_picture(
+def test_the_demo_leaves_two_runs_a_table_a_report_and_a_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ("adapt.epochs=1", "propose.rpn_epochs=1", "train.epochs=0.5", "data.workers=0")

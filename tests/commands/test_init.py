@@ -1,4 +1,4 @@
-"""A recipe for the user's own photos, and what is told about photos that cannot be used."""
+"""A recipe for the user's own images, and what is told about images that cannot be used."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make_recipe(*arguments: Any, **options: Any) -> OwnRecipe:
 
 @pytest.fixture
 def coco(tmp_path: Path) -> TinyCoco:
-    return make_tiny_coco(tmp_path / "my photos")
+    return make_tiny_coco(tmp_path / "my images")
 
 
 def _written(folder: Path, coco: TinyCoco, **changes: Any) -> Path:
@@ -38,18 +38,18 @@ def _written(folder: Path, coco: TinyCoco, **changes: Any) -> Path:
     return path
 
 
-def test_the_recipe_for_own_photos_is_whole_and_valid(coco: TinyCoco, tmp_path: Path) -> None:
+def test_the_recipe_for_own_images_is_whole_and_valid(coco: TinyCoco, tmp_path: Path) -> None:
     out = tmp_path / "recipes" / "shapes.yaml"
     made = make_recipe(coco.images, coco.annotations, ["bar", "traffic cone"], out)
     assert made.files == [out.with_name("shapes_train.json"), out.with_name("shapes_val.json"), out]
     recipe = load_recipe(out)
     assert recipe.split == {"base": ("circle", "square", "triangle", "ring"), "novel": ("bar", "traffic cone")}
     assert recipe.data.train.images == coco.images
-    assert check_recipe(out).startswith("Fine: 4 base and 2 novel names; train 6 photos")
+    assert check_recipe(out).startswith("Fine: 4 base and 2 novel names; train 6 images")
     assert "# gzsd AP50: not measured" in out.read_text()
 
 
-def test_photos_are_parted_between_train_and_val_with_their_boxes(coco: TinyCoco, tmp_path: Path) -> None:
+def test_images_are_parted_between_train_and_val_with_their_boxes(coco: TinyCoco, tmp_path: Path) -> None:
     *parts, _ = make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml").files
     train, val = (json.loads(path.read_text()) for path in parts)
     ids = [{image["id"] for image in part["images"]} for part in (train, val)]
@@ -104,12 +104,12 @@ def test_names_that_cannot_be_used_are_told(coco: TinyCoco, tmp_path: Path, nove
 @pytest.mark.parametrize(
     "damage, expected",
     [
-        (lambda content: content["images"].clear(), "0 photo"),
+        (lambda content: content["images"].clear(), "0 image"),
         (lambda content: content["images"][0].pop("id"), "lacks a key"),
         (lambda content: content["annotations"][0].pop("category_id"), "lacks a key"),
         (lambda content: content["categories"].append("cat"), "lacks a key"),
         (lambda content: content.pop("images"), "no list of images"),
-        (lambda content: [image.update(file_name="x.jpg") for image in content["images"]], "holds no photo"),
+        (lambda content: [image.update(file_name="x.jpg") for image in content["images"]], "holds no image"),
     ],
 )
 def test_annotations_that_cannot_be_used_are_told(coco: TinyCoco, tmp_path: Path, damage: Any, expected: str) -> None:
@@ -130,7 +130,7 @@ def test_advice_stops_nothing(coco: TinyCoco, tmp_path: Path) -> None:
     coco.save()
     made = make_recipe(coco.images, coco.annotations, ["bar", "Bars", "bar"], tmp_path / "r.yaml")
     expected = "\n".join(made.advice)
-    for part in ("6 train photos are few", "2 val photos", 'Few boxes of "circle" (', 'boxes of novel names: "bar" (',
+    for part in ("6 train images are few", "2 val images", 'Few boxes of "circle" (', 'boxes of novel names: "bar" (',
                  'left out: "hexagon"', 'taken once: "bar"', '"bar" (novel) and "Bars" (novel)'):  # fmt: skip
         assert part in expected
     assert load_recipe(tmp_path / "r.yaml").split["novel"] == ("bar", "Bars")  # type: ignore[index]
@@ -146,10 +146,10 @@ def test_boxes_of_the_val_annotations_count_for_novel_names(coco: TinyCoco, tmp_
     assert any("no box of a novel name" in text for text in without)
     made = make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "b.yaml", val)
     assert any('boxes of novel names: "bar" (' in text for text in made.advice)
-    assert any("8 train photos are few" in text and "8 val photos" in text for text in made.advice)
+    assert any("8 train images are few" in text and "8 val images" in text for text in made.advice)
 
 
-def test_faults_of_recipe_split_and_both_parts_are_told_at_once(coco: TinyCoco, tmp_path: Path) -> None:
+def test_problems_of_recipe_split_and_both_parts_are_told_at_once(coco: TinyCoco, tmp_path: Path) -> None:
     image = next(coco.images.iterdir())
     image.write_bytes(image.read_bytes()[:400])  # the header is whole
     path = _written(tmp_path, coco, split={"base": ["circle"], "novel": ["circle"]}, seed=-1)
@@ -161,7 +161,7 @@ def test_faults_of_recipe_split_and_both_parts_are_told_at_once(coco: TinyCoco, 
     assert len([problem for problem in caught.value.problems if image.name in problem]) == 2  # train and val
 
 
-def test_bad_photos_are_listed_where_the_recipe_allows_them(coco: TinyCoco, tmp_path: Path) -> None:
+def test_bad_images_are_listed_where_the_recipe_allows_them(coco: TinyCoco, tmp_path: Path) -> None:
     image = coco.images / "000011.jpg"
     image.unlink()
     path = _written(tmp_path, coco)
@@ -169,10 +169,10 @@ def test_bad_photos_are_listed_where_the_recipe_allows_them(coco: TinyCoco, tmp_
         check_recipe(path)
     expected = check_recipe(path, ["data.skip_bad=true"])
     assert image.name in expected
-    assert "train 7 photos" in expected
+    assert "train 7 images" in expected
 
 
-def test_a_recipe_without_data_is_told_with_its_other_faults(tmp_path: Path) -> None:
+def test_a_recipe_without_data_is_told_with_its_other_problems(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("colour: red")
     with pytest.raises(EzsdError) as caught:

@@ -79,7 +79,7 @@ def test_exhaustive_and_rpn_scoring_have_counts_of_their_own(coco: TinyCoco) -> 
              for text in (dense.teacher, exhaustive["propose"].teacher)]  # fmt: skip
     assert crops[1] > 2 * crops[0]
     rpn = _counted(_recipe(coco, propose={"scoring": "rpn", "rpn_epochs": 3}))["propose"]
-    assert rpn.units["rpn step"] == 12  # 3 x 8 photos, 2 a step
+    assert rpn.units["rpn step"] == 12  # 3 x 8 images, 2 a step
 
 
 def test_times_are_counts_times_paces() -> None:
@@ -94,14 +94,14 @@ def test_a_plan_is_told_whole_and_nothing_is_written(coco: TinyCoco, tmp_path: P
     console.print(make_plan(_recipe(coco), "tiny.yaml"))
     expected = console.export_text()
     assert "Plan of tiny.yaml on cpu" in expected
-    assert "2 base and 2 novel names; train 8 photos with" in expected
+    assert "2 base and 2 novel names; train 8 images with" in expected
     for row in ("adapt", "propose", "train", "evaluate", "in all", "MB", "Measured in", "of memory"):
         assert row in expected
     added = {path for path in tmp_path.rglob("*") if path.is_file()} - set(before)
     assert {path.name for path in added if "cache" not in path.parts} == {"told.txt"}
 
 
-def test_faults_of_both_parts_are_told_at_once(coco: TinyCoco, tmp_path: Path) -> None:
+def test_problems_of_both_parts_are_told_at_once(coco: TinyCoco, tmp_path: Path) -> None:
     next(coco.images.iterdir()).unlink()
     val = tmp_path / "val.json"
     val.write_text("{}")
@@ -117,12 +117,12 @@ def test_a_run_can_foretell_what_it_does_without_measuring(coco: TinyCoco) -> No
     split = load_split(recipe.split)
     images = {"train": load_images(recipe.data.train, split.base), "val": load_images(recipe.data.val, split.names)}
     expected = describe_work(recipe, split, images, ["train", "evaluate"])
-    assert "train: 8 steps of 2 photos" in expected and "evaluate: 8 photos" in expected and "adapt" not in expected
+    assert "train: 8 steps of 2 images" in expected and "evaluate: 8 images" in expected and "adapt" not in expected
     assert "train" not in describe_work(recipe, split, {"val": images["val"]}, ["evaluate"])
     assert "ezsd plan" in expected
 
 
-def test_the_command_prints_the_plan_and_tells_faults(coco: TinyCoco, tmp_path: Path) -> None:
+def test_the_command_prints_the_plan_and_tells_problems(coco: TinyCoco, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     from ezsd.cli import app

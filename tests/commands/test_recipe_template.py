@@ -1,4 +1,4 @@
-"""The recipe for own photos suits their size and number."""
+"""The recipe for own images suits their size and number."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _recipe(
 
 
 @pytest.mark.parametrize("images, epochs", [(30, 330), (100, 100), (400, 25), (3000, 12)])
-def test_few_photos_get_many_epochs(tmp_path: Path, images: int, epochs: int) -> None:
+def test_few_images_get_many_epochs(tmp_path: Path, images: int, epochs: int) -> None:
     recipe = _recipe(tmp_path, images)
     assert recipe.train.epochs == epochs
     assert recipe.train.epochs * images * 0.8 / recipe.train.batch_size >= 1900
@@ -43,7 +43,7 @@ def test_few_boxes_get_more_adaptation_up_to_a_limit(tmp_path: Path, boxes: int,
     [((384, 256), (256, 384), 15), ((4000, 3000), (480, 640), 160), ((3000, 4000), (480, 640), 160),
      ((100, 100), (256, 256), 8), ((1000, 200), (256, 640), 40)],
 )  # fmt: skip
-def test_photos_are_seen_at_a_size_a_cpu_can_afford(
+def test_images_are_seen_at_a_size_a_cpu_can_afford(
     tmp_path: Path, size: tuple[int, int], seen: tuple[int, int], min_side: int
 ) -> None:
     recipe = _recipe(tmp_path, size=size)

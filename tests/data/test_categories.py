@@ -42,7 +42,7 @@ def test_an_unknown_name_lists_the_shipped_splits() -> None:
     assert 'Did you mean "coco_48_17"?' in str(raised.value)
 
 
-def test_all_faults_of_a_split_are_told_at_once() -> None:
+def test_all_problems_of_a_split_are_told_at_once() -> None:
     with pytest.raises(RecipeError) as raised:
         load_split({"base": ["cat", "dog", "dog"], "novel": ["dog", "cow", "cow"], "unseen": ["emu"]})
     problems = raised.value.problems

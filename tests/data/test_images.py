@@ -1,4 +1,4 @@
-"""What a picture file may be, and what is told of one that cannot be used."""
+"""What an image file may be, and what is told of one that cannot be used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _gradient(width: int = 48, height: int = 32) -> Image.Image:
     return Image.fromarray(np.stack([x * 5, y * 5, np.full_like(x, 90)], axis=-1).astype(np.uint8))
 
 
-def test_a_picture_becomes_rgb_planes(tmp_path: Path) -> None:
+def test_a_image_becomes_rgb_planes(tmp_path: Path) -> None:
     _gradient().save(tmp_path / "a.png")
     image = decode_image(tmp_path / "a.png")
     assert image.dtype == torch.uint8 and image.shape == (3, 32, 48) and image.is_contiguous()
@@ -35,7 +35,7 @@ def test_other_modes_become_rgb(mode: str, name: str, tmp_path: Path) -> None:
     assert image_problems([(tmp_path / name, 48, 32)], decode=True) == [None]
 
 
-def test_a_photo_taken_upright_is_turned_as_viewers_turn_it(tmp_path: Path) -> None:
+def test_a_image_taken_upright_is_turned_as_viewers_turn_it(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise
     _gradient().save(tmp_path / "a.png", exif=exif)
@@ -61,17 +61,17 @@ def _broken(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in [*contents, "deep.png", "missing.jpg", "folder.jpg"]}
 
 
-def test_pictures_that_cannot_be_read_are_told_with_their_path(tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_are_told_with_their_path(tmp_path: Path) -> None:
     for path in _broken(tmp_path).values():
         with pytest.raises(DataError, match=path.name):
             decode_image(path)
-    with pytest.raises(DataError, match="no such picture"):
+    with pytest.raises(DataError, match="no such image"):
         decode_image(tmp_path / "missing.jpg")
     with pytest.raises(DataError, match="8 bits a channel"):
         decode_image(tmp_path / "deep.png")
 
 
-def test_checking_finds_every_broken_picture_and_keeps_the_order(tmp_path: Path) -> None:
+def test_checking_finds_every_broken_image_and_keeps_the_order(tmp_path: Path) -> None:
     broken = list(_broken(tmp_path).values())
     images = [path for bad in broken for path in (tmp_path / "whole.jpg", bad, tmp_path / "whole.png")] * 7
     problems = image_problems([(path, 48, 32) for path in images], decode=True)

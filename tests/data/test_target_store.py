@@ -26,7 +26,7 @@ def make_regions(count: int, embedding_dim: int = 8, seed: int = 0) -> Regions:
 
 
 def make_store(folder: Path, counts: list[int], embedding_dim: int = 8) -> dict[int, Regions]:
-    """Two photos a shard; image ids 10, 20, ..."""
+    """Two images a shard; image ids 10, 20, ..."""
     regions = {10 * place: make_regions(count, embedding_dim, place) for place, count in enumerate(counts, start=1)}
     ids = list(regions)
     shards = []
@@ -43,7 +43,7 @@ def assert_equal(first: Regions, second: Regions) -> None:
         assert values.dtype == other.dtype and torch.equal(values, other), name
 
 
-def test_what_is_written_is_read_back_exactly_photo_by_photo(tmp_path: Path) -> None:
+def test_what_is_written_is_read_back_exactly_image_by_image(tmp_path: Path) -> None:
     regions = make_store(tmp_path, [5, 0, 3])
     store = TargetStore(tmp_path)
     assert len(store) == 3 and 20 in store and 25 not in store
@@ -71,7 +71,7 @@ def test_a_worker_of_another_process_gets_a_store_of_its_own(tmp_path: Path) -> 
     assert_equal(pickle.loads(sent)[20], regions[20])
 
 
-def test_opening_a_photo_takes_well_under_a_millisecond(tmp_path: Path) -> None:
+def test_opening_a_image_takes_well_under_a_millisecond(tmp_path: Path) -> None:
     make_store(tmp_path, [300] * 16, embedding_dim=384)
     store = TargetStore(tmp_path)
     for image_id in range(10, 170, 10):
@@ -99,7 +99,7 @@ def test_a_shard_keeps_its_notes_and_a_damaged_one_has_none(tmp_path: Path) -> N
     assert read_notes(tmp_path / "none.arrow") is None
 
 
-def test_verify_tells_all_faults_at_once(tmp_path: Path) -> None:
+def test_verify_tells_all_problems_at_once(tmp_path: Path) -> None:
     make_store(tmp_path, [3] * 8)
     shards = sorted(tmp_path.glob("*.arrow"))
     shards[0].unlink()
@@ -126,7 +126,7 @@ def test_embeddings_that_are_not_of_unit_length_and_boxes_without_area_are_found
         TargetStore(tmp_path).verify()
 
 
-def test_a_photo_that_is_not_there_and_a_folder_without_index_are_told(tmp_path: Path) -> None:
+def test_a_image_that_is_not_there_and_a_folder_without_index_are_told(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="index.json is missing"):
         TargetStore(tmp_path)
     make_store(tmp_path, [1])

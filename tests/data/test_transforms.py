@@ -15,7 +15,7 @@ SIDES = st.integers(8, 90)
 
 
 def _marked(height: int, width: int, box: tuple[int, int, int, int], masks: bool = True) -> Sample:
-    """A black picture, white where the box is; mask and proposal say the same."""
+    """A black image, white where the box is; mask and proposal say the same."""
     x1, y1, x2, y2 = box
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     image[:, y1:y2, x1:x2] = 255
@@ -83,7 +83,7 @@ def test_a_narrow_image_keeps_one_pixel(height: int, width: int, expected: tuple
     assert resize_image(torch.zeros(3, height, width, dtype=torch.uint8), (20, 40)).shape[1:] == expected
 
 
-def test_a_picture_that_shrinks_is_smoothed() -> None:
+def test_a_image_that_shrinks_is_smoothed() -> None:
     noise = torch.randint(0, 256, (3, 64, 64), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     small = resize_image(noise, (8, 8)).float()
     assert small.shape == (3, 8, 8)

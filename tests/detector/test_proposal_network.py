@@ -1,4 +1,4 @@
-"""Backbone and RPN alone: the regions of the whole detector's first stage, in pixels of the picture."""
+"""Backbone and RPN alone: the regions of the whole detector's first stage, in pixels of the image."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_regions_are_those_of_the_detectors_first_stage_and_have_scores(network:
     assert float(scores.max()) - float(scores.min()) > 0.01 and 0 <= float(scores.min()) <= float(scores.max()) <= 1
 
 
-def test_regions_lie_in_the_picture_in_its_own_pixels(network: ProposalNetwork) -> None:
+def test_regions_lie_in_the_image_in_its_own_pixels(network: ProposalNetwork) -> None:
     small = _image()
     large = F.interpolate(small[None].float(), scale_factor=3, mode="nearest")[0].to(torch.uint8)
     boxes, _ = network.propose(large)

@@ -61,7 +61,7 @@ def target(boxes: int = 2, distilled: int = 4, masks: bool = False) -> Target:
     return {**made, "masks": torch.ones(boxes, 96, 128, dtype=torch.uint8)} if masks else made
 
 
-def test_a_batch_finds_what_single_pictures_find() -> None:
+def test_a_batch_finds_what_single_images_find() -> None:
     detector, names = model().eval(), text()
     images = [image(0), image(1, 70, 90)]
     together = detector.detect(images, names)
@@ -72,14 +72,14 @@ def test_a_batch_finds_what_single_pictures_find() -> None:
         assert torch.allclose(alone.boxes, found.boxes, atol=0.05)
 
 
-def test_float_and_byte_pictures_are_the_same() -> None:
+def test_float_and_byte_images_are_the_same() -> None:
     detector = model().eval()
     as_bytes = detector.detect([image()], text())[0]
     as_floats = detector.detect([image().float() / 255], text())[0]
     assert torch.allclose(as_bytes.scores, as_floats.scores, atol=1e-3)
 
 
-def test_boxes_lie_in_the_picture_and_scores_fall() -> None:
+def test_boxes_lie_in_the_image_and_scores_fall() -> None:
     found = model().eval().detect([image(0, 200, 300)], text())[0]
     assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([300, 200, 300, 200])).all()
     assert (found.scores[1:] <= found.scores[:-1]).all()
@@ -100,7 +100,7 @@ def test_nothing_over_the_threshold_gives_no_boxes_and_no_masks() -> None:
     assert found.boxes.shape == (0, 4) and found.masks is not None and found.masks.shape == (0, 96, 128)
 
 
-def test_masks_have_the_size_of_the_picture() -> None:
+def test_masks_have_the_size_of_the_image() -> None:
     found = model(masks=True).eval().detect([image(0, 60, 90)], text())[0]
     assert found.masks is not None and found.masks.shape == (len(found.boxes), 60, 90)
     assert found.masks.dtype == torch.bool
@@ -119,7 +119,7 @@ def test_losses_are_finite_and_reach_every_trained_parameter(boxes: int, distill
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
 
 
-def test_photos_without_any_box_can_be_learned_from() -> None:
+def test_images_without_any_box_can_be_learned_from() -> None:
     losses = model(masks=True).train()([image()], [target(0, 0, True)], text())
     assert all(torch.isfinite(value) for value in losses.values())
     assert losses["loss_box"] == 0 and losses["loss_distillation"] == 0
@@ -203,7 +203,7 @@ def test_crowd_regions_are_never_sampled_as_background() -> None:
     assert torch.equal(background, regions[1:2])
 
 
-def test_pictures_are_padded_right_and_below_to_multiples_of_32() -> None:
+def test_images_are_padded_right_and_below_to_multiples_of_32() -> None:
     batch = batch_images([image(0, 40, 60), image(1, 64, 33)])
     assert batch.tensors.shape == (2, 3, 64, 64) and batch.image_sizes == [(40, 60), (64, 33)]
     assert torch.equal(batch.tensors[0, :, :40, :60], image(0, 40, 60).float() / 255)

@@ -25,7 +25,7 @@ def _box(rng: np.random.Generator) -> list[float]:
 
 
 def _truth(rng: np.random.Generator, images: int = 12, categories: int = 5, crowds: bool = True) -> dict[str, Any]:
-    """Photo 1 has no box; the last category has no box anywhere; about one box in six is a crowd."""
+    """Image 1 has no box; the last category has no box anywhere; about one box in six is a crowd."""
     annotations: list[dict[str, Any]] = []
     for image in range(2, images + 1):
         for _ in range(rng.integers(0, 7)):
@@ -103,7 +103,7 @@ def test_figures_equal_pycocotools(seed: int) -> None:
         _assert_same(coco_metrics(truth, detections), _pycocotools(truth, detections))
 
 
-def test_only_the_hundred_best_detections_of_a_photo_and_category_count() -> None:
+def test_only_the_hundred_best_detections_of_a_image_and_category_count() -> None:
     rng = np.random.default_rng(0)
     truth = _truth(rng, images=4, categories=2)
     detections = _detections(rng, truth, many=150)
@@ -155,7 +155,7 @@ def test_a_category_without_boxes_is_not_measured_even_when_it_is_detected() -> 
     assert mean_figures([figures[5], Figures(0, 0, 0), Figures(30, 40, 50)]) == Figures(15, 20, 25)
 
 
-def test_ground_truth_without_any_box_or_photo_is_not_measured() -> None:
+def test_ground_truth_without_any_box_or_image_is_not_measured() -> None:
     empty = {**_truth(np.random.default_rng(4)), "annotations": []}
     assert set(coco_metrics(empty, []).values()) == {Figures(None, None, None)}
     assert set(coco_metrics({**empty, "images": []}, []).values()) == {Figures(None, None, None)}
@@ -203,7 +203,7 @@ def test_federated_figures_equal_the_lvis_package(seed: int, tmp_path: Path, mon
     monkeypatch.setattr(np, "float", float, raising=False)  # lvis 0.5.3 still uses the name numpy took away
     rng = np.random.default_rng(seed)
     truth = _federated(rng)
-    detections = _detections(rng, truth, many=1 if seed else 250)  # seed 0: more than 300 a photo
+    detections = _detections(rng, truth, many=1 if seed else 250)  # seed 0: more than 300 an image
     path = tmp_path / "lvis.json"
     path.write_text(json.dumps({**truth, "annotations": [{**a, "segmentation": []} for a in truth["annotations"]]}))
     reference = LVISEval(LVIS(str(path)), json.loads(json.dumps(detections)), "bbox")

@@ -1,4 +1,4 @@
-"""A detector on many pictures: the batch is a matter of speed alone."""
+"""A detector on many images: the batch is a matter of speed alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user of Detector gets: any kind of picture, any names, one form of result."""
+"""What a user of Detector gets: any kind of image, any names, one form of result."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def array() -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8)
 
 
-def test_every_kind_of_picture_gives_the_same(detector: Detector, array: np.ndarray[Any, Any], tmp_path: Path) -> None:
+def test_every_kind_of_image_gives_the_same(detector: Detector, array: np.ndarray[Any, Any], tmp_path: Path) -> None:
     path = tmp_path / "street.png"
     Image.fromarray(array).save(path)
     channels_first = torch.from_numpy(array).permute(2, 0, 1)
@@ -58,7 +58,7 @@ def test_every_kind_of_picture_gives_the_same(detector: Detector, array: np.ndar
         assert detector(image, threshold=0.0) == expected
 
 
-def test_one_picture_gives_one_result_and_a_list_gives_a_list(detector: Detector, array: np.ndarray[Any, Any]) -> None:
+def test_one_image_gives_one_result_and_a_list_gives_a_list(detector: Detector, array: np.ndarray[Any, Any]) -> None:
     assert isinstance(detector(array), sv.Detections)
     several = detector([array, array[:50]])
     assert isinstance(several, list) and len(several) == 2
@@ -66,7 +66,7 @@ def test_one_picture_gives_one_result_and_a_list_gives_a_list(detector: Detector
     assert detector([]) == []
 
 
-def test_results_hold_names_scores_and_boxes_in_the_pictures_pixels(
+def test_results_hold_names_scores_and_boxes_in_the_images_pixels(
     detector: Detector, array: np.ndarray[Any, Any]
 ) -> None:
     found = detector(array, threshold=0.0)
@@ -117,7 +117,7 @@ def test_what_is_found_does_not_depend_on_the_batch(detector: Detector) -> None:
         )
 
 
-def test_masks_have_the_size_of_the_picture(array: np.ndarray[Any, Any], tmp_path: Path) -> None:
+def test_masks_have_the_size_of_the_image(array: np.ndarray[Any, Any], tmp_path: Path) -> None:
     detector = Detector.load(make_model_folder(tmp_path, masks=True), "cpu")
     found = detector(array, threshold=0.0)
     assert isinstance(found.mask, np.ndarray)
@@ -180,13 +180,13 @@ def test_a_vocabulary_that_cannot_be_used_is_told(vocabulary: Any, message: str)
         vocabulary_names(vocabulary, SPLIT.names)
 
 
-def test_all_faults_of_a_vocabulary_are_told_at_once() -> None:
+def test_all_problems_of_a_vocabulary_are_told_at_once() -> None:
     with pytest.raises(RecipeError) as error:
         vocabulary_names(["cat", "", "cat"], SPLIT.names)
     assert len(error.value.problems) == 2
 
 
-def test_a_picture_that_cannot_be_used_is_told(tmp_path: Path, array: np.ndarray[Any, Any]) -> None:
+def test_a_image_that_cannot_be_used_is_told(tmp_path: Path, array: np.ndarray[Any, Any]) -> None:
     broken = tmp_path / "broken.jpg"
     Image.fromarray(array).save(broken)
     broken.write_bytes(broken.read_bytes()[:-300])
@@ -200,9 +200,9 @@ def test_a_picture_that_cannot_be_used_is_told(tmp_path: Path, array: np.ndarray
             read_any(image)
 
 
-def test_pictures_are_turned_upright_and_made_rgb(tmp_path: Path) -> None:
+def test_images_are_turned_upright_and_made_rgb(tmp_path: Path) -> None:
     pixels = np.zeros((20, 30, 3), np.uint8)
-    pixels[:, :5] = 255  # a white stripe at the left, which lies on top once the picture is turned
+    pixels[:, :5] = 255  # a white stripe at the left, which lies on top once the image is turned
     path, exif = tmp_path / "phone.png", Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels).save(path, exif=exif)
@@ -232,7 +232,7 @@ def test_json_holds_name_score_and_box() -> None:
 
 
 @pytest.mark.parametrize("size", [(40, 30), (1000, 700)])
-def test_drawing_marks_the_box_and_enlarges_small_pictures(size: tuple[int, int]) -> None:
+def test_drawing_marks_the_box_and_enlarges_small_images(size: tuple[int, int]) -> None:
     width, height = size
     grey = np.full((height, width, 3), 128, np.uint8)
     box = np.array([[width * 0.25, height * 0.5, width * 0.75, height * 0.9]], np.float32)

@@ -163,7 +163,7 @@ def test_novel_boxes_of_the_train_part_change_nothing(parts: tuple[ImageSet, Ima
     assert _run(parts, tmp_path / "a").fingerprint == _run((parts[1], parts[1]), tmp_path / "b").fingerprint
 
 
-def test_without_val_photos_no_accuracy_is_told(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+def test_without_val_images_no_accuracy_is_told(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     _run((parts[0], None), tmp_path)
     metrics = _metrics(tmp_path)
     assert all(value is None for name, value in metrics.items() if name.startswith("accuracy"))

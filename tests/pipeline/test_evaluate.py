@@ -278,7 +278,7 @@ def test_names_that_the_annotations_lack_get_ids_of_their_own(made: tuple[TinyCo
     assert rules.images == rules.frequencies == {}
 
 
-def test_photos_read_for_other_names_are_refused(
+def test_images_read_for_other_names_are_refused(
     made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path
 ) -> None:
     _, recipe, _, _ = made

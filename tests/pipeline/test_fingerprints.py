@@ -96,7 +96,7 @@ def test_settings_of_a_stage_that_is_off_do_not_count(coco: TinyCoco) -> None:
     assert _changed(_inputs(before), _inputs(now)) == []
 
 
-def test_changed_boxes_and_photos_are_seen(coco: TinyCoco) -> None:
+def test_changed_boxes_and_images_are_seen(coco: TinyCoco) -> None:
     recipe = _recipe(coco)
     before = _inputs(recipe)
     image = next(coco.images.iterdir())

@@ -48,7 +48,7 @@ def _recipe(settings: ProposeConfig) -> Recipe:
     return recipe.model_copy(update={"propose": settings, "prompt": PROMPT})
 
 
-def test_every_photo_gets_proposals_and_its_base_boxes_with_the_embeddings_of_its_crops(
+def test_every_image_gets_proposals_and_its_base_boxes_with_the_embeddings_of_its_crops(
     tiny: TinyCoco, tmp_path: Path
 ) -> None:
     images = load_images(tiny.part(), SPLIT.base)
@@ -73,7 +73,7 @@ def test_every_photo_gets_proposals_and_its_base_boxes_with_the_embeddings_of_it
     assert not store[EMPTY_IMAGE].is_base_box.any()
 
 
-def test_novel_boxes_of_the_photos_leave_no_trace(tiny: TinyCoco, tmp_path: Path) -> None:
+def test_novel_boxes_of_the_images_leave_no_trace(tiny: TinyCoco, tmp_path: Path) -> None:
     known = _run(load_images(tiny.part(), SPLIT.names), tmp_path / "known")
     unknown = _run(load_images(tiny.part(), SPLIT.base), tmp_path / "unknown")
     for image_id in (4, 8, 11, 57):
@@ -95,7 +95,7 @@ def test_nothing_is_proposed_where_a_base_box_is(tiny: TinyCoco, tmp_path: Path,
 
 
 @pytest.mark.parametrize("changes", [{}, {"objectness": 1.0, "rpn_epochs": 1.0}, {"scoring": "rpn"}])
-def test_a_base_object_that_fills_the_photo_leaves_no_proposal(
+def test_a_base_object_that_fills_the_image_leaves_no_proposal(
     tiny: TinyCoco, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     images = load_images(tiny.part(limit=1), SPLIT.base)

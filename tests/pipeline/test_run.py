@@ -230,7 +230,7 @@ def test_targets_that_are_not_needed_any_more_go(folder: Path, coco: TinyCoco) -
     assert not (folder / "targets").exists()
 
 
-def test_faults_of_both_parts_are_told_before_anything_runs(tmp_path: Path) -> None:
+def test_problems_of_both_parts_are_told_before_anything_runs(tmp_path: Path) -> None:
     parts = {}
     for name in ("train", "val"):
         coco = make_tiny_coco(tmp_path / name)
@@ -244,7 +244,7 @@ def test_faults_of_both_parts_are_told_before_anything_runs(tmp_path: Path) -> N
     assert _done(tmp_path / "run") == {}
 
 
-def test_bad_photos_are_left_out_listed_and_counted_where_allowed(tmp_path: Path) -> None:
+def test_bad_images_are_left_out_listed_and_counted_where_allowed(tmp_path: Path) -> None:
     coco = make_tiny_coco(tmp_path / "data")
     (coco.images / "000011.jpg").write_text("broken")
     recipe = _recipe(coco, data__skip_bad=True)
@@ -272,7 +272,7 @@ def test_a_folder_in_use_is_refused(folder: Path, coco: TinyCoco, tmp_path: Path
         pass
 
 
-def test_after_a_fault_the_mended_recipe_runs_in_the_same_folder(coco: TinyCoco, tmp_path: Path) -> None:
+def test_after_a_problem_the_mended_recipe_runs_in_the_same_folder(coco: TinyCoco, tmp_path: Path) -> None:
     with pytest.raises(EzsdError, match="teacher"):
         run_recipe(_recipe(coco, teacher="tiny_teacher:MissingTeacher"), tmp_path)
     run_recipe(_recipe(coco), tmp_path, until="adapt")
@@ -287,7 +287,7 @@ def test_two_processes_share_a_run(finished: Path, coco: TinyCoco, tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("evaluate: finished") == 1
-    assert "train: 4 steps of 4 photos: 8 photos 2 times" in done.stderr  # as foretold, and twice the photos a step
+    assert "train: 4 steps of 4 images: 8 images 2 times" in done.stderr  # as foretold, and twice the images a step
     assert json.loads((folder / "train/done.json").read_text())["environment"]["device"] == "2 x cpu"
     assert json.loads((folder / "train/metrics.json").read_text())["steps"] == 4
     alone, shared = (read_tensors(path / "adapt/norms.safetensors")[0] for path in (finished, folder))

@@ -1,4 +1,4 @@
-"""The smoke recipe on real photos: every stage, from the command line, with the offline teacher."""
+"""The smoke recipe on real images: every stage, from the command line, with the offline teacher."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_coco_names_are_among_the_named_pictograms_and_mean_nothing_else() -> No
 
 
 @pytest.mark.parametrize("part, count", [("train", 42), ("val", 9), ("test", 9)])
-def test_a_part_is_read_without_a_fault(pocket: Path, part: str, count: int) -> None:
+def test_a_part_is_read_without_a_problem(pocket: Path, part: str, count: int) -> None:
     images = load_images(Part(images=pocket / "images", annotations=pocket / f"instances_{part}.json"), SPLIT.names)
     assert len(images) == count
     assert images.has_masks

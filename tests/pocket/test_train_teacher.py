@@ -55,7 +55,7 @@ def test_a_collage_shows_its_pictograms_in_rows_in_the_order_of_the_labels(album
 
 
 @needs_pictograms
-def test_some_pictures_show_nothing_and_are_called_so(album: Album) -> None:
+def test_some_images_show_nothing_and_are_called_so(album: Album) -> None:
     images, labels = album.batch(seeded(0), 400)
     nothing = labels == album.names.index(pocket_teacher.NOTHING)
     assert 0.02 < nothing.float().mean() < 0.2
@@ -64,7 +64,7 @@ def test_some_pictures_show_nothing_and_are_called_so(album: Album) -> None:
 
 
 @needs_pictograms
-def test_pictures_of_one_pictogram_differ_and_a_seed_gives_the_same(album: Album) -> None:
+def test_images_of_one_pictogram_differ_and_a_seed_gives_the_same(album: Album) -> None:
     stack = album.stack[:1].repeat(2, 1, 1, 1)
     first, second = rendered(stack, seeded(1))
     assert (first - second).abs().mean() > 0.02
@@ -155,7 +155,7 @@ def test_the_packaged_teacher_knows_single_pictograms_novel_ones_too() -> None:
 
 
 @torch.no_grad()
-def test_the_packaged_teacher_reads_boxes_from_a_whole_picture() -> None:
+def test_the_packaged_teacher_reads_boxes_from_a_whole_image() -> None:
     teacher = load_pocket()
     boxes = torch.tensor([[0.0, 0.0, 40.0, 40.0], [100.0, 90.0, 160.0, 160.0]])
     read = teacher.dense_embeddings(torch.rand(3, 160, 160), boxes, (160, 320))

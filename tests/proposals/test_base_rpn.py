@@ -89,7 +89,7 @@ def test_the_best_regions_of_the_rpn_are_stored_with_the_embeddings_of_their_cro
     assert metrics["grid_boxes"] == metrics["dense_passes"] == 0
     assert metrics["crops"] == metrics["proposals"] + metrics["base_boxes"] == 80 + metrics["base_boxes"]
     assert metrics["seconds"] >= metrics["rpn_seconds"] > 0
-    assert json.loads((tmp_path / "targets/rpn/metrics.json").read_text())["steps"] == 4  # 8 photos, 2 a step
+    assert json.loads((tmp_path / "targets/rpn/metrics.json").read_text())["steps"] == 4  # 8 images, 2 a step
     assert metrics == json.loads((tmp_path / "targets/metrics.json").read_text())
 
 

@@ -14,7 +14,7 @@ from ezsd.utils.boxes import resize_scale
 
 @settings(max_examples=40)
 @given(height=st.integers(1, 900), width=st.integers(1, 900))
-def test_the_grid_lies_in_the_photo_without_doubles_and_reaches_every_corner(height: int, width: int) -> None:
+def test_the_grid_lies_in_the_image_without_doubles_and_reaches_every_corner(height: int, width: int) -> None:
     boxes = anchor_grid(height, width, ProposeConfig(image_size=(256, 384), sides=(32, 64, 128)))
     if min(height, width) > 8:
         assert len(boxes)
@@ -28,7 +28,7 @@ def test_the_grid_lies_in_the_photo_without_doubles_and_reaches_every_corner(hei
         assert bool((boxes.amax(0)[2:] >= torch.tensor([width, height]) - reach).all())
 
 
-def test_the_grid_has_the_sides_and_ratios_of_the_settings_in_pixels_of_the_photo() -> None:
+def test_the_grid_has_the_sides_and_ratios_of_the_settings_in_pixels_of_the_image() -> None:
     whole = ProposeConfig(image_size=(800, 1333), stride=32, sides=(64,), ratios=(0.25, 1.0))
     boxes = anchor_grid(400, 600, whole)  # enlarged twofold
     widths, heights = (boxes[:, 2:] - boxes[:, :2]).unbind(1)

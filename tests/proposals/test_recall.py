@@ -62,7 +62,7 @@ def test_an_overlap_of_half_is_enough_and_less_is_not(tiny: TinyCoco) -> None:
         assert recall is not None and (recall > 0) == bool(met)
 
 
-def test_proposals_and_random_boxes_are_measured_on_photos_with_novel_boxes(tiny: TinyCoco) -> None:
+def test_proposals_and_random_boxes_are_measured_on_images_with_novel_boxes(tiny: TinyCoco) -> None:
     images = load_images(tiny.part(), SPLIT.names)
     every = SETTINGS.model_copy(update={"sides": (32,), "shortlist": 5000, "nms": 1.0})
     proposer = Proposer(ColourTeacher(), text_embeddings(ColourTeacher(), SPLIT.names, PROMPT), 2, every, "cpu")

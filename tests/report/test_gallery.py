@@ -1,4 +1,4 @@
-"""What counts as found, missed and false in a photo, and what is drawn of it."""
+"""What counts as found, missed and false in an image, and what is drawn of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BASE = 2
 
 @pytest.fixture
 def image_file(tmp_path: Path) -> Path:
-    path = tmp_path / "photo.jpg"
+    path = tmp_path / "image.jpg"
     Image.new("RGB", (200, 100), (40, 90, 140)).save(path)
     return path
 
@@ -74,7 +74,7 @@ def test_a_crowd_forgives_a_detection_with_half_of_it_inside(image_file: Path) -
     assert [entry["bbox"][0] for entry in judge(image, [_found(1, half), _found(1, less)]).detections] == [92]
 
 
-def test_photos_with_most_failures_come_first_then_the_best_of_the_others(image_file: Path) -> None:
+def test_images_with_most_failures_come_first_then_the_best_of_the_others(image_file: Path) -> None:
     def outcome(image_id: int, hits: int, missed: int) -> Outcome:
         boxes = [[10.0 * place, 0, 10.0 * place + 8, 8] for place in range(hits + missed)]
         image = _image(image_file, boxes, [1] * len(boxes), image_id=image_id)
@@ -138,7 +138,7 @@ def test_of_very_many_false_detections_the_surest_are_drawn_and_the_number_told(
     assert dict(card.notes)["false"] == "dog \N{MULTIPLICATION SIGN} 60 (up to 0.56)"
 
 
-def test_texts_do_not_cover_each_other_and_stay_in_the_photo(image_file: Path) -> None:
+def test_texts_do_not_cover_each_other_and_stay_in_the_image(image_file: Path) -> None:
     boxes = [[1.0 * place, 40, 1.0 * place + 30, 60] for place in range(60)] + [[190, 0, 200, 10]]
     card = detection_card(judge(_image(image_file, boxes, [1] * len(boxes)), []), NAMES, BASE)
     places = [mark.label for mark in card.panels[0].marks if mark.label]
@@ -169,7 +169,7 @@ def test_proposals_have_the_colour_of_their_name_and_tell_what_they_meet(image_f
     assert len(few.panels[1].marks) == 1
 
 
-def test_photos_whose_proposals_meet_the_fewest_novel_objects_come_first(image_file: Path) -> None:
+def test_images_whose_proposals_meet_the_fewest_novel_objects_come_first(image_file: Path) -> None:
     images = [
         _image(image_file, [[100, 0, 150, 50]], [label], image_id=place) for place, label in enumerate((3, 3, 1, 3))
     ]

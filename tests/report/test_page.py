@@ -35,7 +35,7 @@ def make(tmp_path: Path, coco: TinyCoco) -> Callable[..., Path]:
 
 
 class _Page(HTMLParser):
-    """What a page loads, its headings and texts, and the labels of its pictures."""
+    """What a page loads, its headings and texts, and the labels of its images."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def _page(folder: Path, baseline: Path | None = None) -> _Page:
 
 
 def _cards(folder: Path) -> list[str]:
-    """The names of the photos in the gallery, in order."""
+    """The names of the images in the gallery, in order."""
     text = write_report(folder).read_text(encoding="utf-8")
     gallery = text[text.index('<section id="gallery">') : text.index('<section id="proposals">')]
     return re.findall(r"<h4>(.+?)</h4>", gallery)
@@ -104,7 +104,7 @@ def test_the_baseline_stands_beside_with_the_difference(make: Callable[..., Path
     assert "Baseline: plain (setting strict)" in text
 
 
-def test_a_baseline_of_other_photos_or_names_is_refused(make: Callable[..., Path]) -> None:
+def test_a_baseline_of_other_images_or_names_is_refused(make: Callable[..., Path]) -> None:
     other = make("other", split={"base": ["circle"], "novel": ["bar"]})
     with pytest.raises(ArtifactError, match="cannot be the baseline"):
         write_report(make(), other)
@@ -134,12 +134,12 @@ def test_what_is_missing_is_said(make: Callable[..., Path]) -> None:
     assert f"{SPLIT.names[-1]} no box to measure on" in page.text
 
 
-def test_without_the_photos_the_figures_are_still_told(make: Callable[..., Path], coco: TinyCoco) -> None:
+def test_without_the_images_the_figures_are_still_told(make: Callable[..., Path], coco: TinyCoco) -> None:
     folder = make()
     for path in coco.images.iterdir():
         path.unlink()
     page = _page(folder)
-    assert "The photos cannot be shown" in page.text and "there is no such picture" in page.text
+    assert "The images cannot be shown" in page.text and "there is no such image" in page.text
     assert "AP50 novel names 12.5" in page.text
 
 
@@ -170,7 +170,7 @@ def test_worst_failures_come_first(make: Callable[..., Path], coco: TinyCoco) ->
     assert failures[0] > failures[-1]
 
 
-def test_found_missed_and_false_are_counted_over_all_photos(make: Callable[..., Path], coco: TinyCoco) -> None:
+def test_found_missed_and_false_are_counted_over_all_images(make: Callable[..., Path], coco: TinyCoco) -> None:
     text = _page(make()).text
     boxes = [entry for entry in coco.content["annotations"] if not entry["iscrowd"]]
     sides = {side: [CATEGORIES[entry["category_id"]] in names for entry in boxes]

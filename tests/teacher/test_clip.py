@@ -78,14 +78,14 @@ def test_norms_are_split_by_tower(tiny_clip: Spec) -> None:
     assert len(text) == 2 * (2 * 2 + 1)  # two in each block, and the last
 
 
-def test_dense_embedding_of_a_whole_picture_is_its_crop_embedding_for_a_mean_pooled_cnn(tiny_clip: Spec) -> None:
+def test_dense_embedding_of_a_whole_image_is_its_crop_embedding_for_a_mean_pooled_cnn(tiny_clip: Spec) -> None:
     teacher = load_teacher(tiny_clip("timm_cnn"))
     image = _image(64, 64)
     dense = teacher.dense_embeddings(image, torch.tensor([[0.0, 0, 64, 64]]), (64,))
     assert torch.allclose(dense, teacher.encode_crops(image[None]), atol=1e-5)
 
 
-def test_dense_embedding_of_a_whole_picture_is_its_crop_embedding_when_attention_is_even(tiny_clip: Spec) -> None:
+def test_dense_embedding_of_a_whole_image_is_its_crop_embedding_when_attention_is_even(tiny_clip: Spec) -> None:
     teacher = load_teacher(tiny_clip("resnet"))
     pool = teacher._model.visual.attnpool  # type: ignore[attr-defined]
     for parameter in (pool.q_proj.weight, pool.q_proj.bias, pool.positional_embedding):
@@ -134,7 +134,7 @@ def test_a_patch_of_a_timm_transformer_is_read_as_if_it_saw_only_itself(tiny_cli
 
 
 @pytest.mark.parametrize("tower", ["vit", "vit_avg", "timm_map", "timm_token"])
-def test_a_box_in_one_tile_does_not_depend_on_the_rest_of_the_picture(tiny_clip: Spec, tower: str) -> None:
+def test_a_box_in_one_tile_does_not_depend_on_the_rest_of_the_image(tiny_clip: Spec, tower: str) -> None:
     teacher = load_teacher(tiny_clip(tower))
     side = teacher.input_size
     image = _image(side, 2 * side)
@@ -164,7 +164,7 @@ def test_tiles_cover_a_side_and_overlap(length: int, patch: int, grid: int) -> N
 
 
 def test_tiles_are_stitched_where_they_were_cut() -> None:
-    """A tower whose tokens are the pixels themselves gives back the picture, whatever the tiles."""
+    """A tower whose tokens are the pixels themselves gives back the image, whatever the tiles."""
     image = F.normalize(_image(20, 45), dim=0)
     boxes = torch.tensor([[x, y, x + 7, y + 5] for x in range(0, 38, 3) for y in range(15)], dtype=torch.float32)
     found = read_tiles(image, boxes, size=8, grid=8, early=lambda tiles: tiles, end=lambda tokens: tokens)

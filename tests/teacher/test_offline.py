@@ -63,7 +63,7 @@ def test_text_tower_gives_the_embeddings_of_sentence_transformers(teacher: Teach
 
 
 @pytest.mark.real_data
-def test_it_names_what_photos_show(teacher: Teacher, shared_data: Path) -> None:
+def test_it_names_what_images_show(teacher: Teacher, shared_data: Path) -> None:
     """Ground-truth boxes of a living room: a television (and a clock, too small to be known for sure)."""
     names = ["person", "tv", "zebra", "pizza", "airplane"]
     image = read_image(shared_data / "coco2k" / "images" / "000000000139.jpg")
@@ -99,7 +99,7 @@ def test_names_do_not_depend_on_their_neighbours(teacher: Teacher) -> None:
     assert torch.allclose(teacher.encode_names(texts), alone, atol=1e-5)
 
 
-def test_dense_embedding_of_a_whole_picture_is_its_crop_embedding(teacher: Teacher) -> None:
+def test_dense_embedding_of_a_whole_image_is_its_crop_embedding(teacher: Teacher) -> None:
     image = _smooth(128, 128)
     dense = teacher.dense_embeddings(image, torch.tensor([[0.0, 0, 128, 128]]), (128,))
     assert torch.allclose(dense, teacher.encode_crops(image[None]), atol=1e-4)

@@ -19,7 +19,7 @@ def _smooth_image(seed: int = 0) -> Tensor:
 
 
 def _slow_crop(image: Tensor, box: Tensor, size: int) -> Tensor:
-    """Square about the box's centre cut from a picture with wide zero margins, then torchvision's own resize."""
+    """Square about the box's centre cut from an image with wide zero margins, then torchvision's own resize."""
     margin = 400
     side = int((box[2:] - box[:2]).max())
     left, top = ((box[:2] + box[2:] - side) / 2 + margin).round().int().tolist()
@@ -29,7 +29,7 @@ def _slow_crop(image: Tensor, box: Tensor, size: int) -> Tensor:
 
 @st.composite
 def _even_boxes(draw: st.DrawFn) -> Tensor:
-    """Boxes whose squares have whole corners, inside the picture or overhanging it."""
+    """Boxes whose squares have whole corners, inside the image or overhanging it."""
     rows = []
     for _ in range(draw(st.integers(1, 4))):
         width, height = (2 * draw(st.integers(4, 50)) for _ in range(2))
@@ -54,7 +54,7 @@ def test_crops_look_like_slow_crops(boxes: Tensor, size: int) -> None:
     image = _smooth_image()
     crops = crop_regions(image, boxes, size)
     for crop, box in zip(crops, boxes, strict=True):
-        inside = _slow_crop(torch.ones_like(image), box, size)  # between 0 and 1: across the picture's border
+        inside = _slow_crop(torch.ones_like(image), box, size)  # between 0 and 1: across the image's border
         difference = (crop - _slow_crop(image, box, size)).abs()
         enlarged = (box[2:] - box[:2]).max() <= size
         away_from_edges = difference[:, 2:-2, 2:-2][inside[:, 2:-2, 2:-2] == 1]
@@ -70,7 +70,7 @@ def test_shrunk_crops_are_antialiased() -> None:
 
 @settings(max_examples=25)
 @given(boxes=_even_boxes(), x=st.integers(0, 30), y=st.integers(0, 30))
-def test_crops_move_with_the_picture(boxes: Tensor, x: int, y: int) -> None:
+def test_crops_move_with_the_image(boxes: Tensor, x: int, y: int) -> None:
     image = F.pad(_smooth_image(), (50, 50, 50, 50))
     boxes = boxes + 50
     moved = F.pad(image, (x, 0, y, 0))
@@ -79,7 +79,7 @@ def test_crops_move_with_the_picture(boxes: Tensor, x: int, y: int) -> None:
     assert torch.allclose(before, after, atol=1e-3)
 
 
-def test_crops_are_black_outside_the_picture_and_nowhere_else() -> None:
+def test_crops_are_black_outside_the_image_and_nowhere_else() -> None:
     white = torch.ones(3, HEIGHT, WIDTH)
     crop = crop_regions(white, torch.tensor([[-40.0, 0, 40, 80]]), 16)[0]
     assert torch.equal(crop[:, :, :8], torch.zeros(3, 16, 8))

@@ -62,7 +62,7 @@ def test_all_base_boxes_and_the_best_proposals_are_kept_best_first(
     assert torch.equal(kept.scores[base:], best)
 
 
-def test_a_flipped_photo_keeps_its_embeddings_and_mirrors_its_boxes(images: ImageSet, store: TargetStore) -> None:
+def test_a_flipped_image_keeps_its_embeddings_and_mirrors_its_boxes(images: ImageSet, store: TargetStore) -> None:
     plain, plain_target = training(images, store, flip=0.0)[0, 1]
     mirrored, target = training(images, store, flip=1.0)[0, 1]
     assert torch.equal(mirrored, plain.flip(-1))
@@ -75,7 +75,7 @@ def test_a_flipped_photo_keeps_its_embeddings_and_mirrors_its_boxes(images: Imag
     assert torch.equal(target["masks"], plain_target["masks"].flip(-1))
 
 
-def test_boxes_shrink_with_the_photo(images: ImageSet, store: TargetStore) -> None:
+def test_boxes_shrink_with_the_image(images: ImageSet, store: TargetStore) -> None:
     big, big_target = TrainingDataset(images, store, 16, TrainConfig(flip=0), (128, 192), masks=False)[0, 1]
     small, small_target = TrainingDataset(images, store, 16, TrainConfig(flip=0), (64, 96), masks=False)[0, 1]
     scale = torch.tensor([small.shape[-1] / big.shape[-1], small.shape[-2] / big.shape[-2]] * 2)
@@ -117,7 +117,7 @@ def test_a_resumed_order_is_the_rest_of_the_order(
 
 
 @given(st.integers(1, 20), st.integers(1, 4), st.integers(1, 3))
-def test_each_epoch_shows_every_photo_once_over_all_processes(images: int, batch: int, processes: int) -> None:
+def test_each_epoch_shows_every_image_once_over_all_processes(images: int, batch: int, processes: int) -> None:
     seen = []
     steps = BatchPlan(images, 0, batch, 1, processes).steps(2)
     for step in range(steps):

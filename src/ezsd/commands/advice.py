@@ -24,12 +24,12 @@ def advice_on_data(
         boxes: in the annotations that are learned from, by name; 0 where a category has none.
         val_boxes: in annotations of their own for the val part, by name; empty when there are none.
         images: of the train part.
-        val_photos: of the val part.
+        val_images: of the val part.
     """
     notes = []
     if images < _FEW_IMAGES:
-        notes.append(f"{images} train photos are few: the detector learns where objects are from these alone, and "
-                    f"figures from {val_images} val photos say little. A few hundred make a difference.")  # fmt: skip
+        notes.append(f"{images} train images are few: the detector learns where objects are from these alone, and "
+                    f"figures from {val_images} val images say little. A few hundred make a difference.")  # fmt: skip
     few = [f'"{name}" ({boxes[name]})' for name in split.base if boxes[name] < _FEW_BOXES]
     if few:
         notes.append(f"Few boxes of {_listed(few)}; a name with fewer than about {_FEW_BOXES} is hardly learned. "
@@ -41,7 +41,7 @@ def advice_on_data(
                     "the figures.")  # fmt: skip
     else:
         notes.append("There is no box of a novel name: how well they are found can be looked at (ezsd detect), but not "
-                    "measured. Boxes of them in the val photos would do.")  # fmt: skip
+                    "measured. Boxes of them in the val images would do.")  # fmt: skip
     unused = [f'"{name}"' for name, count in boxes.items() if not count and name not in split.names]
     if unused:
         notes.append(f"Categories without boxes are left out: {_listed(unused)}. What is to be found without boxes "

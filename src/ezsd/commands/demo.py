@@ -1,6 +1,6 @@
 """The demo: the pocket data, a run of EZSD, the baseline without its three ideas, and what both give side by side.
 
-The two runs go at the same time, each on half of the cores: pictures this small keep few threads busy.
+The two runs go at the same time, each on half of the cores: images this small keep few threads busy.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _THRESHOLD = 0.2
 
 
 def run_demo(out: Path, fast: bool = False, overwrite: bool = False) -> dict[str, Path]:
-    """Make the pocket data, run EZSD and its baseline on it, print their figures, and write report and picture.
+    """Make the pocket data, run EZSD and its baseline on it, print their figures, and write report and image.
 
     Args:
         out: gets pocket_N/ (the data), ezsd/ and baseline/ (run folders) and unheard.jpg.
@@ -73,7 +73,7 @@ def run_demo(out: Path, fast: bool = False, overwrite: bool = False) -> dict[str
         overwrite: redo what another version or setting left in ``out``.
 
     Returns:
-        ``report`` and ``picture``.
+        ``report`` and ``image``.
 
     Raises:
         MissingExtraError: the extra ``pocket`` is not installed.

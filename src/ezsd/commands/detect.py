@@ -1,4 +1,4 @@
-"""Image files in, drawn pictures and one ``detections.json`` out."""
+"""Image files in, drawn images and one ``detections.json`` out."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from ezsd.run_folder import RunFolder
 from ezsd.utils.files import write_json, written_whole
 from ezsd.utils.progress import track
 
-_AT_ONCE = 16  # pictures in memory
+_AT_ONCE = 16  # images in memory
 _BATCH = 4
 
 
 def detect_files(model: Path, images: Sequence[Path], vocabulary: str | None, threshold: float, out: Path) -> Path:
-    """Detect in picture files; pictures that cannot be read are told at the end, the others are done all the same.
+    """Detect in image files; images that cannot be read are told at the end, the others are done all the same.
 
     Args:
         model: a model folder, or the run folder it is in.
         images: files.
         vocabulary: names with commas between them; None = the model's own.
         threshold: detections with a lower score are left out.
-        out: a drawn picture for each picture, and detections.json: {"model", "vocabulary", "threshold", "pictures":
-            [{"picture", "drawn", "detections": [{"name", "score", "box", "mask"}]}]}; boxes xyxy in pixels.
+        out: a drawn image for each image, and detections.json: {"model", "vocabulary", "threshold", "images":
+            [{"image", "drawn", "detections": [{"name", "score", "box", "mask"}]}]}; boxes xyxy in pixels.
 
     Returns:
         the path of detections.json.
@@ -38,7 +38,7 @@ def detect_files(model: Path, images: Sequence[Path], vocabulary: str | None, th
     Raises:
         ArtifactError: the model cannot be used, or ``out`` cannot be written.
         RecipeError: the vocabulary cannot be used.
-        DataError: pictures cannot be read.
+        DataError: images cannot be read.
     """
     inner = RunFolder(model).model
     detector = Detector.load(inner if (inner / CONFIG).is_file() else model)
@@ -61,7 +61,7 @@ def detect_files(model: Path, images: Sequence[Path], vocabulary: str | None, th
     result = out / "detections.json"
     write_json(result, {"model": str(model), "vocabulary": list(names), "threshold": threshold, "images": entries})
     if problems:
-        raise DataError([*problems, f"The other {len(entries)} pictures are done: {result}"])
+        raise DataError([*problems, f"The other {len(entries)} images are done: {result}"])
     return result
 
 
@@ -76,7 +76,7 @@ def _read(paths: Sequence[Path], problems: list[str]) -> list[tuple[Path, Tensor
 
 
 def _free_name(folder: Path, stem: str, taken: set[Path]) -> Path:
-    """Name a drawn picture so that it replaces neither a photo nor another drawing of this call."""
+    """Name a drawn image so that it replaces neither an image nor another drawing of this call."""
     path, number = folder / f"{stem}_detected.jpg", 1
     while path in taken:
         number += 1

@@ -1,4 +1,4 @@
-"""The user's own photos: a recipe for them, and all that is wrong with them, told before anything runs."""
+"""The user's own images: a recipe for them, and all that is wrong with them, told before anything runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ezsd.data.formats.coco_json import read_annotations
 from ezsd.errors import ArtifactError, DataError, RecipeError
 from ezsd.utils.files import write_text
 
-_VAL_EVERY = 5  # one photo in five is kept for validation
+_VAL_EVERY = 5  # one image in five is kept for validation
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,20 @@ def make_recipe(
     teacher: str = "offline",
     overwrite: bool = False,
 ) -> OwnRecipe:
-    """Write a commented recipe for the user's photos: base names are the categories that have boxes.
+    """Write a commented recipe for the user's images: base names are the categories that have boxes.
 
     Args:
-        images: folder of the photos.
-        annotations: COCO JSON; without ``val_annotations`` its photos are parted, every fifth by id goes to val, and
+        images: folder of the images.
+        annotations: COCO JSON; without ``val_annotations`` its images are parted, every fifth by id goes to val, and
             two files are written beside the recipe.
         novel: names to find without boxes.
         out: the recipe's file.
-        val_annotations: COCO JSON of other photos in the same folder.
+        val_annotations: COCO JSON of other images in the same folder.
         teacher: as in a recipe; its text tower tells which names it would confuse.
         overwrite: replace files that are there.
 
     Raises:
-        DataError: the annotations cannot be used, or ``images`` holds none of their photos.
+        DataError: the annotations cannot be used, or ``images`` holds none of their images.
         RecipeError: no novel name, no base name is left, or no such teacher.
         ArtifactError: a file is there already, or cannot be written.
     """
@@ -80,7 +80,7 @@ def make_recipe(
     base = [name for name, count in counts.items() if count and name not in novel]
     split = load_split({"base": base, "novel": list(dict.fromkeys(novel))})
     if not found:
-        raise DataError(f"{images} holds no photo of {annotations}. Give the folder that file_name starts in.")
+        raise DataError(f"{images} holds no image of {annotations}. Give the folder that file_name starts in.")
     texts[out] = recipe_text(OwnData(images, parts, numbers, sizes, counts), split, teacher, out)
     there = [str(path) for path in texts if path.exists()]
     if there and not overwrite:
@@ -107,7 +107,7 @@ def _boxes_by_name(content: Mapping[str, list[Any]]) -> dict[str, int]:
 def _split_images(content: Mapping[str, list[Any]], annotations: Path) -> dict[str, dict[str, list[Any]]]:
     ids = sorted(entry["id"] for entry in content["images"])
     if len(ids) < 2:
-        raise DataError(f"{annotations} has {len(ids)} photo; at least 2 are needed, one for train and one for val.")
+        raise DataError(f"{annotations} has {len(ids)} image; at least 2 are needed, one for train and one for val.")
     val = {*ids[_VAL_EVERY - 1 :: _VAL_EVERY], ids[-1]}
     return {
         name: {

@@ -57,7 +57,7 @@ def make_plan(recipe: Recipe, name: str) -> Group:
 
 
 def _images(recipe: Recipe, split: CategorySplit) -> dict[str, ImageSet]:
-    """Read both parts; the faults of both are told at once."""
+    """Read both parts; the problems of both are told at once."""
     parts: list[tuple[str, Part, tuple[str, ...], tuple[str, ...]]] = [
         ("train", recipe.data.train, split.base, split.base), ("val", recipe.data.val, split.names, ()),
     ]  # fmt: skip
@@ -108,7 +108,7 @@ def _times(time: Pace) -> tuple[str, str]:
 
 def _notes(recipe: Recipe, images: Mapping[str, ImageSet], measured: Measured, busy: float) -> list[str]:
     notes = [
-        f"Measured in {measured.seconds:.0f} s on a few photos, in one process. Expect the time within the bounds, not "
+        f"Measured in {measured.seconds:.0f} s on a few images, in one process. Expect the time within the bounds, not "
         "at its middle; loading models and reading annotations come on top."
     ]
     if busy > 0.5:
@@ -116,10 +116,10 @@ def _notes(recipe: Recipe, images: Mapping[str, ImageSet], measured: Measured, b
     held = [f"{byte_size(measured.memory_bytes)} of memory" if measured.memory_bytes else "",
             f"{byte_size(measured.device_bytes)} on the GPU" if measured.device_bytes else ""]  # fmt: skip
     if any(held):
-        readers = f", and each of its {recipe.data.workers} readers of photos some more" if recipe.data.workers else ""
+        readers = f", and each of its {recipe.data.workers} readers of images some more" if recipe.data.workers else ""
         notes.append(f"Measuring held {' and '.join(filter(None, held))}; a run holds at least that{readers}.")
     if skipped := sum(len(part.skipped) for part in images.values()):
-        notes.append(f"{skipped} bad photos or boxes are left out; ezsd validate lists them.")
+        notes.append(f"{skipped} bad images or boxes are left out; ezsd validate lists them.")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""The text of a recipe for the user's own photos: settings that suit their size and number, each with its reason."""
+"""The text of a recipe for the user's own images: settings that suit their size and number, each with its reason."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import torch
 from ezsd.data.categories import CategorySplit
 
 PROMPT = "a photo of a {name}"
-_BATCH, _CROPS = 4, 64  # photos and crops a step
+_BATCH, _CROPS = 4, 64  # images and crops a step
 _STEPS, _FEWEST_EPOCHS = 2000, 12  # of training: whichever is longer
 _ADAPT_STEPS, _MOST_ADAPT_EPOCHS = 300, 12
-_SMALLEST, _LONG = 256, 640  # pixels: what the detector sees of a photo
+_SMALLEST, _LONG = 256, 640  # pixels: what the detector sees of an image
 _GRID_LONG, _GRID_STRIDE = 384, 16
-_TINY = 0.04  # of the photo's long side: boxes too small to tell what is in them
+_TINY = 0.04  # of the image's long side: boxes too small to tell what is in them
 
 
 @dataclass(frozen=True)
 class OwnData:
-    """What is known of the user's photos.
+    """What is known of the user's images.
 
     Attributes:
         images: their folder.
         annotations: files of "train" and "val".
         counts: how many "train" and "val" have.
-        sizes: width and height of the photos, pixels.
+        sizes: width and height of the images, pixels.
         boxes: by name of category.
     """
 
@@ -54,7 +54,7 @@ def recipe_text(data: OwnData, split: CategorySplit, teacher: str, out: Path) ->
     short, long = _seen(data.sizes)
     return f"""\
 # Finds the novel names without boxes of them.
-#   ezsd validate {out}   every fault of recipe, boxes and photos, at once
+#   ezsd validate {out}   every problem of recipe, boxes and images, at once
 #   ezsd plan {out}       what it takes: time on this machine, disk, memory
 #   ezsd run {out} --out runs/{out.stem}
 # gzsd AP50: not measured.
@@ -62,14 +62,14 @@ def recipe_text(data: OwnData, split: CategorySplit, teacher: str, out: Path) ->
 split:
   base:  # boxes of these are learned
 {_names(split.base, data.boxes)}
-  novel:  # these are names only; boxes of them in the val photos are used for the figures alone
+  novel:  # these are names only; boxes of them in the val images are used for the figures alone
 {_names(split.novel, {})}
 teacher: {_quoted(teacher)}  # offline knows everyday things; open_clip:ViT-B-32/openai knows far more, downloaded once
 prompt: {_quoted(PROMPT)}
 seed: 0
 data:
 {_parts(data)}
-  skip_bad: false  # true leaves bad photos and boxes out instead of stopping
+  skip_bad: false  # true leaves bad images and boxes out instead of stopping
 {_adapt(data, split, teacher)}
   precision: {precision}  # {why}
 {_propose(short, long, teacher)}
@@ -113,13 +113,13 @@ def _adapt(data: OwnData, split: CategorySplit, teacher: str) -> str:
     long = statistics.median(max(size) for size in data.sizes)
     towers, lr = ("[image]", "1.0e-3") if teacher == "offline" else ("[image, text]", "1.0e-4")
     return f"""\
-adapt:  # the teacher gets used to your photos: norm layers alone, on crops of base boxes
+adapt:  # the teacher gets used to your images: norm layers alone, on crops of base boxes
   towers: {towers}
   epochs: {epochs}
   batch_size: {_CROPS}
   lr: {lr}
   balance: 1.0  # frequent base names do not crowd out the others
-  min_side: {max(8, round(_TINY * long))}  # smaller boxes (pixels of the photo) show too little"""
+  min_side: {max(8, round(_TINY * long))}  # smaller boxes (pixels of the image) show too little"""
 
 
 def _propose(short: int, long: int, teacher: str) -> str:
@@ -127,13 +127,13 @@ def _propose(short: int, long: int, teacher: str) -> str:
     return f"""\
 propose:  # where novel objects may be, and what the teacher sees there
   ranking: novel  # boxes that look like one of the novel names come first
-  image_size: [{round(_GRID_LONG * short / long)}, {_GRID_LONG}]  # the grid's own scale, whatever the photo's pixels
+  image_size: [{round(_GRID_LONG * short / long)}, {_GRID_LONG}]  # the grid's own scale, whatever the image's pixels
   stride: {_GRID_STRIDE}
   sides: [16, 32, 64, 128, 224]
   dense_sides: {dense_sides}  # long sides at which the teacher looks; a larger one finds smaller things
   nms: 0.5
   base_filter: false  # a novel object often looks like a base name; what is labelled overrules it
-  keep: 60  # boxes a photo
+  keep: 60  # boxes an image
   crop_rank: 0.0  # the dense look alone ranks: as good here, and half the price"""
 
 
@@ -156,7 +156,7 @@ train:
 
 
 def _seen(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Short and long side at which the detector sees a usual photo; it is not enlarged beyond ``_SMALLEST``."""
+    """Short and long side at which the detector sees a usual image; it is not enlarged beyond ``_SMALLEST``."""
     short, long = (statistics.median(side(size) for size in sizes) for side in (min, max))
     shrink = min(1.0, _LONG / long)
     small = max(_SMALLEST, round(short * shrink))

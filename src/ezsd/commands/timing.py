@@ -1,4 +1,4 @@
-"""How long the work of each stage takes on this machine: the stages' own code on a few photos, for about a minute.
+"""How long the work of each stage takes on this machine: the stages' own code on a few images, for about a minute.
 
 What the stages would write goes to a temporary folder and is removed.
 """
@@ -41,7 +41,7 @@ _SECONDS: Mapping[Work, float] = {  # that measuring may take
     "read an image": 1.0, "adapt step": 9.0, "rpn step": 6.0, "propose in an image": 10.0, "train step": 12.0,
     "detect in an image": 5.0, "recall of an image": 4.0,
 }  # fmt: skip
-_SAMPLE = 64  # photos that are looked at, at most
+_SAMPLE = 64  # images that are looked at, at most
 _VAL_SAMPLE = 8  # of them for the accuracy of crops
 _GRID = 256  # boxes of a coarser grid that stands for the whole in exhaustive scoring
 _ENDLESS = 1e5  # epochs
@@ -52,7 +52,7 @@ class Measured:
     """What :func:`measure` found.
 
     Attributes:
-        paces: by kind of work; what the recipe or the photos have no use for is not there.
+        paces: by kind of work; what the recipe or the images have no use for is not there.
         embedding_dim: of the teacher.
         norm_bytes: of the teacher's parameters that are trained.
         model_bytes: of the detector.
@@ -81,7 +81,7 @@ def measure(recipe: Recipe, split: CategorySplit, train: ImageSet, val: ImageSet
         val: the val part, base and novel boxes.
 
     Raises:
-        EzsdError: as the stages: the teacher cannot be loaded, a photo cannot be read.
+        EzsdError: as the stages: the teacher cannot be loaded, an image cannot be read.
     """
     began, device = time.monotonic(), this_device()
     teacher = load_teacher(recipe.teacher, device)
@@ -137,7 +137,7 @@ class StepTimer:
 
 
 def _spread(images: Sequence[AnnotatedImage], count: int) -> list[AnnotatedImage]:
-    """At most ``count`` photos, evenly from all."""
+    """At most ``count`` images, evenly from all."""
     count = min(count, len(images))
     return [images[place * len(images) // count] for place in range(count)]
 
@@ -145,7 +145,7 @@ def _spread(images: Sequence[AnnotatedImage], count: int) -> list[AnnotatedImage
 def _pace_per_image(
     work: Callable[[list[AnnotatedImage]], object], images: Sequence[AnnotatedImage], size: int, kind: Work
 ) -> Pace:
-    """Pace of ``work`` a photo: one photo to warm up, then groups of ``size`` until the time is over."""
+    """Pace of ``work`` an image: one image to warm up, then groups of ``size`` until the time is over."""
     began = time.monotonic()
     seconds: list[float] = []
     work(list(images[:1]))

@@ -15,13 +15,13 @@ from ezsd.recipe_files import find_recipe
 
 
 def check_recipe(path: str | Path, changes: Sequence[str] = ()) -> str:
-    """Check a recipe, its split and its data; every picture is decoded.
+    """Check a recipe, its split and its data; every image is decoded.
 
     Returns:
         what was found, for people.
 
     Raises:
-        EzsdError: all faults at once. Bad photos and boxes are none where the recipe allows them (data.skip_bad).
+        EzsdError: all problems at once. Bad images and boxes are none where the recipe allows them (data.skip_bad).
     """
     path = find_recipe(path)
     values, problems = read_values(path, changes)
@@ -31,7 +31,7 @@ def check_recipe(path: str | Path, changes: Sequence[str] = ()) -> str:
         split = load_split(recipe.split, recipe.data.train.annotations)
     except EzsdError as error:
         problems += error.problems
-    base, names = (split.base, split.names) if split else ((), ())  # pictures can be checked without names
+    base, names = (split.base, split.names) if split else ((), ())  # images can be checked without names
     train = _checked(recipe.data.train, base, base, recipe.data.skip_bad, problems)
     val = _checked(recipe.data.val, names, (), recipe.data.skip_bad, problems)
     if problems or train is None or val is None or split is None:
@@ -39,8 +39,8 @@ def check_recipe(path: str | Path, changes: Sequence[str] = ()) -> str:
     boxes = [sum(len(image.boxes) for image in part) for part in (train, val)]
     return "\n".join([
         *(f"left out: {problem}" for problem in train.skipped + val.skipped),
-        f"Fine: {len(split.base)} base and {len(split.novel)} novel names; train {len(train)} photos with "
-        f"{boxes[0]} base boxes; val {len(val)} photos with {boxes[1]} base and novel boxes.",
+        f"Fine: {len(split.base)} base and {len(split.novel)} novel names; train {len(train)} images with "
+        f"{boxes[0]} base boxes; val {len(val)} images with {boxes[1]} base and novel boxes.",
     ])  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def _checked(
 
 
 def _readable(values: Mapping[str, Any], where: str, problems: list[str]) -> Recipe:
-    """Return the recipe; beside faults elsewhere, one with its split and data alone, so that these can be checked."""
+    """Return the recipe; beside problems elsewhere, one with its split and data alone, so that these can be checked."""
     try:
         return parse_recipe(values, where)
     except RecipeError as error:

@@ -1,1 +1,1 @@
-"""Photos, boxes and category names: everything the stages learn from, and what they may not see."""
+"""Images, boxes and category names: everything the stages learn from, and what they may not see."""

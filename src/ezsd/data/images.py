@@ -25,10 +25,10 @@ _CHUNK = 64
 
 
 def decode_image(path: Path) -> Tensor:
-    """Return the picture as viewers show it (turned as its EXIF orientation says): uint8 [3, H, W], RGB.
+    """Return the image as viewers show it (turned as its EXIF orientation says): uint8 [3, H, W], RGB.
 
     Raises:
-        DataError: the file is missing, not a picture, damaged, or has more than 8 bits a channel.
+        DataError: the file is missing, not an image, damaged, or has more than 8 bits a channel.
     """
     try:
         with Image.open(path) as image:
@@ -40,14 +40,14 @@ def decode_image(path: Path) -> Tensor:
 
 
 def image_problems(images: Sequence[tuple[Path, int, int]], decode: bool) -> list[str | None]:
-    """Check picture files, many at a time.
+    """Check image files, many at a time.
 
     Args:
         images: path, and width and height that the annotations give.
         decode: read every pixel too, which finds truncated files; else only the header is read.
 
     Returns:
-        for each picture what is wrong with it, or None.
+        for each image what is wrong with it, or None.
     """
 
     def check(chunk: Sequence[tuple[Path, int, int]]) -> list[str | None]:
@@ -55,7 +55,7 @@ def image_problems(images: Sequence[tuple[Path, int, int]], decode: bool) -> lis
 
     chunks = [images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK)]
     problems: list[str | None] = []
-    progress = track(len(images), "Checking pictures") if decode else nullcontext(lambda n, text="": None)
+    progress = track(len(images), "Checking images") if decode else nullcontext(lambda n, text="": None)
     with progress as advance, ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         for part in pool.map(check, chunks):
             problems += part
@@ -80,12 +80,12 @@ def _problem(path: Path, width: int, height: int, decode: bool) -> str | None:
 
 def _refuse_deep(image: Image.Image) -> None:
     if image.mode[:1] in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode}; expected 8 bits a channel, convert the picture")
+        raise ValueError(f"pixels of mode {image.mode}; expected 8 bits a channel, convert the image")
 
 
 def _message(path: Path, error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
-        return f"{path}: there is no such picture"
+        return f"{path}: there is no such image"
     if isinstance(error, UnidentifiedImageError):
-        return f"{path}: not a picture (or of an unknown kind)"
-    return f"{path}: cannot be read as a picture ({error})"
+        return f"{path}: not an image (or of an unknown kind)"
+    return f"{path}: cannot be read as an image ({error})"

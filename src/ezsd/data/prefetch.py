@@ -14,7 +14,7 @@ _READERS = 2
 
 
 def read_ahead(images: Sequence[AnnotatedImage]) -> Iterator[Tensor]:
-    """Decode photos in order, a few ahead of the consumer.
+    """Decode images in order, a few ahead of the consumer.
 
     Yields:
         uint8 ``[3, H, W]``.
@@ -29,7 +29,7 @@ def read_ahead(images: Sequence[AnnotatedImage]) -> Iterator[Tensor]:
 
 
 class ImageCache:
-    """Decoded photos, read by threads before they are needed; the last ``size`` are kept."""
+    """Decoded images, read by threads before they are needed; the last ``size`` are kept."""
 
     def __init__(self, images: Sequence[AnnotatedImage], size: int) -> None:
         self.images, self.size = images, size
@@ -37,7 +37,7 @@ class ImageCache:
         self._kept: OrderedDict[int, Future[Tensor]] = OrderedDict()
 
     def ask(self, places: Sequence[int]) -> None:
-        """Begin to decode the photos at these places of ``photos``, as far as they are not kept."""
+        """Begin to decode the images at these places of ``images``, as far as they are not kept."""
         for place in places:
             if place not in self._kept:
                 self._kept[place] = self._pool.submit(read_image, self.images[place])
@@ -46,5 +46,5 @@ class ImageCache:
             self._kept.popitem(last=False)
 
     def get(self, place: int) -> Tensor:
-        """Return a photo that was asked for: uint8 ``[3, H, W]``."""
+        """Return an image that was asked for: uint8 ``[3, H, W]``."""
         return self._kept[place].result()

@@ -20,14 +20,14 @@ Segmentation = list[list[float]] | dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedImage:
-    """One picture file and its boxes.
+    """One image file and its boxes.
 
     Attributes:
         image_id: as in the annotations.
-        path: the picture file.
+        path: the image file.
         width: pixels, after the EXIF orientation is applied.
         height: pixels, likewise.
-        boxes: [N, 4] xyxy absolute pixels float32, inside the picture; N may be 0.
+        boxes: [N, 4] xyxy absolute pixels float32, inside the image; N may be 0.
         labels: [N] int64, 1-based index into the names of :class:`ImageSet`.
         crowd: [N] bool, True where one box covers a group of objects.
         segmentations: for each box its COCO polygons or RLE as in the file (a crowd box may have an empty one);
@@ -51,7 +51,7 @@ class ImageSet:
     """One part of the data.
 
     Attributes:
-        images: sorted by image_id; photos without a box of ``names`` are there too.
+        images: sorted by image_id; images without a box of ``names`` are there too.
         names: what the labels mean; label 1 is ``names[0]``.
         has_masks: every box that is no crowd has a segmentation.
         skipped: what ``skip_bad`` left out, one message each.
@@ -77,10 +77,10 @@ class ImageSet:
 
 
 def read_image(image: AnnotatedImage | Path) -> Tensor:
-    """Decode a picture: uint8 [3, H, W], RGB, turned as its EXIF orientation says.
+    """Decode an image: uint8 [3, H, W], RGB, turned as its EXIF orientation says.
 
     Raises:
-        DataError: the file is missing or damaged, or its size is not what it was when the photo was loaded.
+        DataError: the file is missing or damaged, or its size is not what it was when the image was loaded.
     """
     if isinstance(image, Path):
         return decode_image(image)
@@ -94,10 +94,10 @@ def read_image(image: AnnotatedImage | Path) -> Tensor:
 
 
 def masks_of(image: AnnotatedImage) -> Tensor:
-    """Return the masks of a photo's boxes: [N, H, W] uint8 of 0 and 1; a crowd without segmentation fills its box.
+    """Return the masks of an image's boxes: [N, H, W] uint8 of 0 and 1; a crowd without segmentation fills its box.
 
     Raises:
-        ValueError: the photo has no segmentations.
+        ValueError: the image has no segmentations.
     """
     if not len(image.boxes):
         return torch.zeros(0, image.height, image.width, dtype=torch.uint8)
@@ -108,7 +108,7 @@ def masks_of(image: AnnotatedImage) -> Tensor:
 def segmentations_of(image: AnnotatedImage) -> list[Segmentation]:
     """Return the segmentation of each box; a crowd without one gets the outline of its box."""
     if image.segmentations is None:
-        raise ValueError(f"photo {image.image_id} has no segmentations")
+        raise ValueError(f"image {image.image_id} has no segmentations")
     return [
         entry or [[x1, y1, x2, y1, x2, y2, x1, y2]]
         for entry, (x1, y1, x2, y2) in zip(image.segmentations, image.boxes.tolist(), strict=True)

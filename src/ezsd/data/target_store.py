@@ -1,7 +1,7 @@
 """The store of stage propose: CLIP proposals and the teacher's region embeddings, memory-mapped.
 
 One Arrow IPC file a shard: a row a box, embeddings as fp16 (2 x D bytes). A shard is written whole or not at all, and
-carries in its metadata which rows belong to which photo and a key of what it was made with. ``index.json`` is written
+carries in its metadata which rows belong to which image and a key of what it was made with. ``index.json`` is written
 last: where it is, the store is complete.
 """
 
@@ -29,13 +29,13 @@ _UNIT_TOLERANCE = 0.01  # fp16 rounding of D numbers
 
 @dataclass(frozen=True)
 class Regions:
-    """The boxes of one photo that are distilled: proposals, best first, then base boxes.
+    """The boxes of one image that are distilled: proposals, best first, then base boxes.
 
     Attributes:
-        boxes: ``[N, 4]`` xyxy, pixels of the photo, float32.
+        boxes: ``[N, 4]`` xyxy, pixels of the image, float32.
         embeddings: ``[N, D]`` the teacher's, unit length, float16.
         weights: ``[N]`` the teacher's confidence 0..1 (times objectness, if asked for); 1 for base boxes.
-        scores: ``[N]`` rank of a proposal among its photo's (higher is better); 1 for base boxes.
+        scores: ``[N]`` rank of a proposal among its image's (higher is better); 1 for base boxes.
         labels: ``[N]`` int64, 1-based index of the best name in the split's names (base, then novel).
         is_base_box: ``[N]`` bool.
     """
@@ -64,11 +64,11 @@ class Regions:
 
 
 def write_shard(path: Path, regions_by_image: Mapping[int, Regions], notes: Mapping[str, Any]) -> None:
-    """Write the regions of some photos, whole or not at all.
+    """Write the regions of some images, whole or not at all.
 
     Args:
         path: the shard's file.
-        regions_by_image: at least one photo; all embeddings of one length.
+        regions_by_image: at least one image; all embeddings of one length.
         notes: JSON values kept in the shard's metadata (key, cost).
 
     Raises:
@@ -106,7 +106,7 @@ def read_notes(path: Path) -> dict[str, Any] | None:
 
 
 def write_index(folder: Path, shards: list[Path], facts: Mapping[str, Any]) -> None:
-    """Write ``index.json``: ``facts`` (teacher fingerprint, names, cost) and where each photo lies."""
+    """Write ``index.json``: ``facts`` (teacher fingerprint, names, cost) and where each image lies."""
     entries = []
     for path in shards:
         notes = read_notes(path)
@@ -159,10 +159,10 @@ class TargetStore:
         return sum(size for size, _ in self._sizes.values())
 
     def __getitem__(self, image_id: int) -> Regions:
-        """The regions of a photo (copies).
+        """The regions of an image (copies).
 
         Raises:
-            ArtifactError: the photo is not in the store, or its shard cannot be read.
+            ArtifactError: the image is not in the store, or its shard cannot be read.
         """
         if image_id not in self._rows:
             raise ArtifactError(f"{self.folder} has no targets for image {image_id}. {_ADVICE}")

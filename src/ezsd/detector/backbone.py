@@ -1,4 +1,4 @@
-"""The picture's features: a timm backbone and a feature pyramid."""
+"""The image's features: a timm backbone and a feature pyramid."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the levels of the pyramid for pictures [B, 3, H, W] in 0..1 (H and W multiples of 32)."""
+        """Return the levels of the pyramid for images [B, 3, H, W] in 0..1 (H and W multiples of 32)."""
         # On CPUs, half-precision gradients of depthwise convolutions are several times slower than float32's.
         with torch.autocast("cpu", enabled=False):
             levels = self.body((images - self.mean) / self.std)
@@ -87,7 +87,7 @@ def _pretrained_body(name: str) -> Any:
 
 
 def _freeze_first_layers(body: nn.Module) -> None:
-    """Freeze stem and first stage (stride <= 4): ImageNet's edges and colours serve any photo."""
+    """Freeze stem and first stage (stride <= 4): ImageNet's edges and colours serve any image."""
     for name, parameter in body.named_parameters():
         if name.startswith(FIRST_LAYERS):
             parameter.requires_grad_(False)

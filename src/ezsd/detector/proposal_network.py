@@ -19,9 +19,9 @@ class ProposalNetwork(nn.Module):
     """The first stage of :class:`ezsd.detector.rcnn.Rcnn`, on its own.
 
     Args:
-        backbone: pictures to a feature pyramid.
+        backbone: images to a feature pyramid.
         rpn: features to regions.
-        image_size: short and longest long side that pictures are resized to in :meth:`propose`.
+        image_size: short and longest long side that images are resized to in :meth:`propose`.
     """
 
     def __init__(self, backbone: Backbone, rpn: Rpn, image_size: tuple[int, int]) -> None:
@@ -35,7 +35,7 @@ class ProposalNetwork(nn.Module):
 
         Args:
             images: resized, [3, H, W] uint8 or float in 0..1 each.
-            targets: per photo ``boxes``, ``crowd_boxes`` and ``ignored_boxes``, pixels of the resized pictures.
+            targets: per image ``boxes``, ``crowd_boxes`` and ``ignored_boxes``, pixels of the resized images.
         """
         batch = batch_images(images)
         losses: dict[str, Tensor] = self.rpn(batch, self.backbone(batch.tensors), targets)[1]
@@ -49,7 +49,7 @@ class ProposalNetwork(nn.Module):
             image: any size, [3, H, W] uint8 or float in 0..1.
 
         Returns:
-            boxes [N, 4] xyxy in pixels of the picture, both sides at least one, and objectness [N] in 0..1; best first.
+            boxes [N, 4] xyxy in pixels of the image, both sides at least one, and objectness [N] in 0..1; best first.
         """
         images = batch_images([resize_image(image, self.image_size)])
         boxes, scores = self.rpn.propose(images, self.backbone(images.tensors))
@@ -64,7 +64,7 @@ def build_proposal_network(config: DetectorConfig, pretrained: bool) -> Proposal
     """Put the network together; of the settings, those of RoI heads do not count.
 
     Args:
-        config: the recipe's section; ``rpn_proposals`` = regions of a photo, at most.
+        config: the recipe's section; ``rpn_proposals`` = regions of an image, at most.
         pretrained: whether the backbone starts from ImageNet weights (False when weights are loaded).
     """
     backbone = Backbone(config.backbone, config.fpn_channels, pretrained)

@@ -30,10 +30,10 @@ class Rcnn(nn.Module):
     """A two-stage detector whose vocabulary is given with every call.
 
     Args:
-        backbone: pictures to a feature pyramid.
+        backbone: images to a feature pyramid.
         rpn: features to proposals.
         roi_heads: proposals to detections.
-        image_size: short and longest long side that pictures are resized to in :meth:`detect`.
+        image_size: short and longest long side that images are resized to in :meth:`detect`.
     """
 
     def __init__(self, backbone: Backbone, rpn: Rpn, roi_heads: ZeroShotRoIHeads, image_size: tuple[int, int]) -> None:
@@ -54,7 +54,7 @@ class Rcnn(nn.Module):
 
         Args:
             images: resized, [3, H, W] uint8 or float in 0..1 each.
-            targets: see :class:`ZeroShotRoIHeads`; boxes in pixels of the resized pictures.
+            targets: see :class:`ZeroShotRoIHeads`; boxes in pixels of the resized images.
             text_embeddings: [C, D] unit length, the vocabulary of training.
             other_names: [U, D] unit length, names without boxes that background is told from, too.
         """
@@ -72,7 +72,7 @@ class Rcnn(nn.Module):
             text_embeddings: [C, D] unit length, any vocabulary.
 
         Returns:
-            per picture, in its own pixels, best first.
+            per image, in its own pixels, best first.
         """
         resized = [resize_image(image, self.image_size) for image in images]
         batch, features = self._features(resized)
@@ -91,7 +91,7 @@ class Rcnn(nn.Module):
 
 
 def batch_images(images: Sequence[Tensor]) -> ImageList:
-    """Pad pictures [3, H, W] (uint8, or float in 0..1) at the right and the bottom to one size, float in 0..1."""
+    """Pad images [3, H, W] (uint8, or float in 0..1) at the right and the bottom to one size, float in 0..1."""
     sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
     height, width = (-(-max(side) // PADDED_TO) * PADDED_TO for side in zip(*sizes, strict=True))
     padded = [F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2])) for image in images]

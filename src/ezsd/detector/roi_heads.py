@@ -17,15 +17,15 @@ from ezsd.detector.text_classifier import TextClassifier
 
 Target = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
-CANDIDATES = 1000  # (region, name) pairs a photo that go into NMS
+CANDIDATES = 1000  # (region, name) pairs an image that go into NMS
 
 
 @dataclass
 class Detections:
-    """What was found in one picture, best first.
+    """What was found in one image, best first.
 
     Attributes:
-        boxes: [N, 4] xyxy, pixels of the picture.
+        boxes: [N, 4] xyxy, pixels of the image.
         labels: [N] int64, row of the text embeddings (0-based).
         scores: [N] in 0..1.
         masks: [N, H, W] bool, or None.
@@ -65,10 +65,10 @@ class ZeroShotRoIHeads(RoIHeads):
 
         Args:
             features: pyramid levels [B, F, h, w].
-            proposals: per photo [N, 4], pixels of the batched picture.
-            image_shapes: per photo (height, width) without padding.
+            proposals: per image [N, 4], pixels of the batched image.
+            image_shapes: per image (height, width) without padding.
             text_embeddings: [C, D] unit length, the vocabulary.
-            targets: per photo ``boxes`` [N, 4], ``labels`` [N] (1-based row of the vocabulary), ``crowd_boxes``,
+            targets: per image ``boxes`` [N, 4], ``labels`` [N] (1-based row of the vocabulary), ``crowd_boxes``,
                 ``ignored_boxes``, ``distill_boxes`` [K, 4], ``distill_embeddings`` [K, D], ``distill_weights`` [K],
                 and ``masks`` [N, H, W] when there is a mask branch.
             other_names: [U, D] unit length, names without boxes that background is told from, too (training).
@@ -82,10 +82,10 @@ class ZeroShotRoIHeads(RoIHeads):
     def select_training_samples(
         self, proposals: list[Tensor], targets: list[Target]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """Sample regions of each photo; background on crowds or ignored boxes is never sampled.
+        """Sample regions of each image; background on crowds or ignored boxes is never sampled.
 
         Returns:
-            per photo: regions [N, 4], index of the matched base box [N], labels [N], target deltas [N, 4].
+            per image: regions [N, 4], index of the matched base box [N], labels [N], target deltas [N, 4].
         """
         gt_boxes = [target["boxes"] for target in targets]
         proposals = self.add_gt_proposals(proposals, gt_boxes)
@@ -216,7 +216,7 @@ def _text_of(labels: Tensor, text_embeddings: Tensor) -> Tensor:
 
 
 def paste_masks(detections: Detections, size: tuple[int, int]) -> Detections:
-    """Turn mask probabilities [N, 1, S, S] into masks [N, H, W] bool of a picture of ``size`` (height, width)."""
+    """Turn mask probabilities [N, 1, S, S] into masks [N, H, W] bool of an image of ``size`` (height, width)."""
     if detections.masks is not None:
         detections.masks = paste_masks_in_image(detections.masks, detections.boxes, size)[:, 0] > 0.5
     return detections

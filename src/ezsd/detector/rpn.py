@@ -28,10 +28,10 @@ class Rpn(RegionProposalNetwork):
         return labels, matched
 
     def propose(self, images: ImageList, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Find regions in a batch of one picture, after NMS on each level; torchvision's ``forward`` hides the scores.
+        """Find regions in a batch of one image, after NMS on each level; torchvision's ``forward`` hides the scores.
 
         Returns:
-            boxes [N, 4] xyxy in pixels of the picture, and objectness [N] in 0..1; best first.
+            boxes [N, 4] xyxy in pixels of the image, and objectness [N] in 0..1; best first.
         """
         levels = list(features.values())
         objectness, deltas = self.head(levels)
@@ -85,7 +85,7 @@ def on_ignored(boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
 
     Args:
         boxes: [N, 4] xyxy.
-        target: ``crowd_boxes`` [K, 4] and ``ignored_boxes`` [M, 4] of the same photo.
+        target: ``crowd_boxes`` [K, 4] and ``ignored_boxes`` [M, 4] of the same image.
     """
     ignored = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     if len(target["crowd_boxes"]):

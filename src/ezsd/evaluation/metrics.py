@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-_COCO_DETECTIONS = 100  # a photo and category, as in COCO's own evaluator
-_LVIS_DETECTIONS = 300  # a photo
+_COCO_DETECTIONS = 100  # an image and category, as in COCO's own evaluator
+_LVIS_DETECTIONS = 300  # an image
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ def coco_metrics(
 ) -> dict[int, Figures]:
     """Measure detections category by category, as COCO's evaluator does; a mean over categories is COCO's own AP.
 
-    LVIS's federated rules apply when the pictures of the ground truth have ``neg_category_ids``: a category counts in a
-    photo where it is known to be present or absent, false positives of ``not_exhaustive_category_ids`` are ignored,
-    and the 300 best detections of a photo count (Gupta et al. 2019, section 3).
+    LVIS's federated rules apply when the images of the ground truth have ``neg_category_ids``: a category counts in a
+    image where it is known to be present or absent, false positives of ``not_exhaustive_category_ids`` are ignored,
+    and the 300 best detections of an image count (Gupta et al. 2019, section 3).
 
     Args:
         ground_truth: COCO dictionary (images, annotations with area and iscrowd, categories).

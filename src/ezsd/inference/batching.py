@@ -1,4 +1,4 @@
-"""Run a detector on many pictures: in batches that change nothing, and for a whole data set in parts that survive."""
+"""Run a detector on many images: in batches that change nothing, and for a whole data set in parts that survive."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from ezsd.utils.device import process_state
 from ezsd.utils.files import read_json, write_text
 from ezsd.utils.progress import track
 
-_PART_IMAGES = 32  # a killed run loses the detections of at most so many photos
+_PART_IMAGES = 32  # a killed run loses the detections of at most so many images
 
 
 def detect_images(
     model: Rcnn, images: Sequence[Tensor], text_embeddings: Tensor, batch_size: int
 ) -> Iterator[tuple[int, Detections]]:
-    """Detect in pictures of any sizes; what is found does not depend on the batch size.
+    """Detect in images of any sizes; what is found does not depend on the batch size.
 
-    Padding changes the features near a picture's edge, so only pictures that are padded alike share a batch.
+    Padding changes the features near an image's edge, so only images that are padded alike share a batch.
 
     Args:
         model: the detector.
         images: uint8 [3, H, W] each.
         text_embeddings: [C, D], the vocabulary.
-        batch_size: pictures at a time, at most.
+        batch_size: images at a time, at most.
 
     Yields:
-        index of the picture and what was found in it; each picture once, in any order.
+        index of the image and what was found in it; each image once, in any order.
     """
     device = next(model.parameters()).device
     text_embeddings = text_embeddings.to(device)
@@ -55,17 +55,17 @@ def detect_images(
 def detect_annotated(
     model: Rcnn, images: Sequence[AnnotatedImage], text: Tensor, labels: Sequence[int], batch_size: int
 ) -> list[dict[str, Any]]:
-    """Read photos and detect in them.
+    """Read images and detect in them.
 
     Args:
         model: the detector.
-        images: few enough that all their pictures are held in memory.
+        images: few enough that all their images are held in memory.
         text: [C, D], the vocabulary.
         labels: of its C names.
-        batch_size: pictures at a time.
+        batch_size: images at a time.
 
     Returns:
-        COCO results, photo by photo; category_id = label.
+        COCO results, image by image; category_id = label.
     """
     pixels = list(read_ahead(images))
     found: list[list[dict[str, Any]]] = [[] for _ in pixels]
@@ -77,10 +77,10 @@ def detect_annotated(
 def detect_in_parts(
     model: Rcnn, images: Sequence[AnnotatedImage], text: Tensor, labels: Sequence[int], batch_size: int, folder: Path
 ) -> list[dict[str, Any]]:
-    """Detect in all photos, part by part; parts that are there are not done again. Processes share the parts.
+    """Detect in all images, part by part; parts that are there are not done again. Processes share the parts.
 
     Returns:
-        COCO results of all photos (in the first process; else empty); category_id = label.
+        COCO results of all images (in the first process; else empty); category_id = label.
     """
     parts = [images[start : start + _PART_IMAGES] for start in range(0, len(images) if labels else 0, _PART_IMAGES)]
     paths = [folder / f"{index:05d}.json" for index in range(len(parts))]

@@ -1,4 +1,4 @@
-"""Detect objects by their names: one class, from a model folder and pictures to ``supervision.Detections``."""
+"""Detect objects by their names: one class, from a model folder and images to ``supervision.Detections``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ezsd.inference.drawing import names_of, scores_of
 from ezsd.inference.inputs import ImageInput, read_any, vocabulary_names
 from ezsd.teacher import Teacher, load_teacher, text_embeddings
 
-_READ_AT_ONCE = 8  # batches; pictures of like size among them are batched together
+_READ_AT_ONCE = 8  # batches; images of like size among them are batched together
 
 
 class Detector:
@@ -85,7 +85,7 @@ class Detector:
         threshold: float = 0.3,
         batch_size: int = 4,
     ) -> sv.Detections | list[sv.Detections]:
-        """Find objects. One picture in, one result out; a list in, a list out.
+        """Find objects. One image in, one result out; a list in, a list out.
 
         Args:
             images: a path, a PIL image, an array [H, W, 3] uint8 RGB or a tensor [3, H, W] (uint8, or float in
@@ -93,15 +93,15 @@ class Detector:
             vocabulary: names to look for; text with commas ("cat, traffic cone") is a list too;
                 None = the base and novel names of the model.
             threshold: detections with a lower score are left out.
-            batch_size: pictures at a time; it changes the speed alone.
+            batch_size: images at a time; it changes the speed alone.
 
         Returns:
-            boxes xyxy in pixels of the picture, best first; ``class_id`` is the index in the vocabulary,
+            boxes xyxy in pixels of the image, best first; ``class_id`` is the index in the vocabulary,
             ``data["class_name"]`` the name; masks when the model makes them.
 
         Raises:
             RecipeError: the vocabulary, the threshold or the batch size cannot be used.
-            DataError: a picture cannot be read.
+            DataError: an image cannot be read.
         """
         if not 0 <= threshold <= 1:
             raise RecipeError(f"threshold {threshold}: expected a score between 0 and 1, as in 0.3.")

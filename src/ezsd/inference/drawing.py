@@ -11,14 +11,14 @@ from PIL import Image
 
 from ezsd.inference.inputs import ImageInput, read_any
 
-_DRAWN_SIDE = 640  # smaller pictures are enlarged to this long side before anything is written on them
+_DRAWN_SIDE = 640  # smaller images are enlarged to this long side before anything is written on them
 
 
 def draw(image: ImageInput, detections: sv.Detections) -> Image.Image:
-    """Draw detections with names and scores. A picture under 640 pixels is enlarged first, so that one can read them.
+    """Draw detections with names and scores. An image under 640 pixels is enlarged first, so that one can read them.
 
     Raises:
-        DataError: the picture cannot be read.
+        DataError: the image cannot be read.
     """
     scene = Image.fromarray(read_any(image).permute(1, 2, 0).numpy())
     scale = max(1.0, _DRAWN_SIDE / max(scene.size))

@@ -66,7 +66,7 @@ def read_any(image: ImageInput) -> Tensor:
         return torch.from_numpy(image.copy()).permute(2, 0, 1)
     if isinstance(image, Tensor):
         return _from_tensor(image.detach().cpu())
-    raise DataError(f"A picture is a path, a PIL image, an array or a tensor; got {type(image).__name__}.")
+    raise DataError(f"An image is a path, a PIL image, an array or a tensor; got {type(image).__name__}.")
 
 
 def _from_pil(image: Image.Image) -> Tensor:

@@ -1,4 +1,4 @@
-"""Stage 1: the teacher's normalisation layers learn the look of the photos' crops; everything else is frozen.
+"""Stage 1: the teacher's normalisation layers learn the look of the images' crops; everything else is frozen.
 
 Cross-entropy over base names on crops of base objects (arXiv 2303.12145, section "adapting the feature space"). Only
 the affine parameters of LayerNorm / BatchNorm move, so the teacher keeps telling names apart that it was not shown.

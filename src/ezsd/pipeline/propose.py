@@ -1,8 +1,8 @@
-"""Stage 2: CLIP proposals, and the teacher's embeddings of them and of the base boxes, in one pass over the photos.
+"""Stage 2: CLIP proposals, and the teacher's embeddings of them and of the base boxes, in one pass over the images.
 
 Published (arXiv 2303.12145): every box of an anchor grid is cropped and sent through the teacher; boxes the teacher is
 sure about (low entropy over all names) are probably objects, novel ones too. Here the whole grid is scored densely,
-from the teacher's features of the whole photo, and only what is kept is cropped. ``scoring: exhaustive`` is the
+from the teacher's features of the whole image, and only what is kept is cropped. ``scoring: exhaustive`` is the
 published way, the reference for recall; ``scoring: rpn`` takes the regions of an RPN trained on base boxes instead, the
 baseline.
 

@@ -72,7 +72,7 @@ def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: 
 
 
 def wants_masks(recipe: Recipe, images: ImageSet) -> bool:
-    """Tell whether the detector learns masks of these training photos.
+    """Tell whether the detector learns masks of these training images.
 
     Raises:
         RecipeError: the recipe asks for masks, and the annotations have none.

@@ -87,7 +87,7 @@ def describe_work(recipe: Recipe, split: CategorySplit, images: Mapping[str, Ima
 
 
 def count_work(recipe: Recipe, split: CategorySplit, images: Mapping[str, ImageSet]) -> list[StagePlan]:
-    """Count the work of the stages that ``photos`` has the parts of; see :func:`describe_work`."""
+    """Count the work of the stages that ``images`` has the parts of; see :func:`describe_work`."""
     plans = []
     if "train" in images:
         plans.append(_adapt(recipe, images["train"], images.get("val")))
@@ -121,9 +121,9 @@ def _propose(recipe: Recipe, train: ImageSet) -> StagePlan:
     config, images, boxes = recipe.propose, len(train), _boxes(train)
     units: dict[Work, float] = {"propose in an image": images}
     grid = _grid(config, train)
-    work = f"{images:,} photos, about {grid:,} grid boxes each, at most {config.keep} kept"
+    work = f"{images:,} images, about {grid:,} grid boxes each, at most {config.keep} kept"
     if config.scoring == "rpn":
-        work = f"{images:,} photos, at most {config.keep} regions of an RPN each kept"
+        work = f"{images:,} images, at most {config.keep} regions of an RPN each kept"
     if config.asks_rpn:
         units["rpn step"] = _batches(recipe, train).steps(config.rpn_epochs)
         work = f"{units['rpn step']:,} steps of an RPN; {work}"
@@ -133,7 +133,7 @@ def _propose(recipe: Recipe, train: ImageSet) -> StagePlan:
 
 
 def _crops(config: ProposeConfig, grid: int) -> int:
-    """Proposals of a photo that are cropped, at most."""
+    """Proposals of an image that are cropped, at most."""
     if config.scoring == "rpn":
         return config.wanted
     boxes = grid + (config.keep if config.objectness else 0)
@@ -144,7 +144,7 @@ def _train(recipe: Recipe, train: ImageSet) -> StagePlan:
     config, images = recipe.train, len(train)
     plan = _batches(recipe, train)
     steps = plan.steps(config.epochs)
-    work = f"{steps:,} steps of {plan.images_per_step} photos: {images:,} photos {config.epochs:g} times"
+    work = f"{steps:,} steps of {plan.images_per_step} images: {images:,} images {config.epochs:g} times"
     return StagePlan("train", work, "", {"train step": steps})
 
 
@@ -157,7 +157,7 @@ def _batches(recipe: Recipe, train: ImageSet) -> BatchPlan:
 def _evaluate(recipe: Recipe, split: CategorySplit, val: ImageSet) -> StagePlan:
     images, rounds = len(val), 2 if split.novel else 1
     asked = images_with(val, split.novel) if recipe.evaluate.proposals else []
-    work = f"{images:,} photos, {'gzsd and zsd' if split.novel else 'gzsd'}"
+    work = f"{images:,} images, {'gzsd and zsd' if split.novel else 'gzsd'}"
     teacher = ""
     if asked:
         config = recipe.propose.model_copy(update={"keep": max(RECALL_AT)})
@@ -176,7 +176,7 @@ def _passes(crops: int, images: int, config: ProposeConfig) -> str:
 
 
 def _grid(config: ProposeConfig, part: ImageSet) -> int:
-    """Grid boxes of a photo, about."""
+    """Grid boxes of an image, about."""
     image = part.images[len(part) // 2]
     return len(anchor_grid(image.height, image.width, config))
 
@@ -190,8 +190,8 @@ def describe_data(split: CategorySplit, images: Mapping[str, ImageSet]) -> str:
     """Describe both parts of the data in one line."""
     parts = [f"{len(split.base)} base and {len(split.novel)} novel names"]
     if train := images.get("train"):
-        parts.append(f"train {len(train):,} photos with {_boxes(train):,} base boxes")
+        parts.append(f"train {len(train):,} images with {_boxes(train):,} base boxes")
     if val := images.get("val"):
         base, novel = _boxes(val, split.base), _boxes(val, split.novel)
-        parts.append(f"val {len(val):,} photos with {base:,} base and {novel:,} novel boxes")
+        parts.append(f"val {len(val):,} images with {base:,} base and {novel:,} novel boxes")
     return "; ".join(parts)

@@ -40,7 +40,7 @@ def make_pocket(out: Path, images: int, seed: int = 0) -> dict[str, Path]:
         ``images`` (the folder of all parts), ``train``, ``val`` and ``test`` (annotation files).
 
     Raises:
-        DataError: fewer than 20 photos.
+        DataError: fewer than 20 images.
         ArtifactError: ``out`` holds other things or cannot be written.
         MissingExtraError: the extra ``pocket`` is not installed.
     """

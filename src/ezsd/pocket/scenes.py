@@ -1,4 +1,4 @@
-"""Scenes of OpenMoji pictograms: what a picture of the pocket data set shows, and where.
+"""Scenes of OpenMoji pictograms: what an image of the pocket data set shows, and where.
 
 A scene is a calm background with a little clutter, three to seven objects, some pictograms that belong to no
 category, and a tone: dim, tinted, of low contrast, blurred, a little noisy.
@@ -67,7 +67,7 @@ def make_scene(
         pictograms: files of OpenMoji of each name.
 
     Returns:
-        RGB picture of ``SIDE`` x ``SIDE`` pixels, and the labelled objects from back to front.
+        RGB image of ``SIDE`` x ``SIDE`` pixels, and the labelled objects from back to front.
     """
     objects = [str(name) for name in rng.choice(names, rng.integers(OBJECTS[0], OBJECTS[1] + 1))]
     others = rng.integers(DISTRACTORS_IN_SCENE[0], DISTRACTORS_IN_SCENE[1] + 1)
@@ -115,7 +115,7 @@ def turned(code: str, rng: Rng, sides: tuple[float, float], turn: float) -> tupl
         turn: degrees, to either side.
 
     Returns:
-        RGBA picture and the area it covers (mode L, 0 or 255), of one size.
+        RGBA image and the area it covers (mode L, 0 or 255), of one size.
     """
     image, solid = draw(code)
     side = math.exp(rng.uniform(math.log(sides[0]), math.log(sides[1])))
@@ -131,7 +131,7 @@ def turned(code: str, rng: Rng, sides: tuple[float, float], turn: float) -> tupl
 
 
 def toned(image: Image.Image, rng: Rng, tone: Tone) -> Image.Image:
-    """Give a picture a tone drawn from ``tone``."""
+    """Give an image a tone drawn from ``tone``."""
     pixels = np.asarray(image).astype(np.float32)
     mean = pixels.mean((0, 1))
     pixels = mean + rng.uniform(*tone.contrast) * (pixels - mean)
@@ -172,7 +172,7 @@ def _clutter(canvas: Image.Image, rng: Rng) -> None:
 def _free_place(
     size: tuple[int, int], boxes: list[tuple[int, int, int, int]], rng: Rng
 ) -> tuple[int, int, int, int] | None:
-    """A place (xyxy) that covers no more than ``OVERLAP`` of any smaller box; a tenth may lie outside the picture."""
+    """A place (xyxy) that covers no more than ``OVERLAP`` of any smaller box; a tenth may lie outside the image."""
     width, height = size
     for _ in range(_TRIES):
         x = int(rng.integers(-(width // 10), SIDE - width + width // 10 + 1))

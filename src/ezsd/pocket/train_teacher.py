@@ -1,7 +1,7 @@
-"""The training of the Pocket CLIP: single pictograms with their names, as web pictures with captions in miniature.
+"""The training of the Pocket CLIP: single pictograms with their names, as web images with captions in miniature.
 
-The recipe of CLIP (arXiv 2103.00020, figure 3): a batch of pictures and their captions, cross-entropy both ways. A
-picture is one pictogram on a calm background, mildly turned, resized and toned; its caption is its name in one of a
+The recipe of CLIP (arXiv 2103.00020, figure 3): a batch of images and their captions, cross-entropy both ways. A
+image is one pictogram on a calm background, mildly turned, resized and toned; its caption is its name in one of a
 few prompts. Novel names of the split ``pocket`` are among them, as CLIP has seen novel things with their names. What
 it never sees is the detection world: clutter, overlap, strong turns, dim and tinted light, noise.
 """
@@ -40,9 +40,9 @@ BATCH = 128
 LR = 2e-3
 WEIGHT_DECAY = 0.05
 WARMUP = 50
-NOTHING = "background"  # the name of a picture that shows none of them
-EMPTY = 0.08  # share of such pictures
-COLLAGES = (1, 4)  # pictograms along a side of a picture, in turns
+NOTHING = "background"  # the name of an image that shows none of them
+EMPTY = 0.08  # share of such images
+COLLAGES = (1, 4)  # pictograms along a side of an image, in turns
 COMMON = 3.0  # times as often as others: pictograms of COCO names, as common things are on the web
 PROMPTS = ("a photo of a {}", "{}", "a picture of a {}", "a drawing of a {}", "one {}")
 SIDE = 64  # pixels
@@ -50,11 +50,11 @@ _TEST_ROUNDS = 4
 
 
 class Variety(NamedTuple):
-    """The ranges a training picture is drawn from, uniformly."""
+    """The ranges a training image is drawn from, uniformly."""
 
-    size: tuple[float, float] = (0.6, 1.0)  # longer side of the pictogram, of the picture's
+    size: tuple[float, float] = (0.6, 1.0)  # longer side of the pictogram, of the image's
     turn: float = 25.0  # degrees, to either side
-    shift: float = 0.08  # of the picture's side, to any side
+    shift: float = 0.08  # of the image's side, to any side
     contrast: tuple[float, float] = (0.7, 1.1)
     gain: tuple[float, float] = (0.7, 1.1)
     tint: tuple[float, float] = (0.85, 1.1)  # for each channel
@@ -66,7 +66,7 @@ VARIETY = Variety()
 
 
 class Album:
-    """Pictograms with their names, and nothing at all, from which any number of different pictures is made.
+    """Pictograms with their names, and nothing at all, from which any number of different images is made.
 
     Args:
         pictograms: (file of OpenMoji, name).
@@ -105,13 +105,13 @@ def _centred(image: Image.Image) -> Tensor:
 
 
 def rendered(stack: Tensor, numbers: torch.Generator, variety: Variety = VARIETY, collage: int = 1) -> Tensor:
-    """Photograph pictograms: each with a size, turn, flip and place of its own; background and light by picture.
+    """Photograph pictograms: each with a size, turn, flip and place of its own; background and light by image.
 
     Args:
         stack: ``[n, 4, S, S]``, values 0..1, colours times alpha.
         numbers: every choice is drawn from it.
         variety: the ranges.
-        collage: pictograms along a side of a picture; n is a multiple of its square.
+        collage: pictograms along a side of an image; n is a multiple of its square.
 
     Returns:
         ``[n / collage**2, 3, S * collage, S * collage]``, values 0..1; pictograms in rows, as they are in ``stack``.
@@ -152,7 +152,7 @@ def _placed(stack: Tensor, numbers: torch.Generator, variety: Variety) -> Tensor
 
 
 def _blurred(pixels: Tensor, sigma: Tensor) -> Tensor:
-    """Gauss of five taps a side, a sigma for each picture."""
+    """Gauss of five taps a side, a sigma for each image."""
     taps = torch.exp(-(torch.arange(-2, 3) ** 2) / (2 * sigma.clamp(min=0.2)[:, None] ** 2))
     taps = (taps / taps.sum(1, keepdim=True)).repeat_interleave(3, 0)
     flat = F.pad(pixels.flatten(0, 1)[None], (2, 2, 2, 2), mode="replicate")
@@ -166,8 +166,8 @@ def train_pocket_teacher(out: Path, seed: int = 0, steps: int = STEPS, album: Al
     Args:
         out: the weights (.safetensors, fp16); a card of the same name (.json) tells how they were made. Load them
             with ``teacher: open_clip:ezsd_pocket/OUT``.
-        seed: of weights, pictures and captions.
-        steps: of ``BATCH`` pictures.
+        seed: of weights, images and captions.
+        steps: of ``BATCH`` images.
         album: the pictograms; all that have a name if not given.
 
     Returns:
@@ -283,7 +283,7 @@ def _rate(step: int, steps: int) -> float:
 
 @torch.no_grad()
 def measure(model: Any, album: Album, seed: int) -> dict[str, float | None]:
-    """Accuracy (0..1) on new pictures of single pictograms, as they were trained on.
+    """Accuracy (0..1) on new images of single pictograms, as they were trained on.
 
     Returns:
         ``accuracy_all``: every pictogram among all names; ``accuracy_base`` and ``accuracy_novel``: those of the

@@ -43,7 +43,7 @@ def train_base_rpn(
         on_step: see :func:`ezsd.training.loop.run_loop`.
 
     Returns:
-        steps, photos, seconds (of all runs), images_per_second.
+        steps, images, seconds (of all runs), images_per_second.
 
     Raises:
         ArtifactError: a checkpoint is of another shape, a loss is not finite, or the disk is full.
@@ -71,7 +71,7 @@ def load_base_rpn(folder: Path, regions: int, device: str) -> ProposalNetwork:
 
     Args:
         folder: of stage propose.
-        regions: of a photo, at most, after NMS.
+        regions: of an image, at most, after NMS.
         device: where it computes.
 
     Raises:

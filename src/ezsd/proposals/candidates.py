@@ -15,20 +15,20 @@ from ezsd.utils.boxes import covered_share, resize_scale
 
 _SIZE_POWER = 0.1
 _NMS_MARGIN = 8  # boxes tried first, for each that is wanted
-_GRIDS = 64  # sizes of photos whose grid is kept
+_GRIDS = 64  # sizes of images whose grid is kept
 
 
 @lru_cache(_GRIDS)
 def anchor_grid(height: int, width: int, config: ProposeConfig) -> Tensor:
-    """Boxes of every side and ratio about the cells of a grid, laid on the photo resized to ``image_size``.
+    """Boxes of every side and ratio about the cells of a grid, laid on the image resized to ``image_size``.
 
     Args:
-        height: of the photo, pixels.
-        width: of the photo, pixels.
+        height: of the image, pixels.
+        width: of the image, pixels.
         config: image_size, stride, sides and ratios (height / width).
 
     Returns:
-        ``[A, 4]`` xyxy, pixels of the photo as it is, clipped to it; boxes that fall together, or keep less than a
+        ``[A, 4]`` xyxy, pixels of the image as it is, clipped to it; boxes that fall together, or keep less than a
         pixel, are dropped.
     """
     scale = resize_scale(height, width, config.image_size)

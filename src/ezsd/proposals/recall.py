@@ -23,13 +23,13 @@ RECALL_AT = (100, 300)
 def novel_recall(
     proposals: Mapping[int, Tensor], images: ImageSet, novel: Sequence[str], at: Sequence[int] = RECALL_AT
 ) -> dict[str, float | None]:
-    """Share of novel boxes that one of the best proposals of their photo meets (IoU of at least 0.5).
+    """Share of novel boxes that one of the best proposals of their image meets (IoU of at least 0.5).
 
     Args:
-        proposals: by image id, boxes ``[N, 4]`` xyxy, best first; photos without an entry are left out.
+        proposals: by image id, boxes ``[N, 4]`` xyxy, best first; images without an entry are left out.
         images: with boxes of the novel names; crowds do not count.
         novel: names.
-        at: how many proposals of a photo count.
+        at: how many proposals of an image count.
 
     Returns:
         ``{"novel_recall_at_100": ...}``, 0..1; None where there is no novel box.

@@ -110,7 +110,7 @@ def compare(folders: Sequence[Path], mixed: bool = False, mean: bool = False) ->
 
     Args:
         folders: run folders.
-        mixed: allow runs of different settings, splits or val photos; the table then says so.
+        mixed: allow runs of different settings, splits or val images; the table then says so.
         mean: runs of one recipe that differ in their seed become one column, mean and standard deviation.
 
     Raises:
@@ -133,7 +133,7 @@ def compare(folders: Sequence[Path], mixed: bool = False, mean: bool = False) ->
 
 
 def mismatches(runs: Sequence[Run]) -> dict[str, str]:
-    """Tell by kind in which of setting, split and val photos runs differ; their figures measure different things."""
+    """Tell by kind in which of setting, split and val images runs differ; their figures measure different things."""
     names = _names([run.folder for run in runs])
     messages = {}
     kinds: dict[str, list[Any]] = {

@@ -1,4 +1,4 @@
-"""What happened in single photos: objects found and missed, false detections, what the teacher proposed."""
+"""What happened in single images: objects found and missed, false detections, what the teacher proposed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from ezsd.report.matching import (
     novel_rows,
 )
 
-_SIDE = 480  # pixels of a picture in the page, longer side
+_SIDE = 480  # pixels of an image in the page, longer side
 _QUALITY = 78
 
 
 _GOLDEN_ANGLE = 137.508  # degrees of hue from name to name: neighbours never look alike
 _OUTLINE_DETAIL = 0.6  # part of a mask's outline points that is left out
-_DRAWN_FALSE = 10  # of a photo; an untrained detector has a hundred
-_TEXT_SHARE = 34  # letters of a text in the longer side of a photo, about
+_DRAWN_FALSE = 10  # of an image; an untrained detector has a hundred
+_TEXT_SHARE = 34  # letters of a text in the longer side of an image, about
 _LETTER_WIDTH = 0.66  # of the text size
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _ORDER = ("novel", "base", "crowd")  # of the truth's labels where there is no room for all
@@ -38,11 +38,11 @@ _ORDER = ("novel", "base", "crowd")  # of the truth's labels where there is no r
 
 @dataclass(frozen=True)
 class Mark:
-    """A box drawn on a photo.
+    """A box drawn on an image.
 
     Attributes:
         kind: base, novel, missed, false, crowd or proposal; decides colour and line.
-        box: x, y, width, height in pixels of the photo.
+        box: x, y, width, height in pixels of the image.
         text: beside it.
         hue: 0..360, of a proposal's name.
         outline: SVG path of the mask; empty without one.
@@ -59,7 +59,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Panel:
-    """The photo with one kind of marks: a heading, what screen readers say, and the marks (important ones last)."""
+    """The image with one kind of marks: a heading, what screen readers say, and the marks (important ones last)."""
 
     title: str
     described: str
@@ -68,14 +68,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class Card:
-    """One photo of the gallery.
+    """One image of the gallery.
 
     Attributes:
-        name: of the picture file.
-        width: pixels of the photo, the unit of all marks.
+        name: of the image file.
+        width: pixels of the image, the unit of all marks.
         height: likewise.
         image: a data URI (JPEG).
-        text_size: of all marks, in pixels of the photo.
+        text_size: of all marks, in pixels of the image.
         panels: what is drawn on it.
         notes: (kind, text): in words what the panels show.
     """
@@ -90,15 +90,15 @@ class Card:
 
 
 def detection_card(outcome: Outcome, names: Sequence[str], base: int) -> Card:
-    """Draw a val photo: what is there, and what was detected and missed.
+    """Draw a val image: what is there, and what was detected and missed.
 
     Args:
-        outcome: of the photo.
+        outcome: of the image.
         names: what labels mean; label 1 is the first.
         base: labels up to it are base.
 
     Raises:
-        DataError: the picture cannot be read.
+        DataError: the image cannot be read.
     """
     image = outcome.image
     truth = _truth(image, names, base)
@@ -120,17 +120,17 @@ def detection_card(outcome: Outcome, names: Sequence[str], base: int) -> Card:
 
 
 def proposal_card(image: AnnotatedImage, regions: Regions, names: Sequence[str], base: int, shown: int) -> Card:
-    """Draw a train photo: what is there, and the best proposals with the names the teacher gave them.
+    """Draw a train image: what is there, and the best proposals with the names the teacher gave them.
 
     Args:
         image: with all its boxes, novel ones too.
         regions: of stage propose.
-        names: what labels mean, in photo and regions alike.
+        names: what labels mean, in image and regions alike.
         base: labels up to it are base.
         shown: how many proposals.
 
     Raises:
-        DataError: the picture cannot be read.
+        DataError: the image cannot be read.
     """
     best = regions[~regions.is_base_box][torch.arange(min(shown, int((~regions.is_base_box).sum())))]
     marks = []

@@ -21,7 +21,7 @@ _NOVEL_COUNTS = 2  # a failure on a novel name counts twice in the order of the 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A photo's boxes against what was detected with a score of at least SHOWN_SCORE.
+    """An image's boxes against what was detected with a score of at least SHOWN_SCORE.
 
     Attributes:
         image: with its true boxes.
@@ -43,11 +43,11 @@ class Outcome:
 
 
 def judge(image: AnnotatedImage, detections: Sequence[Mapping[str, Any]]) -> Outcome:
-    """Match detections to the boxes of a photo, the best first, as COCO's evaluator does at IoU 0.5.
+    """Match detections to the boxes of an image, the best first, as COCO's evaluator does at IoU 0.5.
 
     Args:
         image: with all its boxes.
-        detections: COCO results of this photo; category_id = label.
+        detections: COCO results of this image; category_id = label.
     """
     shown = [entry for entry in detections if entry["score"] >= SHOWN_SCORE]
     ordered = sorted(shown, key=lambda entry: -entry["score"])
@@ -74,9 +74,9 @@ def judge(image: AnnotatedImage, detections: Sequence[Mapping[str, Any]]) -> Out
 def worst_and_best(
     outcomes: Sequence[Outcome], base: int, worst: int, best: int
 ) -> tuple[list[Outcome], list[Outcome]]:
-    """Choose the photos with most failures, worst first, and of the rest those with most objects found per failure.
+    """Choose the images with most failures, worst first, and of the rest those with most objects found per failure.
 
-    Photos where nothing is to be seen (no object, no detection) are left out.
+    Images where nothing is to be seen (no object, no detection) are left out.
     """
     seen = [each for each in outcomes if each.found or each.missed]
     ordered = sorted(seen, key=lambda each: (-each.failures(base), sum(each.found)))
@@ -88,14 +88,14 @@ def worst_and_best(
 def hardest(
     images: ImageSet, regions_of: Mapping[int, Regions], base: int, shown: int, count: int
 ) -> list[AnnotatedImage]:
-    """Choose train photos with novel objects: those whose proposals meet the fewest of them first, evenly to the best.
+    """Choose train images with novel objects: those whose proposals meet the fewest of them first, evenly to the best.
 
     Args:
         images: with boxes of all names.
-        regions_of: by image id; photos without an entry are left out.
+        regions_of: by image id; images without an entry are left out.
         base: labels up to it are base.
         shown: how many of the best proposals count.
-        count: how many photos.
+        count: how many images.
     """
     ranked = []
     for image in images:

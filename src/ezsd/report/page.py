@@ -39,8 +39,8 @@ from ezsd.utils.format import number
 
 _MARK = '<meta name="ezsd-inputs" content="'
 _WORST, _BEST, _TRAIN_CARDS = 8, 4, 6
-_TRAIN_IMAGES = 1000  # the cards of proposals are chosen among so many train photos
-_PROPOSALS = 12  # drawn on a photo
+_TRAIN_IMAGES = 1000  # the cards of proposals are chosen among so many train images
+_PROPOSALS = 12  # drawn on an image
 
 
 _LOSSES = {
@@ -74,7 +74,7 @@ class CardSection:
         cards: first the worst.
         best: of ``cards``, how many at the end are the best.
         totals: how often base and novel objects were found, missed, and told where there are none.
-        fault: why there are no cards; empty when there are.
+        problem: why there are no cards; empty when there are.
     """
 
     cards: tuple[Card, ...] = ()
@@ -88,7 +88,7 @@ def write_report(folder: Path, baseline: Path | None = None) -> Path:
 
     Args:
         folder: of the run.
-        baseline: another run, whose figures and curves stand beside; it has the same split and val photos. Another
+        baseline: another run, whose figures and curves stand beside; it has the same split and val images. Another
             setting is told in the report.
 
     Returns:
@@ -168,7 +168,7 @@ def _read_baseline(run: Run, folder: Path) -> Run:
     other = read_run(folder)
     messages = mismatches([run, other])
     if problems := [text for kind, text in messages.items() if kind != "setting"]:
-        advice = "Give a run of the same split and val photos."
+        advice = "Give a run of the same split and val images."
         raise ArtifactError([*problems, f"{folder} cannot be the baseline of {run.folder}. {advice}"])
     return other
 
@@ -247,7 +247,7 @@ def _categories(run: RunFolder) -> dict[str, dict[str, str]]:
 
 
 def _gallery(run: RunFolder, recipe: Recipe, names: Sequence[str], base: int) -> CardSection:
-    """Cards of val photos, the worst first, then the best of the others."""
+    """Cards of val images, the worst first, then the best of the others."""
     try:
         images = load_images(recipe.data.val, names, recipe.data.skip_bad)
         rules = read_rules(recipe.data.val.annotations, names)
@@ -275,7 +275,7 @@ def _totals(outcomes: Sequence[Outcome], base: int) -> dict[str, dict[str, int]]
 
 
 def _proposal_images(run: RunFolder, recipe: Recipe, names: Sequence[str], base: int) -> CardSection:
-    """Cards of train photos with novel objects, those where the proposals meet the fewest first."""
+    """Cards of train images with novel objects, those where the proposals meet the fewest first."""
     if not (run.of("propose") / INDEX).is_file():
         return CardSection(problem="This recipe needs no proposals: nothing was distilled.")
     part = recipe.data.train
@@ -288,4 +288,4 @@ def _proposal_images(run: RunFolder, recipe: Recipe, names: Sequence[str], base:
         cards = [proposal_card(image, regions[image.image_id], names, base, _PROPOSALS) for image in chosen]
     except DataError as error:
         return CardSection(problem=str(error))
-    return CardSection(tuple(cards), problem="" if cards else "No train photo has a novel object.")
+    return CardSection(tuple(cards), problem="" if cards else "No train image has a novel object.")

@@ -30,7 +30,7 @@ from ezsd.utils.files import digest
 from ezsd.utils.progress import track
 from ezsd.utils.seeding import seeded
 
-_GROUP = 64  # photos whose boxes are mixed into batches together, so that each is decoded about once an epoch
+_GROUP = 64  # images whose boxes are mixed into batches together, so that each is decoded about once an epoch
 KEPT_IMAGES = 2 * _GROUP  # decoded, in memory; so few or fewer are decoded once for all epochs
 _CHECKPOINT_FORMAT = "2"  # raised when a checkpoint holds other values
 _EVALUATE_BATCH = 256
@@ -134,11 +134,11 @@ def _trainable(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
 
 
 class CropBatches:
-    """Crops of base boxes by step. An epoch mixes the boxes of 64 shuffled photos at a time.
+    """Crops of base boxes by step. An epoch mixes the boxes of 64 shuffled images at a time.
 
     Args:
-        train: photos with base boxes.
-        base: base names; label i + 1 of a photo need not be name i.
+        train: images with base boxes.
+        base: base names; label i + 1 of an image need not be name i.
         config: section ``adapt``.
         seed: of the run.
 
@@ -159,7 +159,7 @@ class CropBatches:
             boxes.append(known.boxes[rows])
             labels.append(known.labels[rows] - 1)
         if not owners:
-            raise DataError(f"adapt: none of the {len(train)} photos has a base box of at least "
+            raise DataError(f"adapt: none of the {len(train)} images has a base box of at least "
                             f"{config.min_side:g} pixels. Lower adapt.min_side, or check the split.")  # fmt: skip
         self.boxes, self.labels, self.owners = torch.cat(boxes), torch.cat(labels), owners
         self.steps_an_epoch = math.ceil(len(owners) / config.batch_size)
@@ -223,7 +223,7 @@ def name_crops(
 
     Returns:
         JSON values: ``counts`` [true, told, crops] among all names, and of the novel crops how many are right
-        ``among_novel`` names; None without photos.
+        ``among_novel`` names; None without images.
     """
     if val is None:
         return None

@@ -45,12 +45,12 @@ class Teacher(Protocol):
         """Crops ``[N, 3, S, S]``, values 0..1, S = input_size -> ``[N, D]`` unit length."""
 
     def dense_embeddings(self, image: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
-        """Embed many boxes of a picture for the price of a few crops.
+        """Embed many boxes of an image for the price of a few crops.
 
         Args:
             image: ``[3, H, W]``, values 0..1.
-            boxes: ``[N, 4]`` xyxy, pixels of ``picture``.
-            sides: long sides (pixels) at which the whole picture is seen. Each box is read, as the mean of the
+            boxes: ``[N, 4]`` xyxy, pixels of ``image``.
+            sides: long sides (pixels) at which the whole image is seen. Each box is read, as the mean of the
                 features it covers, at the scale where its longer side comes nearest to input_size.
 
         Returns:

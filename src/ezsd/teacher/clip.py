@@ -75,7 +75,7 @@ class ClipTeacher:
 
     @torch.no_grad()
     def dense_embeddings(self, image: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
-        """Embed boxes from the whole picture; see :meth:`ezsd.teacher.base.Teacher.dense_embeddings`."""
+        """Embed boxes from the whole image; see :meth:`ezsd.teacher.base.Teacher.dense_embeddings`."""
 
         def read(resized: Tensor, scaled_boxes: Tensor) -> Tensor:
             return self._read_boxes(self._normalised(resized), scaled_boxes)
@@ -155,7 +155,7 @@ def _suggestion(word: str, known: Sequence[str]) -> str:
 def _square_side(image_size: int | Sequence[int], name: str) -> int:
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if height != width:
-        raise RecipeError(f"teacher: {name} takes pictures of {height}x{width}; only square inputs are supported.")
+        raise RecipeError(f"teacher: {name} takes images of {height}x{width}; only square inputs are supported.")
     return height
 
 

@@ -1,4 +1,4 @@
-"""Embeddings of many boxes from open_clip image towers that see the whole picture: one way per kind of tower."""
+"""Embeddings of many boxes from open_clip image towers that see the whole image: one way per kind of tower."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ezsd.errors import RecipeError
 from ezsd.teacher.regions import box_means
 
 Read = Callable[[Tensor], Tensor]
-Reader = Callable[[Tensor, Tensor], Tensor]  # normalised picture [3, H, W] and boxes [N, 4] xyxy -> [N, D]
-MULTIPLE = 64  # pictures are padded to this, so that strided layers drop no border
+Reader = Callable[[Tensor, Tensor], Tensor]  # normalised image [3, H, W] and boxes [N, 4] xyxy -> [N, D]
+MULTIPLE = 64  # images are padded to this, so that strided layers drop no border
 BOX_BATCH = 4096
 TILE_BATCH = 32
 STEP = 0.75  # between tiles, as a part of their side
@@ -58,7 +58,7 @@ def read_map(image: Tensor, boxes: Tensor, features: Read, head: Read) -> Tensor
 
     Args:
         image: normalised ``[3, H, W]``.
-        boxes: ``[N, 4]`` xyxy, pixels of ``picture``.
+        boxes: ``[N, 4]`` xyxy, pixels of ``image``.
         features: ``[1, 3, H', W']`` -> ``[1, F, h, w]``.
         head: ``[n, F]`` -> ``[n, D]``.
     """
@@ -71,17 +71,17 @@ def read_map(image: Tensor, boxes: Tensor, features: Read, head: Read) -> Tensor
 
 
 def read_tiles(image: Tensor, boxes: Tensor, size: int, grid: int, early: Read, end: Read) -> Tensor:
-    """Read boxes from the patches of a vision transformer that sees the picture in overlapping tiles.
+    """Read boxes from the patches of a vision transformer that sees the image in overlapping tiles.
 
     All blocks but the last run as usual. Each patch then goes through the last block, the pooling and the projection
-    as if it were the whole picture: attention over equal tokens returns their value, so this is the value path of
+    as if it were the whole image: attention over equal tokens returns their value, so this is the value path of
     MaskCLIP (Zhou et al. 2022, "Extract Free Dense Labels from CLIP") with residuals and MLP, and each patch lives in
     text space. Tiles have the size the tower was trained at, so positions keep their meaning. Unit patch embeddings
     are averaged where tiles overlap.
 
     Args:
         image: normalised ``[3, H, W]``.
-        boxes: ``[N, 4]`` xyxy, pixels of ``picture``.
+        boxes: ``[N, 4]`` xyxy, pixels of ``image``.
         size: side of a tile, pixels.
         grid: patches along a tile.
         early: tiles ``[n, 3, size, size]`` -> tokens before the last block ``[n, C, grid, grid]``.
@@ -117,7 +117,7 @@ def _stitched(tiles: Tensor, places: list[tuple[int, int]]) -> Tensor:
 
 
 def tile_starts(length: int, patch: int, grid: int) -> list[int]:
-    """First patches of the tiles along a side of ``length`` pixels; the last tile ends where the picture does."""
+    """First patches of the tiles along a side of ``length`` pixels; the last tile ends where the image does."""
     spare = max(0, -(-length // patch) - grid)
     count = 1 + -(-spare // max(1, int(grid * STEP)))
     return [round(index * spare / max(1, count - 1)) for index in range(count)]

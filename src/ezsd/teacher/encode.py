@@ -1,4 +1,4 @@
-"""Boxes of many photos through the teacher's image tower, in full batches."""
+"""Boxes of many images through the teacher's image tower, in full batches."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ezsd.utils.device import autocast
 def encode_regions(
     teacher: Teacher, regions: Iterable[tuple[Tensor, Tensor]], batch_size: int, device: str, precision: str
 ) -> Iterator[Tensor]:
-    """Embed boxes of photo after photo; batches go across photos, so that all but the last are full.
+    """Embed boxes of image after image; batches go across images, so that all but the last are full.
 
     Args:
         teacher: the teacher, on ``device``.
-        regions: (picture ``[3, H, W]``, boxes ``[N, 4]`` xyxy in its pixels), photo by photo; N may be 0.
+        regions: (image ``[3, H, W]``, boxes ``[N, 4]`` xyxy in its pixels), image by image; N may be 0.
         batch_size: crops a teacher pass.
         device: where crops are cut and encoded.
         precision: fp32, bf16 or fp16.
 
     Yields:
-        ``[N, D]`` unit length, float32, on the CPU; one for each photo, in order.
+        ``[N, D]`` unit length, float32, on the CPU; one for each image, in order.
     """
     crops: list[Tensor] = []
     done: list[Tensor] = [torch.zeros(0, teacher.embedding_dim)]
@@ -53,7 +53,7 @@ def _encoded(teacher: Teacher, crops: Tensor, device: str, precision: str) -> Te
 
 
 def _ready(done: list[Tensor], wanted: deque[int]) -> Iterator[Tensor]:
-    """Take from ``done`` what the first photos of ``wanted`` wait for."""
+    """Take from ``done`` what the first images of ``wanted`` wait for."""
     have = torch.cat(done)
     while wanted and wanted[0] <= len(have):
         count = wanted.popleft()

@@ -3,7 +3,7 @@
 It is not CLIP: the image tower knows the 1,000 ImageNet classes, and many novel categories of COCO are among them.
 An image embedding is the mean of the text embeddings of its most probable ImageNet classes, weighted by probability
 (Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic Embeddings"). The text of a class is its
-WordNet names and definition in the usual prompt: on base boxes of COCO train photos (shorter side >= 16 of 384 px)
+WordNet names and definition in the usual prompt: on base boxes of COCO train images (shorter side >= 16 of 384 px)
 the mean accuracy over 48 base among 65 names is 0.26 with bare names and 0.32 with these texts and a softer softmax.
 
 The embeddings of the ImageNet names are made once, by the text tower as it was loaded, and stay fixed: they belong
@@ -92,7 +92,7 @@ class OfflineTeacher:
 
     @torch.no_grad()
     def dense_embeddings(self, image: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
-        """Embed boxes from the feature map of the whole picture; see :meth:`Teacher.dense_embeddings`."""
+        """Embed boxes from the feature map of the whole image; see :meth:`Teacher.dense_embeddings`."""
         return read_at_scales(image, boxes, sides, self.input_size, self._read_boxes)
 
     def norm_parameters(self, towers: Sequence[str] = ("image", "text")) -> dict[str, nn.Parameter]:

@@ -1,4 +1,4 @@
-"""Boxes to square crops and to means of feature maps, batched on the device of the picture."""
+"""Boxes to square crops and to means of feature maps, batched on the device of the image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def crop_regions(image: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Cut boxes out of a picture: each padded to a square about its centre, resized, zeros outside the picture.
+    """Cut boxes out of an image: each padded to a square about its centre, resized, zeros outside the image.
 
     Shrinking is antialiased: a box is sampled (bilinear) from the level of an average-pooled pyramid whose pixels
     are nearest in size to those of the crop. One ``grid_sample`` a level, no loop over boxes.
@@ -66,7 +66,7 @@ def box_means(features: Tensor, boxes: Tensor, stride: float) -> Tensor:
 
     Args:
         features: ``[F, h, w]``; cell (i, j) covers pixels ``[j * stride, (j + 1) * stride]`` in x, likewise in y.
-        boxes: ``[N, 4]`` xyxy, pixels of the picture the map was made from. What lies outside the map is left out;
+        boxes: ``[N, 4]`` xyxy, pixels of the image the map was made from. What lies outside the map is left out;
             a side shorter than a tenth of a cell is widened to that.
         stride: pixels a cell.
 
@@ -106,14 +106,14 @@ def read_at_scales(
     input_size: int,
     read: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Resize a picture to each long side and read every box at the scale that suits it.
+    """Resize an image to each long side and read every box at the scale that suits it.
 
     Args:
         image: ``[3, H, W]``, values 0..1.
-        boxes: ``[N, 4]`` xyxy, pixels of ``picture``.
+        boxes: ``[N, 4]`` xyxy, pixels of ``image``.
         sides: long sides, pixels.
         input_size: each box is read where its longer side comes nearest (as a ratio) to this many pixels.
-        read: resized picture and the boxes of that scale (its pixels) -> ``[n, D]``.
+        read: resized image and the boxes of that scale (its pixels) -> ``[n, D]``.
 
     Returns:
         ``[N, D]``, in the order of ``boxes``.

@@ -1,4 +1,4 @@
-"""What the detector learns from: photos, base boxes and the teacher's regions, in an order that can be resumed."""
+"""What the detector learns from: images, base boxes and the teacher's regions, in an order that can be resumed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Example = tuple[Tensor, dict[str, Tensor]]
 
 
 class TrainingDataset(Dataset[Example]):
-    """Photos with base boxes and regions to distil.
+    """Images with base boxes and regions to distil.
 
     Args:
         images: the train part, base boxes only.
         store: the teacher's regions; None when the training needs none.
         embedding_dim: D of the teacher.
         config: of the training.
-        image_size: short and longest long side of the resized pictures.
+        image_size: short and longest long side of the resized images.
         masks: whether to make masks.
     """
 
@@ -51,7 +51,7 @@ class TrainingDataset(Dataset[Example]):
         return len(self.images)
 
     def __getitem__(self, key: Key) -> Example:
-        """Return the picture [3, H, W] uint8 and its target."""
+        """Return the image [3, H, W] uint8 and its target."""
         index, seed = key
         image = self.images[index]
         regions = self._regions(image)
@@ -74,7 +74,7 @@ def best_regions(regions: Regions, proposals: int) -> Regions:
 
 
 def training_target(sample: Sample, crowd: Tensor, regions: Regions, config: TrainConfig) -> dict[str, Tensor]:
-    """Return what the detector learns from one photo (see ``ZeroShotRoIHeads.forward``).
+    """Return what the detector learns from one image (see ``ZeroShotRoIHeads.forward``).
 
     Args:
         sample: resized and flipped; its proposals are the boxes of ``regions``.

@@ -10,17 +10,17 @@ import torch
 
 from ezsd.utils.seeding import seeded
 
-Key = tuple[int, int]  # index of the photo, seed of its augmentation
+Key = tuple[int, int]  # index of the image, seed of its augmentation
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Which photos each process sees at each step: a function of the seed and the step alone.
+    """Which images each process sees at each step: a function of the seed and the step alone.
 
     Attributes:
-        images: number of photos.
+        images: number of images.
         seed: of the run.
-        batch_size: photos a process and batch.
+        batch_size: images a process and batch.
         accumulate: batches a step.
         processes, process: how many there are, and which this one is.
     """
@@ -34,7 +34,7 @@ class BatchPlan:
 
     @property
     def images_per_step(self) -> int:
-        """Photos that all processes see in one step."""
+        """Images that all processes see in one step."""
         return self.batch_size * self.accumulate * self.processes
 
     def steps(self, epochs: float) -> int:

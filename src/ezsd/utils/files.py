@@ -15,7 +15,7 @@ import safetensors
 from ezsd.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from torch import Tensor  # recipes are read and their faults told without loading torch
+    from torch import Tensor  # recipes are read and their problems told without loading torch
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Photos and boxes as they come out of COCO files, bad files included."""
+"""Images and boxes as they come out of COCO files, bad files included."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _annotation(tiny: TinyCoco, name: str) -> dict[str, Any]:
 # What is read
 
 
-def test_photos_come_in_order_of_their_ids_with_boxes_as_corners(tiny: TinyCoco) -> None:
+def test_images_come_in_order_of_their_ids_with_boxes_as_corners(tiny: TinyCoco) -> None:
     images = load_images(tiny.part(), SPLIT.names, required=SPLIT.base)
 
     assert images.names == ("circle", "square", "triangle", "bar") and images.skipped == ()
@@ -73,7 +73,7 @@ def test_photos_come_in_order_of_their_ids_with_boxes_as_corners(tiny: TinyCoco)
         assert image.segmentations == [row["segmentation"] for row in rows]
 
 
-def test_a_photo_without_boxes_and_a_crowd_are_kept(tiny: TinyCoco) -> None:
+def test_a_image_without_boxes_and_a_crowd_are_kept(tiny: TinyCoco) -> None:
     images = {image.image_id: image for image in load_images(tiny.part(), SPLIT.base).images}
     empty = images[EMPTY_IMAGE]
     assert empty.boxes.shape == (0, 4) and empty.labels.shape == empty.crowd.shape == (0,)
@@ -81,7 +81,7 @@ def test_a_photo_without_boxes_and_a_crowd_are_kept(tiny: TinyCoco) -> None:
     assert images[CROWD_IMAGE].crowd.tolist() == [False, True]
 
 
-def test_a_picture_read_has_its_photo_s_size(tiny: TinyCoco) -> None:
+def test_a_image_read_has_its_image_s_size(tiny: TinyCoco) -> None:
     image = load_images(tiny.part(), SPLIT.base).images[0]
     assert read_image(image).shape == (3, image.height, image.width)
     assert torch.equal(read_image(image), read_image(image.path))
@@ -90,7 +90,7 @@ def test_a_picture_read_has_its_photo_s_size(tiny: TinyCoco) -> None:
         read_image(image)
 
 
-def test_limit_takes_the_first_photos_by_id_and_looks_at_no_other(tiny: TinyCoco) -> None:
+def test_limit_takes_the_first_images_by_id_and_looks_at_no_other(tiny: TinyCoco) -> None:
     for image_id in sorted(SIZES)[3:]:
         (tiny.images / f"{image_id:06d}.jpg").unlink()
     tiny.content["annotations"][0]["bbox"] = ["nonsense"]
@@ -100,7 +100,7 @@ def test_limit_takes_the_first_photos_by_id_and_looks_at_no_other(tiny: TinyCoco
     assert [image.image_id for image in images] == [4, 8, 11]
 
 
-def test_lvis_photos_are_found_by_their_address(tiny: TinyCoco) -> None:
+def test_lvis_images_are_found_by_their_address(tiny: TinyCoco) -> None:
     (tiny.images / "train2017").mkdir()
     for entry in tiny.content["images"]:
         name = entry.pop("file_name")
@@ -189,7 +189,7 @@ def test_a_crowd_without_segmentation_fills_its_box(tiny: TinyCoco) -> None:
 
 
 @pytest.mark.real_data
-def test_masks_of_real_photos_are_those_of_the_reference(shared_data: Path) -> None:
+def test_masks_of_real_images_are_those_of_the_reference(shared_data: Path) -> None:
     part = Part(images=shared_data / "coco_masks/images", annotations=shared_data / "coco_masks/instances_val.json")
     split = load_split("coco_48_17")
     images = load_images(part, split.base, required=split.base)
@@ -284,7 +284,7 @@ def test_nothing_depends_on_annotations_of_other_categories(untouched: TinyCoco,
 
 
 @pytest.mark.real_data
-def test_training_photos_hold_no_novel_box(shared_data: Path) -> None:
+def test_training_images_hold_no_novel_box(shared_data: Path) -> None:
     part = Part(images=shared_data / "coco2k/images", annotations=shared_data / "coco2k/instances_train.json")
     split = load_split("coco_48_17")
     images = load_images(part, split.base, required=split.base)
@@ -295,7 +295,7 @@ def test_training_photos_hold_no_novel_box(shared_data: Path) -> None:
     assert sum(len(image.boxes) for image in images) == expected == 12495
 
 
-# Faults
+# Problems
 
 
 @pytest.mark.parametrize(
@@ -387,11 +387,11 @@ def test_a_box_that_hangs_over_by_two_pixels_is_clipped(tiny: TinyCoco) -> None:
     assert image.boxes[0].tolist() == [0, 30, 96, 64]
 
 
-def test_bad_photos_stop_or_are_left_out_with_their_boxes(tiny: TinyCoco) -> None:
+def test_bad_images_stop_or_are_left_out_with_their_boxes(tiny: TinyCoco) -> None:
     (tiny.images / "000004.jpg").unlink()
     whole = (tiny.images / "000008.jpg").read_bytes()
     (tiny.images / "000008.jpg").write_bytes(whole[: len(whole) // 2])
-    (tiny.images / "000011.jpg").write_bytes(b"no picture")
+    (tiny.images / "000011.jpg").write_bytes(b"no image")
     next(entry for entry in tiny.content["images"] if entry["id"] == 42)["width"] = 50
 
     problems = _problems(tiny)
@@ -423,7 +423,7 @@ def test_a_bad_row_of_images_is_told(entry: Any, tiny: TinyCoco) -> None:
     assert len(left.skipped) == 1 and len(left) == len(SIZES)
 
 
-def test_many_faults_are_told_at_once_the_first_twenty_in_full(tiny: TinyCoco) -> None:
+def test_many_problems_are_told_at_once_the_first_twenty_in_full(tiny: TinyCoco) -> None:
     rows = [{"id": 5000 + k, "image_id": 11, "category_id": 3, "bbox": [0, 0, 0, 0]} for k in range(30)]
     tiny.content["annotations"] += rows
     problems = _problems(tiny)
@@ -431,12 +431,12 @@ def test_many_faults_are_told_at_once_the_first_twenty_in_full(tiny: TinyCoco) -
     assert len(validate_part(tiny.part(), SPLIT.base)) == 30
 
 
-def test_no_photo_left_is_told_even_where_bad_ones_may_be_left_out(tiny: TinyCoco) -> None:
+def test_no_image_left_is_told_even_where_bad_ones_may_be_left_out(tiny: TinyCoco) -> None:
     for path in tiny.images.iterdir():
         path.unlink()
-    assert "no photo is left" in _problems(tiny, skip_bad=True)[0]
+    assert "no image is left" in _problems(tiny, skip_bad=True)[0]
     tiny.content["images"] = []
-    assert "no photo in images" in _problems(tiny, skip_bad=True)[0]
+    assert "no image in images" in _problems(tiny, skip_bad=True)[0]
 
 
 # Categories
@@ -466,7 +466,7 @@ def test_a_category_list_that_is_not_clear_is_refused(entry: Any, tiny: TinyCoco
 
 
 @pytest.mark.real_data
-def test_real_photos_have_no_fault(shared_data: Path) -> None:
+def test_real_images_have_no_problem(shared_data: Path) -> None:
     split = load_split("coco_48_17")
     part = Part(images=shared_data / "coco2k/images", annotations=shared_data / "coco2k/instances_val.json")
     assert validate_part(part, split.names, split.base) == []

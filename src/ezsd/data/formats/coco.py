@@ -20,24 +20,24 @@ from ezsd.errors import DataError
 from ezsd.recipe import Part
 
 _SHOWN = 20
-_SKIP_BAD = "Mend them, or set data.skip_bad: true to leave these photos and boxes out (they are listed and counted)."
+_SKIP_BAD = "Mend them, or set data.skip_bad: true to leave these images and boxes out (they are listed and counted)."
 
 
 def load_images(part: Part, names: Sequence[str], skip_bad: bool = False, required: Sequence[str] = ()) -> ImageSet:
-    """Read the annotations of one part and check its pictures.
+    """Read the annotations of one part and check its images.
 
-    Nothing that is returned depends on boxes of other categories than ``names``; faults of such boxes count for
+    Nothing that is returned depends on boxes of other categories than ``names``; problems of such boxes count for
     nothing either. For training, ``names`` are the base names.
 
     Args:
-        part: where photos and annotations are, and how many photos to take.
+        part: where images and annotations are, and how many images to take.
         names: categories to keep; label 1 is the first.
-        skip_bad: leave bad photos and boxes out, and list them in ``skipped``, instead of stopping. Every picture is
+        skip_bad: leave bad images and boxes out, and list them in ``skipped``, instead of stopping. Every image is
             then decoded, not only its header.
         required: names that the annotation file must have.
 
     Raises:
-        DataError: the annotations cannot be used, or photos or boxes are bad (all told at once, the first 20 in full).
+        DataError: the annotations cannot be used, or images or boxes are bad (all told at once, the first 20 in full).
     """
     found = _read(part, tuple(names), required, decode=skip_bad)
     problems = found.of_file if skip_bad else found.of_file + found.of_items
@@ -46,12 +46,12 @@ def load_images(part: Part, names: Sequence[str], skip_bad: bool = False, requir
         more = [f"and {len(problems) - _SHOWN} more."] if len(problems) > _SHOWN else []
         raise DataError([*problems[:_SHOWN], *more, *advice])
     if not found.images:
-        raise DataError([f"{part.annotations}: no photo is left, all are bad.", *found.of_items[:_SHOWN]])
+        raise DataError([f"{part.annotations}: no image is left, all are bad.", *found.of_items[:_SHOWN]])
     return replace(found.images, skipped=tuple(found.of_items))
 
 
 def validate_part(part: Part, names: Sequence[str], required: Sequence[str] = ()) -> list[str]:
-    """Return all faults that :func:`load_images` would find; every picture is decoded. No fault: an empty list."""
+    """Return all problems that :func:`load_images` would find; every image is decoded. No problem: an empty list."""
     try:
         found = _read(part, tuple(names), required, decode=True)
     except DataError as error:
@@ -60,7 +60,7 @@ def validate_part(part: Part, names: Sequence[str], required: Sequence[str] = ()
 
 
 def coco_ground_truth(images: ImageSet) -> dict[str, Any]:
-    """Return the photos as a COCO dictionary for the evaluator: category id = label, annotation ids from 1."""
+    """Return the images as a COCO dictionary for the evaluator: category id = label, annotation ids from 1."""
     annotations: list[dict[str, Any]] = []
     for image in images:
         drawn = segmentations_of(image) if images.has_masks else None
@@ -89,8 +89,8 @@ def coco_ground_truth(images: ImageSet) -> dict[str, Any]:
 @dataclass
 class _Found:
     images: ImageSet
-    of_file: list[str]  # faults that stop in any case
-    of_items: list[str]  # faults of single photos and boxes
+    of_file: list[str]  # problems that stop in any case
+    of_items: list[str]  # problems of single images and boxes
 
 
 @contextmanager
@@ -107,15 +107,15 @@ def _no_collection() -> Iterator[None]:
 
 @_no_collection()
 def _read(part: Part, names: tuple[str, ...], required: Sequence[str], decode: bool) -> _Found:
-    """Read everything and collect the faults; only a file that cannot be read at all raises."""
+    """Read everything and collect the problems; only a file that cannot be read at all raises."""
     content = read_annotations(part.annotations)
     label_of, of_file = find_labels(content["categories"], names, required)
     records, places, of_items = find_records(content["images"], part)
     if not places:
-        of_file.append("no photo in images; expected at least one.")
+        of_file.append("no image in images; expected at least one.")
     pixels = image_problems([(record.path, record.width, record.height) for record in records], decode)
     of_items += [
-        f"photo {record.image_id}: {problem}" for record, problem in zip(records, pixels, strict=True) if problem
+        f"image {record.image_id}: {problem}" for record, problem in zip(records, pixels, strict=True) if problem
     ]
     boxes, box_problems = find_boxes(content["annotations"], label_of, places, records, names)
     usable = [problem is None for problem in pixels]
@@ -129,7 +129,7 @@ def _read(part: Part, names: tuple[str, ...], required: Sequence[str], decode: b
 
 
 def _assemble(records: list[Record], boxes: Boxes, usable: list[bool]) -> tuple[list[AnnotatedImage], bool]:
-    """Give every usable photo its good boxes, in the order of the file."""
+    """Give every usable image its good boxes, in the order of the file."""
     good = np.flatnonzero(boxes.good & np.array([*usable, False])[boxes.image])
     order = good[np.argsort(boxes.image[good], kind="stable")]
     rows = [boxes.rows[place] for place in order.tolist()]

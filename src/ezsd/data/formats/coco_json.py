@@ -25,7 +25,7 @@ _NO_IMAGE, _LEFT_OUT = -1, -2
 
 @dataclass
 class Record:
-    """A photo as the file tells of it."""
+    """An image as the file tells of it."""
 
     image_id: int
     path: Path
@@ -40,8 +40,8 @@ class Boxes:
     rows: list[dict[str, Any]]  # as in the file
     image: NDArray[np.int64]  # [N] place among the records, below 0 where there is none
     labels: NDArray[np.int64]  # [N] 1-based
-    boxes: NDArray[np.float32]  # [N, 4] xyxy pixels, clipped to the picture
-    good: NDArray[np.bool_]  # [N] False where a fault is told
+    boxes: NDArray[np.float32]  # [N, 4] xyxy pixels, clipped to the image
+    good: NDArray[np.bool_]  # [N] False where a problem is told
 
 
 def read_annotations(path: Path) -> dict[str, list[Any]]:
@@ -67,7 +67,7 @@ def read_annotations(path: Path) -> dict[str, list[Any]]:
 def find_labels(
     categories: list[Any], names: tuple[str, ...], required: Sequence[str]
 ) -> tuple[dict[int, int], list[str]]:
-    """Map category ids to labels (0: not asked for), and tell faults of the category list."""
+    """Map category ids to labels (0: not asked for), and tell problems of the category list."""
     well_formed = [
         entry
         for entry in categories
@@ -98,7 +98,7 @@ def _plain(name: str) -> str:
 
 
 def find_records(images: list[Any], part: Part) -> tuple[list[Record], dict[int, int], list[str]]:
-    """Return the photos to take, the place of every image id among them, and faults of the image list."""
+    """Return the images to take, the place of every image id among them, and problems of the image list."""
     problems: list[str] = []
     by_id: dict[int, Record] = {}
     for place, entry in enumerate(images):
@@ -202,7 +202,7 @@ def _bad_segmentations(rows: list[dict[str, Any]], sizes: NDArray[np.float64]) -
 
 
 def _is_segmentation(segmentation: Any, size: NDArray[np.float64]) -> bool:
-    """Tell whether it is polygons of three points or more, or an RLE of the picture's size (width, height)."""
+    """Tell whether it is polygons of three points or more, or an RLE of the image's size (width, height)."""
     if isinstance(segmentation, list):
         return all(map(_is_polygon, segmentation))
     if not isinstance(segmentation, dict) or segmentation.get("size") != [size[1], size[0]]:
@@ -242,9 +242,9 @@ def _box_problem(entry: dict[str, Any], name: str, reason: int, size: NDArray[np
     reasons_text = {
         1: f"unknown image_id {entry.get('image_id')!r}",
         2: f"bbox {str(entry.get('bbox'))[:80]}; expected four numbers x, y, width, height in pixels",
-        3: f"bbox {entry.get('bbox')} lies outside the picture of {size[0]:.0f} x {size[1]:.0f} pixels",
+        3: f"bbox {entry.get('bbox')} lies outside the image of {size[0]:.0f} x {size[1]:.0f} pixels",
         4: f"bbox {entry.get('bbox')} has no area",
         5: "this annotation id was there before; ids must differ",
-        6: "segmentation is neither polygons of three points or more nor an RLE of the picture's size",
+        6: "segmentation is neither polygons of three points or more nor an RLE of the image's size",
     }
-    return f"annotation {entry.get('id')} ({name}, photo {entry.get('image_id')}): {reasons_text[reason]}"
+    return f"annotation {entry.get('id')} ({name}, image {entry.get('image_id')}): {reasons_text[reason]}"
