@@ -5,13 +5,13 @@ STAMP := $(VENV)/.ezsd-installed
 OUT ?= runs/demo
 PYTEST = $(VENV)/bin/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: install demo test test-all lint
+.PHONY: install demo test test-all lint docs
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[offline,pocket,dev]"
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[offline,pocket,docs,dev]"
 	touch $@
 
 demo: install
@@ -28,3 +28,6 @@ lint: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+docs: install
+	$(VENV)/bin/mkdocs build --strict --quiet

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import supervision as sv
-from matplotlib import get_data_path
 from PIL import Image
 
 from ezsd.inference.inputs import ImageInput, read_any
 
+_FONT = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"  # has Cyrillic and Greek letters, unlike Pillow's own font
 _DRAWN_SIDE = 640  # smaller images are enlarged to this long side before anything is written on them
 
 
@@ -32,7 +33,7 @@ def draw(image: ImageInput, detections: sv.Detections) -> Image.Image:
     writer = sv.RichLabelAnnotator(
         color=palette,
         text_color=sv.ColorPalette([_readable_on(color) for color in palette.colors]),
-        font_path=f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf",
+        font_path=str(_FONT),
         font_size=max(12, round(min(size) / 45)),
         text_padding=3,
         smart_position=True,
