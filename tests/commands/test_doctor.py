@@ -31,6 +31,7 @@ def test_the_text_lists_every_section() -> None:
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0
     assert all(word in result.stdout for word in ("torchvision", "shared memory", "pocket"))
+    assert "'ezsd'" not in " ".join(result.stdout.split())  # the name of an extra is not taken for markup
 
 
 def test_broken_operators_stop_and_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def as_text(found: dict[str, Any]) -> Group:
     for section in ("versions", "devices", "operators", "disk", "shared_memory", "extras", "teachers"):
         table.add_section()
         for index, (name, value) in enumerate(found[section].items()):
-            table.add_row(section.replace("_", " ") if index == 0 else "", name, str(value))
+            table.add_row(section.replace("_", " ") if index == 0 else "", Text(name), Text(str(value)))
     lines = [Text(f"Problem: {entry['what']}\n  Fix: {entry['do']}", style="red") for entry in found["problems"]]
     return Group(table, *(lines or [Text("No problems found.", style="green")]))
 
