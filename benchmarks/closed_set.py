@@ -29,6 +29,7 @@ from ezsd.errors import ArtifactError, EzsdError
 from ezsd.evaluation.metrics import coco_metrics, mean_figures
 from ezsd.inference.batching import detect_in_parts
 from ezsd.recipe import DetectorConfig, Recipe, load_recipe, save_recipe
+from ezsd.run_folder import TrainingFolder
 from ezsd.training.dataset import TrainingDataset
 from ezsd.training.trainer import Job, train_model
 from ezsd.utils.files import write_json
@@ -129,7 +130,7 @@ def closed_set(recipe: Recipe, folder: Path) -> dict[str, Any]:
     torch.manual_seed(recipe.seed)
     model = plain_detector(recipe.detector, len(base), recipe.detector.pretrained)
     images = TrainingDataset(train, None, 1, config, recipe.detector.image_size, masks=False)
-    trained = train_model(model, images, Job("closed set", folder, recipe.seed, recipe.data.workers))
+    trained = train_model(model, images, Job("closed set", TrainingFolder(folder), recipe.seed, recipe.data.workers))
     asked = Rcnn(model.backbone, model.rpn, FixedNames(model.roi_heads), recipe.detector.image_size).to(device).eval()
     labels = range(1, len(base) + 1)
     found = detect_in_parts(asked, val.images, torch.zeros(0, 1), labels, recipe.evaluate.batch_size, folder / "val")

@@ -16,6 +16,37 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 @dataclass(frozen=True)
+class TrainingFolder:
+    """The paths of one training.
+
+    Attributes:
+        path: The folder itself.
+    """
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """The checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """The losses, one JSON line every 10 steps."""
+        return self.path / "log.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """What TensorBoard reads, if the recipe asks for it."""
+        return self.path / "tensorboard"
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics of the training."""
+        return self.path / "metrics.json"
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """The paths of a run folder.
 
@@ -87,9 +118,9 @@ class RunFolder:
         return self.of("train") / "model"
 
     @property
-    def train_log(self) -> Path:
-        """The losses of the training, one JSON line every 10 steps."""
-        return self.of("train") / "log.jsonl"
+    def training(self) -> TrainingFolder:
+        """The training of the detector."""
+        return TrainingFolder(self.of("train"))
 
     @property
     def detections(self) -> Path:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ezsd.data.formats.coco import load_images
 from ezsd.errors import MissingExtraError, RecipeError
 from ezsd.recipe import TrainConfig
+from ezsd.run_folder import TrainingFolder
 from ezsd.training.dataset import TrainingDataset
 from ezsd.training.trainer import Job, rate_factor, train_model
 from ezsd.utils.device import check_trackers, new_accelerator
@@ -41,7 +42,9 @@ def _dataset(make: Callable[..., TinyCoco], folder: Path, **changes: Any) -> Tra
 def test_losses_are_weighed_and_inputs_reach_the_model(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
     dataset = _dataset(tiny_coco, tmp_path, lr=0.1, weight_decay=0.0)
     model = _Scales()
-    metrics = train_model(model, dataset, Job("test", tmp_path, 0), [torch.tensor(3.0)], {"loss_two": 0.5})
+    metrics = train_model(
+        model, dataset, Job("test", TrainingFolder(tmp_path), 0), [torch.tensor(3.0)], {"loss_two": 0.5}
+    )
     assert (metrics.steps, metrics.images) == (1, 4)
     assert float(model.one.detach()) == pytest.approx(1 - 0.1 * 3)
     assert float(model.two.detach()) == pytest.approx(1 - 0.1 * 1.5)
@@ -50,7 +53,7 @@ def test_losses_are_weighed_and_inputs_reach_the_model(tiny_coco: Callable[..., 
 def test_accumulated_batches_count_as_their_mean(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
     dataset = _dataset(tiny_coco, tmp_path, lr=0.1, weight_decay=0.0, epochs=1, accumulate=2)
     model = _Scales()
-    assert train_model(model, dataset, Job("test", tmp_path, 0), [torch.tensor(3.0)]).steps == 1
+    assert train_model(model, dataset, Job("test", TrainingFolder(tmp_path), 0), [torch.tensor(3.0)]).steps == 1
     assert float(model.one.detach()) == pytest.approx(1 - 0.1 * 3)
 
 
@@ -59,7 +62,7 @@ def test_trainings_of_one_process_may_differ_in_precision(tiny_coco: Callable[..
     for precision in ("fp32", "bf16", "fp32"):
         dataset = _dataset(lambda _: coco, tmp_path, precision=precision)
         folder = tmp_path / precision / str(len(list(tmp_path.iterdir())))
-        assert train_model(_Scales(), dataset, Job("test", folder, 0), [torch.ones(1)]).steps == 1
+        assert train_model(_Scales(), dataset, Job("test", TrainingFolder(folder), 0), [torch.ones(1)]).steps == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 works on a GPU")
@@ -76,7 +79,7 @@ def test_the_step_hook_gets_seconds_and_ends_the_training(tiny_coco: Callable[..
         seconds.append(step_seconds)
         return len(seconds) < 2
 
-    train_model(_Scales(), dataset, Job("test", tmp_path, 0, on_step=two_steps), [torch.ones(1)])
+    train_model(_Scales(), dataset, Job("test", TrainingFolder(tmp_path), 0, on_step=two_steps), [torch.ones(1)])
     assert len(seconds) == 2 and all(each > 0 for each in seconds)
 
 
@@ -85,7 +88,7 @@ def test_trackers_get_the_lines_of_the_log(tiny_coco: Callable[..., TinyCoco], t
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     dataset = _dataset(tiny_coco, tmp_path, epochs=5, trackers=("tensorboard",))
-    train_model(_Scales(), dataset, Job("test", tmp_path / "run", 0), [torch.ones(1)])
+    train_model(_Scales(), dataset, Job("test", TrainingFolder(tmp_path / "run"), 0), [torch.ones(1)])
     line = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "ezsd"))
     events.Reload()
@@ -94,7 +97,9 @@ def test_trackers_get_the_lines_of_the_log(tiny_coco: Callable[..., TinyCoco], t
 
 
 def test_without_trackers_nothing_but_the_log_is_written(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
-    train_model(_Scales(), _dataset(tiny_coco, tmp_path), Job("test", tmp_path / "run", 0), [torch.ones(1)])
+    train_model(
+        _Scales(), _dataset(tiny_coco, tmp_path), Job("test", TrainingFolder(tmp_path / "run"), 0), [torch.ones(1)]
+    )
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.jsonl"]
 
 

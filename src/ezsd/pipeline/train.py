@@ -50,7 +50,7 @@ def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: 
     base, novel = names.split([len(split.base), len(split.novel)])
     inputs = [base, novel] if config.novel_negatives else [base]
     weights = {"loss_distillation": config.distillation_weight}
-    job = Job("train", context.folder.of("train"), recipe.seed, recipe.data.workers, on_step)
+    job = Job("train", context.folder.training, recipe.seed, recipe.data.workers, on_step)
     metrics = train_model(model, dataset, job, inputs, weights)
     if process_state().is_main_process:
         model_config = ModelConfig(

@@ -16,7 +16,7 @@ from ezsd.data.samples import AnnotatedImage, ImageSet, labels_among
 from ezsd.detector.proposal_network import ProposalNetwork, build_proposal_network
 from ezsd.errors import ArtifactError
 from ezsd.recipe import DetectorConfig, Recipe, renamed_keys
-from ezsd.run_folder import TrainMetrics, read_metrics, write_metrics
+from ezsd.run_folder import TrainingFolder, TrainMetrics, read_metrics, write_metrics
 from ezsd.training.dataset import TrainingDataset
 from ezsd.training.loop import OnStep
 from ezsd.training.trainer import Job, train_model
@@ -25,7 +25,6 @@ from ezsd.utils.files import read_tensors, write_tensors
 
 WEIGHTS = "rpn.safetensors"  # carries the settings of its architecture
 _TRAINING = "rpn"  # folder of checkpoints, log and metrics.json
-_METRICS = "metrics.json"
 _DETECTOR = "detector"
 _ADVICE = "Run stage propose again."
 
@@ -48,7 +47,7 @@ def train_base_rpn(
     Raises:
         ArtifactError: a checkpoint is of another shape, a loss is not finite, or the disk is full.
     """
-    training = folder / _TRAINING
+    training = TrainingFolder(folder / _TRAINING)
     if not (folder / WEIGHTS).exists():
         torch.manual_seed(recipe.seed)
         network = build_proposal_network(recipe.detector, recipe.detector.pretrained)
@@ -60,10 +59,10 @@ def train_base_rpn(
         job = Job("propose: RPN", training, recipe.seed, recipe.data.workers, on_step)
         metrics = train_model(network, dataset, job)
         if process_state().is_main_process:
-            write_metrics(training / _METRICS, metrics)
+            write_metrics(training.metrics, metrics)
             write_tensors(folder / WEIGHTS, network.state_dict(), {_DETECTOR: recipe.detector.model_dump_json()})
         process_state().wait_for_everyone()
-    return read_metrics(training / _METRICS, TrainMetrics)
+    return read_metrics(training.metrics, TrainMetrics)
 
 
 def load_base_rpn(folder: Path, regions: int, device: str) -> ProposalNetwork:

@@ -150,7 +150,7 @@ def _digest(run: RunFolder) -> str:
     """Return a digest of what a report is made from, except images and settings that change only the speed."""
     files = [
         *(run.metrics(stage) for stage in STAGES), *(run.done(stage) for stage in STAGES), run.inputs("evaluate"),
-        run.confusion, run.train_log, run.per_category, run.detections,
+        run.confusion, run.training.log, run.per_category, run.detections,
     ]  # fmt: skip
     return digest(__version__, *(file if file.is_file() else "" for file in files))
 
@@ -216,7 +216,7 @@ def _plots(run: RunFolder, baseline: RunFolder | None) -> list[Plot]:
 
 
 def _curves(run: RunFolder) -> dict[str, Curve]:
-    path = run.train_log
+    path = run.training.log
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
     curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for line in lines:

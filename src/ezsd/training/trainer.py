@@ -6,14 +6,13 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ezsd.recipe import TrainConfig
-from ezsd.run_folder import TrainMetrics
+from ezsd.run_folder import TrainingFolder, TrainMetrics
 from ezsd.training.dataset import TrainingDataset, load_batches
 from ezsd.training.loop import OnStep, Task, run_loop
 from ezsd.training.sampler import BatchPlan
@@ -28,14 +27,14 @@ class Job:
 
     Attributes:
         name: what is trained, for the user.
-        folder: gets checkpoints/ and log.jsonl.
+        folder: Gets the checkpoints and the log.
         seed: of the run; the random numbers of a step come from it and the step alone.
         workers: processes that read images.
         on_step: see :func:`ezsd.training.loop.run_loop`.
     """
 
     name: str
-    folder: Path
+    folder: TrainingFolder
     seed: int
     workers: int = 0
     on_step: OnStep | None = None
@@ -64,7 +63,7 @@ def train_model(
         ArtifactError: a checkpoint is of another shape, a loss is not finite, or the disk is full.
     """
     config, weights = dataset.config, loss_weights or {}
-    accelerator = new_accelerator(config.precision, config.trackers, job.folder / "tensorboard")
+    accelerator = new_accelerator(config.precision, config.trackers, job.folder.tensorboard)
     plan = BatchPlan(
         len(dataset), job.seed, config.batch_size, config.accumulate,
         accelerator.num_processes, accelerator.process_index,
@@ -94,10 +93,10 @@ def train_model(
         steps=steps,
         rate=lambda step: config.lr * rate_factor(step, steps, config),
         clip_norm=config.clip_norm,
-        checkpoints=job.folder / "checkpoints",
+        checkpoints=job.folder.checkpoints,
         batches=config.accumulate,
         steps_per_epoch=len(dataset) / plan.images_per_step,
-        log=job.folder / "log.jsonl",
+        log=job.folder.log,
         checkpoint_steps=config.checkpoint_steps,
     )
     logger.info(
