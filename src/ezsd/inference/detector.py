@@ -148,7 +148,7 @@ class Detector:
 
 
 def detections_json(detections: sv.Detections) -> list[dict[str, Any]]:
-    """Convert detections to JSON values: name, score, box (xyxy, absolute pixels) and mask if available (COCO RLE)."""
+    """Convert detections to JSON values: name, score, box (xyxy, absolute pixels), and mask (COCO RLE) if available."""
     masks = [None] * len(detections) if detections.mask is None else list(detections.mask)
     columns = zip(names_of(detections), scores_of(detections), detections.xyxy, masks, strict=True)
     return [
