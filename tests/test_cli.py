@@ -75,7 +75,7 @@ def test_validate_tells_what_is_there_and_what_is_wrong(recipe: Path, coco: Tiny
     bad = _ezsd("validate", recipe, "--set", "train.lr=-1")
     assert bad.exit_code == 2
     assert "train.lr = -1" in bad.stderr
-    assert "there is no such image" in bad.stderr
+    assert "the image does not exist" in bad.stderr
 
 
 def test_init_writes_a_recipe_that_validates(coco: TinyCoco, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_problems_of_recipe_split_and_both_parts_are_told_at_once(coco: TinyCoco
     with pytest.raises(EzsdError) as caught:
         check_recipe(path, ["train.lr=fast"])
     expected = str(caught.value)
-    for part in ("seed = -1", "train.lr = 'fast'", '"circle" is base too', image.name):
+    for part in ("seed = -1", "train.lr = 'fast'", '"circle" is also a base name', image.name):
         assert part in expected
     assert len([problem for problem in caught.value.problems if image.name in problem]) == 2  # train and val
 

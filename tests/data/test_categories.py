@@ -1,4 +1,4 @@
-"""Which names are base and which are novel."""
+"""Base and novel names of category splits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ezsd.data.categories import CategorySplit, load_split, shipped_splits
 from ezsd.errors import RecipeError
 
 
-def test_the_coco_split_has_48_base_and_17_novel_names_of_coco() -> None:
+def test_the_coco_split_has_48_base_and_17_novel_names() -> None:
     split = load_split("coco_48_17")
 
     assert split.name == "coco_48_17"
@@ -30,19 +30,19 @@ def test_every_name_of_the_coco_split_is_a_category_of_coco(shared_data: Path) -
     assert set(load_split("coco_48_17").names) < {entry["name"] for entry in content["categories"]}
 
 
-def test_own_names_make_a_split() -> None:
+def test_custom_names_make_a_split() -> None:
     split = load_split({"base": ["hard hat"], "novel": ["traffic cone", "van"]})
     assert split == CategorySplit("custom", ("hard hat",), ("traffic cone", "van"))
 
 
-def test_an_unknown_name_lists_the_shipped_splits() -> None:
+def test_an_unknown_split_is_reported_with_the_shipped_splits() -> None:
     with pytest.raises(RecipeError) as raised:
         load_split("coco_48_7")
     assert all(name in str(raised.value) for name in shipped_splits())
     assert 'Did you mean "coco_48_17"?' in str(raised.value)
 
 
-def test_all_problems_of_a_split_are_told_at_once() -> None:
+def test_all_problems_of_a_split_are_reported_together() -> None:
     with pytest.raises(RecipeError) as raised:
         load_split({"base": ["cat", "dog", "dog"], "novel": ["dog", "cow", "cow"], "unseen": ["emu"]})
     problems = raised.value.problems
@@ -50,11 +50,11 @@ def test_all_problems_of_a_split_are_told_at_once() -> None:
     assert "unseen" in problems[0]
     assert "split.base" in problems[1] and '"dog"' in problems[1]
     assert "split.novel" in problems[2] and '"cow"' in problems[2]
-    assert '"dog" is base too' in problems[3]
+    assert '"dog" is also a base name' in problems[3]
 
 
 @pytest.mark.parametrize("names", [{}, {"base": []}, {"novel": ["cat"]}, {"base": "cat"}, {"base": [""]}])
-def test_a_split_without_base_names_is_refused(names: dict[str, list[str]]) -> None:
+def test_a_split_without_base_names_is_rejected(names: dict[str, list[str]]) -> None:
     with pytest.raises(RecipeError, match=r"split\.base"):
         load_split(names)
 
@@ -87,7 +87,7 @@ def test_lvis_v1_has_866_base_and_337_rare_names(shared_data: Path, tmp_path: Pa
     assert len(load_split("lvis_common_rare", path).base) == 405
 
 
-def test_an_lvis_split_says_what_it_needs(tmp_path: Path) -> None:
+def test_an_lvis_split_needs_annotations_with_frequencies(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"data\.train\.annotations"):
         load_split("lvis_rare")
     with pytest.raises(RecipeError, match="missing.json"):

@@ -1,4 +1,4 @@
-"""Boxes are selected by name in one way."""
+"""Selection of boxes by name."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def test_selected_boxes_keep_their_order_names_masks_and_areas(rows: list[tuple[
     ]
 
 
-def test_an_image_without_boxes_stays_without_boxes() -> None:
+def test_an_image_without_boxes_is_supported() -> None:
     selected = with_names(_image([], []), NAMES, ["cat"])
     assert selected.boxes.shape == (0, 4) and selected.labels.dtype == torch.int64
 
 
-def test_an_image_without_masks_and_areas_stays_without_them() -> None:
+def test_an_image_without_masks_and_areas_is_supported() -> None:
     selected = with_names(replace(_image([1, 2], [False, False], masks=False), areas=None), NAMES, ["dog"])
     assert selected.segmentations is None and selected.areas is None and selected.labels.tolist() == [1]
 
 
-def test_a_crowd_box_alone_does_not_count_as_an_object() -> None:
+def test_images_with_ignores_crowd_boxes() -> None:
     images = ImageSet([_image([1], [True], 1), _image([1, 2], [True, False], 2), _image([3], [False], 3)], NAMES, True)
     assert [image.image_id for image in images_with(images, ["cat", "dog"])] == [2]
 

@@ -1,3 +1,5 @@
+"""Writing, reading and verifying the target store."""
+
 from __future__ import annotations
 
 import pickle
@@ -26,7 +28,7 @@ def make_regions(count: int, embedding_dim: int = 8, seed: int = 0) -> Regions:
 
 
 def make_store(folder: Path, counts: list[int], embedding_dim: int = 8) -> dict[int, Regions]:
-    """Two images a shard; image ids 10, 20, ..."""
+    """Write a store with two images per shard and image ids 10, 20, ..."""
     regions = {10 * place: make_regions(count, embedding_dim, place) for place, count in enumerate(counts, start=1)}
     ids = list(regions)
     shards = []
@@ -43,7 +45,7 @@ def assert_equal(first: Regions, second: Regions) -> None:
         assert values.dtype == other.dtype and torch.equal(values, other), name
 
 
-def test_what_is_written_is_read_back_exactly_image_by_image(tmp_path: Path) -> None:
+def test_regions_are_read_back_exactly(tmp_path: Path) -> None:
     regions = make_store(tmp_path, [5, 0, 3])
     store = TargetStore(tmp_path)
     assert len(store) == 3 and 20 in store and 25 not in store
@@ -54,7 +56,7 @@ def test_what_is_written_is_read_back_exactly_image_by_image(tmp_path: Path) -> 
     store.verify()
 
 
-def test_what_is_read_can_be_changed_without_changing_the_store(tmp_path: Path) -> None:
+def test_changing_returned_regions_does_not_change_the_store(tmp_path: Path) -> None:
     make_store(tmp_path, [2])
     store = TargetStore(tmp_path)
     before = store[10].boxes.clone()
@@ -62,16 +64,16 @@ def test_what_is_read_can_be_changed_without_changing_the_store(tmp_path: Path) 
     assert torch.equal(store[10].boxes, before)
 
 
-def test_a_worker_of_another_process_gets_a_store_of_its_own(tmp_path: Path) -> None:
+def test_a_pickled_store_is_small_and_usable(tmp_path: Path) -> None:
     regions = make_store(tmp_path, [2, 4])
     store = TargetStore(tmp_path)
-    store[10]  # shards that are mapped are not sent along
+    store[10]  # mapped shards are not pickled
     sent = pickle.dumps(store)
     assert len(sent) < 1000
     assert_equal(pickle.loads(sent)[20], regions[20])
 
 
-def test_opening_a_image_takes_well_under_a_millisecond(tmp_path: Path) -> None:
+def test_reading_an_image_takes_less_than_a_millisecond(tmp_path: Path) -> None:
     make_store(tmp_path, [300] * 16, embedding_dim=384)
     store = TargetStore(tmp_path)
     for image_id in range(10, 170, 10):
@@ -84,12 +86,12 @@ def test_opening_a_image_takes_well_under_a_millisecond(tmp_path: Path) -> None:
     assert sorted(times)[len(times) // 2] < 1e-3
 
 
-def test_a_vector_takes_little_more_than_two_bytes_a_number(tmp_path: Path) -> None:
+def test_an_embedding_takes_two_bytes_per_value(tmp_path: Path) -> None:
     make_store(tmp_path, [500, 500], embedding_dim=384)
     assert TargetStore(tmp_path).bytes / 1000 < 2 * 384 + 48
 
 
-def test_a_shard_keeps_its_notes_and_a_damaged_one_has_none(tmp_path: Path) -> None:
+def test_notes_are_read_back_and_are_none_for_a_damaged_shard(tmp_path: Path) -> None:
     make_store(tmp_path, [3, 3])
     shard = tmp_path / "shard-00000.arrow"
     notes = read_notes(shard)
@@ -99,7 +101,7 @@ def test_a_shard_keeps_its_notes_and_a_damaged_one_has_none(tmp_path: Path) -> N
     assert read_notes(tmp_path / "none.arrow") is None
 
 
-def test_verify_tells_all_problems_at_once(tmp_path: Path) -> None:
+def test_verify_reports_all_problems_together(tmp_path: Path) -> None:
     make_store(tmp_path, [3] * 8)
     shards = sorted(tmp_path.glob("*.arrow"))
     shards[0].unlink()
@@ -115,7 +117,7 @@ def test_verify_tells_all_problems_at_once(tmp_path: Path) -> None:
         assert shard.name in problem and "propose" in problem
 
 
-def test_embeddings_that_are_not_of_unit_length_and_boxes_without_area_are_found(tmp_path: Path) -> None:
+def test_verify_finds_embeddings_without_unit_length_and_boxes_without_area(tmp_path: Path) -> None:
     bad = make_regions(4)
     bad.embeddings[0] = 0
     bad.embeddings[1] = float("nan")
@@ -126,12 +128,12 @@ def test_embeddings_that_are_not_of_unit_length_and_boxes_without_area_are_found
         TargetStore(tmp_path).verify()
 
 
-def test_a_image_that_is_not_there_and_a_folder_without_index_are_told(tmp_path: Path) -> None:
+def test_a_missing_image_and_a_missing_index_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="index.json is missing"):
         TargetStore(tmp_path)
     make_store(tmp_path, [1])
     with pytest.raises(ArtifactError, match="no targets for image 7"):
         TargetStore(tmp_path)[7]
     (tmp_path / "index.json").write_text('{"shards": [{"file": "a"}]}')
-    with pytest.raises(ArtifactError, match="not the index"):
+    with pytest.raises(ArtifactError, match="not a target store index"):
         TargetStore(tmp_path)

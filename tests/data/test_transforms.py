@@ -1,4 +1,4 @@
-"""Image, boxes, masks and proposals stay together."""
+"""Transforms change image, boxes, masks and proposals consistently."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIDES = st.integers(8, 90)
 
 
 def _marked(height: int, width: int, box: tuple[int, int, int, int], masks: bool = True) -> Sample:
-    """A black image, white where the box is; mask and proposal say the same."""
+    """Return a black image with a white box, and a mask and a proposal that match the box."""
     x1, y1, x2, y2 = box
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     image[:, y1:y2, x1:x2] = 255
@@ -37,7 +37,7 @@ def samples(draw: st.DrawFn) -> Sample:
 
 @given(samples(), st.tuples(st.integers(16, 120), st.integers(0, 120)))
 @settings(max_examples=60)
-def test_resized_boxes_masks_and_proposals_lie_on_the_resized_object(sample: Sample, sides: tuple[int, int]) -> None:
+def test_resized_boxes_masks_and_proposals_match_the_resized_object(sample: Sample, sides: tuple[int, int]) -> None:
     image_size = (sides[0], sides[0] + sides[1])
     resized = resize(sample, image_size)
     scale = resize_scale(*sample.image.shape[-2:], image_size)
@@ -60,7 +60,7 @@ def test_resized_boxes_masks_and_proposals_lie_on_the_resized_object(sample: Sam
 
 @given(samples())
 @settings(max_examples=60)
-def test_flipped_boxes_masks_and_proposals_lie_on_the_flipped_object(sample: Sample) -> None:
+def test_flipped_boxes_masks_and_proposals_match_the_flipped_object(sample: Sample) -> None:
     flipped = flip(sample)
 
     assert flipped.masks is not None
@@ -74,23 +74,23 @@ def test_flipped_boxes_masks_and_proposals_lie_on_the_flipped_object(sample: Sam
     ("height", "width", "expected"),
     [(480, 640, 800 / 480), (640, 480, 800 / 480), (400, 1333, 1.0), (1333, 200, 1.0), (1600, 1600, 0.5)],
 )
-def test_the_short_side_is_reached_unless_the_long_side_gets_too_long(height: int, width: int, expected: float) -> None:
+def test_the_long_side_limits_the_scale_of_the_short_side(height: int, width: int, expected: float) -> None:
     assert resize_scale(height, width, (800, 1333)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("height, width, expected", [(1, 200, (1, 40)), (200, 1, (40, 1))])
-def test_a_narrow_image_keeps_one_pixel(height: int, width: int, expected: tuple[int, int]) -> None:
+def test_a_narrow_image_keeps_at_least_one_pixel(height: int, width: int, expected: tuple[int, int]) -> None:
     assert resize_image(torch.zeros(3, height, width, dtype=torch.uint8), (20, 40)).shape[1:] == expected
 
 
-def test_a_image_that_shrinks_is_smoothed() -> None:
+def test_downscaling_is_antialiased() -> None:
     noise = torch.randint(0, 256, (3, 64, 64), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     small = resize_image(noise, (8, 8)).float()
     assert small.shape == (3, 8, 8)
     assert noise.float().std() > 70 and small.std() < 20
 
 
-def test_samples_without_boxes_or_masks_pass() -> None:
+def test_samples_without_boxes_or_masks_are_supported() -> None:
     none = torch.zeros(0, 4)
     sample = Sample.of(torch.zeros(3, 20, 30, dtype=torch.uint8), none, torch.zeros(0, dtype=torch.int64), None, none)
     changed = flip(resize(sample, (40, 60)))
@@ -101,7 +101,7 @@ def test_samples_without_boxes_or_masks_pass() -> None:
     assert changed.masks is not None and changed.masks.shape == (0, 40, 60)
 
 
-def test_resize_and_flip_leave_the_sample_they_were_given_alone() -> None:
+def test_resize_and_flip_do_not_modify_their_input() -> None:
     sample = _marked(20, 30, (3, 4, 12, 15))
     resize(sample, (40, 60))
     flip(sample)

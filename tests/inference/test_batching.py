@@ -1,4 +1,4 @@
-"""A detector on many images: the batch is a matter of speed alone."""
+"""Detection on many images in batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ezsd.inference.batching import detect_images
 from tiny_run import assert_same_detections, make_model_folder
 
 
-def test_what_is_found_does_not_depend_on_the_batch(tmp_path: Path) -> None:
+def test_detections_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     model, _, text = load_model(make_model_folder(tmp_path))
     generator = torch.Generator().manual_seed(0)
     sizes = [(64, 96), (96, 64), (60, 92), (64, 96), (200, 90), (64, 95)]

@@ -1,4 +1,4 @@
-"""What a user of Detector gets: any kind of image, any names, one form of result."""
+"""Inputs and results of the user-facing detector."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def array() -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8)
 
 
-def test_every_kind_of_image_gives_the_same(detector: Detector, array: np.ndarray[Any, Any], tmp_path: Path) -> None:
+def test_every_image_format_gives_the_same_detections(
+    detector: Detector, array: np.ndarray[Any, Any], tmp_path: Path
+) -> None:
     path = tmp_path / "street.png"
     Image.fromarray(array).save(path)
     channels_first = torch.from_numpy(array).permute(2, 0, 1)
@@ -58,7 +60,7 @@ def test_every_kind_of_image_gives_the_same(detector: Detector, array: np.ndarra
         assert detector(image, threshold=0.0) == expected
 
 
-def test_one_image_gives_one_result_and_a_list_gives_a_list(detector: Detector, array: np.ndarray[Any, Any]) -> None:
+def test_an_image_gives_one_result_and_a_list_gives_a_list(detector: Detector, array: np.ndarray[Any, Any]) -> None:
     assert isinstance(detector(array), sv.Detections)
     several = detector([array, array[:50]])
     assert isinstance(several, list) and len(several) == 2
@@ -66,9 +68,7 @@ def test_one_image_gives_one_result_and_a_list_gives_a_list(detector: Detector, 
     assert detector([]) == []
 
 
-def test_results_hold_names_scores_and_boxes_in_the_images_pixels(
-    detector: Detector, array: np.ndarray[Any, Any]
-) -> None:
+def test_results_have_names_scores_and_boxes_in_image_pixels(detector: Detector, array: np.ndarray[Any, Any]) -> None:
     found = detector(array, threshold=0.0)
     assert found.class_id is not None and found.confidence is not None
     assert [SPLIT.names[index] for index in found.class_id] == list(found["class_name"])
@@ -78,7 +78,7 @@ def test_results_hold_names_scores_and_boxes_in_the_images_pixels(
     assert found.mask is None
 
 
-def test_the_vocabulary_decides_names_and_their_order(detector: Detector, array: np.ndarray[Any, Any]) -> None:
+def test_the_vocabulary_sets_the_names_and_their_order(detector: Detector, array: np.ndarray[Any, Any]) -> None:
     found = detector(array, ["bar", "circle"], threshold=0.0)
     assert found.class_id is not None
     assert set(found["class_name"]) == {"bar", "circle"}
@@ -88,7 +88,7 @@ def test_the_vocabulary_decides_names_and_their_order(detector: Detector, array:
     assert detector(array, "bar, circle", threshold=0.0) == found
 
 
-def test_threshold_leaves_out_the_rest(detector: Detector, array: np.ndarray[Any, Any]) -> None:
+def test_detections_below_the_threshold_are_removed(detector: Detector, array: np.ndarray[Any, Any]) -> None:
     found = detector(array, threshold=0.0)
     assert found.confidence is not None
     middle = float(np.median(found.confidence))
@@ -105,7 +105,7 @@ def test_threshold_leaves_out_the_rest(detector: Detector, array: np.ndarray[Any
         detector(array, batch_size=0)
 
 
-def test_what_is_found_does_not_depend_on_the_batch(detector: Detector) -> None:
+def test_detections_do_not_depend_on_the_batch_size(detector: Detector) -> None:
     rng = np.random.default_rng(1)
     sizes = [(64, 96), (96, 64), (60, 92), (64, 96), (200, 90)] * 3
     images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
@@ -129,13 +129,13 @@ def test_masks_have_the_size_of_the_image(array: np.ndarray[Any, Any], tmp_path:
     assert draw(array, found).size == (640, 448)
 
 
-def test_names_of_the_model_need_no_teacher(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_the_model_do_not_need_the_teacher(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict, "load_teacher", lambda *_, **__: 1 / 0)
     assert detector.embed().shape == (4, EMBEDDING_DIM)
     assert torch.equal(detector.embed(["triangle"])[0], detector.embed()[2])
 
 
-def test_other_names_are_embedded_once_by_the_teacher(
+def test_other_names_are_encoded_once_by_the_teacher(
     folder: Path, array: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("EZSD_CACHE", str(tmp_path))
@@ -150,7 +150,7 @@ def test_other_names_are_embedded_once_by_the_teacher(
     }  # fmt: skip
 
 
-def test_other_names_are_embedded_by_the_adapted_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_names_are_encoded_by_the_adapted_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
     adapted = ColourTeacher()
     torch.nn.init.normal_(adapted.norm_parameters()["text.weight"])
@@ -171,22 +171,22 @@ def test_other_names_are_embedded_by_the_adapted_teacher(tmp_path: Path, monkeyp
         (" , ", "empty"),
         (["cat", " "], r"vocabulary\[1\]"),
         (["cat", 3], r"vocabulary\[1\] is 3"),
-        (["cat", "dog", "Cat "], r'"Cat" comes twice \(as "cat"\)'),
-        (["traffic  cone", "traffic cone"], "comes twice"),
+        (["cat", "dog", "Cat "], r'"Cat" is a duplicate of "cat"'),
+        (["traffic  cone", "traffic cone"], "is a duplicate"),
     ],
 )
-def test_a_vocabulary_that_cannot_be_used_is_told(vocabulary: Any, message: str) -> None:
+def test_an_invalid_vocabulary_is_reported(vocabulary: Any, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         vocabulary_names(vocabulary, SPLIT.names)
 
 
-def test_all_problems_of_a_vocabulary_are_told_at_once() -> None:
+def test_all_problems_of_a_vocabulary_are_reported_together() -> None:
     with pytest.raises(RecipeError) as error:
         vocabulary_names(["cat", "", "cat"], SPLIT.names)
     assert len(error.value.problems) == 2
 
 
-def test_a_image_that_cannot_be_used_is_told(tmp_path: Path, array: np.ndarray[Any, Any]) -> None:
+def test_an_invalid_image_is_reported(tmp_path: Path, array: np.ndarray[Any, Any]) -> None:
     broken = tmp_path / "broken.jpg"
     Image.fromarray(array).save(broken)
     broken.write_bytes(broken.read_bytes()[:-300])
@@ -200,9 +200,9 @@ def test_a_image_that_cannot_be_used_is_told(tmp_path: Path, array: np.ndarray[A
             read_any(image)
 
 
-def test_images_are_turned_upright_and_made_rgb(tmp_path: Path) -> None:
+def test_images_are_converted_to_upright_rgb(tmp_path: Path) -> None:
     pixels = np.zeros((20, 30, 3), np.uint8)
-    pixels[:, :5] = 255  # a white stripe at the left, which lies on top once the image is turned
+    pixels[:, :5] = 255  # a white stripe on the left, which is at the top after rotation
     path, exif = tmp_path / "phone.png", Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels).save(path, exif=exif)
@@ -215,13 +215,13 @@ def test_images_are_turned_upright_and_made_rgb(tmp_path: Path) -> None:
     assert read_any(Image.new("P", (8, 6))).shape == (3, 6, 8)
 
 
-def test_the_callers_array_is_left_alone(array: np.ndarray[Any, Any]) -> None:
+def test_the_array_of_the_caller_is_not_modified(array: np.ndarray[Any, Any]) -> None:
     before = array.copy()
     read_any(array).zero_()
     np.testing.assert_array_equal(array, before)
 
 
-def test_json_holds_name_score_and_box() -> None:
+def test_json_contains_name_score_and_box() -> None:
     found = sv.Detections(
         xyxy=np.array([[1, 2, 30.125, 40]], np.float32), confidence=np.array([0.87654], np.float32),
         class_id=np.array([0]), data={"class_name": np.array(["traffic cone"])},
@@ -234,12 +234,12 @@ def test_json_holds_name_score_and_box() -> None:
 @pytest.mark.parametrize("size", [(40, 30), (1000, 700)])
 def test_drawing_marks_the_box_and_enlarges_small_images(size: tuple[int, int]) -> None:
     width, height = size
-    grey = np.full((height, width, 3), 128, np.uint8)
+    gray = np.full((height, width, 3), 128, np.uint8)
     box = np.array([[width * 0.25, height * 0.5, width * 0.75, height * 0.9]], np.float32)
     found = sv.Detections(
         xyxy=box, confidence=np.array([0.9]), class_id=np.array([0]), data={"class_name": np.array(["дорожный конус"])}
     )
-    drawn = draw(grey, found)
+    drawn = draw(gray, found)
     assert max(drawn.size) == max(640, *size)
     scale = drawn.width / width
     changed = (np.asarray(drawn) != 128).any(axis=2)
@@ -248,9 +248,9 @@ def test_drawing_marks_the_box_and_enlarges_small_images(size: tuple[int, int]) 
     assert not changed[(y1 + y2) // 2, (x1 + x2) // 2]
     label = changed[:y1, :]
     assert label.sum() > 1000
-    assert draw(grey, found[:0]).size == drawn.size
+    assert draw(gray, found[:0]).size == drawn.size
 
 
-def test_a_folder_that_is_no_model_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_model_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"config\.json"):
         Detector.load(tmp_path)

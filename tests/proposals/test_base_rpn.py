@@ -1,4 +1,4 @@
-"""An RPN that learned base boxes alone, its regions and its objectness, from the training to the reported recall."""
+"""The RPN trained on base boxes: training, regions, objectness and reported recall."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ def _assert_same(first: TargetStore, second: TargetStore) -> None:
         assert all(torch.equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
 
 
-def test_the_best_regions_of_the_rpn_are_stored_with_the_embeddings_of_their_crops(
-    coco: TinyCoco, tmp_path: Path
-) -> None:
+def test_the_best_regions_of_the_rpn_are_stored_with_crop_embeddings(coco: TinyCoco, tmp_path: Path) -> None:
     store, metrics = _propose(coco, tmp_path)
     store.verify()
     rpn, teacher = load_base_rpn(tmp_path / "targets", 40, "cpu"), ColourTeacher()
@@ -89,11 +87,11 @@ def test_the_best_regions_of_the_rpn_are_stored_with_the_embeddings_of_their_cro
     assert metrics["grid_boxes"] == metrics["dense_passes"] == 0
     assert metrics["crops"] == metrics["proposals"] + metrics["base_boxes"] == 80 + metrics["base_boxes"]
     assert metrics["seconds"] >= metrics["rpn_seconds"] > 0
-    assert json.loads((tmp_path / "targets/rpn/metrics.json").read_text())["steps"] == 4  # 8 images, 2 a step
+    assert json.loads((tmp_path / "targets/rpn/metrics.json").read_text())["steps"] == 4  # 8 images, 2 per step
     assert metrics == json.loads((tmp_path / "targets/metrics.json").read_text())
 
 
-def test_the_base_filter_drops_what_the_crop_calls_by_a_base_name(coco: TinyCoco, tmp_path: Path) -> None:
+def test_the_base_filter_removes_regions_classified_as_base(coco: TinyCoco, tmp_path: Path) -> None:
     everything, _ = _propose(coco, tmp_path / "all", propose__keep=40)
     filtered, metrics = _propose(coco, tmp_path / "filtered", propose__base_filter=True)
     dropped = 0
@@ -105,11 +103,11 @@ def test_the_base_filter_drops_what_the_crop_calls_by_a_base_name(coco: TinyCoco
         assert torch.equal(kept.boxes[~kept.is_base_box], novel.boxes[:10])
     assert dropped > 0
     counts = [int((~everything[image_id].is_base_box).sum()) for image_id in SIZES]
-    assert 20 < max(counts) <= 40  # the shortlist's length counts, not detector.rpn_proposals = 20
-    assert metrics["crops"] == sum(len(everything[image_id]) for image_id in SIZES)  # the whole shortlist
+    assert 20 < max(counts) <= 40  # limited by the shortlist, not by detector.rpn_proposals = 20
+    assert metrics["crops"] == sum(len(everything[image_id]) for image_id in SIZES)  # all boxes of the shortlist
 
 
-def test_the_rpn_learns_from_boxes_of_base_names_alone(coco: TinyCoco, tmp_path: Path) -> None:
+def test_the_rpn_is_trained_only_on_base_boxes(coco: TinyCoco, tmp_path: Path) -> None:
     known, unknown = (load_images(coco.part(), names) for names in (SPLIT.names, SPLIT.base))
     for name, images in (("known", known), ("unknown", unknown)):
         train_base_rpn(_recipe(coco), SPLIT.base, images, tmp_path / name)
@@ -118,7 +116,7 @@ def test_the_rpn_learns_from_boxes_of_base_names_alone(coco: TinyCoco, tmp_path:
     assert (tmp_path / "fewer" / WEIGHTS).read_bytes() != (tmp_path / "unknown" / WEIGHTS).read_bytes()
 
 
-def test_with_objectness_the_regions_join_the_grid_and_what_agrees_with_them_ranks_higher(
+def test_objectness_adds_regions_to_the_grid_and_ranks_boxes_that_agree_with_them_higher(
     coco: TinyCoco, tmp_path: Path
 ) -> None:
     changes = {"propose__scoring": "dense", "propose__crop_rank": 1.0, "propose__ranking": "max_probability"}
@@ -144,7 +142,7 @@ def test_with_objectness_the_regions_join_the_grid_and_what_agrees_with_them_ran
 
 
 @pytest.mark.parametrize("changes", [{}, {"propose__scoring": "dense", "propose__objectness": 1.0}])
-def test_novel_annotations_cannot_change_a_single_bit_of_the_store(
+def test_novel_annotations_do_not_change_the_store(
     tmp_path: Path, tiny_coco: Callable[..., TinyCoco], changes: dict[str, Any]
 ) -> None:
     honest, altered, val = (tiny_coco(tmp_path / name) for name in ("honest", "altered", "val"))
@@ -161,46 +159,46 @@ def test_novel_annotations_cannot_change_a_single_bit_of_the_store(
     _assert_same(*(TargetStore(tmp_path / name / "targets") for name in ("a", "b")))
 
 
-def test_a_stage_stopped_anywhere_ends_with_the_same_store(
+def test_a_stage_interrupted_at_any_point_gives_the_same_store(
     coco: TinyCoco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, _ = _propose(coco, tmp_path / "whole")
-    folder, changes = tmp_path / "stopped", {"train__checkpoint_steps": 1}
+    expected, _ = _propose(coco, tmp_path / "expected")
+    folder, changes = tmp_path / "interrupted", {"train__checkpoint_steps": 1}
 
-    def stops_training(place: Path, step: int, *rest: Any) -> None:
+    def interrupt_training(place: Path, step: int, *rest: Any) -> None:
         save_checkpoint(place, step, *rest)
         if step == 2:
             raise KeyboardInterrupt
 
-    def stops_proposing(path: Path, *rest: Any) -> None:
+    def interrupt_proposing(path: Path, *rest: Any) -> None:
         if path.name == "shard-00001.arrow":
             raise KeyboardInterrupt
         write_shard(path, *rest)
 
     steps: list[int] = []
 
-    def noted(place: Path, step: int, *rest: Any) -> None:
+    def record_step(place: Path, step: int, *rest: Any) -> None:
         steps.append(step)
         save_checkpoint(place, step, *rest)
 
-    monkeypatch.setattr(ezsd.training.loop, "save_checkpoint", stops_training)
+    monkeypatch.setattr(ezsd.training.loop, "save_checkpoint", interrupt_training)
     with pytest.raises(KeyboardInterrupt):
         _propose(coco, folder, **changes)
     assert not (folder / "targets" / WEIGHTS).exists()
-    monkeypatch.setattr(ezsd.training.loop, "save_checkpoint", noted)
-    monkeypatch.setattr(ezsd.pipeline.propose, "write_shard", stops_proposing)
+    monkeypatch.setattr(ezsd.training.loop, "save_checkpoint", record_step)
+    monkeypatch.setattr(ezsd.pipeline.propose, "write_shard", interrupt_proposing)
     with pytest.raises(KeyboardInterrupt):
         _propose(coco, folder, **changes)
-    assert steps == [3, 4]  # goes on after the second
+    assert steps == [3, 4]  # resumes after step 2
     monkeypatch.setattr(ezsd.pipeline.propose, "write_shard", write_shard)
     stamps = {name: (folder / "targets" / name).stat().st_mtime_ns for name in (WEIGHTS, "shard-00000.arrow")}
-    again, _ = _propose(coco, folder, **changes)
+    resumed, _ = _propose(coco, folder, **changes)
     assert steps == [3, 4]  # a trained RPN is not trained again
     assert stamps == {name: (folder / "targets" / name).stat().st_mtime_ns for name in stamps}
-    _assert_same(whole, again)
+    _assert_same(expected, resumed)
 
 
-def test_shards_of_another_rpn_are_made_again(coco: TinyCoco, tmp_path: Path) -> None:
+def test_shards_are_recomputed_when_the_rpn_changes(coco: TinyCoco, tmp_path: Path) -> None:
     first, _ = _propose(coco, tmp_path)
     before = {image_id: first[image_id].boxes for image_id in SIZES}
     (tmp_path / "targets" / WEIGHTS).unlink()
@@ -211,7 +209,7 @@ def test_shards_of_another_rpn_are_made_again(coco: TinyCoco, tmp_path: Path) ->
     assert not any(torch.equal(before[image_id], second[image_id].boxes) for image_id in SIZES)
 
 
-def test_a_run_reports_the_recall_and_the_cost_of_the_stored_rpn(coco: TinyCoco, tmp_path: Path) -> None:
+def test_a_run_reports_the_recall_and_cost_of_the_rpn(coco: TinyCoco, tmp_path: Path) -> None:
     recipe = _recipe(coco, detector__semantic_regression=False)
     metrics = run_recipe(recipe, tmp_path / "run")
     rpn, images = load_base_rpn(tmp_path / "run/targets", 40, "cpu"), load_images(coco.part(), SPLIT.names)
@@ -224,19 +222,19 @@ def test_a_run_reports_the_recall_and_the_cost_of_the_stored_rpn(coco: TinyCoco,
     assert cost.teacher_crops == metrics["propose"].crops
 
 
-def test_where_no_targets_are_needed_the_recall_is_not_measured(coco: TinyCoco, tmp_path: Path) -> None:
+def test_recall_is_not_measured_without_targets(coco: TinyCoco, tmp_path: Path) -> None:
     metrics = run_recipe(_recipe(coco, train__distillation_weight=0.0), tmp_path / "run")
     assert not (tmp_path / "run/targets").exists()
     assert set(metrics["evaluate"].proposals.to_json().values()) == {None}
 
 
-def test_a_missing_or_strange_rpn_is_told(coco: TinyCoco, tmp_path: Path) -> None:
+def test_a_missing_or_invalid_rpn_file_is_reported(coco: TinyCoco, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"rpn\.safetensors is missing"):
         load_base_rpn(tmp_path, 40, "cpu")
     write_tensors(tmp_path / WEIGHTS, {"weight": torch.zeros(1)})
-    with pytest.raises(ArtifactError, match=r"rpn\.safetensors is not the RPN of a run"):
+    with pytest.raises(ArtifactError, match=r"rpn\.safetensors is not an RPN of ezsd"):
         load_base_rpn(tmp_path, 40, "cpu")
     detector = _recipe(coco).detector.model_dump_json()
     write_tensors(tmp_path / WEIGHTS, {"weight": torch.zeros(1)}, {"detector": detector})
-    with pytest.raises(ArtifactError, match=r"rpn\.safetensors is not the RPN of a run"):
+    with pytest.raises(ArtifactError, match=r"rpn\.safetensors is not an RPN of ezsd"):
         load_base_rpn(tmp_path, 40, "cpu")

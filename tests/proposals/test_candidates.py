@@ -1,4 +1,4 @@
-"""The anchor grid, the scores of its boxes, and which of them are chosen."""
+"""The anchor grid, scoring and selection of candidate boxes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ezsd.utils.boxes import resize_scale
 
 @settings(max_examples=40)
 @given(height=st.integers(1, 900), width=st.integers(1, 900))
-def test_the_grid_lies_in_the_image_without_doubles_and_reaches_every_corner(height: int, width: int) -> None:
+def test_the_grid_is_inside_the_image_without_duplicates_and_reaches_all_corners(height: int, width: int) -> None:
     boxes = anchor_grid(height, width, ProposeConfig(image_size=(256, 384), sides=(32, 64, 128)))
     if min(height, width) > 8:
         assert len(boxes)
@@ -28,9 +28,9 @@ def test_the_grid_lies_in_the_image_without_doubles_and_reaches_every_corner(hei
         assert bool((boxes.amax(0)[2:] >= torch.tensor([width, height]) - reach).all())
 
 
-def test_the_grid_has_the_sides_and_ratios_of_the_settings_in_pixels_of_the_image() -> None:
-    whole = ProposeConfig(image_size=(800, 1333), stride=32, sides=(64,), ratios=(0.25, 1.0))
-    boxes = anchor_grid(400, 600, whole)  # enlarged twofold
+def test_the_grid_has_the_configured_sides_and_ratios_in_image_pixels() -> None:
+    config = ProposeConfig(image_size=(800, 1333), stride=32, sides=(64,), ratios=(0.25, 1.0))
+    boxes = anchor_grid(400, 600, config)  # the image is enlarged by a factor of 2
     widths, heights = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
     inside = (boxes[:, :2] > 0).all(1) & (boxes[:, 2] < 600) & (boxes[:, 3] < 400)
     assert {(round(float(w), 3), round(float(h), 3)) for w, h in zip(widths[inside], heights[inside], strict=True)} == {
@@ -39,7 +39,7 @@ def test_the_grid_has_the_sides_and_ratios_of_the_settings_in_pixels_of_the_imag
     assert len(boxes) == 25 * 38 * 2
 
 
-def test_a_sure_teacher_scores_one_and_a_teacher_without_opinion_zero() -> None:
+def test_confidence_is_one_for_a_certain_teacher_and_lowest_for_uniform_probabilities() -> None:
     sure, flat = torch.eye(4)[:1], torch.full((1, 4), 0.25)
     both = torch.cat([sure, flat])
     boxes = torch.tensor([[0.0, 0, 10, 10]]).repeat(2, 1)
@@ -47,7 +47,7 @@ def test_a_sure_teacher_scores_one_and_a_teacher_without_opinion_zero() -> None:
     torch.testing.assert_close(confidence(both, boxes, 2, "max_probability"), torch.tensor([1.0, 0.25]))
 
 
-def test_ranking_by_novel_names_leaves_base_names_aside_and_prefers_the_larger_of_equals() -> None:
+def test_the_novel_ranking_ignores_base_names_and_prefers_larger_boxes() -> None:
     probabilities = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.4, 0.6]])  # base, novel
     boxes = torch.tensor([[0.0, 0, 50, 50], [0, 0, 10, 10], [0, 0, 40, 40]])
     scores = confidence(probabilities, boxes, 1, "novel")
@@ -56,7 +56,7 @@ def test_ranking_by_novel_names_leaves_base_names_aside_and_prefers_the_larger_o
     assert confidence(probabilities[:0], boxes[:0], 1, "novel").shape == (0,)
 
 
-def test_agreement_is_the_objectness_of_the_region_that_is_met_best() -> None:
+def test_agreement_is_the_maximum_of_objectness_times_iou() -> None:
     regions = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 20], [50, 50, 60, 60]])
     objectness = torch.tensor([0.4, 0.9, 0.8])
     boxes = torch.cat([regions, torch.tensor([[80.0, 80, 90, 90]])])
@@ -66,7 +66,7 @@ def test_agreement_is_the_objectness_of_the_region_that_is_met_best() -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(0, 4), st.floats(0.05, 0.95))
-def test_boxes_lie_on_a_base_box_when_enough_of_their_area_does(seed: int, count: int, share: float) -> None:
+def test_lie_on_compares_the_covered_area_with_the_share(seed: int, count: int, share: float) -> None:
     numbers = torch.Generator().manual_seed(seed)
     corners = torch.randint(0, 30, (40 + count, 2), generator=numbers)
     every = torch.cat([corners, corners + torch.randint(1, 20, corners.shape, generator=numbers)], 1)
@@ -78,13 +78,13 @@ def test_boxes_lie_on_a_base_box_when_enough_of_their_area_does(seed: int, count
         [[float(layer[y1:y2, x1:x2].mean()) for layer in image] + [0.0] for x1, y1, x2, y2 in boxes.tolist()]
     )
     best = shares.amax(1)
-    clear = (best - share).abs() > 1e-4  # not decided by rounding
+    clear = (best - share).abs() > 1e-4  # exclude cases decided by rounding
     assert torch.equal(lie_on(boxes.float(), base.float(), share)[clear], (best > share)[clear])
     assert not lie_on(boxes.float(), base.float(), 1.0).any()
 
 
 @given(st.integers(0, 10_000), st.integers(1, 60), st.sampled_from([0.3, 0.5, 0.7]))
-def test_the_first_of_nms_are_those_of_the_whole(seed: int, count: int, threshold: float) -> None:
+def test_first_of_nms_matches_full_nms(seed: int, count: int, threshold: float) -> None:
     numbers = torch.Generator().manual_seed(seed)
     corners = torch.rand(300, 2, generator=numbers) * 20
     boxes = torch.cat([corners, corners + 1 + torch.rand(300, 2, generator=numbers) * 30], 1)
@@ -93,7 +93,7 @@ def test_the_first_of_nms_are_those_of_the_whole(seed: int, count: int, threshol
     assert torch.equal(first_of_nms(boxes, scores, threshold, count), expected)
 
 
-def test_selection_suppresses_shortens_filters_and_keeps_in_this_order() -> None:
+def test_select_applies_nms_shortlist_filter_and_limit_in_this_order() -> None:
     boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 11], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10.0]])
     probabilities = torch.tensor([[0.05, 0.95], [0.04, 0.96], [0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])  # base, novel
     even = torch.ones(5)

@@ -1,4 +1,4 @@
-"""Recall of proposals: which novel boxes count, what meets them, and what it is held against."""
+"""Recall of novel boxes by proposals and by random boxes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tiny(tmp_path: Path, tiny_coco: Callable[..., TinyCoco], monkeypatch: pytest
     return tiny_coco(tmp_path / "data")
 
 
-def test_recall_counts_novel_boxes_met_by_the_best_proposals(tiny: TinyCoco) -> None:
+def test_recall_counts_novel_boxes_that_overlap_the_best_proposals(tiny: TinyCoco) -> None:
     images = load_images(tiny.part(), SPLIT.names)
     novel = {image.image_id: image.boxes[(image.labels > 2) & ~image.crowd] for image in images}
     total = sum(map(len, novel.values()))
@@ -50,7 +50,7 @@ def test_recall_counts_novel_boxes_met_by_the_best_proposals(tiny: TinyCoco) -> 
     assert novel_recall(late, images, SPLIT.novel)["novel_recall_at_100"] is None
 
 
-def test_an_overlap_of_half_is_enough_and_less_is_not(tiny: TinyCoco) -> None:
+def test_the_iou_threshold_of_recall_is_one_half(tiny: TinyCoco) -> None:
     images = load_images(tiny.part(), SPLIT.names)
     image = next(entry for entry in images if bool((entry.labels > 2).any()))
     box = image.boxes[image.labels > 2][:1]
@@ -62,14 +62,14 @@ def test_an_overlap_of_half_is_enough_and_less_is_not(tiny: TinyCoco) -> None:
         assert recall is not None and (recall > 0) == bool(met)
 
 
-def test_proposals_and_random_boxes_are_measured_on_images_with_novel_boxes(tiny: TinyCoco) -> None:
+def test_recall_is_measured_on_images_with_novel_boxes(tiny: TinyCoco) -> None:
     images = load_images(tiny.part(), SPLIT.names)
     every = SETTINGS.model_copy(update={"sides": (32,), "shortlist": 5000, "nms": 1.0})
     proposer = Proposer(ColourTeacher(), text_embeddings(ColourTeacher(), SPLIT.names, PROMPT), 2, every, "cpu")
     found = measure_proposals(proposer, images, SPLIT)
     chance = random_recall(images, SPLIT, every)
     assert set(found) == {"novel_recall_at_100", "novel_recall_at_300"}
-    assert found["novel_recall_at_300"] == chance["novel_recall_at_300"]  # the whole grid, in another order
+    assert found["novel_recall_at_300"] == chance["novel_recall_at_300"]  # all boxes of the grid, in a different order
 
     def measured(**changes: float) -> float:
         changed = replace(proposer, config=every.model_copy(update=changes))

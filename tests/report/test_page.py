@@ -139,7 +139,7 @@ def test_without_the_images_the_figures_are_still_told(make: Callable[..., Path]
     for path in coco.images.iterdir():
         path.unlink()
     page = _page(folder)
-    assert "The images cannot be shown" in page.text and "there is no such image" in page.text
+    assert "The images cannot be shown" in page.text and "the image does not exist" in page.text
     assert "AP50 novel names 12.5" in page.text
 
 

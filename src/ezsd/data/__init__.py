@@ -1,1 +1,1 @@
-"""Images, boxes and category names: everything the stages learn from, and what they may not see."""
+"""Images, boxes and category names, and the filter that hides novel boxes from training."""

@@ -1,4 +1,4 @@
-"""Which categories are base (boxes to learn from) and which are novel (names only)."""
+"""Category splits: base categories have boxes to train on, novel categories have names only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LVIS_BASE = {"lvis_rare": ("frequent", "common"), "lvis_common_rare": ("frequen
 
 @dataclass(frozen=True)
 class CategorySplit:
-    """Names with boxes (base) and names without (novel); no name is in both."""
+    """Base names (with boxes) and novel names (without boxes). The two lists are disjoint."""
 
     name: str
     base: tuple[str, ...]
@@ -32,24 +32,24 @@ class CategorySplit:
 
 
 def shipped_splits() -> tuple[str, ...]:
-    """Return the names that :func:`load_split` knows."""
+    """Return the split names accepted by :func:`load_split`."""
     folder = files("ezsd.data") / "splits"
     stored = (entry.name for entry in folder.iterdir())
     return (*sorted(name.removesuffix(".json") for name in stored if name.endswith(".json")), *_LVIS_BASE)
 
 
 def load_split(split: str | Mapping[str, Sequence[str]], annotations: Path | None = None) -> CategorySplit:
-    """Return the split of a recipe.
+    """Load a category split.
 
     Args:
-        split: a shipped name, or ``{"base": [...], "novel": [...]}`` (then the split is named "custom").
+        split: The name of a shipped split, or ``{"base": [...], "novel": [...]}`` for a split named "custom".
             ``lvis_rare`` (novel = rare) and ``lvis_common_rare`` (novel = common and rare) follow Gupta et al. 2019,
-            "LVIS": they are made from the ``frequency`` of each category in ``annotations``.
-        annotations: an LVIS file; only the lvis splits need it.
+            "LVIS". They use the ``frequency`` of each category in ``annotations``.
+        annotations: An LVIS annotation file. Only the LVIS splits need it.
 
     Raises:
-        RecipeError: unknown name, no base name, a name twice, a novel name that is also base (all told at once), or
-            an LVIS split without frequencies.
+        RecipeError: The split is unknown, has no base names, repeats a name or lists a name as both base and novel
+            (all problems are reported together), or the LVIS file has no frequencies.
     """
     if not isinstance(split, str):
         return _checked("custom", split)
@@ -59,8 +59,8 @@ def load_split(split: str | Mapping[str, Sequence[str]], annotations: Path | Non
         close = difflib.get_close_matches(split, shipped_splits(), n=1)
         hint = f' Did you mean "{close[0]}"?' if close else ""
         raise RecipeError(
-            f'split: "{split}" is not a shipped split; there are {", ".join(shipped_splits())}.{hint} '
-            "Or give the names: split: {base: [...], novel: [...]}."
+            f'split: "{split}" is not a shipped split; expected one of {", ".join(shipped_splits())}.{hint} '
+            "Alternatively, list the names: split: {base: [...], novel: [...]}."
         )
     return _checked(split, json.loads((files("ezsd.data") / "splits" / f"{split}.json").read_text(encoding="utf-8")))
 
@@ -77,14 +77,14 @@ def _checked(name: str, names: Mapping[str, Sequence[str]]) -> CategorySplit:
             given = ()
         sides[side] = tuple(given)
         problems += [
-            f'split.{side}: "{entry}" is there {count} times; name it once.'
+            f'split.{side}: "{entry}" is listed {count} times; list it once.'
             for entry, count in Counter(given).items()
             if count > 1
         ]
     if not sides["base"]:
-        problems.append("split.base: no name. Name the categories that have boxes to learn from.")
+        problems.append("split.base: the list is empty. List the categories that have boxes to train on.")
     problems += [
-        f'split.novel: "{entry}" is base too; leave it in one of them.'
+        f'split.novel: "{entry}" is also a base name; keep it in one of the two lists.'
         for entry in dict.fromkeys(sides["novel"])
         if entry in sides["base"]
     ]
@@ -95,15 +95,15 @@ def _checked(name: str, names: Mapping[str, Sequence[str]]) -> CategorySplit:
 
 def _lvis_split(name: str, annotations: Path | None) -> dict[str, list[str]]:
     if annotations is None:
-        raise RecipeError(f'split: "{name}" is made from an LVIS annotation file; give data.train.annotations.')
+        raise RecipeError(f'split: "{name}" needs an LVIS annotation file; set data.train.annotations.')
     try:
         categories = json.loads(annotations.read_text(encoding="utf-8"))["categories"]
         frequencies = {category["name"]: _LVIS_FREQUENCIES[category["frequency"]] for category in _by_id(categories)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecipeError(
-            f'split: "{name}" is made from the frequency (f, c or r) of each category of an LVIS file, and '
-            f"{annotations} cannot be read as one ({type(error).__name__}: {error}). Give LVIS v1 annotations, or "
-            "name the categories: split: {base: [...], novel: [...]}."
+            f'split: "{name}" needs the frequency (f, c or r) of each category of an LVIS file, but '
+            f"{annotations} cannot be read as one ({type(error).__name__}: {error}). Use LVIS v1 annotations, or "
+            "list the categories: split: {base: [...], novel: [...]}."
         ) from None
     base = _LVIS_BASE[name]
     return {

@@ -1,4 +1,4 @@
-"""Image files: turned upright, as RGB, and checked before anything is learned from them."""
+"""Decode image files to upright RGB, and check them before training."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _CHUNK = 64
 
 
 def decode_image(path: Path) -> Tensor:
-    """Return the image as viewers show it (turned as its EXIF orientation says): uint8 [3, H, W], RGB.
+    """Decode an image file to a uint8 RGB tensor [3, H, W], with its EXIF orientation applied.
 
     Raises:
-        DataError: the file is missing, not an image, damaged, or has more than 8 bits a channel.
+        DataError: The file is missing, damaged, not an image, or has more than 8 bits per channel.
     """
     try:
         with Image.open(path) as image:
@@ -40,14 +40,14 @@ def decode_image(path: Path) -> Tensor:
 
 
 def image_problems(images: Sequence[tuple[Path, int, int]], decode: bool) -> list[str | None]:
-    """Check image files, many at a time.
+    """Check image files in parallel.
 
     Args:
-        images: path, and width and height that the annotations give.
-        decode: read every pixel too, which finds truncated files; else only the header is read.
+        images: The path of each image, and its width and height (pixels) in the annotations.
+        decode: Decode the pixels, which finds truncated files. Otherwise only the header is read.
 
     Returns:
-        for each image what is wrong with it, or None.
+        The problem of each image, or None.
     """
 
     def check(chunk: Sequence[tuple[Path, int, int]]) -> list[str | None]:
@@ -69,23 +69,23 @@ def _problem(path: Path, width: int, height: int, decode: bool) -> str | None:
             _refuse_deep(image)
             size = image.size[::-1] if image.getexif().get(_ORIENTATION) in _SIDEWAYS else image.size
             if decode:
-                image.draft("RGB", (1, 1))  # JPEG at an eighth: all bits are read, few pixels are made
+                image.draft("RGB", (1, 1))  # JPEG is decoded at 1/8 size: faster, and still reads all data
                 image.load()
     except _BROKEN as error:
         return _message(path, error)
     if size != (width, height):
-        return f"{path}: {size[0]} x {size[1]} pixels, the annotations say {width} x {height}"
+        return f"{path}: {size[0]} x {size[1]} pixels, but the annotations say {width} x {height}"
     return None
 
 
 def _refuse_deep(image: Image.Image) -> None:
     if image.mode[:1] in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode}; expected 8 bits a channel, convert the image")
+        raise ValueError(f"pixels of mode {image.mode}; expected 8 bits per channel; convert the image")
 
 
 def _message(path: Path, error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
-        return f"{path}: there is no such image"
+        return f"{path}: the image does not exist"
     if isinstance(error, UnidentifiedImageError):
-        return f"{path}: not an image (or of an unknown kind)"
+        return f"{path}: not an image, or an unknown image format"
     return f"{path}: cannot be read as an image ({error})"

@@ -1,4 +1,4 @@
-"""Decode images in threads, ahead of their use."""
+"""Decode images in background threads before they are needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read_ahead(images: Sequence[AnnotatedImage]) -> Iterator[Tensor]:
     """Decode images in order, a few ahead of the consumer.
 
     Yields:
-        uint8 ``[3, H, W]``.
+        The pixels of each image, uint8 ``[3, H, W]``.
     """
     with ThreadPoolExecutor(_READERS) as pool:
         waiting = deque(pool.submit(read_image, image) for image in images[: 2 * _READERS])
@@ -29,7 +29,7 @@ def read_ahead(images: Sequence[AnnotatedImage]) -> Iterator[Tensor]:
 
 
 class ImageCache:
-    """Decoded images, read by threads before they are needed; the last ``size`` are kept."""
+    """Cache of images decoded by background threads. The ``size`` most recently requested images are kept."""
 
     def __init__(self, images: Sequence[AnnotatedImage], size: int) -> None:
         self.images, self.size = images, size
@@ -37,7 +37,7 @@ class ImageCache:
         self._kept: OrderedDict[int, Future[Tensor]] = OrderedDict()
 
     def ask(self, places: Sequence[int]) -> None:
-        """Begin to decode the images at these places of ``images``, as far as they are not kept."""
+        """Start decoding the images at these indices, unless they are in the cache."""
         for place in places:
             if place not in self._kept:
                 self._kept[place] = self._pool.submit(read_image, self.images[place])
@@ -46,5 +46,5 @@ class ImageCache:
             self._kept.popitem(last=False)
 
     def get(self, place: int) -> Tensor:
-        """Return an image that was asked for: uint8 ``[3, H, W]``."""
+        """Return the pixels of a requested image, uint8 ``[3, H, W]``."""
         return self._kept[place].result()

@@ -1,4 +1,4 @@
-"""Images with their boxes, whatever format they were read from."""
+"""Annotated images, independent of the annotation format."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class AnnotatedImage:
     """One image file and its boxes.
 
     Attributes:
-        image_id: as in the annotations.
-        path: the image file.
-        width: pixels, after the EXIF orientation is applied.
-        height: pixels, likewise.
-        boxes: [N, 4] xyxy absolute pixels float32, inside the image; N may be 0.
-        labels: [N] int64, 1-based index into the names of :class:`ImageSet`.
-        crowd: [N] bool, True where one box covers a group of objects.
-        segmentations: for each box its COCO polygons or RLE as in the file (a crowd box may have an empty one);
-            None where the data has no masks.
-        areas: [N] float32 square pixels as in the file (COCO: of the mask), or of the box where the file gives none.
+        image_id: The id in the annotations.
+        path: The image file.
+        width: The width in pixels, after the EXIF orientation is applied.
+        height: The height in pixels, after the EXIF orientation is applied.
+        boxes: [N, 4] float32 xyxy, absolute pixels, clipped to the image. N can be 0.
+        labels: [N] int64, 1-based indices into the names of :class:`ImageSet`.
+        crowd: [N] bool, True if the box covers a group of objects.
+        segmentations: COCO polygons or RLE of each box, as in the file (empty for some crowd boxes); None if the data
+            has no masks.
+        areas: [N] float32 in square pixels, as in the file (for COCO, the mask area), or the box area if missing.
     """
 
     image_id: int
@@ -48,13 +48,13 @@ class AnnotatedImage:
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """One part of the data.
+    """The images of one part of the data.
 
     Attributes:
-        images: sorted by image_id; images without a box of ``names`` are there too.
-        names: what the labels mean; label 1 is ``names[0]``.
-        has_masks: every box that is no crowd has a segmentation.
-        skipped: what ``skip_bad`` left out, one message each.
+        images: The images, sorted by id, including images without boxes.
+        names: The category names. Label 1 is ``names[0]``.
+        has_masks: Whether every box that is not a crowd has a segmentation.
+        skipped: One message for each image or box that ``skip_bad`` skipped.
     """
 
     images: list[AnnotatedImage]
@@ -77,10 +77,10 @@ class ImageSet:
 
 
 def read_image(image: AnnotatedImage | Path) -> Tensor:
-    """Decode an image: uint8 [3, H, W], RGB, turned as its EXIF orientation says.
+    """Decode an image to a uint8 RGB tensor [3, H, W], with its EXIF orientation applied.
 
     Raises:
-        DataError: the file is missing or damaged, or its size is not what it was when the image was loaded.
+        DataError: The file is missing or damaged, or its size has changed since the annotations were loaded.
     """
     if isinstance(image, Path):
         return decode_image(image)
@@ -88,7 +88,7 @@ def read_image(image: AnnotatedImage | Path) -> Tensor:
     if pixels.shape[1:] != (image.height, image.width):
         raise DataError(
             f"{image.path}: {pixels.shape[2]} x {pixels.shape[1]} pixels, expected {image.width} x {image.height}. "
-            "The file has changed; bring the old one back, or mend the annotations and run again."
+            "The file has changed; restore it, or fix the annotations, and run again."
         )
     return pixels
 
@@ -128,9 +128,9 @@ def labels_among(image: AnnotatedImage, names: Sequence[str], wanted: Sequence[s
 
 
 def with_names(image: AnnotatedImage, names: Sequence[str], wanted: Sequence[str]) -> AnnotatedImage:
-    """Return the image with the boxes of wanted names alone, crowd boxes excluded, in their order.
+    """Return the image with only the boxes of wanted names, crowd boxes excluded. The order of the boxes is kept.
 
-    This is the one place where boxes are selected by name; everything that may see base boxes only goes through it.
+    Code that must not see novel boxes selects boxes with this function.
 
     Args:
         image: Its labels are 1-based indices into ``names``.

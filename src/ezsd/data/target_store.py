@@ -1,8 +1,8 @@
-"""The store of stage propose: CLIP proposals and the teacher's region embeddings, memory-mapped.
+"""Memory-mapped store of CLIP proposals and the teacher's region embeddings, written by stage propose.
 
-One Arrow IPC file a shard: a row a box, embeddings as fp16 (2 x D bytes). A shard is written whole or not at all, and
-carries in its metadata which rows belong to which image and a key of what it was made with. ``index.json`` is written
-last: where it is, the store is complete.
+Each shard is an Arrow IPC file with one row per box and fp16 embeddings (2 x D bytes). Shards are written atomically.
+Their metadata maps rows to images and contains a key of the settings they were computed with. ``index.json`` is written
+last, so a store with an index is complete.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from ezsd.errors import ArtifactError
 from ezsd.utils.files import read_json, write_json, written_whole
 
 INDEX = "index.json"
-_OPEN_SHARDS = 256  # a process may hold about a thousand files open
-_UNIT_TOLERANCE = 0.01  # fp16 rounding of D numbers
+_OPEN_SHARDS = 256  # below the usual limit of about 1000 open files per process
+_UNIT_TOLERANCE = 0.01  # rounding of D fp16 values
+_ADVICE = "Run stage propose again; finished shards are kept."
 
 
 @dataclass(frozen=True)
 class Regions:
-    """The boxes of one image that are distilled: proposals, best first, then base boxes.
+    """The distillation targets of one image: proposals in descending order of score, then base boxes.
 
     Attributes:
-        boxes: ``[N, 4]`` xyxy, pixels of the image, float32.
-        embeddings: ``[N, D]`` the teacher's, unit length, float16.
-        weights: ``[N]`` the teacher's confidence 0..1 (times objectness, if asked for); 1 for base boxes.
-        scores: ``[N]`` rank of a proposal among its image's (higher is better); 1 for base boxes.
-        labels: ``[N]`` int64, 1-based index of the best name in the split's names (base, then novel).
+        boxes: ``[N, 4]`` float32 xyxy, absolute pixels.
+        embeddings: ``[N, D]`` float16, unit-length embeddings of the teacher.
+        weights: ``[N]`` confidence of the teacher in 0..1 (times objectness, if enabled); 1 for base boxes.
+        scores: ``[N]`` ranking scores of the proposals (higher is better); 1 for base boxes.
+        labels: ``[N]`` int64, 1-based index of the best name among the names of the split (base, then novel).
         is_base_box: ``[N]`` bool.
     """
 
@@ -51,12 +52,12 @@ class Regions:
         return len(self.boxes)
 
     def __getitem__(self, index: Tensor) -> Regions:
-        """Choose boxes by an index or a mask ``[N]``."""
+        """Select boxes with an index tensor or a boolean mask ``[N]``."""
         return Regions(*(getattr(self, field.name)[index] for field in fields(self)))
 
     @staticmethod
     def empty(embedding_dim: int) -> Regions:
-        """No boxes at all."""
+        """Return regions with zero boxes."""
         nothing = torch.zeros(0)
         return Regions(
             torch.zeros(0, 4), torch.zeros(0, embedding_dim).half(), nothing, nothing, nothing.long(), nothing.bool()
@@ -64,15 +65,15 @@ class Regions:
 
 
 def write_shard(path: Path, regions_by_image: Mapping[int, Regions], notes: Mapping[str, Any]) -> None:
-    """Write the regions of some images, whole or not at all.
+    """Write the regions of one or more images to a shard, atomically.
 
     Args:
-        path: the shard's file.
-        regions_by_image: at least one image; all embeddings of one length.
-        notes: JSON values kept in the shard's metadata (key, cost).
+        path: The path of the shard.
+        regions_by_image: The regions by image id. At least one image; all embeddings have the same dimension.
+        notes: JSON values for the metadata of the shard (key, cost).
 
     Raises:
-        ArtifactError: the disk is full, or the folder cannot be written.
+        ArtifactError: The disk is full, or the folder is not writable.
     """
     parts = list(regions_by_image.values())
     offsets = np.cumsum([0, *map(len, parts)]).tolist()
@@ -96,7 +97,7 @@ def write_shard(path: Path, regions_by_image: Mapping[int, Regions], notes: Mapp
 
 
 def read_notes(path: Path) -> dict[str, Any] | None:
-    """Metadata of a shard (notes, image_ids, offsets); None where there is no readable shard."""
+    """Return the metadata of a shard (notes, image_ids, offsets), or None if it is missing or cannot be read."""
     try:
         with pa.memory_map(str(path)) as source:
             notes: dict[str, Any] = json.loads(pa.ipc.open_file(source).schema.metadata[b"ezsd"])
@@ -106,12 +107,12 @@ def read_notes(path: Path) -> dict[str, Any] | None:
 
 
 def write_index(folder: Path, shards: list[Path], facts: Mapping[str, Any]) -> None:
-    """Write ``index.json``: ``facts`` (teacher fingerprint, names, cost) and where each image lies."""
+    """Write ``index.json`` with ``facts`` (teacher fingerprint, names, cost) and the location of each image."""
     entries = []
     for path in shards:
         notes = read_notes(path)
         if notes is None:
-            raise ArtifactError(f"{path} cannot be read. Run stage propose again; finished shards are kept.")
+            raise ArtifactError(f"{path} cannot be read. {_ADVICE}")
         entries.append({"file": path.name, "bytes": path.stat().st_size,
                         "image_ids": notes["image_ids"], "offsets": notes["offsets"]})  # fmt: skip
     write_json(folder / INDEX, {**facts, "shards": entries})
@@ -121,10 +122,10 @@ class TargetStore:
     """Regions by image id, read from memory-mapped shards.
 
     Args:
-        folder: written by stage propose.
+        folder: The output folder of stage propose.
 
     Raises:
-        ArtifactError: the folder holds no complete store.
+        ArtifactError: The folder does not contain a complete store.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -141,11 +142,11 @@ class TargetStore:
             }
             self._sizes = {entry["file"]: (entry["bytes"], entry["offsets"][-1]) for entry in shards}
         except (KeyError, TypeError, AttributeError) as error:
-            raise ArtifactError(f"{folder / 'index.json'} is not the index of a store ({error}). {_ADVICE}") from None
+            raise ArtifactError(f"{folder / 'index.json'} is not a target store index ({error}). {_ADVICE}") from None
         self._columns = lru_cache(maxsize=_OPEN_SHARDS)(self._open)
 
     def __reduce__(self) -> tuple[type[TargetStore], tuple[Path]]:
-        return TargetStore, (self.folder,)  # workers of a DataLoader map the shards themselves
+        return TargetStore, (self.folder,)  # each DataLoader worker maps the shards itself
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -155,14 +156,14 @@ class TargetStore:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all shards."""
+        """The total size of the shards in bytes."""
         return sum(size for size, _ in self._sizes.values())
 
     def __getitem__(self, image_id: int) -> Regions:
-        """The regions of an image (copies).
+        """Return a copy of the regions of an image.
 
         Raises:
-            ArtifactError: the image is not in the store, or its shard cannot be read.
+            ArtifactError: The image is not in the store, or its shard cannot be read.
         """
         if image_id not in self._rows:
             raise ArtifactError(f"{self.folder} has no targets for image {image_id}. {_ADVICE}")
@@ -172,10 +173,10 @@ class TargetStore:
                        column["label"].long(), column["is_base_box"].bool())  # fmt: skip
 
     def verify(self) -> None:
-        """Read everything once.
+        """Read and check all shards.
 
         Raises:
-            ArtifactError: shards are missing, cut short, or hold values that cannot be (all told at once).
+            ArtifactError: Shards are missing, truncated, or contain invalid values. All problems are reported together.
         """
         problems = [problem for name in self._sizes for problem in self._problems(name)]
         if problems:
@@ -186,17 +187,18 @@ class TargetStore:
         if not path.is_file():
             return [f"{path} is missing."]
         if path.stat().st_size != size:
-            return [f"{path} has {path.stat().st_size} bytes, the index says {size}."]
+            return [f"{path} has {path.stat().st_size} bytes, but the index says {size}."]
         try:
             columns = self._open(name)
         except ArtifactError as error:
             return list(error.problems)
         if any(len(values) != rows for values in columns.values()):
-            return [f"{path} has another number of boxes than the {rows} of the index."]
+            return [f"{path} does not have the {rows} boxes that the index says."]
         lengths = np.linalg.norm(columns["embedding"].astype(np.float32), axis=1)
         boxes = columns["box"]
         wrong = ~(np.abs(lengths - 1) < _UNIT_TOLERANCE) | ~(boxes[:, 2:] > boxes[:, :2]).all(1)
-        return [f"{path}: {wrong.sum()} boxes have no area or an embedding not of unit length."] if wrong.any() else []
+        message = f"{path}: {wrong.sum()} boxes have no area or an embedding that is not of unit length."
+        return [message] if wrong.any() else []
 
     def _open(self, name: str) -> dict[str, np.ndarray[Any, Any]]:
         try:
@@ -205,9 +207,6 @@ class TargetStore:
             return {field.name: _values(batch.column(field.name)) for field in batch.schema}
         except (OSError, pa.ArrowException) as error:
             raise ArtifactError(f"{self.folder / name} cannot be read: {error}. {_ADVICE}") from None
-
-
-_ADVICE = "Run stage propose again; finished shards are kept."
 
 
 def _list_column(values: Tensor) -> pa.FixedSizeListArray:

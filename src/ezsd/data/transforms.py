@@ -1,4 +1,4 @@
-"""Transforms of an image together with its boxes, masks and proposals: torchvision's v2 transforms on tv_tensors."""
+"""Joint transforms of images, boxes, masks and proposals, with torchvision's v2 transforms on tv_tensors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ezsd.utils.boxes import resize_scale
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a training batch. All boxes are xyxy in pixels of ``image``.
+    """A training image. All boxes are xyxy, absolute pixels of ``image``.
 
     Attributes:
         image: [3, H, W] uint8.
         boxes: [N, 4] float32.
         labels: [N] int64.
-        masks: [N, H, W] uint8 of 0 and 1; None without masks.
-        proposals: [M, 4] float32; M may be 0.
+        masks: [N, H, W] uint8 of 0 and 1, or None.
+        proposals: [M, 4] float32. M can be 0.
     """
 
     image: tv_tensors.Image
@@ -31,7 +31,7 @@ class Sample:
 
     @staticmethod
     def of(image: Tensor, boxes: Tensor, labels: Tensor, masks: Tensor | None, proposals: Tensor) -> Sample:
-        """Make a sample of plain tensors."""
+        """Create a sample from plain tensors."""
         size = (int(image.shape[-2]), int(image.shape[-1]))
         xyxy = tv_tensors.BoundingBoxFormat.XYXY
         return Sample(
@@ -44,7 +44,7 @@ class Sample:
 
 
 def resize_image(image: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Resize an image [3, H, W] (uint8 or float, any device), antialiased; see :func:`resize_scale`."""
+    """Resize an image [3, H, W] (uint8 or float) with antialiasing. See :func:`resize_scale` for the size."""
     resized: Tensor = functional.resize(image, _new_size(image, image_size), InterpolationMode.BILINEAR, antialias=True)
     return resized
 
@@ -52,12 +52,12 @@ def resize_image(image: Tensor, image_size: tuple[int, int]) -> Tensor:
 def resize(sample: Sample, image_size: tuple[int, int]) -> Sample:
     """Resize a sample.
 
-    Sides are whole pixels, so each axis is scaled by new side / old side, which differs from :func:`resize_scale` by
-    less than one pixel over the side.
+    The new sides are rounded to integers, so the scale of each axis (new side / old side) differs slightly from
+    :func:`resize_scale`, by less than one pixel over the side.
 
     Args:
         sample: The sample.
-        image_size: Length of the short side, and maximum length of the long side, in pixels.
+        image_size: The length of the short side and the maximum length of the long side, in pixels.
     """
     size = _new_size(sample.image, image_size)
     return replace(
@@ -70,7 +70,7 @@ def resize(sample: Sample, image_size: tuple[int, int]) -> Sample:
 
 
 def flip(sample: Sample) -> Sample:
-    """Mirror a sample left to right."""
+    """Flip a sample horizontally."""
     return replace(
         sample,
         image=functional.horizontal_flip(sample.image),

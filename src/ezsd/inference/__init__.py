@@ -1,1 +1,1 @@
-"""Use a trained detector: inputs, batching, drawing."""
+"""Inference with a trained detector: inputs, batching, drawing."""

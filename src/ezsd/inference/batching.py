@@ -1,4 +1,4 @@
-"""Run a detector on many images: in batches that change nothing, and for a whole data set in parts that survive."""
+"""Run a detector on many images, in batches and in parts that can be resumed."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from ezsd.utils.device import process_state
 from ezsd.utils.files import read_json, write_text
 from ezsd.utils.progress import track
 
-_PART_IMAGES = 32  # a killed run loses the detections of at most so many images
+_PART_IMAGES = 32  # an interrupted run loses the detections of at most this many images
 
 
 def detect_images(
     model: Rcnn, images: Sequence[Tensor], text_embeddings: Tensor, batch_size: int
 ) -> Iterator[tuple[int, Detections]]:
-    """Detect in images of any sizes; what is found does not depend on the batch size.
+    """Detect objects in images of any size. The detections do not depend on the batch size.
 
-    Padding changes the features near an image's edge, so only images that are padded alike share a batch.
+    Padding changes the features near the edges of an image, so a batch contains only images of the same padded size.
 
     Args:
-        model: the detector.
-        images: uint8 [3, H, W] each.
-        text_embeddings: [C, D], the vocabulary.
-        batch_size: images at a time, at most.
+        model: The detector.
+        images: uint8 tensors [3, H, W].
+        text_embeddings: [C, D], the text embeddings of the vocabulary.
+        batch_size: The maximum number of images per batch.
 
     Yields:
-        index of the image and what was found in it; each image once, in any order.
+        The index of an image and its detections. The order of the images is arbitrary.
     """
     device = next(model.parameters()).device
     text_embeddings = text_embeddings.to(device)
-    alike = defaultdict(list)
+    same_size = defaultdict(list)
     for index, image in enumerate(images):
-        alike[_padded_size(image, model.image_size)].append(index)
-    for indices in alike.values():
+        same_size[_padded_size(image, model.image_size)].append(index)
+    for indices in same_size.values():
         for start in range(0, len(indices), batch_size):
             batch = indices[start : start + batch_size]
             yield from zip(batch, model.detect([images[i].to(device) for i in batch], text_embeddings), strict=True)
@@ -55,17 +55,17 @@ def detect_images(
 def detect_annotated(
     model: Rcnn, images: Sequence[AnnotatedImage], text: Tensor, labels: Sequence[int], batch_size: int
 ) -> list[dict[str, Any]]:
-    """Read images and detect in them.
+    """Read images and detect objects in them.
 
     Args:
-        model: the detector.
-        images: few enough that all their images are held in memory.
-        text: [C, D], the vocabulary.
-        labels: of its C names.
-        batch_size: images at a time.
+        model: The detector.
+        images: The images. All of them are decoded into memory at once.
+        text: [C, D], the text embeddings of the vocabulary.
+        labels: The labels of the C names.
+        batch_size: The maximum number of images per batch.
 
     Returns:
-        COCO results, image by image; category_id = label.
+        COCO results in the order of the images; category_id is the label.
     """
     pixels = list(read_ahead(images))
     found: list[list[dict[str, Any]]] = [[] for _ in pixels]
@@ -77,10 +77,18 @@ def detect_annotated(
 def detect_in_parts(
     model: Rcnn, images: Sequence[AnnotatedImage], text: Tensor, labels: Sequence[int], batch_size: int, folder: Path
 ) -> list[dict[str, Any]]:
-    """Detect in all images, part by part; parts that are there are not done again. Processes share the parts.
+    """Detect objects in all images, part by part. Processes share the parts; parts with a stored result are skipped.
+
+    Args:
+        model: The detector.
+        images: The images.
+        text: [C, D], the text embeddings of the vocabulary.
+        labels: The labels of the C names. If empty, the images are not read.
+        batch_size: The maximum number of images per batch.
+        folder: The folder of the stored results, one JSON file per part.
 
     Returns:
-        COCO results of all images (in the first process; else empty); category_id = label.
+        COCO results of all images in the main process, an empty list in other processes; category_id is the label.
     """
     parts = [images[start : start + _PART_IMAGES] for start in range(0, len(images) if labels else 0, _PART_IMAGES)]
     paths = [folder / f"{index:05d}.json" for index in range(len(parts))]
@@ -97,7 +105,7 @@ def detect_in_parts(
 
 
 def encode_mask(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Turn a mask [H, W] into COCO's compressed run lengths, ready for JSON."""
+    """Encode a mask [H, W] as a compressed COCO RLE that can be written as JSON."""
     rle = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 

@@ -1,4 +1,4 @@
-"""Detect objects by their names: one class, from a model folder and images to ``supervision.Detections``."""
+"""The detector for users: loads a model folder and returns ``supervision.Detections`` for images."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ezsd.inference.drawing import names_of, scores_of
 from ezsd.inference.inputs import ImageInput, read_any, vocabulary_names
 from ezsd.teacher import Teacher, load_teacher, text_embeddings
 
-_READ_AT_ONCE = 8  # batches; images of like size among them are batched together
+_READ_AT_ONCE = 8  # batches; images of the same padded size are batched together
 
 
 class Detector:
-    """A trained detector that looks for any names.
+    """A trained detector for any vocabulary.
 
     Example:
         >>> detector = Detector.load("runs/pocket/train/model")
@@ -33,10 +33,10 @@ class Detector:
         >>> detections["class_name"], detections.confidence, detections.xyxy
 
     Args:
-        model: the detector.
-        config: what the model folder says of it.
-        known: [C, D] text embeddings of ``config.names``.
-        norms: adapted norm parameters of the teacher, when there are any.
+        model: The detector network.
+        config: The configuration in the model folder.
+        known: [C, D], the text embeddings of ``config.names``.
+        norms: The file with the adapted norm parameters of the teacher, if any.
     """
 
     def __init__(self, model: Rcnn, config: ModelConfig, known: Tensor, norms: Path | None = None) -> None:
@@ -45,18 +45,18 @@ class Detector:
         self._embeddings: dict[str, Tensor] = dict(zip(config.names, known.float().cpu(), strict=True))
         self._norms = norms
         self._teacher: Teacher | None = None
-        self._lock = threading.Lock()  # a server asks from several threads
+        self._lock = threading.Lock()  # a server calls from several threads
 
     @classmethod
     def load(cls, folder: str | Path, device: str | None = None) -> Detector:
-        """Read a model folder (``train/model`` of a run).
+        """Load a model folder (``train/model`` in a run folder).
 
         Args:
-            folder: holds model.safetensors and config.json.
-            device: "cpu", "cuda" and so on; None = a GPU when there is one.
+            folder: The folder with model.safetensors and config.json.
+            device: The device, such as "cpu" or "cuda". None selects a GPU if available.
 
         Raises:
-            ArtifactError: the folder cannot be used.
+            ArtifactError: The folder is not a valid model folder.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model, config, known = load_model(Path(folder), device)
@@ -85,26 +85,27 @@ class Detector:
         threshold: float = 0.3,
         batch_size: int = 4,
     ) -> sv.Detections | list[sv.Detections]:
-        """Find objects. One image in, one result out; a list in, a list out.
+        """Detect objects in an image, or in a list of images.
 
         Args:
-            images: a path, a PIL image, an array [H, W, 3] uint8 RGB or a tensor [3, H, W] (uint8, or float in
-                0..1), or a list of them. Images from files are turned upright as their EXIF says.
-            vocabulary: names to look for; text with commas ("cat, traffic cone") is a list too;
-                None = the base and novel names of the model.
-            threshold: detections with a lower score are left out.
-            batch_size: images at a time; it changes the speed alone.
+            images: A path, a PIL image, a uint8 RGB array [H, W, 3], a tensor [3, H, W] (uint8, or float in 0..1), or
+                a list of them. The EXIF orientation of files and PIL images is applied.
+            vocabulary: The names to detect, as a list or a comma-separated string ("cat, traffic cone"). None uses the
+                base and novel names of the model.
+            threshold: The minimum score of a detection.
+            batch_size: The maximum number of images per batch. It affects only the speed.
 
         Returns:
-            boxes xyxy in pixels of the image, best first; ``class_id`` is the index in the vocabulary,
-            ``data["class_name"]`` the name; masks when the model makes them.
+            The detections of an image, or a list of them if ``images`` is a list. Boxes are xyxy in absolute pixels,
+            in descending order of score. ``class_id`` is the index in the vocabulary and ``data["class_name"]`` the
+            name. Masks are included if the model predicts them.
 
         Raises:
-            RecipeError: the vocabulary, the threshold or the batch size cannot be used.
-            DataError: an image cannot be read.
+            RecipeError: The vocabulary, the threshold or the batch size is invalid.
+            DataError: An image cannot be read.
         """
         if not 0 <= threshold <= 1:
-            raise RecipeError(f"threshold {threshold}: expected a score between 0 and 1, as in 0.3.")
+            raise RecipeError(f"threshold {threshold}: expected a score between 0 and 1, such as 0.3.")
         if batch_size < 1:
             raise RecipeError(f"batch_size {batch_size}: expected at least 1.")
         names = vocabulary_names(vocabulary, self.config.names)
@@ -119,13 +120,17 @@ class Detector:
         return results if listed is images else results[0]
 
     def embed(self, vocabulary: Sequence[str] | str | None = None) -> Tensor:
-        """Return the text embeddings [C, D] of a vocabulary (float32, CPU), and keep them for later calls.
+        """Return the text embeddings [C, D] of a vocabulary (float32, CPU). Embeddings are cached.
 
-        Names of the model need nothing; others are encoded by the teacher, which is loaded when first needed.
+        The embeddings of the model's own names are stored in the model folder. Other names are encoded by the teacher,
+        which is loaded on first use.
+
+        Args:
+            vocabulary: The names, as in :meth:`__call__`.
 
         Raises:
-            RecipeError: the vocabulary cannot be used.
-            MissingExtraError: the teacher's packages are not installed.
+            RecipeError: The vocabulary is invalid.
+            MissingExtraError: The packages of the teacher are not installed.
         """
         names = vocabulary_names(vocabulary, self.config.names)
         with self._lock:
@@ -143,7 +148,7 @@ class Detector:
 
 
 def detections_json(detections: sv.Detections) -> list[dict[str, Any]]:
-    """Return plain values, best first: name, score, box (xyxy, pixels) and, when there are masks, mask (COCO RLE)."""
+    """Convert detections to JSON values: name, score, box (xyxy, absolute pixels), and mask (COCO RLE) if available."""
     masks = [None] * len(detections) if detections.mask is None else list(detections.mask)
     columns = zip(names_of(detections), scores_of(detections), detections.xyxy, masks, strict=True)
     return [

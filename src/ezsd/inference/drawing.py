@@ -11,15 +11,15 @@ from PIL import Image
 
 from ezsd.inference.inputs import ImageInput, read_any
 
-_FONT = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"  # has Cyrillic and Greek letters, unlike Pillow's own font
-_DRAWN_SIDE = 640  # smaller images are enlarged to this long side before anything is written on them
+_FONT = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"  # has Cyrillic and Greek letters, unlike the font of Pillow
+_DRAWN_SIDE = 640  # smaller images are enlarged to this long side, so that labels are readable
 
 
 def draw(image: ImageInput, detections: sv.Detections) -> Image.Image:
-    """Draw detections with names and scores. An image under 640 pixels is enlarged first, so that one can read them.
+    """Draw detections with names and scores. Images with a long side below 640 pixels are enlarged first.
 
     Raises:
-        DataError: the image cannot be read.
+        DataError: The image cannot be read.
     """
     scene = Image.fromarray(read_any(image).permute(1, 2, 0).numpy())
     scale = max(1.0, _DRAWN_SIDE / max(scene.size))
@@ -44,7 +44,7 @@ def draw(image: ImageInput, detections: sv.Detections) -> Image.Image:
 
 
 def _enlarged(detections: sv.Detections, scale: float, size: tuple[int, int]) -> sv.Detections:
-    """Scale boxes and masks to a drawing of ``size`` (width, height), best last, so that it lies on top."""
+    """Scale boxes and masks to ``size`` (width, height), in ascending order of score, so that the best is on top."""
     order = np.argsort(scores_of(detections), kind="stable")
     masks = None
     if detections.mask is not None:
@@ -64,7 +64,7 @@ def names_of(detections: sv.Detections) -> np.ndarray[Any, Any]:
 
 
 def scores_of(detections: sv.Detections) -> np.ndarray[Any, Any]:
-    """Return the score of each detection; 1 where there is none."""
+    """Return the score of each detection, or 1 if detections have no scores."""
     return np.ones(len(detections)) if detections.confidence is None else detections.confidence
 
 

@@ -1,4 +1,4 @@
-"""What a detector accepts: images of any kind, and vocabularies."""
+"""Inputs of a detector: images in several formats, and vocabularies."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ ImageInput: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tenso
 
 
 def vocabulary_names(vocabulary: Sequence[str] | str | None, default: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of a vocabulary, without spaces around them.
+    """Return the names of a vocabulary, without surrounding spaces.
 
     Args:
-        vocabulary: names, or text with commas between them; None = ``default``.
-        default: the model's own names.
+        vocabulary: A list of names or a comma-separated string. None uses ``default``.
+        default: The names of the model.
 
     Raises:
-        RecipeError: there is no name, a name is empty or no text, or a name comes twice (all told at once).
+        RecipeError: The vocabulary is empty, or a name is empty, not a string or repeated. All problems are reported
+            together.
     """
     if vocabulary is None:
         return tuple(default)
@@ -33,15 +34,17 @@ def vocabulary_names(vocabulary: Sequence[str] | str | None, default: Sequence[s
         [part for part in vocabulary.split(",") if part.strip()] if isinstance(vocabulary, str) else list(vocabulary)
     )
     if not names:
-        raise RecipeError('The vocabulary is empty. Give at least one name, as in ["cat", "traffic cone"].')
+        raise RecipeError('The vocabulary is empty. Give at least one name, such as ["cat", "traffic cone"].')
     problems, seen = [], dict[str, str]()
     for index, name in enumerate(names):
         if not isinstance(name, str) or not name.strip():
-            problems.append(f'vocabulary[{index}] is {name!r}: expected a name, as in "traffic cone".')
+            problems.append(f'vocabulary[{index}] is {name!r}: expected a name, such as "traffic cone".')
             continue
         key = " ".join(name.split()).casefold()
         if key in seen:
-            problems.append(f'vocabulary[{index}] "{name.strip()}" comes twice (as "{seen[key]}"). Leave one out.')
+            problems.append(
+                f'vocabulary[{index}] "{name.strip()}" is a duplicate of "{seen[key]}". Remove one of them.'
+            )
         seen.setdefault(key, name.strip())
     if problems:
         raise RecipeError(problems)
@@ -49,10 +52,10 @@ def vocabulary_names(vocabulary: Sequence[str] | str | None, default: Sequence[s
 
 
 def read_any(image: ImageInput) -> Tensor:
-    """Turn a picture of any accepted kind into a tensor uint8 [3, H, W], RGB.
+    """Convert an image in any accepted format to a uint8 RGB tensor [3, H, W].
 
     Raises:
-        DataError: the file is missing or broken, or pixels have another shape or type.
+        DataError: The file is missing or damaged, or the pixels have an unsupported shape or type.
     """
     if isinstance(image, (str, Path)):
         return read_image(Path(image))
@@ -66,15 +69,15 @@ def read_any(image: ImageInput) -> Tensor:
         return torch.from_numpy(image.copy()).permute(2, 0, 1)
     if isinstance(image, Tensor):
         return _from_tensor(image.detach().cpu())
-    raise DataError(f"An image is a path, a PIL image, an array or a tensor; got {type(image).__name__}.")
+    raise DataError(f"Expected an image as a path, a PIL image, an array or a tensor; got {type(image).__name__}.")
 
 
 def _from_pil(image: Image.Image) -> Tensor:
     if image.mode[:1] in ("I", "F"):
-        raise DataError(f"The image has pixels of mode {image.mode}; expected 8 bits a channel, convert it.")
+        raise DataError(f"The image has pixels of mode {image.mode}; expected 8 bits per channel; convert the image.")
     try:
         return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB"))).permute(2, 0, 1)
-    except (OSError, SyntaxError, ValueError) as error:  # the file behind it is read only now
+    except (OSError, SyntaxError, ValueError) as error:  # PIL reads the file only here
         raise DataError(f"The image cannot be read: {error}.") from None
 
 

@@ -1,1 +1,1 @@
-"""Where unlabelled novel objects may be: candidate boxes, their scores, the choice."""
+"""Proposals for unlabeled novel objects: candidate boxes, scoring and selection."""

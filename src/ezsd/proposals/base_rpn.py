@@ -1,6 +1,6 @@
-"""An RPN that has learned base boxes alone: for its objectness, or for its regions, which earlier methods distilled.
+"""An RPN trained only on base boxes. It provides objectness, or regions for distillation as in earlier methods.
 
-It is the baseline that CLIP proposals are held against: what it never saw a box of, it takes for background.
+It is the baseline for CLIP proposals: it tends to classify objects without boxes in the training data as background.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ezsd.training.trainer import Job, train_model
 from ezsd.utils.device import process_state
 from ezsd.utils.files import read_tensors, write_tensors
 
-WEIGHTS = "rpn.safetensors"  # carries the settings of its architecture
-_TRAINING = "rpn"  # folder of checkpoints, log and metrics.json
+WEIGHTS = "rpn.safetensors"  # its metadata contains the detector config
+_TRAINING = "rpn"  # subfolder of checkpoints, log and metrics.json
 _DETECTOR = "detector"
 _ADVICE = "Run stage propose again."
 
@@ -32,20 +32,22 @@ _ADVICE = "Run stage propose again."
 def train_base_rpn(
     recipe: Recipe, base: Sequence[str], images: ImageSet, folder: Path, on_step: OnStep | None = None
 ) -> TrainMetrics:
-    """Train the RPN of stage propose and write it to ``folder``; what is there is kept, a stopped training goes on.
+    """Train the RPN of stage propose and write it to ``folder``.
+
+    A trained RPN is not trained again, and an interrupted training resumes from its last checkpoint.
 
     Args:
-        recipe: sections detector and train say how, ``propose.rpn_epochs`` how long.
-        base: names; boxes of other names are not looked at.
-        images: the train part.
-        folder: of stage propose.
-        on_step: see :func:`ezsd.training.loop.run_loop`.
+        recipe: The recipe. Uses the sections detector and train, and ``propose.rpn_epochs``.
+        base: The base names. Boxes of other names are not used.
+        images: The training images.
+        folder: The output folder of stage propose.
+        on_step: See :func:`ezsd.training.loop.run_loop`.
 
     Returns:
-        steps, images, seconds (of all runs), images_per_second.
+        The training metrics: steps, images, seconds (of all runs) and images_per_second.
 
     Raises:
-        ArtifactError: a checkpoint is of another shape, a loss is not finite, or the disk is full.
+        ArtifactError: A checkpoint does not fit the model, a loss is not finite, or the disk is full.
     """
     training = TrainingFolder(folder / _TRAINING)
     if not (folder / WEIGHTS).exists():
@@ -66,15 +68,15 @@ def train_base_rpn(
 
 
 def load_base_rpn(folder: Path, regions: int, device: str) -> ProposalNetwork:
-    """Read what :func:`train_base_rpn` wrote.
+    """Load the RPN that :func:`train_base_rpn` wrote, in evaluation mode.
 
     Args:
-        folder: of stage propose.
-        regions: of an image, at most, after NMS.
-        device: where it computes.
+        folder: The output folder of stage propose.
+        regions: The maximum number of regions per image, after NMS.
+        device: The device of the RPN.
 
     Raises:
-        ArtifactError: the file is missing, damaged, or no RPN of ezsd.
+        ArtifactError: The file is missing or damaged, or is not an RPN of ezsd.
     """
     path = folder / WEIGHTS
     tensors, metadata = read_tensors(path)
@@ -84,12 +86,12 @@ def load_base_rpn(folder: Path, regions: int, device: str) -> ProposalNetwork:
         network = build_proposal_network(config.model_copy(update={"rpn_proposals": regions}), pretrained=False)
         network.load_state_dict(tensors)
     except (ValueError, RuntimeError) as error:
-        raise ArtifactError(f"{path} is not the RPN of a run: {str(error).splitlines()[0]} {_ADVICE}") from None
+        raise ArtifactError(f"{path} is not an RPN of ezsd: {str(error).splitlines()[0]} {_ADVICE}") from None
     return network.eval().to(device)
 
 
 def _base_only(image: AnnotatedImage, names: Sequence[str], base: Sequence[str]) -> AnnotatedImage:
-    """Return the image with base boxes and crowds of base objects, on which negatives are ignored."""
+    """Return the image with base boxes only. Base crowds are kept, because negatives inside them are ignored."""
     labels = labels_among(image, names, base)
     kept = labels > 0
     return replace(image, boxes=image.boxes[kept], labels=labels[kept], crowd=image.crowd[kept], segmentations=None,

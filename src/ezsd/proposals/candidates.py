@@ -1,4 +1,4 @@
-"""Boxes that may be proposed, as pure functions of tensors: an anchor grid, how a box is scored, which are chosen."""
+"""Candidate boxes for proposals: the anchor grid, scoring and selection, as pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from ezsd.recipe import ProposeConfig
 from ezsd.utils.boxes import covered_share, resize_scale
 
 _SIZE_POWER = 0.1
-_NMS_MARGIN = 8  # boxes tried first, for each that is wanted
-_GRIDS = 64  # sizes of images whose grid is kept
+_NMS_MARGIN = 8  # initial number of boxes for NMS, as a multiple of the number to keep
+_GRIDS = 64  # image sizes whose grids are cached
 
 
 @lru_cache(_GRIDS)
 def anchor_grid(height: int, width: int, config: ProposeConfig) -> Tensor:
-    """Boxes of every side and ratio about the cells of a grid, laid on the image resized to ``image_size``.
+    """Return boxes of all sides and ratios, centered on the cells of a grid over the image resized to ``image_size``.
 
     Args:
-        height: of the image, pixels.
-        width: of the image, pixels.
-        config: image_size, stride, sides and ratios (height / width).
+        height: The height of the image in pixels.
+        width: The width of the image in pixels.
+        config: Uses image_size, stride, sides and ratios (height / width).
 
     Returns:
-        ``[A, 4]`` xyxy, pixels of the image as it is, clipped to it; boxes that fall together, or keep less than a
-        pixel, are dropped.
+        ``[A, 4]`` xyxy, absolute pixels of the original image, clipped to the image. Duplicates, and boxes with a side
+        of less than one pixel, are removed.
     """
     scale = resize_scale(height, width, config.image_size)
     rows, columns = (max(1, math.ceil(round(side * scale) / config.stride)) for side in (height, width))
     y = (torch.arange(rows) + 0.5) * config.stride
     x = (torch.arange(columns) + 0.5) * config.stride
-    centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 1, 2)
+    centers = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 1, 2)
     sides = torch.tensor(config.sides, dtype=torch.float32)[:, None]
     root = torch.tensor(config.ratios, dtype=torch.float32).sqrt()
     halves = torch.stack([sides / root, sides * root], dim=-1).reshape(1, -1, 2) / 2
-    grid = torch.cat([centres - halves, centres + halves], dim=-1).reshape(-1, 4) / scale
+    grid = torch.cat([centers - halves, centers + halves], dim=-1).reshape(-1, 4) / scale
     limits = grid.new_tensor([width, height, width, height])
     boxes: Tensor = torch.unique(torch.minimum(grid.clamp(min=0), limits), dim=0)
     return boxes[((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)]
@@ -48,11 +48,21 @@ def anchor_grid(height: int, width: int, config: ProposeConfig) -> Tensor:
 def confidence(
     probabilities: Tensor, boxes: Tensor, base_names: int, ranking: Literal["entropy", "max_probability", "novel"]
 ) -> Tensor:
-    """How much a box looks like an object to propose: ``[N, C]`` probabilities, ``[N, 4]`` boxes -> ``[N]`` in 0..1.
+    """Score how likely boxes are objects to propose.
 
-    ``entropy`` (paper) is (log C - entropy) / log C, ``max_probability`` the best name's probability. ``novel`` is the
-    best novel name's probability, times the box's share of the largest box to the power of 0.1: parts of an object
-    look as much like its name as the whole does, so of two boxes the teacher is equally sure of, the larger wins.
+    ``entropy`` (as in the paper) is (log C - entropy) / log C, and ``max_probability`` is the probability of the best
+    name. ``novel`` is the probability of the best novel name, times the area relative to the largest box to the power
+    of 0.1. The teacher is often as confident about a part of an object as about the object, so this prefers the larger
+    of two boxes with the same probability.
+
+    Args:
+        probabilities: ``[N, C]`` over base names, then novel names.
+        boxes: ``[N, 4]`` xyxy.
+        base_names: The number of base names among the C names.
+        ranking: The score to use.
+
+    Returns:
+        ``[N]`` in 0..1.
     """
     if ranking == "max_probability":
         return probabilities.amax(1)
@@ -65,15 +75,15 @@ def confidence(
 
 
 def agreement(boxes: Tensor, regions: Tensor, objectness: Tensor) -> Tensor:
-    """How much boxes look like an object to an RPN: the best product of a region's objectness and IoU with the box.
+    """Score how well boxes agree with the regions of an RPN: the maximum over regions of objectness times IoU.
 
     Args:
         boxes: ``[A, 4]`` xyxy.
         regions: ``[R, 4]`` xyxy.
-        objectness: of the regions, ``[R]`` in 0..1.
+        objectness: ``[R]`` objectness of the regions in 0..1.
 
     Returns:
-        ``[A]`` in 0..1; 0 where no region is met.
+        ``[A]`` in 0..1; 0 if a box overlaps no region.
     """
     if not len(regions):
         return boxes.new_zeros(len(boxes))
@@ -81,32 +91,31 @@ def agreement(boxes: Tensor, regions: Tensor, objectness: Tensor) -> Tensor:
 
 
 def lie_on(boxes: Tensor, base_boxes: Tensor, share: float) -> Tensor:
-    """Tell which boxes ``[A, 4]`` have more than ``share`` of their area in one of ``base_boxes [N, 4]``: ``[A]``."""
+    """Return a mask ``[A]`` of the boxes ``[A, 4]`` with more than ``share`` of their area in a base box ``[N, 4]``."""
     return (covered_share(boxes, base_boxes) > share).any(1)
 
 
 def select(boxes: Tensor, probabilities: Tensor, objectness: Tensor, base_names: int, config: ProposeConfig) -> Tensor:
-    """Choose proposals among scored boxes.
+    """Select proposals from candidate boxes: class-agnostic NMS, shortlist, base filter and limit, in this order.
 
     Args:
         boxes: ``[A, 4]`` xyxy.
         probabilities: ``[A, C]`` over base names, then novel names.
-        objectness: ``[A]``, factor on their scores.
-        base_names: how many of the C are base names.
-        config: ranking, nms, shortlist, base_filter and keep.
+        objectness: ``[A]``, a factor of the scores.
+        base_names: The number of base names among the C names.
+        config: Uses ranking, nms, shortlist, base_filter and keep.
 
     Returns:
-        Indices of at most ``keep`` boxes, best first: class-agnostic NMS, the shortlist, and of it what is not best
-        told by a base name.
+        The indices of at most ``keep`` boxes, in descending order of score.
     """
     scores = objectness * confidence(probabilities, boxes, base_names, config.ranking)
     return keep_best(first_of_nms(boxes, scores, config.nms, config.wanted), probabilities, base_names, config)
 
 
 def first_of_nms(boxes: Tensor, scores: Tensor, threshold: float, count: int) -> Tensor:
-    """Return the first ``count`` indices that NMS keeps, best first.
+    """Return the first ``count`` indices that NMS keeps, in descending order of score.
 
-    What NMS keeps of the best boxes does not depend on the others, so most boxes of a grid need not be compared.
+    Boxes with lower scores do not affect which of the best boxes NMS keeps, so most boxes of a grid are not compared.
     """
     order = scores.argsort(descending=True, stable=True)
     size = _NMS_MARGIN * count
@@ -119,7 +128,7 @@ def first_of_nms(boxes: Tensor, scores: Tensor, threshold: float, count: int) ->
 
 
 def keep_best(shortlist: Tensor, probabilities: Tensor, base_names: int, config: ProposeConfig) -> Tensor:
-    """Keep what is not best told by a base name (if the settings ask for it), and of it the first ``keep`` indices."""
+    """Remove boxes whose most probable name is a base name (if ``base_filter``), then return the first ``keep``."""
     if config.base_filter:
         shortlist = shortlist[probabilities[shortlist].argmax(1) >= base_names]
     return shortlist[: config.keep]

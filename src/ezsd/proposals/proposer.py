@@ -1,4 +1,4 @@
-"""CLIP proposals of one image after another."""
+"""Generate CLIP proposals for images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ezsd.utils.device import autocast
 
 @dataclass(frozen=True)
 class _Candidates:
-    """Boxes of one image that are cropped; ``objectness`` is a factor on their scores."""
+    """Boxes of one image to crop. ``objectness`` is a factor of their scores."""
 
     image: AnnotatedImage
     boxes: Tensor
@@ -32,15 +32,15 @@ class _Candidates:
 
 @dataclass(frozen=True)
 class Proposer:
-    """Proposes boxes that may hold unlabeled novel objects.
+    """Proposes boxes that are likely to contain unlabeled novel objects.
 
     Attributes:
-        teacher: On ``device``.
+        teacher: The teacher, on ``device``.
         text: ``[C, D]`` text embeddings of base names, then novel names, on the CPU.
-        base_names: How many of the C are base names.
-        config: Section ``propose`` of the recipe.
-        device: The device the teacher computes on.
-        rpn: On ``device``, in evaluation mode; needed where the config asks for one.
+        base_names: The number of base names among the C names.
+        config: The section ``propose`` of the recipe.
+        device: The device of the teacher.
+        rpn: The RPN, on ``device`` and in evaluation mode. Required if the config uses one.
     """
 
     teacher: Teacher
@@ -51,18 +51,18 @@ class Proposer:
     rpn: ProposalNetwork | None = None
 
     def propose(self, images: Sequence[AnnotatedImage]) -> Iterator[Regions]:
-        """Propose boxes in image after image, and embed them together with the base boxes.
+        """Propose boxes for images, and embed proposals and base boxes.
 
         Args:
-            images: With boxes of base names only, as :func:`ezsd.data.samples.with_names` returns them.
+            images: Images with base boxes only, as returned by :func:`ezsd.data.samples.with_names`.
 
         Yields:
-            The regions of each image, in order, on the CPU.
+            The regions of each image, in the order of the images, on the CPU.
         """
         return (regions for regions, _ in self.propose_and_count(images))
 
     def rank(self, images: Sequence[AnnotatedImage]) -> Iterator[Tensor]:
-        """Yield the boxes ``[N, 4]`` (xyxy) of :meth:`propose` alone. Crops are made only if their order needs them."""
+        """Yield only the boxes ``[N, 4]`` (xyxy) of :meth:`propose`. Boxes are cropped only if the ranking needs it."""
         if not ranked_without_crops(self.config):
             yield from (regions.boxes[~regions.is_base_box] for regions in self.propose(images))
             return
@@ -70,7 +70,7 @@ class Proposer:
             yield self._candidates(image, pixels.to(self.device).float() / 255).boxes
 
     def propose_and_count(self, images: Sequence[AnnotatedImage]) -> Iterator[tuple[Regions, int]]:
-        """Yield what :meth:`propose` does, with the number of crops that each image took."""
+        """Yield the results of :meth:`propose`, each with the number of crops of the image."""
         waiting: deque[_Candidates] = deque()
 
         def to_encode() -> Iterator[tuple[Tensor, Tensor]]:
@@ -113,12 +113,12 @@ class Proposer:
         return _Candidates(image, boxes[chosen], factor[chosen], probabilities[chosen])
 
     def _regions(self, pixels: Tensor, base_boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the best regions of the RPN and their objectness, on the CPU; no regions if the config needs none."""
+        """Return the best regions of the RPN and their objectness, on the CPU. Empty if the config uses no RPN."""
         config = self.config
         if not config.asks_rpn:
             return torch.zeros(0, 4), torch.zeros(0)
         if self.rpn is None:
-            raise ValueError("scoring rpn and objectness need the RPN of stage propose")
+            raise ValueError("scoring: rpn and objectness > 0 require an RPN; pass rpn=load_base_rpn(...)")
         with autocast(self.device, config.precision):
             found, objectness = self.rpn.propose(pixels)
         boxes = found.float().cpu()
@@ -127,13 +127,13 @@ class Proposer:
         return boxes[kept], objectness.float().cpu()[kept]
 
     def _finish(self, candidates: _Candidates, embeddings: Tensor) -> Regions:
-        """Return the proposals of an image; score, label and weight come from the crops and the dense pass."""
+        """Return the proposals of an image, with scores, labels and weights from the crops and the dense pass."""
         config, base_names = self.config, self.base_names
         boxes, objectness, dense = candidates.boxes, candidates.objectness, candidates.probabilities
         probabilities = (self.teacher.logit_scale * embeddings @ self.text.T).softmax(1)
         scores = objectness * confidence(probabilities, boxes, base_names, config.ranking)
         if config.scoring == "rpn":
-            scores = objectness  # sorted already
+            scores = objectness  # already sorted
             order = keep_best(torch.arange(len(boxes)), probabilities, base_names, config)
         elif dense is None:
             order = select(boxes, probabilities, objectness, base_names, config)
@@ -149,7 +149,7 @@ class Proposer:
 
 
 def ranked_without_crops(config: ProposeConfig) -> bool:
-    """Return whether the order of the proposals is known before any of them is cropped."""
+    """Return whether the proposals can be ranked without cropping them."""
     if config.scoring == "rpn":
         return not config.base_filter
     return config.scoring == "dense" and not config.crop_rank

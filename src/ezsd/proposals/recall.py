@@ -1,4 +1,4 @@
-"""How many novel objects the proposals meet: the one figure of stage propose that can be told before a training."""
+"""Recall of novel objects by proposals: the quality of stage propose, measured without training a detector."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ RECALL_AT = (100, 300)
 def novel_recall(
     proposals: Mapping[int, Tensor], images: ImageSet, novel: Sequence[str], at: Sequence[int] = RECALL_AT
 ) -> dict[str, float | None]:
-    """Share of novel boxes that one of the best proposals of their image meets (IoU of at least 0.5).
+    """Return the fraction of novel boxes that overlap one of the best proposals of their image (IoU >= 0.5).
 
     Args:
-        proposals: by image id, boxes ``[N, 4]`` xyxy, best first; images without an entry are left out.
-        images: with boxes of the novel names; crowds do not count.
-        novel: names.
-        at: how many proposals of an image count.
+        proposals: Boxes ``[N, 4]`` xyxy by image id, in descending order of score. Images without an entry are ignored.
+        images: Images with boxes of the novel names. Crowd boxes are ignored.
+        novel: The novel names.
+        at: The numbers of proposals per image to evaluate.
 
     Returns:
-        ``{"novel_recall_at_100": ...}``, 0..1; None where there is no novel box.
+        ``{"novel_recall_at_100": ...}`` in 0..1; None if the images have no novel boxes.
     """
     met = dict.fromkeys(at, 0)
     total = 0
@@ -48,17 +48,17 @@ def novel_recall(
 
 
 def measure_proposals(proposer: Proposer, images: ImageSet, split: CategorySplit) -> dict[str, float | None]:
-    """Return the novel recall of the proposals on images with boxes of all names.
+    """Return the novel recall of proposals on images with boxes of all names.
 
-    Only images with a novel box are used. Their base boxes are known to the proposer, as those of training images are.
+    Only images with a novel box are used. The proposer receives their base boxes, as for training images.
 
     Args:
-        proposer: Its ``keep`` is set to 300.
-        images: Validation images with base and novel names.
-        split: Base and novel names.
+        proposer: The proposer. Its ``keep`` is set to 300.
+        images: Validation images with base and novel boxes.
+        split: The base and novel names.
 
     Returns:
-        As :func:`novel_recall`, at 100 and 300.
+        The result of :func:`novel_recall` at 100 and 300.
     """
     config = proposer.config.model_copy(update={"keep": max(RECALL_AT)})
     chosen = [with_names(image, images.names, split.base) for image in images_with(images, split.novel)]
@@ -72,7 +72,7 @@ def measure_proposals(proposer: Proposer, images: ImageSet, split: CategorySplit
 
 
 def random_recall(images: ImageSet, split: CategorySplit, config: ProposeConfig) -> dict[str, float | None]:
-    """Return the novel recall of random boxes of the anchor grid, 300 for each image: the chance level."""
+    """Return the novel recall of 300 random boxes of the anchor grid per image, as a chance level."""
     boxes: dict[int, Tensor] = {}
     for image in images_with(images, split.novel):
         grid = anchor_grid(image.height, image.width, config)

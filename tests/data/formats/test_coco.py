@@ -1,4 +1,4 @@
-"""Images and boxes as they come out of COCO files, bad files included."""
+"""Loading images and boxes from COCO files, valid and invalid."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ezsd.errors import DataError
 from ezsd.recipe import Part
 from tiny import CATEGORIES, COMPRESSED_RLE_IMAGE, CROWD_IMAGE, EMPTY_IMAGE, SIZES, SPLIT, TinyCoco, make_tiny_coco
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of the reference
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # raised by pycocotools
 
 
 @pytest.fixture
@@ -47,10 +47,10 @@ def _annotation(tiny: TinyCoco, name: str) -> dict[str, Any]:
     return next(entry for entry in tiny.content["annotations"] if CATEGORIES[entry["category_id"]] == name)
 
 
-# What is read
+# Loading
 
 
-def test_images_come_in_order_of_their_ids_with_boxes_as_corners(tiny: TinyCoco) -> None:
+def test_images_are_sorted_by_id_with_boxes_in_xyxy_format(tiny: TinyCoco) -> None:
     images = load_images(tiny.part(), SPLIT.names, required=SPLIT.base)
 
     assert images.names == ("circle", "square", "triangle", "bar") and images.skipped == ()
@@ -73,7 +73,7 @@ def test_images_come_in_order_of_their_ids_with_boxes_as_corners(tiny: TinyCoco)
         assert image.segmentations == [row["segmentation"] for row in rows]
 
 
-def test_a_image_without_boxes_and_a_crowd_are_kept(tiny: TinyCoco) -> None:
+def test_images_without_boxes_and_crowd_boxes_are_kept(tiny: TinyCoco) -> None:
     images = {image.image_id: image for image in load_images(tiny.part(), SPLIT.base).images}
     empty = images[EMPTY_IMAGE]
     assert empty.boxes.shape == (0, 4) and empty.labels.shape == empty.crowd.shape == (0,)
@@ -81,7 +81,7 @@ def test_a_image_without_boxes_and_a_crowd_are_kept(tiny: TinyCoco) -> None:
     assert images[CROWD_IMAGE].crowd.tolist() == [False, True]
 
 
-def test_a_image_read_has_its_image_s_size(tiny: TinyCoco) -> None:
+def test_read_image_returns_pixels_of_the_annotated_size(tiny: TinyCoco) -> None:
     image = load_images(tiny.part(), SPLIT.base).images[0]
     assert read_image(image).shape == (3, image.height, image.width)
     assert torch.equal(read_image(image), read_image(image.path))
@@ -90,7 +90,7 @@ def test_a_image_read_has_its_image_s_size(tiny: TinyCoco) -> None:
         read_image(image)
 
 
-def test_limit_takes_the_first_images_by_id_and_looks_at_no_other(tiny: TinyCoco) -> None:
+def test_limit_uses_the_first_images_by_id_and_ignores_the_others(tiny: TinyCoco) -> None:
     for image_id in sorted(SIZES)[3:]:
         (tiny.images / f"{image_id:06d}.jpg").unlink()
     tiny.content["annotations"][0]["bbox"] = ["nonsense"]
@@ -100,7 +100,7 @@ def test_limit_takes_the_first_images_by_id_and_looks_at_no_other(tiny: TinyCoco
     assert [image.image_id for image in images] == [4, 8, 11]
 
 
-def test_lvis_images_are_found_by_their_address(tiny: TinyCoco) -> None:
+def test_lvis_images_are_found_by_their_coco_url(tiny: TinyCoco) -> None:
     (tiny.images / "train2017").mkdir()
     for entry in tiny.content["images"]:
         name = entry.pop("file_name")
@@ -113,7 +113,7 @@ def test_lvis_images_are_found_by_their_address(tiny: TinyCoco) -> None:
 # Masks
 
 
-def test_masks_are_those_of_the_reference(tiny: TinyCoco) -> None:
+def test_masks_match_pycocotools(tiny: TinyCoco) -> None:
     images = load_images(tiny.part(), SPLIT.names)
     assert images.has_masks
     theirs = COCO(str(tiny.annotations))
@@ -132,7 +132,7 @@ def test_masks_are_those_of_the_reference(tiny: TinyCoco) -> None:
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.floats(0, 1))
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_compressed_masks_of_any_shape_are_read(
+def test_compressed_masks_of_any_shape_are_decoded(
     untouched: TinyCoco, height: int, width: int, seed: int, share: float
 ) -> None:
     mask = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
@@ -149,7 +149,7 @@ def test_compressed_masks_of_any_shape_are_read(
     assert any(np.array_equal(found.numpy(), canvas) for found in masks_of(image))
 
 
-def test_several_polygons_are_one_mask(tiny: TinyCoco) -> None:
+def test_several_polygons_form_one_mask(tiny: TinyCoco) -> None:
     square = [2.0, 2.0, 10.0, 2.0, 10.0, 10.0, 2.0, 10.0]
     image = load_images(tiny.part(), ("circle",)).images[0]
     shifted = [value + 20 for value in square]
@@ -167,7 +167,7 @@ def test_several_polygons_are_one_mask(tiny: TinyCoco) -> None:
     assert np.array_equal(masks_of(two)[0].numpy(), reference.decode(encoded))
 
 
-def test_boxes_without_segmentation_mean_no_masks(tiny: TinyCoco) -> None:
+def test_a_box_without_segmentation_disables_masks(tiny: TinyCoco) -> None:
     _annotation(tiny, "circle").pop("segmentation")
     tiny.save()
     images = load_images(tiny.part(), SPLIT.base)
@@ -176,7 +176,7 @@ def test_boxes_without_segmentation_mean_no_masks(tiny: TinyCoco) -> None:
         masks_of(images[0])
 
 
-def test_a_crowd_without_segmentation_fills_its_box(tiny: TinyCoco) -> None:
+def test_the_mask_of_a_crowd_without_segmentation_is_its_box(tiny: TinyCoco) -> None:
     crowd = next(entry for entry in tiny.content["annotations"] if entry["iscrowd"])
     crowd["segmentation"] = []
     tiny.save()
@@ -189,7 +189,7 @@ def test_a_crowd_without_segmentation_fills_its_box(tiny: TinyCoco) -> None:
 
 
 @pytest.mark.real_data
-def test_masks_of_real_images_are_those_of_the_reference(shared_data: Path) -> None:
+def test_masks_of_real_images_match_pycocotools(shared_data: Path) -> None:
     part = Part(images=shared_data / "coco_masks/images", annotations=shared_data / "coco_masks/instances_val.json")
     split = load_split("coco_48_17")
     images = load_images(part, split.base, required=split.base)
@@ -208,7 +208,7 @@ def test_masks_of_real_images_are_those_of_the_reference(shared_data: Path) -> N
 # Ground truth for the evaluator
 
 
-def test_ground_truth_goes_through_a_file_and_back(tiny: TinyCoco, tmp_path: Path) -> None:
+def test_ground_truth_survives_a_round_trip_through_a_file(tiny: TinyCoco, tmp_path: Path) -> None:
     images = load_images(tiny.part(), SPLIT.names)
     truth = coco_ground_truth(images)
 
@@ -222,7 +222,7 @@ def test_ground_truth_goes_through_a_file_and_back(tiny: TinyCoco, tmp_path: Pat
     assert _plain(again) == _plain(images)
 
 
-def test_ground_truth_without_masks_has_boxes_alone(tiny: TinyCoco) -> None:
+def test_ground_truth_without_masks_has_boxes_only(tiny: TinyCoco) -> None:
     for entry in tiny.content["annotations"]:
         del entry["segmentation"], entry["area"]
     tiny.save()
@@ -233,11 +233,11 @@ def test_ground_truth_without_masks_has_boxes_alone(tiny: TinyCoco) -> None:
         assert entry["area"] == pytest.approx(entry["bbox"][2] * entry["bbox"][3], rel=1e-5)
 
 
-# Purity
+# Novel boxes are hidden
 
 
 def _plain(images: ImageSet) -> list[Any]:
-    """Everything that was returned, as values that compare."""
+    """Return the content of an image set as values that can be compared."""
     return [images.names, images.has_masks, images.skipped] + [
         [image.image_id, image.path.name, image.width, image.height, image.boxes.tolist(), image.labels.tolist(),
          image.crowd.tolist(), image.segmentations, None if image.areas is None else image.areas.tolist()]
@@ -265,8 +265,10 @@ _OTHERS = st.builds(
 
 @given(st.data())
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_nothing_depends_on_annotations_of_other_categories(untouched: TinyCoco, data: st.DataObject) -> None:
-    """Whatever is removed, altered or added there, valid or not, in any place among the base annotations."""
+def test_the_result_does_not_depend_on_annotations_of_other_categories(
+    untouched: TinyCoco, data: st.DataObject
+) -> None:
+    """Other annotations are removed, changed or inserted anywhere among the base annotations, valid or not."""
     base = [copy.deepcopy(e) for e in untouched.content["annotations"] if CATEGORIES[e["category_id"]] in SPLIT.base]
     changed = list(base)
     for other in data.draw(st.lists(_OTHERS, max_size=12)):
@@ -284,7 +286,7 @@ def test_nothing_depends_on_annotations_of_other_categories(untouched: TinyCoco,
 
 
 @pytest.mark.real_data
-def test_training_images_hold_no_novel_box(shared_data: Path) -> None:
+def test_training_images_have_no_novel_boxes(shared_data: Path) -> None:
     part = Part(images=shared_data / "coco2k/images", annotations=shared_data / "coco2k/instances_train.json")
     split = load_split("coco_48_17")
     images = load_images(part, split.base, required=split.base)
@@ -308,7 +310,7 @@ def test_training_images_hold_no_novel_box(shared_data: Path) -> None:
         ("[" * 200_000, "cannot be read"),
     ],
 )
-def test_a_file_that_is_no_coco_file_is_told(content: str | None, expected: str, tiny: TinyCoco) -> None:
+def test_a_file_that_is_not_a_coco_file_is_reported(content: str | None, expected: str, tiny: TinyCoco) -> None:
     tiny.annotations.unlink()
     if content is not None:
         tiny.annotations.write_text(content)
@@ -336,7 +338,7 @@ def test_a_file_that_is_no_coco_file_is_told(content: str | None, expected: str,
         ({"image_id": 777}, "unknown image_id 777"),
         ({"image_id": None}, "unknown image_id"),
         ({"image_id": [4]}, "unknown image_id"),
-        ({"id": 2000}, "ids must differ"),
+        ({"id": 2000}, "ids must be unique"),
         ({"segmentation": [[1, 2, 3, 4]]}, "segmentation"),
         ({"segmentation": [[1, 2, 3, 4, 5, "6"]]}, "segmentation"),
         ({"segmentation": {"size": [5, 5], "counts": [25]}}, "segmentation"),
@@ -352,7 +354,7 @@ def test_a_file_that_is_no_coco_file_is_told(content: str | None, expected: str,
         ({"segmentation": "polygon"}, "segmentation"),
     ],
 )
-def test_a_bad_box_stops_or_is_left_out(change: dict[str, Any], expected: str, tiny: TinyCoco) -> None:
+def test_an_invalid_box_raises_or_is_skipped(change: dict[str, Any], expected: str, tiny: TinyCoco) -> None:
     before = load_images(tiny.part(), SPLIT.base)
     bad = next(entry for entry in tiny.content["annotations"] if entry["image_id"] == 11 and entry["category_id"] == 3)
     bad |= change
@@ -373,13 +375,13 @@ def test_a_bad_box_stops_or_is_left_out(change: dict[str, Any], expected: str, t
     "entry",
     [{"id": 1, "image_id": 11, "category_id": 99, "bbox": [1, 1, 5, 5]}, {"category_id": [3]}, "text", None, {}],
 )
-def test_an_annotation_of_an_unknown_category_is_told(entry: Any, tiny: TinyCoco) -> None:
+def test_an_annotation_of_an_unknown_category_is_reported(entry: Any, tiny: TinyCoco) -> None:
     tiny.content["annotations"].append(entry)
     assert "unknown category_id" in _problems(tiny)[0]
     assert len(load_images(tiny.part(), SPLIT.base, skip_bad=True).skipped) == 1
 
 
-def test_a_box_that_hangs_over_by_two_pixels_is_clipped(tiny: TinyCoco) -> None:
+def test_a_box_that_exceeds_the_image_by_two_pixels_is_clipped(tiny: TinyCoco) -> None:
     box = next(entry for entry in tiny.content["annotations"] if entry["image_id"] == 11 and entry["category_id"] == 3)
     box["bbox"] = [-2, 30, 100, 36]
     tiny.save()
@@ -387,10 +389,10 @@ def test_a_box_that_hangs_over_by_two_pixels_is_clipped(tiny: TinyCoco) -> None:
     assert image.boxes[0].tolist() == [0, 30, 96, 64]
 
 
-def test_bad_images_stop_or_are_left_out_with_their_boxes(tiny: TinyCoco) -> None:
+def test_invalid_images_raise_or_are_skipped_with_their_boxes(tiny: TinyCoco) -> None:
     (tiny.images / "000004.jpg").unlink()
-    whole = (tiny.images / "000008.jpg").read_bytes()
-    (tiny.images / "000008.jpg").write_bytes(whole[: len(whole) // 2])
+    content = (tiny.images / "000008.jpg").read_bytes()
+    (tiny.images / "000008.jpg").write_bytes(content[: len(content) // 2])
     (tiny.images / "000011.jpg").write_bytes(b"no image")
     next(entry for entry in tiny.content["images"] if entry["id"] == 42)["width"] = 50
 
@@ -416,14 +418,14 @@ def test_bad_images_stop_or_are_left_out_with_their_boxes(tiny: TinyCoco) -> Non
         "000004.jpg",
     ],
 )
-def test_a_bad_row_of_images_is_told(entry: Any, tiny: TinyCoco) -> None:
+def test_an_invalid_image_entry_is_reported(entry: Any, tiny: TinyCoco) -> None:
     tiny.content["images"].append(entry)
     assert len(_problems(tiny)) == 2
     left = load_images(tiny.part(), SPLIT.base, skip_bad=True)
     assert len(left.skipped) == 1 and len(left) == len(SIZES)
 
 
-def test_many_problems_are_told_at_once_the_first_twenty_in_full(tiny: TinyCoco) -> None:
+def test_many_problems_are_reported_together_and_the_first_twenty_are_listed(tiny: TinyCoco) -> None:
     rows = [{"id": 5000 + k, "image_id": 11, "category_id": 3, "bbox": [0, 0, 0, 0]} for k in range(30)]
     tiny.content["annotations"] += rows
     problems = _problems(tiny)
@@ -431,7 +433,7 @@ def test_many_problems_are_told_at_once_the_first_twenty_in_full(tiny: TinyCoco)
     assert len(validate_part(tiny.part(), SPLIT.base)) == 30
 
 
-def test_no_image_left_is_told_even_where_bad_ones_may_be_left_out(tiny: TinyCoco) -> None:
+def test_an_error_is_raised_if_skip_bad_leaves_no_image(tiny: TinyCoco) -> None:
     for path in tiny.images.iterdir():
         path.unlink()
     assert "no image is left" in _problems(tiny, skip_bad=True)[0]
@@ -442,31 +444,31 @@ def test_no_image_left_is_told_even_where_bad_ones_may_be_left_out(tiny: TinyCoc
 # Categories
 
 
-def test_a_missing_base_name_is_told_with_the_name_meant(tiny: TinyCoco) -> None:
+def test_a_missing_base_name_is_reported_with_a_suggestion(tiny: TinyCoco) -> None:
     for skip_bad in (False, True):
         with pytest.raises(DataError, match='no category "circl".*Did you mean "circle"'):
             load_images(tiny.part(), ("circl", "square"), skip_bad, required=("circl", "square"))
 
 
-def test_a_novel_name_may_be_absent_unless_it_is_misspelt(tiny: TinyCoco) -> None:
+def test_a_missing_novel_name_is_accepted_unless_it_looks_misspelled(tiny: TinyCoco) -> None:
     images = load_images(tiny.part(), ("circle", "hexagon"), required=("circle",))
     assert images.names == ("circle", "hexagon")
     with pytest.raises(DataError, match='no category "triangel".*Did you mean "triangle"'):
         load_images(tiny.part(), ("circle", "triangel"), required=("circle",))
-    tiny.content["categories"][0]["name"] = "house"
+    tiny.content["categories"][0]["name"] = "coach"
     tiny.save()
-    assert load_images(tiny.part(), ("square", "horse"), required=("square",)).names == ("square", "horse")
+    assert load_images(tiny.part(), ("square", "couch"), required=("square",)).names == ("square", "couch")
 
 
 @pytest.mark.parametrize("entry", [{"id": 5, "name": "circle"}, {"id": 3, "name": "disc"}, {"name": "disc"}, "disc"])
-def test_a_category_list_that_is_not_clear_is_refused(entry: Any, tiny: TinyCoco) -> None:
+def test_an_ambiguous_category_list_is_rejected(entry: Any, tiny: TinyCoco) -> None:
     tiny.content["categories"].append(entry)
     assert len(_problems(tiny)) == 1
     assert _problems(tiny, skip_bad=True) == _problems(tiny)
 
 
 @pytest.mark.real_data
-def test_real_images_have_no_problem(shared_data: Path) -> None:
+def test_real_images_have_no_problems(shared_data: Path) -> None:
     split = load_split("coco_48_17")
     part = Part(images=shared_data / "coco2k/images", annotations=shared_data / "coco2k/instances_val.json")
     assert validate_part(part, split.names, split.base) == []

@@ -1,1 +1,1 @@
-"""One reader for each annotation format."""
+"""Readers of annotation formats."""

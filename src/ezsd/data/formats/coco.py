@@ -1,4 +1,4 @@
-"""Images with boxes in COCO or LVIS format. Boxes of names that were not asked for never leave this room."""
+"""Load images and boxes in COCO or LVIS format. Boxes of categories that were not requested are never returned."""
 
 from __future__ import annotations
 
@@ -20,24 +20,28 @@ from ezsd.errors import DataError
 from ezsd.recipe import Part
 
 _SHOWN = 20
-_SKIP_BAD = "Mend them, or set data.skip_bad: true to leave these images and boxes out (they are listed and counted)."
+_SKIP_BAD = "Fix them, or set data.skip_bad: true to skip these images and boxes (they are listed and counted)."
 
 
 def load_images(part: Part, names: Sequence[str], skip_bad: bool = False, required: Sequence[str] = ()) -> ImageSet:
-    """Read the annotations of one part and check its images.
+    """Load the annotations of one part of the data and check its images.
 
-    Nothing that is returned depends on boxes of other categories than ``names``; problems of such boxes count for
-    nothing either. For training, ``names`` are the base names.
+    The result does not depend on boxes of categories outside ``names``, and problems of such boxes are ignored. For
+    training, ``names`` are the base names.
 
     Args:
-        part: where images and annotations are, and how many images to take.
-        names: categories to keep; label 1 is the first.
-        skip_bad: leave bad images and boxes out, and list them in ``skipped``, instead of stopping. Every image is
-            then decoded, not only its header.
-        required: names that the annotation file must have.
+        part: The locations of images and annotations, and the maximum number of images.
+        names: The categories to keep. Label 1 is the first name.
+        skip_bad: Skip invalid images and boxes and list them in ``skipped`` instead of raising an error. Images are
+            then decoded completely; otherwise only their headers are read.
+        required: Names that the annotation file must contain.
+
+    Returns:
+        The images, sorted by id, with their boxes (xyxy, absolute pixels).
 
     Raises:
-        DataError: the annotations cannot be used, or images or boxes are bad (all told at once, the first 20 in full).
+        DataError: The annotations cannot be used, or images or boxes are invalid. All problems are reported together;
+            the first 20 are listed.
     """
     found = _read(part, tuple(names), required, decode=skip_bad)
     problems = found.of_file if skip_bad else found.of_file + found.of_items
@@ -46,12 +50,12 @@ def load_images(part: Part, names: Sequence[str], skip_bad: bool = False, requir
         more = [f"and {len(problems) - _SHOWN} more."] if len(problems) > _SHOWN else []
         raise DataError([*problems[:_SHOWN], *more, *advice])
     if not found.images:
-        raise DataError([f"{part.annotations}: no image is left, all are bad.", *found.of_items[:_SHOWN]])
+        raise DataError([f"{part.annotations}: no image is left, all are invalid.", *found.of_items[:_SHOWN]])
     return replace(found.images, skipped=tuple(found.of_items))
 
 
 def validate_part(part: Part, names: Sequence[str], required: Sequence[str] = ()) -> list[str]:
-    """Return all problems that :func:`load_images` would find; every image is decoded. No problem: an empty list."""
+    """Return all problems that :func:`load_images` would find. Every image is decoded."""
     try:
         found = _read(part, tuple(names), required, decode=True)
     except DataError as error:
@@ -60,7 +64,7 @@ def validate_part(part: Part, names: Sequence[str], required: Sequence[str] = ()
 
 
 def coco_ground_truth(images: ImageSet) -> dict[str, Any]:
-    """Return the images as a COCO dictionary for the evaluator: category id = label, annotation ids from 1."""
+    """Convert images to a COCO dictionary for the evaluator. Category ids are labels; annotation ids start at 1."""
     annotations: list[dict[str, Any]] = []
     for image in images:
         drawn = segmentations_of(image) if images.has_masks else None
@@ -89,13 +93,13 @@ def coco_ground_truth(images: ImageSet) -> dict[str, Any]:
 @dataclass
 class _Found:
     images: ImageSet
-    of_file: list[str]  # problems that stop in any case
+    of_file: list[str]  # problems that skip_bad does not cover
     of_items: list[str]  # problems of single images and boxes
 
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Switch the search for reference cycles off: JSON has none, and with millions of values it takes most time."""
+    """Disable cyclic garbage collection: JSON has no cycles, and the search takes most of the loading time."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -107,7 +111,7 @@ def _no_collection() -> Iterator[None]:
 
 @_no_collection()
 def _read(part: Part, names: tuple[str, ...], required: Sequence[str], decode: bool) -> _Found:
-    """Read everything and collect the problems; only a file that cannot be read at all raises."""
+    """Load everything and collect the problems. Raise DataError only if the annotation file cannot be read."""
     content = read_annotations(part.annotations)
     label_of, of_file = find_labels(content["categories"], names, required)
     records, places, of_items = find_records(content["images"], part)
@@ -129,7 +133,7 @@ def _read(part: Part, names: tuple[str, ...], required: Sequence[str], decode: b
 
 
 def _assemble(records: list[Record], boxes: Boxes, usable: list[bool]) -> tuple[list[AnnotatedImage], bool]:
-    """Give every usable image its good boxes, in the order of the file."""
+    """Assign the valid boxes to the usable images, in file order."""
     good = np.flatnonzero(boxes.good & np.array([*usable, False])[boxes.image])
     order = good[np.argsort(boxes.image[good], kind="stable")]
     rows = [boxes.rows[place] for place in order.tolist()]

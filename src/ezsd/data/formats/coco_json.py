@@ -1,4 +1,4 @@
-"""The COCO or LVIS annotation file, row by row: what is kept of it, and what is wrong with it."""
+"""Parse and validate the rows of a COCO or LVIS annotation file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from ezsd.errors import DataError
 from ezsd.recipe import Part
 
-_OVERHANG = 2.0  # pixels; rounding of annotation tools, clipped without a word
+_OVERHANG = 2.0  # pixels; annotation tools round, so overhangs up to this are clipped silently
 _OTHER_CATEGORY, _BROKEN_CATEGORY = 0, -1
 _NO_IMAGE, _LEFT_OUT = -1, -2
 
 
 @dataclass
 class Record:
-    """An image as the file tells of it."""
+    """An image entry of the annotation file."""
 
     image_id: int
     path: Path
@@ -35,20 +35,20 @@ class Record:
 
 @dataclass
 class Boxes:
-    """The annotations of wanted categories, in the order of the file."""
+    """The annotations of the requested categories, in file order."""
 
     rows: list[dict[str, Any]]  # as in the file
-    image: NDArray[np.int64]  # [N] place among the records, below 0 where there is none
+    image: NDArray[np.int64]  # [N] index into the records, negative if the image is unknown
     labels: NDArray[np.int64]  # [N] 1-based
     boxes: NDArray[np.float32]  # [N, 4] xyxy pixels, clipped to the image
-    good: NDArray[np.bool_]  # [N] False where a problem is told
+    good: NDArray[np.bool_]  # [N] False for invalid annotations
 
 
 def read_annotations(path: Path) -> dict[str, list[Any]]:
     """Return the lists images, annotations and categories of a COCO or LVIS file.
 
     Raises:
-        DataError: the file is missing, not JSON, or lacks one of the lists.
+        DataError: The file is missing, is not JSON, or lacks one of the lists.
     """
     expected = "Expected a COCO or LVIS JSON file with images, annotations and categories."
     try:
@@ -67,19 +67,19 @@ def read_annotations(path: Path) -> dict[str, list[Any]]:
 def find_labels(
     categories: list[Any], names: tuple[str, ...], required: Sequence[str]
 ) -> tuple[dict[int, int], list[str]]:
-    """Map category ids to labels (0: not asked for), and tell problems of the category list."""
+    """Return the label of each category id (0 = not requested), and the problems of the category list."""
     well_formed = [
         entry
         for entry in categories
         if isinstance(entry, dict) and isinstance(entry.get("id"), int) and isinstance(entry.get("name"), str)
     ]
-    problems = [] if len(well_formed) == len(categories) else ["categories: each needs an integer id and a name."]
+    problems = [] if len(well_formed) == len(categories) else ["categories: each entry needs an integer id and a name."]
     ids = Counter(entry["id"] for entry in well_formed)
     counts = Counter(entry["name"] for entry in well_formed)
     problems += [
-        f"category id {key} is there {count} times; ids must differ." for key, count in ids.items() if count > 1
+        f"category id {key} appears {count} times; ids must be unique." for key, count in ids.items() if count > 1
     ]
-    problems += [f'category "{name}" is there {counts[name]} times; merge them.' for name in names if counts[name] > 1]
+    problems += [f'category "{name}" appears {counts[name]} times; merge them.' for name in names if counts[name] > 1]
     spare = {_plain(name): name for name in counts if name not in names}
     for name in names:
         if name in counts:
@@ -98,18 +98,18 @@ def _plain(name: str) -> str:
 
 
 def find_records(images: list[Any], part: Part) -> tuple[list[Record], dict[int, int], list[str]]:
-    """Return the images to take, the place of every image id among them, and problems of the image list."""
+    """Return the images to use, the index of each image id among them, and the problems of the image list."""
     problems: list[str] = []
     by_id: dict[int, Record] = {}
     for place, entry in enumerate(images):
         record = _record(entry, part.images)
         if record is None:
             problems.append(
-                f"images[{place}]: expected integer id, width and height above 0, and a file_name; found "
+                f"images[{place}]: expected an integer id, width and height above 0, and a file_name; found "
                 f"{str(entry)[:120]}"
             )
         elif record.image_id in by_id:
-            problems.append(f"image id {record.image_id} is there twice; ids must differ.")
+            problems.append(f"image id {record.image_id} appears more than once; ids must be unique.")
         else:
             by_id[record.image_id] = record
     records = [by_id[key] for key in sorted(by_id)][: part.limit]
@@ -137,7 +137,7 @@ def find_boxes(
     records: list[Record],
     names: tuple[str, ...],
 ) -> tuple[Boxes, list[str]]:
-    """Keep the annotations of the wanted categories and check them."""
+    """Return the annotations of the requested categories, and the problems of the annotation list."""
     labels = [_looked_up(label_of, entry, "category_id", _BROKEN_CATEGORY) for entry in annotations]
     problems = [
         f"annotations[{place}]: unknown category_id in {str(annotations[place])[:120]}"
@@ -202,7 +202,7 @@ def _bad_segmentations(rows: list[dict[str, Any]], sizes: NDArray[np.float64]) -
 
 
 def _is_segmentation(segmentation: Any, size: NDArray[np.float64]) -> bool:
-    """Tell whether it is polygons of three points or more, or an RLE of the image's size (width, height)."""
+    """Return whether a segmentation is polygons of at least three points, or an RLE of size (width, height)."""
     if isinstance(segmentation, list):
         return all(map(_is_polygon, segmentation))
     if not isinstance(segmentation, dict) or segmentation.get("size") != [size[1], size[0]]:
@@ -222,8 +222,9 @@ def _is_polygon(polygon: Any) -> bool:
 
 
 def _unpacked(counts: str) -> list[int] | None:
-    """Return the runs of a compressed COCO RLE (cocoapi, ``rleFrString``): six bits a character, the third run and
-    all after it as differences; None where the text breaks off.
+    """Decode the run lengths of a compressed COCO RLE (``rleFrString`` of cocoapi); None if the string is truncated.
+
+    A character holds six bits. From the fourth run on, a run is stored as the difference to the run two before it.
     """
     runs: list[int] = []
     value = shift = 0
@@ -242,9 +243,9 @@ def _box_problem(entry: dict[str, Any], name: str, reason: int, size: NDArray[np
     reasons_text = {
         1: f"unknown image_id {entry.get('image_id')!r}",
         2: f"bbox {str(entry.get('bbox'))[:80]}; expected four numbers x, y, width, height in pixels",
-        3: f"bbox {entry.get('bbox')} lies outside the image of {size[0]:.0f} x {size[1]:.0f} pixels",
+        3: f"bbox {entry.get('bbox')} is outside the image of {size[0]:.0f} x {size[1]:.0f} pixels",
         4: f"bbox {entry.get('bbox')} has no area",
-        5: "this annotation id was there before; ids must differ",
-        6: "segmentation is neither polygons of three points or more nor an RLE of the image's size",
+        5: "an earlier annotation has the same id; ids must be unique",
+        6: "invalid segmentation; expected polygons of at least three points or an RLE of the image size",
     }
     return f"annotation {entry.get('id')} ({name}, image {entry.get('image_id')}): {reasons_text[reason]}"

@@ -1,4 +1,4 @@
-"""What an LVIS annotation file says beyond boxes: federated rules and category frequencies."""
+"""Federated evaluation rules and category frequencies of LVIS annotation files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 
 @dataclass(frozen=True)
 class Rules:
-    """What the annotation file says beyond boxes; a label is 1 + the index of a name.
+    """Category ids, federated annotation rules and frequencies. Labels are 1-based indices of names.
 
     Attributes:
-        category_ids: the file's own category id of each name; names that the file lacks follow after its largest id.
-        images: LVIS: ``neg_category_ids`` and ``not_exhaustive_category_ids`` by image id, as labels; else empty.
-        frequencies: LVIS: "r", "c" or "f" by label; else empty.
+        category_ids: The category id of each name in the file. Names missing from the file get ids after its largest.
+        images: ``neg_category_ids`` and ``not_exhaustive_category_ids`` by image id, as labels. Empty unless LVIS.
+        frequencies: "r", "c" or "f" by label. Empty unless LVIS.
     """
 
     category_ids: tuple[int, ...]
@@ -31,10 +31,10 @@ class Rules:
 
 
 def read_rules(annotations: Path, names: Sequence[str]) -> Rules:
-    """Read category ids and, from LVIS files, what is known to be absent or not exhaustively annotated.
+    """Read category ids and, from LVIS files, the categories that are absent or not exhaustively annotated.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: The file cannot be read.
     """
     content = read_annotations(annotations)
     ids = {category["name"]: int(category["id"]) for category in content["categories"]}
@@ -57,7 +57,7 @@ def read_rules(annotations: Path, names: Sequence[str]) -> Rules:
 
 
 def ground_truth_of(images: ImageSet, rules: Rules) -> dict[str, Any]:
-    """Return the evaluator's dictionary; category id = label; LVIS's rules are in it when the file has them."""
+    """Convert images to a COCO dictionary for the evaluator (category id = label), with LVIS rules if available."""
     truth = coco_ground_truth(images)
     if rules.images:
         truth["images"] = [{**image, **rules.images.get(image["id"], {})} for image in truth["images"]]
