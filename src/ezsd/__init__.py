@@ -1,4 +1,4 @@
-"""Zero-shot object detection: distil a vision-language teacher into a fast detector, from names only."""
+"""Zero-shot object detection: distill a vision-language teacher into a fast detector, from names only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Detector", "Recipe", "__version__", "load_recipe", "load_teacher", "
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for, so that ``import ezsd`` does not load torch."""
+    """Import a public name on first access, so that ``import ezsd`` does not load torch."""
     if name not in _MODULES:
         raise AttributeError(f"module 'ezsd' has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""``python -m ezsd``, and so ``torchrun --nproc-per-node 2 -m ezsd run ...`` on several devices."""
+"""Entry point of ``python -m ezsd`` and of ``torchrun --nproc-per-node 2 -m ezsd run ...`` (several devices)."""
 
 from __future__ import annotations
 

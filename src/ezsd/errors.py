@@ -1,4 +1,4 @@
-"""Problems the user can mend. The command line prints them without a traceback and exits with 2."""
+"""Errors that the user can fix. The command line prints them without a traceback and exits with code 2."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 class EzsdError(Exception):
-    """One or several problems; each says what is wrong, where, what was expected and what to do.
+    """One or more problems; each message says what is wrong, where, what was expected and what to do.
 
     Args:
-        problems: one message, or several that are told at once.
+        problems: One message, or several messages that are reported together.
     """
 
     def __init__(self, problems: str | Sequence[str]) -> None:
@@ -18,15 +18,15 @@ class EzsdError(Exception):
 
 
 class RecipeError(EzsdError):
-    """The recipe, or a value given with ``--set``, cannot be used."""
+    """The recipe or a value given with ``--set`` is invalid."""
 
 
 class DataError(EzsdError):
-    """Images or annotations cannot be used."""
+    """Images or annotations are missing or invalid."""
 
 
 class ArtifactError(EzsdError):
-    """A file or folder that ezsd wrote (or should write) cannot be used."""
+    """A file or folder that ezsd reads or writes is missing, damaged, of the wrong kind, or not writable."""
 
 
 class MissingExtraError(EzsdError):

@@ -1,4 +1,4 @@
-"""Where the features come from."""
+"""The backbone: strides of the levels, pretrained weights, frozen layers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_levels_have_strides_4_to_64(name: str) -> None:
     ]  # fmt: skip
 
 
-def test_pretrained_backbone_has_the_weights_of_the_package_and_a_frozen_start() -> None:
+def test_pretrained_backbone_has_the_weights_of_the_package_and_frozen_first_layers() -> None:
     backbone = Backbone("tf_efficientnet_lite0", 8, pretrained=True)
     packaged = packaged_image_tower().state_dict()
     for name, value in backbone.body.state_dict().items():

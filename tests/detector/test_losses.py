@@ -1,4 +1,4 @@
-"""Losses: what they are for single regions, and what must not change them."""
+"""Losses: values for single regions, and inputs that do not affect them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def unit(count: int, dim: int = 8) -> torch.Tensor:
 
 
 @given(counts, seeds)
-def test_distillation_is_the_sum_over_dimensions_of_the_mean_region(count: int, seed: int) -> None:
+def test_distillation_sums_over_dimensions_and_averages_over_regions(count: int, seed: int) -> None:
     torch.manual_seed(seed)
     student, teacher = unit(count), unit(count)
     by_hand = sum(float((student[i] - teacher[i]).abs().sum()) for i in range(count)) / count
     assert distillation_loss(student, teacher, torch.ones(count)).item() == pytest.approx(by_hand, rel=1e-4)
 
 
-def test_distillation_is_zero_where_student_and_teacher_agree() -> None:
+def test_distillation_is_zero_for_equal_student_and_teacher() -> None:
     embeddings = unit(5)
     assert distillation_loss(embeddings, embeddings, torch.ones(5)).item() == 0
 
@@ -40,7 +40,7 @@ def test_distillation_without_regions_is_zero_and_differentiable() -> None:
 
 
 @given(counts, seeds)
-def test_distillation_weights_say_which_region_counts(count: int, seed: int) -> None:
+def test_distillation_weights_scale_the_loss_of_each_region(count: int, seed: int) -> None:
     torch.manual_seed(seed)
     student, teacher = unit(count), unit(count)
     weights = torch.zeros(count)
@@ -50,18 +50,18 @@ def test_distillation_weights_say_which_region_counts(count: int, seed: int) -> 
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=30), st.floats(0.1, 10))
-def test_weights_have_mean_one_whatever_their_scale(values: list[float], scale: float) -> None:
+def test_weights_have_mean_one_for_any_scale(values: list[float], scale: float) -> None:
     weights = mean_one(torch.tensor(values))
     assert float(weights.mean()) == pytest.approx(1, rel=1e-4)
     if sum(values) > 1e-3:
         assert torch.allclose(mean_one(torch.tensor(values) * scale), weights, rtol=1e-3, atol=1e-5)
 
 
-def test_no_weights_stay_no_weights() -> None:
+def test_empty_weights_stay_empty() -> None:
     assert mean_one(torch.zeros(0)).shape == (0,)
 
 
-def test_background_boxes_do_not_count_in_the_box_loss() -> None:
+def test_box_loss_ignores_background_regions() -> None:
     labels = torch.tensor([0, 2, 0])
     deltas, targets = torch.randn(3, 4), torch.randn(3, 4)
     moved = deltas.clone()
@@ -69,7 +69,7 @@ def test_background_boxes_do_not_count_in_the_box_loss() -> None:
     assert box_regression_loss(deltas, labels, targets) == box_regression_loss(moved, labels, targets)
 
 
-def test_box_loss_is_divided_by_all_regions() -> None:
+def test_box_loss_is_divided_by_the_number_of_all_regions() -> None:
     deltas, targets = torch.ones(1, 4), torch.zeros(1, 4)
     alone = box_regression_loss(deltas, torch.tensor([1]), targets)
     padded = box_regression_loss(deltas.repeat(4, 1), torch.tensor([1, 0, 0, 0]), targets.repeat(4, 1))
@@ -82,13 +82,13 @@ def test_box_loss_is_smooth_l1_with_a_beta_of_one_ninth() -> None:
     assert loss.item() == pytest.approx((0.05**2 / 2 * 9 + 1 - 1 / 18) / 2)
 
 
-def test_classification_prefers_the_right_column() -> None:
+def test_classification_loss_is_lower_for_the_correct_label() -> None:
     logits = torch.tensor([[0.0, 9.0, 0.0]])
     assert classification_loss(logits, torch.tensor([1]), 2) < classification_loss(logits, torch.tensor([0]), 2)
 
 
 @given(st.integers(1, 6), st.integers(0, 5), seeds)
-def test_names_without_boxes_are_told_from_background_alone(names: int, others: int, seed: int) -> None:
+def test_names_without_boxes_only_affect_background_regions(names: int, others: int, seed: int) -> None:
     torch.manual_seed(seed)
     logits = torch.randn(8, 1 + names + others, requires_grad=True)
     labels = torch.arange(8) % (1 + names)

@@ -1,4 +1,4 @@
-"""A model folder is all one needs, and a wrong one is refused."""
+"""Loading of model folders, and errors for damaged or inconsistent ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ezsd.utils.files import read_tensors, write_tensors
 from tiny_run import make_model_folder
 
 
-def test_a_loaded_model_finds_what_the_saved_one_found(tmp_path: Path) -> None:
+def test_loaded_models_give_equal_detections(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path / "model", masks=True)
     (first, config, text), (second, _, _) = load_model(folder), load_model(folder)
     image = torch.rand(3, 96, 128)
@@ -23,7 +23,7 @@ def test_a_loaded_model_finds_what_the_saved_one_found(tmp_path: Path) -> None:
     assert len(found.boxes) and torch.equal(found.boxes, again.boxes) and not first.training
 
 
-def test_a_model_of_another_architecture_is_refused(tmp_path: Path) -> None:
+def test_weights_of_another_architecture_raise(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     config["detector"]["head_channels"] *= 2
@@ -33,7 +33,7 @@ def test_a_model_of_another_architecture_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_missing_and_damaged_files_are_named(tmp_path: Path, name: str) -> None:
+def test_missing_or_damaged_files_raise_with_the_file_name(tmp_path: Path, name: str) -> None:
     folder = make_model_folder(tmp_path / "model")
     (folder / name).write_bytes(b"{")
     with pytest.raises(ArtifactError, match=name):
@@ -43,7 +43,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path, name: str) -> None:
         load_model(folder)
 
 
-def test_a_model_without_its_text_embeddings_is_refused(tmp_path: Path) -> None:
+def test_model_without_text_embeddings_raises(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path / "model")
     tensors, _ = read_tensors(folder / "model.safetensors")
     del tensors["text_embeddings"]
@@ -52,6 +52,6 @@ def test_a_model_without_its_text_embeddings_is_refused(tmp_path: Path) -> None:
         load_model(folder)
 
 
-def test_no_pickle_in_the_folder(tmp_path: Path) -> None:
+def test_model_folder_contains_no_pickle(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path / "model")
     assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}

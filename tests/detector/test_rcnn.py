@@ -1,4 +1,4 @@
-"""The detector as a whole: parity, empty input, what guides the boxes, what is learned from what."""
+"""The complete detector: parity of batches, empty inputs, semantic regression, training samples."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def model(masks: bool = False, **changes: Any) -> Rcnn:
     torch.manual_seed(0)
     detector = build_detector(settings(**changes), DIM, masks, pretrained=False)
     for layer in (detector.roi_heads.box_head.to_embedding[-1], detector.roi_heads.box_head.to_deltas[-1]):
-        torch.nn.init.normal_(layer.weight, std=0.3)  # an untrained head says the same of every region
+        torch.nn.init.normal_(layer.weight, std=0.3)  # an untrained head gives almost equal outputs for every region
     guided = detector.roi_heads.box_head.to_deltas[0][0].weight
-    torch.nn.init.normal_(guided.detach()[:, 32:], std=0.1)  # nor does it hear the name
+    torch.nn.init.normal_(guided.detach()[:, 32:], std=0.1)  # and does not depend on the name
     return detector
 
 
@@ -61,7 +61,7 @@ def target(boxes: int = 2, distilled: int = 4, masks: bool = False) -> Target:
     return {**made, "masks": torch.ones(boxes, 96, 128, dtype=torch.uint8)} if masks else made
 
 
-def test_a_batch_finds_what_single_images_find() -> None:
+def test_batched_detections_equal_single_detections() -> None:
     detector, names = model().eval(), text()
     images = [image(0), image(1, 70, 90)]
     together = detector.detect(images, names)
@@ -72,21 +72,21 @@ def test_a_batch_finds_what_single_images_find() -> None:
         assert torch.allclose(alone.boxes, found.boxes, atol=0.05)
 
 
-def test_float_and_byte_images_are_the_same() -> None:
+def test_float_and_uint8_images_give_the_same_detections() -> None:
     detector = model().eval()
     as_bytes = detector.detect([image()], text())[0]
     as_floats = detector.detect([image().float() / 255], text())[0]
     assert torch.allclose(as_bytes.scores, as_floats.scores, atol=1e-3)
 
 
-def test_boxes_lie_in_the_image_and_scores_fall() -> None:
+def test_boxes_are_inside_the_image_and_scores_are_sorted() -> None:
     found = model().eval().detect([image(0, 200, 300)], text())[0]
     assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([300, 200, 300, 200])).all()
     assert (found.scores[1:] <= found.scores[:-1]).all()
     assert int(found.labels.min()) >= 0 and int(found.labels.max()) <= 2
 
 
-def test_reordered_names_find_the_same_objects_under_new_labels() -> None:
+def test_reordered_names_permute_the_labels() -> None:
     detector, names = model().eval(), text()
     order = torch.tensor([2, 0, 1])
     first, second = detector.detect([image()], names)[0], detector.detect([image()], names[order])[0]
@@ -94,7 +94,7 @@ def test_reordered_names_find_the_same_objects_under_new_labels() -> None:
     assert torch.equal(first.labels, order[second.labels])
 
 
-def test_nothing_over_the_threshold_gives_no_boxes_and_no_masks() -> None:
+def test_no_scores_over_the_threshold_give_empty_boxes_and_masks() -> None:
     detector = model(masks=True, score_threshold=1.0).eval()
     found = detector.detect([image()], text())[0]
     assert found.boxes.shape == (0, 4) and found.masks is not None and found.masks.shape == (0, 96, 128)
@@ -119,13 +119,13 @@ def test_losses_are_finite_and_reach_every_trained_parameter(boxes: int, distill
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
 
 
-def test_images_without_any_box_can_be_learned_from() -> None:
+def test_losses_of_images_without_boxes_are_finite() -> None:
     losses = model(masks=True).train()([image()], [target(0, 0, True)], text())
     assert all(torch.isfinite(value) for value in losses.values())
     assert losses["loss_box"] == 0 and losses["loss_distillation"] == 0
 
 
-def test_distillation_pulls_region_embeddings_towards_the_teacher() -> None:
+def test_training_decreases_the_distillation_loss() -> None:
     detector = model().train()
     optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3)
     history = []
@@ -139,14 +139,14 @@ def test_distillation_pulls_region_embeddings_towards_the_teacher() -> None:
     assert history[-1] < 0.5 * history[0]
 
 
-def test_batch_norm_statistics_stay_while_training() -> None:
+def test_training_does_not_change_batch_norm_statistics() -> None:
     detector = model().train()
     before = {name: value.clone() for name, value in detector.named_buffers() if "running" in name}
     detector([image()], [target()], text())
     assert before and all(torch.equal(value, dict(detector.named_buffers())[name]) for name, value in before.items())
 
 
-def test_the_name_guides_the_box() -> None:
+def test_box_depends_on_the_name_with_semantic_regression_only() -> None:
     head = model().roi_heads.box_head
     features = torch.rand(4, 32)
     assert not torch.allclose(head.deltas(features, text(4, 0)), head.deltas(features, text(4, 1)))
@@ -156,7 +156,7 @@ def test_the_name_guides_the_box() -> None:
 
 @given(st.integers(0, 100))
 @hypothesis_settings(max_examples=10)
-def test_what_a_new_name_does_not_share_with_the_trained_ones_moves_no_box(seed: int) -> None:
+def test_components_orthogonal_to_the_trained_names_do_not_change_boxes(seed: int) -> None:
     torch.manual_seed(seed)
     head = build_detector(settings(), DIM, masks=False, pretrained=False).roi_heads.box_head
     features, goal = torch.rand(6, 32), torch.rand(6, 4)
@@ -173,7 +173,7 @@ def test_what_a_new_name_does_not_share_with_the_trained_ones_moves_no_box(seed:
 
 
 def _pairs(top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes of one region under three names: as regressed, and as if every name guided its own."""
+    """Return boxes of one region for three names: regressed, one per name, and of the best name."""
     detector = model(semantic_top_k=top_k).eval()
     heads, names = detector.roi_heads, text()
     features, scores = torch.rand(1, 32), torch.tensor([[0.2, 0.5, 0.3]])
@@ -183,12 +183,12 @@ def _pairs(top_k: int) -> tuple[Tensor, Tensor, Tensor]:
     return boxes, apart, apart[1].expand(3, 4)
 
 
-def test_with_k_1_every_name_of_a_region_takes_the_box_of_its_best_name() -> None:
+def test_top_k_1_gives_every_name_the_box_of_the_best_name() -> None:
     boxes, _, best = _pairs(top_k=1)
     assert torch.allclose(boxes, best)
 
 
-def test_with_k_2_the_second_name_has_its_own_box() -> None:
+def test_top_k_2_gives_the_second_name_its_own_box() -> None:
     boxes, apart, best = _pairs(top_k=2)
     assert torch.allclose(boxes[1:], apart[1:]) and torch.allclose(boxes[0], best[0])
     assert not torch.allclose(apart[2], best[2])
@@ -203,7 +203,7 @@ def test_crowd_regions_are_never_sampled_as_background() -> None:
     assert torch.equal(background, regions[1:2])
 
 
-def test_images_are_padded_right_and_below_to_multiples_of_32() -> None:
+def test_images_are_padded_at_the_right_and_bottom_to_multiples_of_32() -> None:
     batch = batch_images([image(0, 40, 60), image(1, 64, 33)])
     assert batch.tensors.shape == (2, 3, 64, 64) and batch.image_sizes == [(40, 60), (64, 33)]
     assert torch.equal(batch.tensors[0, :, :40, :60], image(0, 40, 60).float() / 255)

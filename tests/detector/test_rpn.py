@@ -1,4 +1,4 @@
-"""Which regions teach neither object nor background."""
+"""The RPN: ignored regions, anchors, sampling and NMS."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_covered_share_is_intersection_over_own_area(seed: int) -> None:
     assert torch.allclose(covered_share(first, second), intersection / area, atol=1e-4)
 
 
-def test_anchors_are_exact_when_features_are_in_half_precision() -> None:
+def test_anchors_are_exact_for_half_precision_features() -> None:
     rpn = build_rpn(DetectorConfig(backbone="tf_efficientnet_lite0", fpn_channels=8), 8)
     images = ImageList(torch.zeros(1, 3, 256, 512), [(256, 512)])
     levels = [torch.zeros(1, 8, 64 // 2**level, 128 // 2**level) for level in range(5)]
@@ -49,24 +49,24 @@ def test_anchors_are_exact_when_features_are_in_half_precision() -> None:
         assert torch.equal(rpn.anchor_generator(images, [level.to(dtype) for level in levels])[0], exact)
 
 
-def test_a_box_inside_a_crowd_is_ignored_however_small() -> None:
+def test_small_box_inside_a_crowd_is_ignored() -> None:
     found = on_ignored(torch.tensor([[10.0, 10, 14, 14], [80, 80, 90, 90]]), target(torch.tensor([[0.0, 0, 60, 60]])))
     assert found.tolist() == [True, False]
 
 
-def test_a_box_is_on_a_crowd_when_more_than_half_of_it_is_inside() -> None:
+def test_box_is_on_a_crowd_if_more_than_half_of_it_is_inside() -> None:
     crowds = torch.tensor([[0.0, 0, 100, 100], [500, 500, 600, 600]])
     shares = torch.tensor([[90.0, 0, 110, 20], [89, 0, 109, 20], [91, 0, 111, 20]])  # 0.5, 0.55 and 0.45 inside
     assert on_ignored(shares, target(crowds)).tolist() == [False, True, False]
 
 
-def test_a_box_is_on_an_ignored_region_when_their_iou_is_over_half() -> None:
+def test_box_is_on_an_ignored_region_if_the_iou_is_over_half() -> None:
     region = torch.tensor([[0.0, 0, 100, 100]])
     found = on_ignored(torch.tensor([[0.0, 0, 50, 100], [0, 0, 52, 100], [0, 0, 48, 100]]), target(ignored=region))
     assert found.tolist() == [False, True, False]
 
 
-def test_a_box_on_an_ignored_region_needs_overlap_both_ways() -> None:
+def test_small_box_inside_an_ignored_region_is_not_ignored() -> None:
     region = torch.tensor([[0.0, 0, 60, 60]])
     found = on_ignored(torch.tensor([[0.0, 0, 60, 50], [10, 10, 14, 14]]), target(ignored=region))
     assert found.tolist() == [True, False]
@@ -81,14 +81,14 @@ def test_anchors_on_ignored_regions_are_not_background() -> None:
     assert labels[0].tolist() == [-1, -1, 0]
 
 
-def test_an_object_under_an_ignored_region_stays_an_object() -> None:
+def test_object_on_an_ignored_region_stays_an_object() -> None:
     rpn = build_rpn(DetectorConfig(), 8)
     anchors = torch.tensor([[0.0, 0, 50, 50]])
     labels, _ = rpn.assign_targets_to_anchors([anchors], [{"boxes": anchors, **target(anchors, anchors)}])
     assert labels[0].tolist() == [1]
 
 
-def test_anchors_have_one_side_a_level_and_three_ratios() -> None:
+def test_anchors_have_one_side_per_level_and_three_ratios() -> None:
     rpn = build_rpn(DetectorConfig(anchor_sides=(8, 16, 32, 64, 128)), 8)
     images = ImageList(torch.zeros(1, 3, 256, 256), [(256, 256)])
     levels = [torch.zeros(1, 8, 64 // 2**level, 64 // 2**level) for level in range(5)]
@@ -100,21 +100,21 @@ def test_anchors_have_one_side_a_level_and_three_ratios() -> None:
         assert torch.allclose(sides[level].prod(1).sqrt(), torch.tensor(float(side)), rtol=0.1)
 
 
-def test_anchors_are_objects_from_an_iou_of_seven_tenths_and_background_below_three_tenths() -> None:
+def test_anchors_are_objects_from_an_iou_of_0_7_and_background_below_0_3() -> None:
     rpn = build_rpn(DetectorConfig(), 8)
     anchors = torch.tensor([[0.0, 0, 100, 95], [0, 0, 100, 72], [0, 0, 100, 65], [0, 0, 100, 32], [0, 0, 100, 28]])
     labels, _ = rpn.assign_targets_to_anchors([anchors], [{"boxes": torch.tensor([[0.0, 0, 100, 100]]), **target()}])
     assert labels[0].tolist() == [1, 1, -1, -1, 0]
 
 
-def test_half_of_256_sampled_anchors_are_objects_where_there_are_enough() -> None:
+def test_half_of_256_sampled_anchors_are_objects_if_enough_exist() -> None:
     labels = torch.cat([torch.ones(300), torch.zeros(300)])
     (objects,), (background,) = build_rpn(DetectorConfig(), 8).fg_bg_sampler([labels])
     assert (int(objects.sum()), int(background.sum())) == (128, 128)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_regions_that_overlap_a_better_one_are_dropped_before_the_best_are_kept(training: bool) -> None:
+def test_nms_runs_before_the_best_regions_are_kept(training: bool) -> None:
     rpn = build_rpn(DetectorConfig(rpn_proposals=2), 8).train(training)
 
     def kept(boxes: list[list[float]]) -> list[list[float]]:
@@ -122,7 +122,7 @@ def test_regions_that_overlap_a_better_one_are_dropped_before_the_best_are_kept(
         return rpn.filter_proposals(torch.tensor([boxes]), scores[None], [(500, 500)], [len(boxes)])[0][0].tolist()
 
     best, other = [0.0, 0, 100, 100], [200.0, 200, 300, 300]
-    worse, apart = [0.0, 0, 100, 72], [0.0, 0, 100, 68]  # IoU with the best
-    assert kept([best, worse, apart, other]) == [best, apart]
+    worse, separate = [0.0, 0, 100, 72], [0.0, 0, 100, 68]  # IoU with the best
+    assert kept([best, worse, separate, other]) == [best, separate]
     assert kept([best, worse, worse, other]) == [best, other]
-    assert kept([best, worse, worse, worse, other]) == [best]  # twice as many as are kept enter NMS
+    assert kept([best, worse, worse, worse, other]) == [best]  # NMS gets twice as many regions as are kept

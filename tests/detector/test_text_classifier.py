@@ -1,4 +1,4 @@
-"""The classifier knows names by their embeddings alone."""
+"""The classifier depends on names only through their embeddings."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_reordering_the_vocabulary_reorders_the_logits() -> None:
     )
 
 
-def test_names_are_never_learned_but_background_and_scale_are() -> None:
+def test_only_background_and_scale_are_learned() -> None:
     classifier = TextClassifier(8)
     assert {name for name, _ in classifier.named_parameters()} == {"background_embedding", "log_logit_scale"}
     classifier(unit(3), unit(5)).sum().backward()
     assert classifier.background_embedding.grad is not None and classifier.log_logit_scale.grad is not None
 
 
-def test_an_empty_vocabulary_leaves_the_background() -> None:
+def test_empty_vocabulary_gives_background_logits_only() -> None:
     assert TextClassifier(8)(unit(2), torch.zeros(0, 8)).shape == (2, 1)

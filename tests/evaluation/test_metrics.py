@@ -1,4 +1,4 @@
-"""Figures against the reference evaluators, and what they mean for base and novel names."""
+"""Metrics compared with the reference evaluators, and their edge cases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _box(rng: np.random.Generator) -> list[float]:
 
 
 def _truth(rng: np.random.Generator, images: int = 12, categories: int = 5, crowds: bool = True) -> dict[str, Any]:
-    """Image 1 has no box; the last category has no box anywhere; about one box in six is a crowd."""
+    """Return a random ground truth: image 1 and the last category have no boxes, one box in six is a crowd."""
     annotations: list[dict[str, Any]] = []
     for image in range(2, images + 1):
         for _ in range(rng.integers(0, 7)):
@@ -49,7 +49,7 @@ def _truth(rng: np.random.Generator, images: int = 12, categories: int = 5, crow
 
 
 def _detections(rng: np.random.Generator, truth: dict[str, Any], many: int = 1) -> list[dict[str, Any]]:
-    """Boxes near the true ones and boxes anywhere; scores in steps of 0.1, so that many are equal."""
+    """Return boxes near the true ones and random boxes, with scores in steps of 0.1, so many are equal."""
     found = []
     for annotation in truth["annotations"]:
         for _ in range(rng.integers(0, 3)):
@@ -103,7 +103,7 @@ def test_figures_equal_pycocotools(seed: int) -> None:
         _assert_same(coco_metrics(truth, detections), _pycocotools(truth, detections))
 
 
-def test_only_the_hundred_best_detections_of_a_image_and_category_count() -> None:
+def test_only_the_100_best_detections_per_image_and_category_count() -> None:
     rng = np.random.default_rng(0)
     truth = _truth(rng, images=4, categories=2)
     detections = _detections(rng, truth, many=150)
@@ -136,7 +136,7 @@ def _perfect(truth: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def test_perfect_detections_give_100_and_none_give_0() -> None:
+def test_perfect_detections_give_100_and_no_detections_give_0() -> None:
     truth = _truth(np.random.default_rng(2))
     perfect, nothing = coco_metrics(truth, _perfect(truth)), coco_metrics(truth, [])
     for category in range(1, 5):
@@ -145,7 +145,7 @@ def test_perfect_detections_give_100_and_none_give_0() -> None:
             assert getattr(nothing[category], name) == 0
 
 
-def test_a_category_without_boxes_is_not_measured_even_when_it_is_detected() -> None:
+def test_category_without_boxes_is_not_measured_even_if_detected() -> None:
     truth = _truth(np.random.default_rng(3))
     detections = [*_perfect(truth), {"image_id": 2, "category_id": 5, "bbox": [1, 1, 9, 9], "score": 0.5}]
     figures = coco_metrics(truth, detections)
@@ -155,14 +155,14 @@ def test_a_category_without_boxes_is_not_measured_even_when_it_is_detected() -> 
     assert mean_figures([figures[5], Figures(0, 0, 0), Figures(30, 40, 50)]) == Figures(15, 20, 25)
 
 
-def test_ground_truth_without_any_box_or_image_is_not_measured() -> None:
+def test_ground_truth_without_boxes_or_images_is_not_measured() -> None:
     empty = {**_truth(np.random.default_rng(4)), "annotations": []}
     assert set(coco_metrics(empty, []).values()) == {Figures(None, None, None)}
     assert set(coco_metrics({**empty, "images": []}, []).values()) == {Figures(None, None, None)}
     assert coco_metrics(_truth(np.random.default_rng(4)), [], categories=[]) == {}
 
 
-def test_categories_left_out_change_nothing() -> None:
+def test_excluded_categories_do_not_change_figures() -> None:
     rng = np.random.default_rng(5)
     truth = _truth(rng)
     detections = _detections(rng, truth)
@@ -175,7 +175,7 @@ def test_categories_left_out_change_nothing() -> None:
     _assert_same(coco_metrics(truth, detections, categories=[4, 3]), expected)
 
 
-def test_inputs_are_not_changed() -> None:
+def test_inputs_are_not_modified() -> None:
     rng = np.random.default_rng(6)
     truth = _truth(rng)
     detections = _detections(rng, truth)
@@ -200,10 +200,10 @@ def _federated(rng: np.random.Generator) -> dict[str, Any]:
 def test_federated_figures_equal_the_lvis_package(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lvis import LVIS, LVISEval
 
-    monkeypatch.setattr(np, "float", float, raising=False)  # lvis 0.5.3 still uses the name numpy took away
+    monkeypatch.setattr(np, "float", float, raising=False)  # lvis 0.5.3 uses np.float, which numpy removed
     rng = np.random.default_rng(seed)
     truth = _federated(rng)
-    detections = _detections(rng, truth, many=1 if seed else 250)  # seed 0: more than 300 an image
+    detections = _detections(rng, truth, many=1 if seed else 250)  # seed 0: more than 300 detections per image
     path = tmp_path / "lvis.json"
     path.write_text(json.dumps({**truth, "annotations": [{**a, "segmentation": []} for a in truth["annotations"]]}))
     reference = LVISEval(LVIS(str(path)), json.loads(json.dumps(detections)), "bbox")
@@ -216,7 +216,7 @@ def test_federated_figures_equal_the_lvis_package(seed: int, tmp_path: Path, mon
     assert mean_figures(figures.values()).ar == pytest.approx(100 * reference.results["AR@300"], abs=1e-6)
 
 
-def test_the_hundred_best_count_for_each_category_not_for_the_image() -> None:
+def test_limit_of_100_detections_applies_per_category() -> None:
     rng = np.random.default_rng(7)
     truth = _truth(rng, images=2, categories=6)
     detections = _detections(rng, truth, many=300)
@@ -224,7 +224,7 @@ def test_the_hundred_best_count_for_each_category_not_for_the_image() -> None:
     _assert_same(coco_metrics(truth, detections), _pycocotools(truth, detections))
 
 
-def test_under_federated_rules_three_hundred_count_of_one_category_too() -> None:
+def test_federated_limit_of_300_detections_applies_per_image() -> None:
     truth = _truth(np.random.default_rng(8), images=1, categories=2)
     truth["images"][0] |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
     truth["annotations"] = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 0}]
@@ -234,7 +234,7 @@ def test_under_federated_rules_three_hundred_count_of_one_category_too() -> None
     assert coco_metrics(truth, [*wrong, *wrong, right])[1].ar == 0
 
 
-def test_federated_figures_need_no_frequencies() -> None:
+def test_federated_figures_do_not_require_frequencies() -> None:
     rng = np.random.default_rng(9)
     truth = _federated(rng)
     detections = _detections(rng, truth)

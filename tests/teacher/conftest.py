@@ -1,4 +1,4 @@
-"""Tiny open_clip models with random weights, saved to a file and loaded the way users load theirs."""
+"""Tiny open_clip models with random weights, saved to a file and loaded as users load theirs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TOWERS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """``tiny_clip("vit")`` saves a tiny model and returns the spec that loads it."""
+    """Return a function that saves a tiny model of a tower and returns the spec that loads it."""
     folder = tmp_path_factory.mktemp("open_clip")
 
     def make(tower: str) -> str:
@@ -59,7 +59,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 
 
 def _random(model: nn.Module) -> nn.Module:
-    """Norms and statistics away from their neutral start, so that leaving one out shows."""
+    """Randomize weights, norms and statistics, so that omitting any of them changes the output."""
     generator = torch.Generator().manual_seed(0)
     for key, value in model.state_dict().items():
         if value.is_floating_point() and value.ndim <= 1 and "logit_scale" not in key:

@@ -33,7 +33,7 @@ def _image(height: int, width: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_embeddings_are_those_of_open_clip(tiny_clip: Spec, tower: str) -> None:
+def test_embeddings_equal_those_of_open_clip(tiny_clip: Spec, tower: str) -> None:
     spec = tiny_clip(tower)
     teacher = load_teacher(spec)
     architecture, _, checkpoint = spec.removeprefix("open_clip:").partition("/")
@@ -52,7 +52,7 @@ def test_embeddings_are_those_of_open_clip(tiny_clip: Spec, tower: str) -> None:
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_adaptation_reaches_every_norm_and_nothing_else(tiny_clip: Spec, tower: str) -> None:
+def test_norm_parameters_are_all_norms_and_nothing_else(tiny_clip: Spec, tower: str) -> None:
     teacher = load_teacher(tiny_clip(tower))
     model: Any = teacher._model  # type: ignore[attr-defined]
     buffers = {name: value.clone() for name, value in model.named_buffers()}
@@ -70,22 +70,22 @@ def test_adaptation_reaches_every_norm_and_nothing_else(tiny_clip: Spec, tower: 
     assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
 
 
-def test_norms_are_split_by_tower(tiny_clip: Spec) -> None:
+def test_norm_parameters_are_split_by_tower(tiny_clip: Spec) -> None:
     teacher = load_teacher(tiny_clip("resnet"))
     image, text = teacher.norm_parameters(["image"]), teacher.norm_parameters(["text"])
     assert set(image) | set(text) == set(teacher.norm_parameters()) and not set(image) & set(text)
     assert all(name.startswith("image.") for name in image) and all(name.startswith("text.") for name in text)
-    assert len(text) == 2 * (2 * 2 + 1)  # two in each block, and the last
+    assert len(text) == 2 * (2 * 2 + 1)  # two per block, and the final norm
 
 
-def test_dense_embedding_of_a_whole_image_is_its_crop_embedding_for_a_mean_pooled_cnn(tiny_clip: Spec) -> None:
+def test_dense_embedding_of_the_full_image_equals_its_crop_embedding_for_a_mean_pooled_cnn(tiny_clip: Spec) -> None:
     teacher = load_teacher(tiny_clip("timm_cnn"))
     image = _image(64, 64)
     dense = teacher.dense_embeddings(image, torch.tensor([[0.0, 0, 64, 64]]), (64,))
     assert torch.allclose(dense, teacher.encode_crops(image[None]), atol=1e-5)
 
 
-def test_dense_embedding_of_a_whole_image_is_its_crop_embedding_when_attention_is_even(tiny_clip: Spec) -> None:
+def test_dense_embedding_of_the_full_image_equals_its_crop_embedding_for_uniform_attention(tiny_clip: Spec) -> None:
     teacher = load_teacher(tiny_clip("resnet"))
     pool = teacher._model.visual.attnpool  # type: ignore[attr-defined]
     for parameter in (pool.q_proj.weight, pool.q_proj.bias, pool.positional_embedding):
@@ -95,26 +95,26 @@ def test_dense_embedding_of_a_whole_image_is_its_crop_embedding_when_attention_i
     assert torch.allclose(dense, teacher.encode_crops(image[None]), atol=1e-5)
 
 
-def test_a_patch_of_a_transformer_is_read_as_if_it_saw_only_itself(tiny_clip: Spec) -> None:
+def test_vit_patch_embedding_equals_attention_to_itself_only(tiny_clip: Spec) -> None:
     teacher = load_teacher(tiny_clip("vit"))
     visual = teacher._model.visual  # type: ignore[attr-defined]
     attention = visual.transformer.resblocks[-1].attn
-    with torch.no_grad():  # queries and keys so alike and so large that each token attends to itself alone
+    with torch.no_grad():  # equal, large queries and keys: each token attends only to itself
         attention.in_proj_weight[:64] = 100 * torch.eye(32).repeat(2, 1)
         attention.in_proj_bias[:64] = 0
         nn.init.ones_(visual.transformer.resblocks[-1].ln_1.weight)
         nn.init.zeros_(visual.transformer.resblocks[-1].ln_1.bias)
         image = _image(32, 32)
-        normalised = teacher._normalised(image)  # type: ignore[attr-defined]
+        normalized = teacher._normalized(image)  # type: ignore[attr-defined]
         visual.output_tokens = True
-        tokens = visual(normalised[None])[1][0] @ visual.proj
+        tokens = visual(normalized[None])[1][0] @ visual.proj
         visual.output_tokens = False
     corners = torch.tensor([[0.0, 0, 8, 8], [24, 0, 32, 8], [8, 24, 16, 32]])
     dense = teacher.dense_embeddings(image, corners, (32,))
     assert torch.allclose(dense, F.normalize(tokens[[0, 3, 13]], dim=-1), atol=1e-4)
 
 
-def test_a_patch_of_a_timm_transformer_is_read_as_if_it_saw_only_itself(tiny_clip: Spec) -> None:
+def test_timm_vit_patch_embedding_equals_attention_to_itself_only(tiny_clip: Spec) -> None:
     teacher = load_teacher(tiny_clip("timm_token"))
     visual = teacher._model.visual  # type: ignore[attr-defined]
     block = visual.trunk.blocks[-1]
@@ -126,7 +126,7 @@ def test_a_patch_of_a_timm_transformer_is_read_as_if_it_saw_only_itself(tiny_cli
         nn.init.ones_(block.norm1.weight)
         nn.init.zeros_(block.norm1.bias)
         image = _image(160, 160)
-        tokens = visual.trunk.forward_features(teacher._normalised(image)[None])[0, 1:]  # type: ignore[attr-defined]
+        tokens = visual.trunk.forward_features(teacher._normalized(image)[None])[0, 1:]  # type: ignore[attr-defined]
         expected = visual.head(visual.trunk.forward_head(tokens[[0, 9, 90], None]))
     corners = torch.tensor([[0.0, 0, 16, 16], [144, 0, 160, 16], [0, 144, 16, 160]])
     dense = teacher.dense_embeddings(image, corners, (160,))
@@ -134,7 +134,7 @@ def test_a_patch_of_a_timm_transformer_is_read_as_if_it_saw_only_itself(tiny_cli
 
 
 @pytest.mark.parametrize("tower", ["vit", "vit_avg", "timm_map", "timm_token"])
-def test_a_box_in_one_tile_does_not_depend_on_the_rest_of_the_image(tiny_clip: Spec, tower: str) -> None:
+def test_embedding_of_a_box_in_one_tile_does_not_depend_on_other_tiles(tiny_clip: Spec, tower: str) -> None:
     teacher = load_teacher(tiny_clip(tower))
     side = teacher.input_size
     image = _image(side, 2 * side)
@@ -156,22 +156,22 @@ def test_dense_embeddings_are_unit_vectors_at_every_scale(tiny_clip: Spec, tower
 
 
 @pytest.mark.parametrize("length, patch, grid", [(5, 8, 4), (32, 8, 4), (33, 8, 4), (500, 14, 16), (1280, 32, 7)])
-def test_tiles_cover_a_side_and_overlap(length: int, patch: int, grid: int) -> None:
+def test_tiles_cover_the_side_and_overlap(length: int, patch: int, grid: int) -> None:
     starts = tile_starts(length, patch, grid)
     assert starts[0] == 0
     assert starts[-1] == max(0, -(-length // patch) - grid)
     assert all(0 < after - before < grid for before, after in pairwise(starts))
 
 
-def test_tiles_are_stitched_where_they_were_cut() -> None:
-    """A tower whose tokens are the pixels themselves gives back the image, whatever the tiles."""
+def test_tiles_are_stitched_at_their_positions() -> None:
+    """A tower whose tokens are the pixels returns the image, for any tiles."""
     image = F.normalize(_image(20, 45), dim=0)
     boxes = torch.tensor([[x, y, x + 7, y + 5] for x in range(0, 38, 3) for y in range(15)], dtype=torch.float32)
     found = read_tiles(image, boxes, size=8, grid=8, early=lambda tiles: tiles, end=lambda tokens: tokens)
     assert torch.allclose(found, F.normalize(box_means(image, boxes, 1), dim=-1), atol=1e-5)
 
 
-def test_safetensors_and_pt_of_the_same_weights_are_the_same_teacher(tiny_clip: Spec) -> None:
+def test_safetensors_and_pt_with_the_same_weights_give_the_same_fingerprint(tiny_clip: Spec) -> None:
     first = load_teacher(tiny_clip("vit"))
     other = tiny_clip("vit").replace(".safetensors", ".pt")
     weights = first._model.state_dict()  # type: ignore[attr-defined]
@@ -183,7 +183,7 @@ def test_safetensors_and_pt_of_the_same_weights_are_the_same_teacher(tiny_clip: 
     assert load_teacher(tiny_clip("vit_avg")).weights_digest != first.weights_digest
 
 
-def test_adapted_norms_come_back_bit_for_bit_and_only_for_their_teacher(tiny_clip: Spec, tmp_path: Path) -> None:
+def test_adapted_norms_load_bit_identically_and_only_into_their_teacher(tiny_clip: Spec, tmp_path: Path) -> None:
     teacher = load_teacher(tiny_clip("vit"))
     before = teacher.fingerprint
     for parameter in teacher.norm_parameters(["image"]).values():
@@ -197,7 +197,7 @@ def test_adapted_norms_come_back_bit_for_bit_and_only_for_their_teacher(tiny_cli
         load_norms(load_teacher(tiny_clip("vit_avg")), tmp_path / "norms.safetensors")
 
 
-def test_unknown_architectures_and_tags_name_close_ones(tmp_path: Path) -> None:
+def test_unknown_architectures_and_tags_raise_with_suggestions(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="ViT-B-32"):
         load_teacher("open_clip:ViT-B32/openai")
     with pytest.raises(RecipeError, match="laion2b_s34b_b79k"):
@@ -208,23 +208,23 @@ def test_unknown_architectures_and_tags_name_close_ones(tmp_path: Path) -> None:
         load_teacher("open_clip:ViT-B-32")
 
 
-def test_weights_of_another_model_and_damaged_files_are_refused(tiny_clip: Spec, tmp_path: Path) -> None:
+def test_weights_of_another_model_and_damaged_files_raise(tiny_clip: Spec, tmp_path: Path) -> None:
     other = tiny_clip("resnet").partition("/")[2]
     tiny_clip("vit")
     with pytest.raises(ArtifactError, match="cannot be loaded"):
         load_teacher(f"open_clip:ezsd_tiny_vit/{other}")
-    for name, content in [("a.safetensors", b"nothing of use"), ("b.pt", b"nothing of use"), ("empty.pt", b"")]:
+    for name, content in [("a.safetensors", b"not a checkpoint"), ("b.pt", b"not a checkpoint"), ("empty.pt", b"")]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ArtifactError, match="cannot be loaded"):
             load_teacher(f"open_clip:ezsd_tiny_vit/{tmp_path / name}")
 
 
-def test_code_inside_a_checkpoint_is_not_run(tiny_clip: Spec, tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_not_executed(tiny_clip: Spec, tmp_path: Path) -> None:
     tiny_clip("vit")
-    torch.save({"weights": _Harmful(tmp_path / "harmed")}, tmp_path / "harmful.pt")
+    torch.save({"weights": _Harmful(tmp_path / "executed")}, tmp_path / "harmful.pt")
     with pytest.raises(ArtifactError, match="cannot be loaded"):
         load_teacher(f"open_clip:ezsd_tiny_vit/{tmp_path / 'harmful.pt'}")
-    assert not (tmp_path / "harmed").exists()
+    assert not (tmp_path / "executed").exists()
 
 
 class _Harmful:
@@ -236,7 +236,7 @@ class _Harmful:
 
 
 @pytest.mark.parametrize("tag, expected", [("openai", True), ("laion2b_s34b_b79k", False)])
-def test_weights_get_the_activation_they_were_trained_with(
+def test_pretrained_weights_use_the_activation_of_their_training(
     monkeypatch: pytest.MonkeyPatch, tag: str, expected: bool
 ) -> None:
     asked: dict[str, bool] = {}

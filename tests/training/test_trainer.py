@@ -1,4 +1,4 @@
-"""The training of a model on images; whole trainings are in tests/pipeline/test_train.py and test_base_rpn.py."""
+"""train_model with a small model; complete trainings are in tests/pipeline/test_train.py and test_base_rpn.py."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tiny import SPLIT, TinyCoco
 
 
 class _Scales(nn.Module):
-    """Two numbers with a loss each."""
+    """Two scalar parameters with one loss each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,9 @@ def _dataset(make: Callable[..., TinyCoco], folder: Path, **changes: Any) -> Tra
     return TrainingDataset(images, None, 0, config, (32, 48), masks=False)
 
 
-def test_losses_are_weighed_and_inputs_reach_the_model(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+def test_losses_are_weighted_and_inputs_are_passed_to_the_model(
+    tiny_coco: Callable[..., TinyCoco], tmp_path: Path
+) -> None:
     dataset = _dataset(tiny_coco, tmp_path, lr=0.1, weight_decay=0.0)
     model = _Scales()
     metrics = train_model(
@@ -50,14 +52,16 @@ def test_losses_are_weighed_and_inputs_reach_the_model(tiny_coco: Callable[..., 
     assert float(model.two.detach()) == pytest.approx(1 - 0.1 * 1.5)
 
 
-def test_accumulated_batches_count_as_their_mean(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+def test_gradients_of_accumulated_batches_are_averaged(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
     dataset = _dataset(tiny_coco, tmp_path, lr=0.1, weight_decay=0.0, epochs=1, accumulate=2)
     model = _Scales()
     assert train_model(model, dataset, Job("test", TrainingFolder(tmp_path), 0), [torch.tensor(3.0)]).steps == 1
     assert float(model.one.detach()) == pytest.approx(1 - 0.1 * 3)
 
 
-def test_trainings_of_one_process_may_differ_in_precision(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+def test_trainings_in_one_process_can_use_different_precisions(
+    tiny_coco: Callable[..., TinyCoco], tmp_path: Path
+) -> None:
     coco = tiny_coco(tmp_path / "data")
     for precision in ("fp32", "bf16", "fp32"):
         dataset = _dataset(lambda _: coco, tmp_path, precision=precision)
@@ -66,12 +70,12 @@ def test_trainings_of_one_process_may_differ_in_precision(tiny_coco: Callable[..
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 works on a GPU")
-def test_fp16_without_a_gpu_is_an_error_that_says_what_to_set() -> None:
+def test_fp16_without_a_gpu_raises_with_the_alternatives() -> None:
     with pytest.raises(RecipeError, match="fp16 needs a GPU. Set bf16 or fp32"):
         new_accelerator("fp16")
 
 
-def test_the_step_hook_gets_seconds_and_ends_the_training(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+def test_on_step_gets_seconds_and_stops_the_training(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
     dataset = _dataset(tiny_coco, tmp_path, epochs=100)
     seconds: list[float] = []
 
@@ -83,7 +87,7 @@ def test_the_step_hook_gets_seconds_and_ends_the_training(tiny_coco: Callable[..
     assert len(seconds) == 2 and all(each > 0 for each in seconds)
 
 
-def test_trackers_get_the_lines_of_the_log(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+def test_trackers_get_the_values_of_the_log(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -96,20 +100,20 @@ def test_trackers_get_the_lines_of_the_log(tiny_coco: Callable[..., TinyCoco], t
     assert scalar.step == line["step"] == 10 and scalar.value == pytest.approx(line["loss_one"])
 
 
-def test_without_trackers_nothing_but_the_log_is_written(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+def test_without_trackers_only_the_log_is_written(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
     train_model(
         _Scales(), _dataset(tiny_coco, tmp_path), Job("test", TrainingFolder(tmp_path / "run"), 0), [torch.ones(1)]
     )
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.jsonl"]
 
 
-def test_a_tracker_that_is_not_installed_is_an_error_that_names_the_package() -> None:
+def test_missing_tracker_raises_with_the_package() -> None:
     check_trackers(())
     with pytest.raises(MissingExtraError, match="trackio is not installed. Install it with: pip install trackio"):
         check_trackers(["trackio"])
 
 
-def test_the_rate_warms_up_then_falls() -> None:
+def test_rate_warms_up_and_then_decays() -> None:
     step = TrainConfig(schedule="step", warmup_steps=10, milestones=(0.5, 0.9))
     assert rate_factor(0, 100, step) == pytest.approx(1 / 11) and rate_factor(20, 100, step) == 1
     assert rate_factor(50, 100, step) == pytest.approx(0.1) and rate_factor(95, 100, step) == pytest.approx(0.01)

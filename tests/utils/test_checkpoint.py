@@ -35,23 +35,23 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_a_resumed_training_ends_bit_for_bit_where_an_unbroken_one_ends(tmp_path: Path, kind: str) -> None:
-    unbroken = _model()
-    _steps(unbroken, OPTIMIZERS[kind](unbroken.parameters()), 0, 6)
-    broken = _model()
-    optimizer = OPTIMIZERS[kind](broken.parameters())
-    _steps(broken, optimizer, 0, 3)
-    save_checkpoint(tmp_path, 3, _tensors(broken), optimizer, {"loss": 0.5})
+def test_resumed_training_gives_bit_identical_weights(tmp_path: Path, kind: str) -> None:
+    uninterrupted = _model()
+    _steps(uninterrupted, OPTIMIZERS[kind](uninterrupted.parameters()), 0, 6)
+    interrupted = _model()
+    optimizer = OPTIMIZERS[kind](interrupted.parameters())
+    _steps(interrupted, optimizer, 0, 3)
+    save_checkpoint(tmp_path, 3, _tensors(interrupted), optimizer, {"loss": 0.5})
 
     resumed = _model()
     optimizer = OPTIMIZERS[kind](resumed.parameters())
     assert load_latest(tmp_path, _tensors(resumed), optimizer) == (3, {"loss": 0.5})
     _steps(resumed, optimizer, 3, 6)
-    for name, tensor in _tensors(unbroken).items():
+    for name, tensor in _tensors(uninterrupted).items():
         assert torch.equal(tensor, _tensors(resumed)[name]), name
 
 
-def test_the_optimizer_of_accelerate_is_restored_too(tmp_path: Path) -> None:
+def test_optimizer_prepared_by_accelerate_is_restored(tmp_path: Path) -> None:
     from accelerate import Accelerator
 
     model = _model()
@@ -59,15 +59,15 @@ def test_the_optimizer_of_accelerate_is_restored_too(tmp_path: Path) -> None:
     _steps(model, optimizer, 0, 2)
     save_checkpoint(tmp_path, 2, _tensors(model), optimizer, {})
     other = _model()
-    fresh = torch.optim.AdamW(other.parameters(), lr=0.3)
-    assert load_latest(tmp_path, _tensors(other), fresh) is not None
-    assert fresh.param_groups[0]["lr"] == 0.1
+    other_optimizer = torch.optim.AdamW(other.parameters(), lr=0.3)
+    assert load_latest(tmp_path, _tensors(other), other_optimizer) is not None
+    assert other_optimizer.param_groups[0]["lr"] == 0.1
     _steps(model, optimizer, 2, 3)
-    _steps(other, fresh, 2, 3)
+    _steps(other, other_optimizer, 2, 3)
     assert torch.equal(model[0].weight, other[0].weight)
 
 
-def test_only_the_newest_checkpoint_stays_and_without_one_there_is_none(tmp_path: Path) -> None:
+def test_only_the_latest_checkpoint_is_kept(tmp_path: Path) -> None:
     model = _model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     assert load_latest(tmp_path / "nothing", _tensors(model), optimizer) is None
@@ -76,7 +76,7 @@ def test_only_the_newest_checkpoint_stays_and_without_one_there_is_none(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["step-001000"]
 
 
-def test_a_write_that_breaks_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     save_checkpoint(tmp_path, 1, _tensors(model), optimizer, {})
@@ -90,7 +90,7 @@ def test_a_write_that_breaks_leaves_the_older_checkpoint(tmp_path: Path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
 
 
-def test_a_checkpoint_of_another_shape_names_file_tensor_both_shapes_and_the_way_out(tmp_path: Path) -> None:
+def test_checkpoint_of_another_shape_raises_with_file_tensor_shapes_and_advice(tmp_path: Path) -> None:
     model = _model()
     save_checkpoint(tmp_path, 1, _tensors(model), torch.optim.SGD(model.parameters(), lr=0.1), {})
     wider = _model(5)
@@ -103,7 +103,7 @@ def test_a_checkpoint_of_another_shape_names_file_tensor_both_shapes_and_the_way
     assert torch.equal(wider[0].weight, before)
 
 
-def test_a_checkpoint_with_other_tensors_or_another_optimizer_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_with_other_tensors_or_another_optimizer_raises(tmp_path: Path) -> None:
     model = _model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     save_checkpoint(tmp_path, 1, _tensors(model), optimizer, {})
@@ -113,16 +113,16 @@ def test_a_checkpoint_with_other_tensors_or_another_optimizer_is_refused(tmp_pat
         load_latest(tmp_path, _tensors(model), torch.optim.SGD([model[0].weight], lr=0.1))
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+def test_damaged_checkpoint_raises_with_the_file_name(tmp_path: Path) -> None:
     model = _model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     save_checkpoint(tmp_path, 1, _tensors(model), optimizer, {})
-    (tmp_path / "step-000001" / "tensors.safetensors").write_bytes(b"half a f")
+    (tmp_path / "step-000001" / "tensors.safetensors").write_bytes(b"damaged")
     with pytest.raises(ArtifactError, match="tensors.safetensors cannot be read"):
         load_latest(tmp_path, _tensors(model), optimizer)
 
 
-def test_seeded_numbers_depend_on_every_key() -> None:
+def test_seeded_numbers_depend_on_the_seed_and_every_key() -> None:
     def draw(*keys: int) -> float:
         return torch.rand(1, generator=seeded(*keys)).item()
 

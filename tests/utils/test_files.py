@@ -1,4 +1,4 @@
-"""Files are whole or not there, whatever happens while they are written."""
+"""Files are written completely or not at all, even if writing fails or is interrupted."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ except ArtifactError as error:
 """
 
 
-def test_a_process_killed_while_writing_leaves_the_old_file_whole(tmp_path: Path) -> None:
+def test_process_killed_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     write_json(path, {"ap": 1})
     process = subprocess.Popen([sys.executable, "-c", WRITE_AND_WAIT, str(path)], stdout=subprocess.PIPE, text=True)
@@ -55,7 +55,7 @@ def test_a_process_killed_while_writing_leaves_the_old_file_whole(tmp_path: Path
     assert read_json(path) == {"ap": 2}
 
 
-def test_an_error_while_writing_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
+def test_error_while_writing_keeps_the_old_file_and_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     write_json(path, {"ap": 1})
     with pytest.raises(KeyError), written_whole(path) as temporary:
@@ -65,9 +65,9 @@ def test_an_error_while_writing_leaves_the_old_file_and_no_rubbish(tmp_path: Pat
     assert os.listdir(tmp_path) == ["figures.json"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on file sizes to stand in for a full disk")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no file size limit to simulate a full disk")
 @pytest.mark.parametrize("kind", ["json", "tensors"])
-def test_a_full_disk_is_told_and_the_old_file_kept(tmp_path: Path, kind: str) -> None:
+def test_full_disk_raises_and_keeps_the_old_file(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "figures"
     path.write_text("old")
     done = subprocess.run(
@@ -80,19 +80,19 @@ def test_a_full_disk_is_told_and_the_old_file_kept(tmp_path: Path, kind: str) ->
     assert os.listdir(tmp_path) == ["figures"]
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_raises(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ArtifactError, match="Cannot write"):
         write_json(tmp_path / "file" / "figures.json", 1)
 
 
-def test_missing_folders_are_made(tmp_path: Path) -> None:
+def test_missing_folders_are_created(tmp_path: Path) -> None:
     write_json(tmp_path / "new" / "deep" / "a.json", [1])
     assert read_json(tmp_path / "new" / "deep" / "a.json") == [1]
 
 
 @pytest.mark.parametrize("content", [None, b"{", b"\xff"])
-def test_json_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | None) -> None:
+def test_unreadable_json_raises_with_the_file_name(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "figures.json"
     if content is not None:
         path.write_bytes(content)
@@ -100,29 +100,29 @@ def test_json_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | None)
         read_json(path)
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "rubbish"])
-def test_tensors_that_cannot_be_read_are_told(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["missing", "truncated", "invalid"])
+def test_unreadable_tensors_raise_with_the_file_name(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "model.safetensors"
-    if damage == "rubbish":
-        path.write_bytes(b"rubbish")
-    elif damage == "cut":
+    if damage == "invalid":
+        path.write_bytes(b"invalid")
+    elif damage == "truncated":
         write_tensors(path, {"x": torch.zeros(100)})
         os.truncate(path, 200)
     with pytest.raises(ArtifactError, match=r"model\.safetensors"):
         read_tensors(path)
 
 
-def test_tensors_come_back_bit_for_bit_with_their_notes(tmp_path: Path) -> None:
+def test_tensors_and_metadata_are_restored_bit_identically(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     values = torch.randn(3, 4).t()  # not contiguous
     write_tensors(path, {"x": values, "none": torch.zeros(0, 4)}, {"for": "a test"})
-    tensors, notes = read_tensors(path)
+    tensors, metadata = read_tensors(path)
     assert torch.equal(tensors["x"], values)
     assert tensors["none"].shape == (0, 4)
-    assert notes == {"for": "a test"}
+    assert metadata == {"for": "a test"}
 
 
-def test_a_digest_tells_apart_contents_orders_and_borders(tmp_path: Path) -> None:
+def test_digest_depends_on_contents_order_and_boundaries(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("ab")
     assert digest(path) == digest("ab") == digest(b"ab")

@@ -1,4 +1,4 @@
-"""Numbers, durations and byte sizes as people read them."""
+"""Formatting of numbers, durations and byte sizes."""
 
 from __future__ import annotations
 

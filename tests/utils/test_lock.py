@@ -1,4 +1,4 @@
-"""Two runs in one folder: the second is told, and a killed one leaves no lock behind."""
+"""A second run in the same folder raises, and a killed run leaves no lock."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _hold(folder: Path, kind: str = "") -> subprocess.Popen[str]:
     )
 
 
-def test_a_folder_in_use_is_told_with_who_uses_it(tmp_path: Path) -> None:
+def test_folder_in_use_raises_with_the_process(tmp_path: Path) -> None:
     with _hold(tmp_path) as process:
         assert process.stdout is not None
         number = process.stdout.readline().strip()
@@ -44,7 +44,7 @@ def test_a_folder_in_use_is_told_with_who_uses_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
-def test_a_worker_that_outlives_a_killed_run_does_not_hold_the_folder(tmp_path: Path) -> None:
+def test_worker_that_outlives_a_killed_run_does_not_keep_the_lock(tmp_path: Path) -> None:
     process = _hold(tmp_path, "fork")
     assert process.stdout is not None
     process.stdout.readline()
@@ -58,13 +58,13 @@ def test_a_worker_that_outlives_a_killed_run_does_not_hold_the_folder(tmp_path: 
         process.stdout.close()
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_raises(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ArtifactError, match="Give another folder"), only_process(tmp_path / "file"):
         pass
 
 
-def test_the_folder_is_free_again_afterwards(tmp_path: Path) -> None:
+def test_lock_is_released_after_the_context(tmp_path: Path) -> None:
     for _ in range(2):
         with only_process(tmp_path / "new"):
             assert (tmp_path / "new").is_dir()

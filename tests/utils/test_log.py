@@ -1,4 +1,4 @@
-"""What is shown on the command line, kept in a file, and not shown by the library."""
+"""Logging on the command line, to a file, and as a library."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ logger = logging.getLogger("ezsd.test")
 
 
 @pytest.mark.usefixtures("shown_log")
-def test_a_message_is_printed_as_it_is_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_message_is_printed_unchanged_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     logger.info("images/[bold]/a.jpg is 100% broken")
     logger.debug("details")
     assert capsys.readouterr().err == "images/[bold]/a.jpg is 100% broken\n"
 
 
 @pytest.mark.usefixtures("shown_log")
-def test_the_level_decides_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_records_below_the_level_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     show_log(logging.WARNING)
     logger.info("one")
     logger.warning("two")
@@ -33,9 +33,7 @@ def test_the_level_decides_what_is_shown(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.usefixtures("shown_log")
-def test_only_the_first_of_several_processes_prints(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_first_process_prints(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     show_log()
     logger.warning("twice?")
@@ -43,7 +41,7 @@ def test_only_the_first_of_several_processes_prints(
 
 
 @pytest.mark.usefixtures("shown_log")
-def test_warnings_are_shown_once_at_the_end(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_collected_warnings_are_shown_once_at_the_end(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with log_to_file(tmp_path / "run.log"), collected_warnings("Warnings of stage train"):
         for _ in range(3):
             logger.warning("an image is dark")
@@ -58,7 +56,7 @@ def test_warnings_are_shown_once_at_the_end(capsys: pytest.CaptureFixture[str], 
 
 
 @pytest.mark.usefixtures("shown_log")
-def test_an_error_does_not_lose_the_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_collected_warnings_are_shown_after_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError), collected_warnings("Warnings"):
         logger.warning("an image is dark")
         raise ValueError
@@ -66,7 +64,7 @@ def test_an_error_does_not_lose_the_warnings(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.usefixtures("shown_log")
-def test_a_file_keeps_the_log_even_when_nothing_is_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_log_file_contains_records_that_are_not_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with log_to_file(tmp_path / "run.log"), quiet():
         logger.info("one")
     with log_to_file(tmp_path / "run.log"):
@@ -97,7 +95,7 @@ with log_to_file(Path(sys.argv[1])):
         ("logging.basicConfig(level='INFO', format='%(message)s')", "a message\na warning\n"),
     ],
 )
-def test_a_library_shows_what_the_user_configured(tmp_path: Path, setup: str, shown: str) -> None:
+def test_library_use_shows_only_what_the_user_configured(tmp_path: Path, setup: str, shown: str) -> None:
     command = [sys.executable, "-c", SCRIPT.format(setup=setup), str(tmp_path / "run.log")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stderr == shown
     assert (tmp_path / "run.log").read_text().count("\n") == 2

@@ -1,4 +1,4 @@
-"""Progress on a terminal and elsewhere."""
+"""Progress without a terminal, as a library, and with several processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ezsd.utils.log import quiet, show_log
 
 
 @pytest.mark.usefixtures("shown_log")
-def test_where_there_is_no_terminal_plain_lines_give_count_rate_and_text(
+def test_without_a_terminal_plain_lines_show_count_rate_and_text(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
@@ -22,7 +22,7 @@ def test_where_there_is_no_terminal_plain_lines_give_count_rate_and_text(
 
 
 @pytest.mark.usefixtures("shown_log")
-def test_a_quick_stage_prints_one_line_only(capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_stage_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.track(3, "adapt") as advance:
         for _ in range(3):
             advance(1, "")
@@ -30,14 +30,14 @@ def test_a_quick_stage_prints_one_line_only(capsys: pytest.CaptureFixture[str]) 
     assert len(lines) == 1 and "3/3" in lines[0]
 
 
-def test_a_library_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
+def test_library_use_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.track(3, "adapt") as advance:
         advance(3, "")
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.usefixtures("shown_log")
-def test_only_the_first_of_several_processes_shows_progress(
+def test_only_the_first_process_shows_progress(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
@@ -48,7 +48,7 @@ def test_only_the_first_of_several_processes_shows_progress(
 
 
 @pytest.mark.usefixtures("shown_log")
-def test_quiet_work_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_context_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
     with quiet(), progress.track(3, "adapt") as advance:
         advance(3, "")
     assert capsys.readouterr().err == ""

@@ -1,1 +1,1 @@
-"""The detector: backbone and FPN, RPN, RoI heads, losses, the model folder."""
+"""The detector: backbone with FPN, RPN, RoI heads, losses, model folder."""

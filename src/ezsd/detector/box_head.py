@@ -1,4 +1,4 @@
-"""The box head: from pooled features to a region embedding and a box."""
+"""The box head: computes a region embedding and box deltas from pooled features."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch import Tensor, nn
 
 
 class BoxHead(nn.Module):
-    """Shared convolutions, then a branch to the region embedding and one to the box.
+    """Shared convolutions, followed by a branch for the region embedding and a branch for the box.
 
-    The box branch sees [region feature ; text embedding of the region's name] before its last hidden
-    layer, so that the meaning of the name guides the regression (METHOD: semantic regression).
+    The last hidden layer of the box branch takes the concatenation of the region feature and the text embedding of the
+    region's name, so the regression depends on the meaning of the name (METHOD: semantic regression).
 
     Args:
-        channels: of the pooled features.
-        roi_size: side of the pooled features.
-        embedding_dim: D of the text embeddings.
-        convs: number of shared 3x3 convolutions.
-        width: channels of the convolutions.
-        hidden: units of the hidden layers of both branches.
-        semantic: whether the box branch sees text.
+        channels: Number of channels of the pooled features.
+        roi_size: Side of the pooled features.
+        embedding_dim: D, the dimension of text embeddings.
+        convs: Number of shared 3x3 convolutions.
+        width: Number of channels of the convolutions.
+        hidden: Number of units of the hidden layers of both branches.
+        semantic: Whether the box branch takes text embeddings.
     """
 
     def __init__(
@@ -39,12 +39,13 @@ class BoxHead(nn.Module):
         )
         self.to_box_features = nn.Sequential(_conv(width, width), nn.Flatten(), _linear(flat, hidden))
         guided = nn.Linear(hidden + (embedding_dim if semantic else 0), hidden)
-        with torch.no_grad():  # so that of a new name only what it shares with the names of training counts, not chance
+        # From zero, only the directions spanned by the names of training get weights, so a new name adds no noise.
+        with torch.no_grad():
             guided.weight[:, hidden:] = 0
         self.to_deltas = nn.Sequential(nn.Sequential(guided, nn.ReLU()), _output(hidden, 4))
 
     def embed(self, shared: Tensor) -> Tensor:
-        """Return region embeddings [N, D], unit length, from shared features [N, width, S, S]."""
+        """Return region embeddings [N, D], unit length, of shared features [N, width, S, S]."""
         return F.normalize(self.to_embedding(shared).float(), dim=1)
 
     def deltas(self, box_features: Tensor, text: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ class BoxHead(nn.Module):
 
         Args:
             box_features: [N, hidden], from ``to_box_features``.
-            text: [N, D] text embedding of each region's name; zeros where there is none.
+            text: [N, D] text embedding of each region's name; zeros for regions without a name.
         """
         if self.semantic:
             box_features = torch.cat([box_features, text.to(box_features.dtype)], dim=1)

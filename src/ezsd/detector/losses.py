@@ -1,4 +1,4 @@
-"""The detector's losses: pure functions of tensors."""
+"""The losses of the detector, as pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from torch import Tensor
 
 
 def classification_loss(logits: Tensor, labels: Tensor, names: int) -> Tensor:
-    """Cross-entropy over background and vocabulary; for regions of the background, also over other names.
+    """Return the cross-entropy over background and vocabulary; background regions also use names without boxes.
 
-    Names without boxes are told from background alone: a base object that looks like a novel name may well be near it.
+    Names without boxes are masked for foreground regions: a base object that resembles a novel category can have an
+    embedding close to that of the novel name.
 
     Args:
-        logits: [N, 1 + C + U], column 0 is the background, the last U are names without boxes.
+        logits: [N, 1 + C + U]; column 0 is the background, the last U columns are names without boxes.
         labels: [N] int64, 0 = background, at most C.
-        names: C.
+        names: C, the number of names with boxes.
     """
     others = torch.arange(logits.shape[1], device=logits.device) > names
     return F.cross_entropy(logits.float().masked_fill(others & (labels > 0)[:, None], -torch.inf), labels)
 
 
 def box_regression_loss(deltas: Tensor, labels: Tensor, target_deltas: Tensor) -> Tensor:
-    """Smooth L1 over the foreground regions, divided by the number of all regions (Fast R-CNN, eq. 2-3).
+    """Return the smooth L1 loss of foreground regions, divided by the number of all regions (Fast R-CNN, eq. 2-3).
 
     Args:
-        deltas: [N, 4] class-agnostic.
+        deltas: [N, 4] class-agnostic box deltas.
         labels: [N] int64, 0 = background.
-        target_deltas: [N, 4].
+        target_deltas: [N, 4] deltas of the matched boxes.
     """
     foreground = labels > 0
     total = F.smooth_l1_loss(deltas[foreground].float(), target_deltas[foreground], beta=1 / 9, reduction="sum")
@@ -35,14 +36,14 @@ def box_regression_loss(deltas: Tensor, labels: Tensor, target_deltas: Tensor) -
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
-    """Weighted L1 between student and teacher region embeddings (METHOD: EZSD, stage 3).
+    """Return the weighted L1 distance between student and teacher region embeddings (METHOD: EZSD, stage 3).
 
     The absolute differences are summed over the D dimensions and averaged over the regions.
 
     Args:
-        student: [N, D] unit length.
-        teacher: [N, D] unit length.
-        weights: [N], mean 1 in each image (see :func:`ezsd.training.dataset.mean_one`).
+        student: [N, D], unit length.
+        teacher: [N, D], unit length.
+        weights: [N], with mean 1 in each image (see :func:`ezsd.training.dataset.mean_one`).
     """
     if student.shape[0] == 0:
         return student.sum()

@@ -1,4 +1,4 @@
-"""A trained detector on disk: ``model.safetensors`` + ``config.json``, no pickle."""
+"""Save and load trained detectors: ``model.safetensors`` and ``config.json``, no pickle."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from ezsd.utils.files import read_json, read_tensors, write_json, write_tensors
 
 MODEL, CONFIG, NORMS = "model.safetensors", "config.json", "teacher_norms.safetensors"
 _TEXT = "text_embeddings"
-_ADVICE = "Copy both files from one run."
+_ADVICE = "Copy both files from the same run."
 
 
 class ModelConfig(BaseModel):
-    """What a model folder says of its model.
+    """The content of ``config.json`` in a model folder.
 
     Attributes:
-        detector: architecture.
-        embedding_dim: D.
-        masks: whether there is a mask branch.
-        base, novel: names of the split; the model's own vocabulary, whose text embeddings lie in the folder.
-        split: its name.
-        setting: ``strict`` (novel names unknown while training), ``named`` (names known) or ``open`` (other data).
-        teacher, prompt: what makes text embeddings of other names.
-        versions: packages it was trained with.
+        detector: The architecture.
+        embedding_dim: D, the dimension of embeddings.
+        masks: Whether the model has a mask branch.
+        base: Base names of the split.
+        novel: Novel names of the split. The folder contains the text embeddings of base and novel names.
+        split: The name of the split.
+        setting: ``strict`` (novel names unknown during training), ``named`` (names known) or ``open`` (other data).
+        teacher: The teacher that computes text embeddings of other names.
+        prompt: The prompt for these text embeddings.
+        versions: Versions of the packages used for training.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,14 +57,14 @@ def save_model(folder: Path, model: Rcnn, config: ModelConfig, text_embeddings: 
     """Write a model folder.
 
     Args:
-        folder: made when missing.
-        model: the detector.
-        config: what it is.
-        text_embeddings: [C, D] of ``config.names``.
-        norms: adapted norm parameters of the teacher, when there are any; copied, so that the folder is whole.
+        folder: The model folder; it is created if missing.
+        model: The detector.
+        config: The description of the model.
+        text_embeddings: [C, D] text embeddings of ``config.names``.
+        norms: File with adapted norm parameters of the teacher, copied into the folder; None = not adapted.
 
     Raises:
-        ArtifactError: the folder cannot be written.
+        ArtifactError: If the folder cannot be written.
     """
     write_tensors(folder / MODEL, {**model.state_dict(), _TEXT: text_embeddings})
     if norms is not None:
@@ -75,24 +77,26 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[Rcnn, 
     """Read a model folder.
 
     Returns:
-        the detector in evaluation mode, its config, and the text embeddings [C, D] of ``config.names``.
+        The detector in evaluation mode, its config, and the text embeddings [C, D] of ``config.names``.
 
     Raises:
-        ArtifactError: a file is missing, damaged, or of another architecture than config.json says.
+        ArtifactError: If a file is missing or damaged, or the weights do not fit the architecture in config.json.
     """
     try:
         values = read_json(folder / CONFIG)
         values["detector"] = renamed_keys(values["detector"], "detector")
         config = ModelConfig.model_validate(values)
     except ValidationError as error:
-        raise ArtifactError(f"{folder / CONFIG} is not a model's config: {error.errors()[0]['msg']}.") from None
+        raise ArtifactError(f"{folder / CONFIG} is not a valid model config: {error.errors()[0]['msg']}.") from None
     except (KeyError, TypeError, AttributeError):
-        raise ArtifactError(f"{folder / CONFIG} is not a model's config: it has no section detector.") from None
+        raise ArtifactError(f"{folder / CONFIG} is not a valid model config: it has no section detector.") from None
     tensors, _ = read_tensors(folder / MODEL)
     model = build_detector(config.detector, config.embedding_dim, config.masks, pretrained=False)
     text_embeddings = tensors.pop(_TEXT, torch.zeros(0, 0))
     if text_embeddings.shape != (len(config.names), config.embedding_dim):
-        raise ArtifactError(f"{folder / MODEL} does not hold the text embeddings of {CONFIG}'s names. {_ADVICE}")
+        raise ArtifactError(
+            f"{folder / MODEL} does not contain the text embeddings of the names in {CONFIG}. {_ADVICE}"
+        )
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -102,6 +106,6 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[Rcnn, 
 
 
 def norms_of_folder(folder: Path) -> Path | None:
-    """Return the path of the adapted teacher parameters in a model folder, if it has them."""
+    """Return the path of the adapted norm parameters in a model folder, or None if it has none."""
     path = folder / NORMS
     return path if path.exists() else None

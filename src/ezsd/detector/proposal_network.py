@@ -1,4 +1,4 @@
-"""Backbone and RPN without RoI heads: finds class-agnostic regions, and is cheap to train."""
+"""Backbone and RPN without RoI heads, for class-agnostic proposals; cheap to train."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ezsd.recipe import DetectorConfig
 
 
 class ProposalNetwork(nn.Module):
-    """The first stage of :class:`ezsd.detector.rcnn.Rcnn`, on its own.
+    """The first stage of :class:`ezsd.detector.rcnn.Rcnn` as a separate network.
 
     Args:
-        backbone: images to a feature pyramid.
-        rpn: features to regions.
-        image_size: short and longest long side that images are resized to in :meth:`propose`.
+        backbone: Computes a feature pyramid from images.
+        rpn: Computes regions from the feature pyramid.
+        image_size: Short side and maximum long side for the resizing of images in :meth:`propose`.
     """
 
     def __init__(self, backbone: Backbone, rpn: Rpn, image_size: tuple[int, int]) -> None:
@@ -34,8 +34,8 @@ class ProposalNetwork(nn.Module):
         """Return the losses of a batch.
 
         Args:
-            images: resized, [3, H, W] uint8 or float in 0..1 each.
-            targets: per image ``boxes``, ``crowd_boxes`` and ``ignored_boxes``, pixels of the resized images.
+            images: Resized images, each [3, H, W], uint8 or float in 0..1.
+            targets: ``boxes``, ``crowd_boxes`` and ``ignored_boxes`` of each image, in pixels of the resized image.
         """
         batch = batch_images(images)
         losses: dict[str, Tensor] = self.rpn(batch, self.backbone(batch.tensors), targets)[1]
@@ -43,13 +43,14 @@ class ProposalNetwork(nn.Module):
 
     @torch.no_grad()
     def propose(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Find regions; the network must be in evaluation mode.
+        """Return the regions of an image; the network must be in evaluation mode.
 
         Args:
-            image: any size, [3, H, W] uint8 or float in 0..1.
+            image: [3, H, W] of any size, uint8 or float in 0..1.
 
         Returns:
-            boxes [N, 4] xyxy in pixels of the image, both sides at least one, and objectness [N] in 0..1; best first.
+            Boxes [N, 4] (xyxy, pixels of the image, sides of at least one pixel) and objectness [N] in 0..1, sorted
+            by descending objectness.
         """
         images = batch_images([resize_image(image, self.image_size)])
         boxes, scores = self.rpn.propose(images, self.backbone(images.tensors))
@@ -61,11 +62,11 @@ class ProposalNetwork(nn.Module):
 
 
 def build_proposal_network(config: DetectorConfig, pretrained: bool) -> ProposalNetwork:
-    """Put the network together; of the settings, those of RoI heads do not count.
+    """Build the network; settings of RoI heads are ignored.
 
     Args:
-        config: the recipe's section; ``rpn_proposals`` = regions of an image, at most.
-        pretrained: whether the backbone starts from ImageNet weights (False when weights are loaded).
+        config: The recipe's section ``detector``; ``rpn_proposals`` is the maximum number of regions per image.
+        pretrained: Whether the backbone starts from ImageNet weights (False when weights are loaded afterwards).
     """
     backbone = Backbone(config.backbone, config.fpn_channels, pretrained)
     return channels_last(ProposalNetwork(backbone, build_rpn(config, backbone.out_channels), config.image_size))

@@ -1,4 +1,4 @@
-"""The detector put together: backbone, RPN, RoI heads."""
+"""The complete detector: backbone, RPN, RoI heads."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from ezsd.detector.text_classifier import TextClassifier
 from ezsd.recipe import DetectorConfig
 
 FEATURE_LEVELS = ["0", "1", "2", "3"]
-PADDED_TO = 32  # the coarsest stride of the backbone
+PADDED_TO = 32  # the largest stride of the backbone
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 class Rcnn(nn.Module):
-    """A two-stage detector whose vocabulary is given with every call.
+    """A two-stage detector that takes its vocabulary as an argument of every call.
 
     Args:
-        backbone: images to a feature pyramid.
-        rpn: features to proposals.
-        roi_heads: proposals to detections.
-        image_size: short and longest long side that images are resized to in :meth:`detect`.
+        backbone: Computes a feature pyramid from images.
+        rpn: Computes proposals from the feature pyramid.
+        roi_heads: Computes detections from proposals.
+        image_size: Short side and maximum long side for the resizing of images in :meth:`detect`.
     """
 
     def __init__(self, backbone: Backbone, rpn: Rpn, roi_heads: ZeroShotRoIHeads, image_size: tuple[int, int]) -> None:
@@ -53,10 +53,10 @@ class Rcnn(nn.Module):
         """Return the losses of a batch.
 
         Args:
-            images: resized, [3, H, W] uint8 or float in 0..1 each.
-            targets: see :class:`ZeroShotRoIHeads`; boxes in pixels of the resized images.
-            text_embeddings: [C, D] unit length, the vocabulary of training.
-            other_names: [U, D] unit length, names without boxes that background is told from, too.
+            images: Resized images, each [3, H, W], uint8 or float in 0..1.
+            targets: See :meth:`ZeroShotRoIHeads.forward`; boxes are xyxy in pixels of the resized images.
+            text_embeddings: [C, D], unit length, the vocabulary of training.
+            other_names: [U, D], unit length, names without boxes; additional negatives for background regions.
         """
         batch, features = self._features(images)
         proposals, rpn_losses = self.rpn(batch, features, targets)
@@ -65,14 +65,14 @@ class Rcnn(nn.Module):
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Tensor], text_embeddings: Tensor) -> list[Detections]:
-        """Find the vocabulary's objects.
+        """Detect the objects of a vocabulary.
 
         Args:
-            images: any sizes, [3, H, W] uint8 or float in 0..1 each.
-            text_embeddings: [C, D] unit length, any vocabulary.
+            images: Images of any size, each [3, H, W], uint8 or float in 0..1.
+            text_embeddings: [C, D], unit length, any vocabulary.
 
         Returns:
-            per image, in its own pixels, best first.
+            The detections of each image, in its pixels, sorted by descending score.
         """
         resized = [resize_image(image, self.image_size) for image in images]
         batch, features = self._features(resized)
@@ -81,7 +81,9 @@ class Rcnn(nn.Module):
         for detections, image, small in zip(found, images, resized, strict=True):
             height, width = image.shape[-2:]
             scale = torch.tensor([width / small.shape[-1], height / small.shape[-2]] * 2, device=small.device)
-            detections.boxes = clip_boxes_to_image(detections.boxes * scale, (height, width))  # rounding may leave it
+            detections.boxes = clip_boxes_to_image(
+                detections.boxes * scale, (height, width)
+            )  # rounding can exceed the border
             paste_masks(detections, (height, width))
         return found
 
@@ -91,7 +93,7 @@ class Rcnn(nn.Module):
 
 
 def batch_images(images: Sequence[Tensor]) -> ImageList:
-    """Pad images [3, H, W] (uint8, or float in 0..1) at the right and the bottom to one size, float in 0..1."""
+    """Pad images [3, H, W] (uint8 or float in 0..1) at the right and bottom to one size; return floats in 0..1."""
     sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
     height, width = (-(-max(side) // PADDED_TO) * PADDED_TO for side in zip(*sizes, strict=True))
     padded = [F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2])) for image in images]
@@ -102,19 +104,19 @@ def batch_images(images: Sequence[Tensor]) -> ImageList:
 def build_detector(
     config: DetectorConfig, embedding_dim: int, masks: bool, pretrained: bool, logit_scale: float = 100.0
 ) -> Rcnn:
-    """Put a detector together.
+    """Build a detector.
 
     Args:
-        config: the recipe's section.
-        embedding_dim: D of the teacher.
-        masks: whether there is a mask branch.
-        pretrained: whether the backbone starts from ImageNet weights (False when a model is loaded).
-        logit_scale: the classifier's, to start from.
+        config: The recipe's section ``detector``.
+        embedding_dim: D, the embedding dimension of the teacher.
+        masks: Whether to add a mask branch.
+        pretrained: Whether the backbone starts from ImageNet weights (False when weights are loaded afterwards).
+        logit_scale: The initial logit scale of the classifier.
     """
     backbone = Backbone(config.backbone, config.fpn_channels, pretrained)
     channels = backbone.out_channels
-    # The FPN paper reads boxes of 224 px from stride 16, with anchors from 32 px on: the same ratio for any anchors.
-    # Bins of a box are then at most two cells wide, so that one sample a bin is enough.
+    # The FPN paper pools boxes of 224 px at stride 16, with smallest anchors of 32 px; keep this ratio for any anchors.
+    # The bins of a box are then at most two cells wide, so one sample per bin is enough.
     canonical = 7 * config.anchor_sides[0]
     box_head = BoxHead(
         channels,
@@ -142,7 +144,7 @@ def build_detector(
 
 
 def roi_options(config: DetectorConfig) -> dict[str, Any]:
-    """Return what torchvision's RoI heads take beside their parts: how regions are sampled, and detections kept."""
+    """Return the sampling and filtering options of torchvision's RoI heads."""
     return {
         "fg_iou_thresh": 0.5,
         "bg_iou_thresh": 0.5,
@@ -156,7 +158,7 @@ def roi_options(config: DetectorConfig) -> dict[str, Any]:
 
 
 def channels_last(model: Model) -> Model:
-    """Lay out the weights of convolutions so that they are faster, on CPUs and GPUs; in place."""
+    """Convert the weights of convolutions to the faster channels-last layout, in place."""
     for parameter in model.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""What is decided for each region: its embedding and so its name, its box, its mask."""
+"""RoI heads: classify regions by their embeddings and predict boxes and masks."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ezsd.detector.text_classifier import TextClassifier
 
 Target = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
-CANDIDATES = 1000  # (region, name) pairs an image that go into NMS
+CANDIDATES = 1000  # maximum number of (region, name) pairs per image before NMS
 
 
 @dataclass
 class Detections:
-    """What was found in one image, best first.
+    """The detections of one image, sorted by descending score.
 
     Attributes:
         boxes: [N, 4] xyxy, pixels of the image.
-        labels: [N] int64, row of the text embeddings (0-based).
+        labels: [N] int64, index of the text embedding (0-based).
         scores: [N] in 0..1.
         masks: [N, H, W] bool, or None.
     """
@@ -41,11 +41,11 @@ class ZeroShotRoIHeads(RoIHeads):
     """torchvision's RoI heads with a text classifier, distillation and semantic regression.
 
     Args:
-        box_head: pooled features to region embeddings and boxes.
-        classifier: region and text embeddings to logits.
-        semantic_top_k: for so many names of a region the box is regressed with that name's text embedding;
-            the region's other names take the box of its best name. 1 = paper.
-        parts: what torchvision's RoIHeads takes (pooling, thresholds, mask branch).
+        box_head: Computes region embeddings and boxes from pooled features.
+        classifier: Computes logits from region and text embeddings.
+        semantic_top_k: Number of best names of a region that get their own box, regressed with their text embedding;
+            the other names of the region use the box of its best name. 1 = as in the paper.
+        parts: Further arguments of torchvision's RoIHeads (pooling, thresholds, mask branch).
     """
 
     def __init__(self, box_head: BoxHead, classifier: TextClassifier, semantic_top_k: int, **parts: Any) -> None:
@@ -61,17 +61,18 @@ class ZeroShotRoIHeads(RoIHeads):
         targets: list[Target] | None = None,
         other_names: Tensor | None = None,
     ) -> tuple[list[Detections], dict[str, Tensor]]:
-        """Return detections (inference) or losses (training: when targets are given).
+        """Return detections (inference) or losses (training, if targets are given).
 
         Args:
-            features: pyramid levels [B, F, h, w].
-            proposals: per image [N, 4], pixels of the batched image.
-            image_shapes: per image (height, width) without padding.
-            text_embeddings: [C, D] unit length, the vocabulary.
-            targets: per image ``boxes`` [N, 4], ``labels`` [N] (1-based row of the vocabulary), ``crowd_boxes``,
-                ``ignored_boxes``, ``distill_boxes`` [K, 4], ``distill_embeddings`` [K, D], ``distill_weights`` [K],
-                and ``masks`` [N, H, W] when there is a mask branch.
-            other_names: [U, D] unit length, names without boxes that background is told from, too (training).
+            features: Pyramid levels, each [B, F, h, w].
+            proposals: [N, 4] of each image, xyxy in pixels of the batched image.
+            image_shapes: (height, width) of each image without padding.
+            text_embeddings: [C, D], unit length, the vocabulary.
+            targets: ``boxes`` [N, 4], ``labels`` [N] (1-based index in the vocabulary), ``crowd_boxes``,
+                ``ignored_boxes``, ``distill_boxes`` [K, 4], ``distill_embeddings`` [K, D], ``distill_weights`` [K] of
+                each image, and ``masks`` [N, H, W] if the model has a mask branch.
+            other_names: [U, D], unit length, names without boxes; additional negatives for background regions in
+                training.
         """
         if targets is None:
             return self._detect(features, proposals, image_shapes, text_embeddings), {}
@@ -82,10 +83,10 @@ class ZeroShotRoIHeads(RoIHeads):
     def select_training_samples(
         self, proposals: list[Tensor], targets: list[Target]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """Sample regions of each image; background on crowds or ignored boxes is never sampled.
+        """Sample regions of each image; background regions on crowd boxes or ignored boxes are never sampled.
 
         Returns:
-            per image: regions [N, 4], index of the matched base box [N], labels [N], target deltas [N, 4].
+            For each image: regions [N, 4], indices of the matched base boxes [N], labels [N], target deltas [N, 4].
         """
         gt_boxes = [target["boxes"] for target in targets]
         proposals = self.add_gt_proposals(proposals, gt_boxes)
@@ -152,7 +153,7 @@ class ZeroShotRoIHeads(RoIHeads):
         foreground = [label > 0 for label in labels]
         regions = [boxes[keep] for boxes, keep in zip(sampled, foreground, strict=True)]
         logits = self._mask_logits(features, regions, sizes)
-        # One class-agnostic channel: label 0 picks it for every region.
+        # The mask branch has one class-agnostic channel, so label 0 selects it for every region.
         channel = [torch.zeros_like(target["labels"]) for target in targets]
         index = [values[keep] for values, keep in zip(matched, foreground, strict=True)]
         loss: Tensor = maskrcnn_loss(logits, regions, [target["masks"] for target in targets], channel, index)
@@ -189,7 +190,7 @@ class ZeroShotRoIHeads(RoIHeads):
     def _regress(
         self, box_features: Tensor, scores: Tensor, proposals: Tensor, region: Tensor, name: Tensor, text: Tensor
     ) -> Tensor:
-        """Return boxes [P, 4] of (region, name) pairs; names beyond a region's top k take its best name's box."""
+        """Return boxes [P, 4] of (region, name) pairs; names beyond the top k use the box of the best name."""
         if not self.box_head.semantic:
             deltas = self.box_head.deltas(box_features, text[:0])[region]
         else:
@@ -211,12 +212,12 @@ class ZeroShotRoIHeads(RoIHeads):
 
 
 def _text_of(labels: Tensor, text_embeddings: Tensor) -> Tensor:
-    """Return [N, D]: the text embedding of each label, zeros for the background (0)."""
+    """Return the text embedding of each label, [N, D]; zeros for the background (label 0)."""
     return torch.cat([torch.zeros_like(text_embeddings[:1]), text_embeddings])[labels]
 
 
 def paste_masks(detections: Detections, size: tuple[int, int]) -> Detections:
-    """Turn mask probabilities [N, 1, S, S] into masks [N, H, W] bool of an image of ``size`` (height, width)."""
+    """Convert mask probabilities [N, 1, S, S] to masks [N, H, W] bool for an image of ``size`` (height, width)."""
     if detections.masks is not None:
         detections.masks = paste_masks_in_image(detections.masks, detections.boxes, size)[:, 0] > 0.5
     return detections

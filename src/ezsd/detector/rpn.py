@@ -1,4 +1,4 @@
-"""The region proposal network: torchvision's, with regions that teach neither object nor background."""
+"""The region proposal network of torchvision, with regions that are ignored in training."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from ezsd.utils.boxes import covered_share
 
 
 class Rpn(RegionProposalNetwork):
-    """torchvision's RPN; negatives on crowds and on the best CLIP proposals are ignored."""
+    """torchvision's RPN that ignores negatives on crowd boxes and on the best CLIP proposals."""
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Label anchors: 1 object, 0 background, -1 ignored."""
+        """Return the labels of anchors (1 = object, 0 = background, -1 = ignored) and their matched boxes."""
         labels, matched = super().assign_targets_to_anchors(anchors, targets)
         for label, anchor, target in zip(labels, anchors, targets, strict=True):
             label[(label == 0) & on_ignored(anchor, target)] = -1
         return labels, matched
 
     def propose(self, images: ImageList, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Find regions in a batch of one image, after NMS on each level; torchvision's ``forward`` hides the scores.
+        """Return the regions and scores of a batch of one image; torchvision's ``forward`` does not return scores.
 
         Returns:
-            boxes [N, 4] xyxy in pixels of the image, and objectness [N] in 0..1; best first.
+            Boxes [N, 4] (xyxy, pixels of the image) after NMS on each level and objectness [N] in 0..1, sorted by
+            descending objectness.
         """
         levels = list(features.values())
         objectness, deltas = self.head(levels)
@@ -44,7 +45,7 @@ class Rpn(RegionProposalNetwork):
 
 
 class _FullPrecision(nn.Module):
-    """An RPN head whose outputs are float32: half precision makes ties among scores."""
+    """An RPN head with float32 outputs; half precision causes ties between scores."""
 
     def __init__(self, head: RPNHead) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class _FullPrecision(nn.Module):
 
 
 class _ExactAnchors(AnchorGenerator):
-    """Anchors in float32 whatever the features are: bfloat16 has only the even numbers beyond 256 pixels."""
+    """Anchors in float32 for features of any dtype; bfloat16 cannot represent odd numbers above 256."""
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         exact = [torch.empty((), device=level.device).expand(level.shape) for level in feature_maps]
@@ -65,7 +66,7 @@ class _ExactAnchors(AnchorGenerator):
 
 
 def build_rpn(config: DetectorConfig, channels: int) -> Rpn:
-    """Put the RPN together: one anchor side a pyramid level, three ratios."""
+    """Build the RPN with one anchor side per pyramid level and three aspect ratios."""
     anchors = _ExactAnchors(sizes=tuple((side,) for side in config.anchor_sides), aspect_ratios=((0.5, 1.0, 2.0),) * 5)
     kept = {"training": config.rpn_proposals, "testing": config.rpn_proposals}
     options: dict[str, Any] = {
@@ -81,7 +82,7 @@ def build_rpn(config: DetectorConfig, channels: int) -> Rpn:
 
 
 def on_ignored(boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
-    """Tell which boxes [N, 4] lie on a crowd (half of the box inside) or on an ignored region (IoU over 0.5).
+    """Return a mask [N] of boxes on a crowd (more than half of the box inside) or an ignored region (IoU over 0.5).
 
     Args:
         boxes: [N, 4] xyxy.

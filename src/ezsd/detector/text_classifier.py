@@ -1,4 +1,4 @@
-"""Classify regions by the meaning of names: cosine with text embeddings."""
+"""Classify regions by their cosine similarity with text embeddings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class TextClassifier(nn.Module):
 
     Args:
         embedding_dim: D, the dimension of text and region embeddings.
-        logit_scale: the scale that training starts from; it multiplies the cosines.
+        logit_scale: Initial value of the factor that is multiplied with the cosines.
     """
 
     def __init__(self, embedding_dim: int, logit_scale: float = 100.0) -> None:
@@ -26,8 +26,8 @@ class TextClassifier(nn.Module):
         """Return logits [N, 1 + C]; column 0 is the background.
 
         Args:
-            region_embeddings: [N, D] unit length.
-            text_embeddings: [C, D] unit length, any vocabulary.
+            region_embeddings: [N, D], unit length.
+            text_embeddings: [C, D], unit length, any vocabulary.
         """
         background = F.normalize(self.background_embedding, dim=1)
         names = torch.cat([background, text_embeddings.to(background.dtype)])

@@ -1,1 +1,1 @@
-"""Metrics as pure functions over boxes, and their summary."""
+"""Metrics as pure functions of boxes, and their summary."""

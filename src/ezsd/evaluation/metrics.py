@@ -1,4 +1,4 @@
-"""COCO and LVIS figures from boxes and detections; pure functions around the evaluator."""
+"""COCO and LVIS metrics of detections, as pure functions around the evaluator."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-_COCO_DETECTIONS = 100  # an image and category, as in COCO's own evaluator
-_LVIS_DETECTIONS = 300  # an image
+_COCO_DETECTIONS = 100  # per image and category, as in the COCO evaluator
+_LVIS_DETECTIONS = 300  # per image
 
 
 @dataclass(frozen=True)
 class Figures:
-    """AP (mean over IoU 0.50:0.95), AP at IoU 0.50, average recall, in 0..100; None = there is no box to measure on."""
+    """AP (mean over IoU 0.50:0.95), AP at IoU 0.50 and average recall, in 0..100; None = no ground-truth boxes."""
 
     ap: float | None
     ap50: float | None
@@ -29,16 +29,17 @@ def coco_metrics(
     categories: Iterable[int] | None = None,
     kind: str = "bbox",
 ) -> dict[int, Figures]:
-    """Measure detections category by category, as COCO's evaluator does; a mean over categories is COCO's own AP.
+    """Evaluate detections by category with the COCO evaluator; the mean over categories is the AP of COCO.
 
-    LVIS's federated rules apply when the images of the ground truth have ``neg_category_ids``: a category counts in a
-    image where it is known to be present or absent, false positives of ``not_exhaustive_category_ids`` are ignored,
-    and the 300 best detections of an image count (Gupta et al. 2019, section 3).
+    The federated rules of LVIS apply if the images of the ground truth have ``neg_category_ids``: a category is
+    evaluated only on images where it is known to be present or absent, false positives of
+    ``not_exhaustive_category_ids`` are ignored, and only the 300 best detections of an image count (Gupta et al. 2019,
+    section 3).
 
     Args:
         ground_truth: COCO dictionary (images, annotations with area and iscrowd, categories).
         detections: COCO results: image_id, category_id, bbox (x, y, width, height), score; segmentation (RLE) for segm.
-        categories: the category ids that count; boxes and detections of others are left out. None = all.
+        categories: Evaluated category ids; boxes and detections of other categories are excluded. None = all.
         kind: "bbox" or "segm".
 
     Returns:
@@ -54,8 +55,10 @@ def coco_metrics(
     truth = COCO(
         {
             **ground_truth,
-            "annotations": [dict(entry) for entry in ground_truth["annotations"]],  # the evaluator writes into them
-            "categories": [{"frequency": "f", **entry} for entry in ground_truth["categories"]],  # it asks for the key
+            "annotations": [dict(entry) for entry in ground_truth["annotations"]],  # the evaluator modifies annotations
+            "categories": [
+                {"frequency": "f", **entry} for entry in ground_truth["categories"]
+            ],  # the evaluator requires the key
         }
     )
     found = truth.loadRes(_best_of_each_image(kept, _LVIS_DETECTIONS) if federated else kept)
@@ -74,14 +77,14 @@ def coco_metrics(
 
 
 def mean_figures(figures: Iterable[Figures]) -> Figures:
-    """Mean over the categories that could be measured."""
+    """Return the mean over the categories with ground-truth boxes."""
     columns = zip(*((entry.ap, entry.ap50, entry.ar) for entry in figures if entry.ap is not None), strict=True)
     means = [float(np.mean(np.array(column, dtype=np.float64))) for column in columns]
     return Figures(*means) if means else Figures(None, None, None)
 
 
 def harmonic_mean(first: float | None, second: float | None) -> float | None:
-    """Harmonic mean of two figures; None when one was not measured, 0 when both are 0."""
+    """Return the harmonic mean of two values; None if one is None, 0 if both are 0."""
     if first is None or second is None:
         return None
     return 2 * first * second / (first + second) if first + second else 0.0

@@ -1,4 +1,4 @@
-"""Summarise per-category figures: headline numbers, counts, the CSV table and the printed summary."""
+"""Summarize per-category figures: headline metrics, counts, the CSV table and the printed summary."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def by_frequency(figures: ByCategory, frequencies: Mapping[int, str]) -> LvisMet
 
 
 def counts_of(images: ImageSet, base: int) -> Counts:
-    """Count images, boxes (crowd boxes separately) and what was left out as invalid."""
+    """Count images, boxes (crowd boxes separately) and skipped invalid entries."""
     labels = torch.cat([torch.zeros(0, dtype=torch.int64), *(image.labels[~image.crowd] for image in images)])
     return Counts(
         images=len(images),
@@ -71,7 +71,7 @@ def counts_of(images: ImageSet, base: int) -> Counts:
 
 
 def per_category_csv(images: ImageSet, figures: ByCategory, base: int) -> str:
-    """Return a table name, base or novel, boxes, ap, ap50, ar; a figure that was not measured is left empty."""
+    """Return a CSV table with name, split (base or novel), boxes, ap, ap50, ar; figures not measured are empty."""
     boxes = Counter(label for image in images for label in image.labels[~image.crowd].tolist())
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -84,7 +84,7 @@ def per_category_csv(images: ImageSet, figures: ByCategory, base: int) -> str:
 
 
 def summary(metrics: EvaluateMetrics) -> Group:
-    """Return a table of the metrics with their setting and cost, to print."""
+    """Return a printable table of the metrics with their setting and cost."""
     gzsd, zsd = metrics.gzsd, metrics.zsd
     known = SETTINGS.get(metrics.setting, "")
     table = Table(title=f"Split {metrics.split}, setting {metrics.setting}{known}", title_justify="left")

@@ -1,4 +1,4 @@
-"""Teachers: vision-language models whose knowledge the detector learns."""
+"""Teachers: vision-language models that are distilled into the detector."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["Teacher", "load_norms", "load_teacher", "save_norms", "text_embeddin
 
 
 def load_teacher(spec: str, device: str = "cpu", norms: Path | None = None) -> Teacher:
-    """Make the teacher that a recipe names.
+    """Load the teacher that a recipe names.
 
     Args:
-        spec: ``offline``; ``pocket`` (the packaged Pocket CLIP, for the pocket data set); ``open_clip:ARCH/PRETRAINED``
-            where PRETRAINED is a tag of open_clip or the path of a checkpoint; or ``module:function``, called without
-            arguments, which returns a :class:`Teacher`.
-        device: where it computes.
-        norms: adapted parameters (``norms.safetensors`` of stage adapt).
+        spec: ``offline``; ``pocket`` (the packaged Pocket CLIP, for the pocket data set);
+            ``open_clip:ARCH/PRETRAINED``, where PRETRAINED is a tag of open_clip or the path of a checkpoint; or
+            ``module:function``, where the function takes no arguments and returns a :class:`Teacher`.
+        device: The device the teacher is moved to.
+        norms: Path of adapted norm parameters (``norms.safetensors`` of stage adapt); None = not adapted.
 
     Raises:
-        RecipeError: there is no such teacher.
-        ArtifactError: weights are missing, damaged or not the expected ones.
-        MissingExtraError: a package is not installed.
+        RecipeError: If ``spec`` is unknown or cannot be imported.
+        ArtifactError: If weights are missing, damaged or not the expected ones.
+        MissingExtraError: If a package is not installed.
     """
     teacher = _load(spec).to(device)
     if norms is not None:
@@ -54,7 +54,7 @@ def _load(spec: str) -> Teacher:
         return _load_custom(spec, kind, rest)
     raise RecipeError(
         f"teacher: {spec} is unknown. Expected offline, pocket, open_clip:ARCH/PRETRAINED "
-        "(as in open_clip:ViT-B-32/openai), or module:function."
+        "(for example open_clip:ViT-B-32/openai), or module:function."
     )
 
 
@@ -65,5 +65,7 @@ def _load_custom(spec: str, module: str, function: str) -> Teacher:
         raise RecipeError(f"teacher: {spec} cannot be imported: {error}. Expected module:function.") from error
     teacher = make()
     if not isinstance(teacher, Teacher):
-        raise RecipeError(f"teacher: {spec} returned {type(teacher).__name__}, which lacks methods of ezsd's Teacher.")
+        raise RecipeError(
+            f"teacher: {spec} returned {type(teacher).__name__}, which lacks methods of ezsd.teacher.Teacher."
+        )
     return teacher

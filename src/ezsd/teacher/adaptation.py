@@ -1,4 +1,4 @@
-"""Train the teacher's normalisation layers on crops of base objects, and measure its accuracy on crops."""
+"""Train the teacher's normalization layers on crops of base objects, and measure its accuracy on crops."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ from ezsd.utils.files import digest
 from ezsd.utils.progress import track
 from ezsd.utils.seeding import seeded
 
-_GROUP = 64  # images whose boxes are mixed into batches together, so that each is decoded about once an epoch
-KEPT_IMAGES = 2 * _GROUP  # decoded, in memory; so few or fewer are decoded once for all epochs
-_CHECKPOINT_FORMAT = "2"  # raised when a checkpoint holds other values
+_GROUP = 64  # boxes are shuffled within groups of this many images, so each image is decoded about once per epoch
+KEPT_IMAGES = 2 * _GROUP  # decoded images kept in memory; smaller training sets are decoded only once
+_CHECKPOINT_FORMAT = "2"  # increased when the content of checkpoints changes
 _EVALUATE_BATCH = 256
 
 
 def train_norms(teacher: Teacher, batches: CropBatches, split: CategorySplit, prompt: str, job: NormsJob) -> LoopResult:
-    """Train the norm parameters of ``teacher`` in place, from the last checkpoint if there is one.
+    """Train the norm parameters of ``teacher`` in place, resuming from the last checkpoint if one exists.
 
-    Under several processes each takes its part of every batch, and gradients are summed.
+    With several processes, each process takes its part of every batch, and gradients are summed.
 
     Args:
-        teacher: on the device of this process.
-        batches: crops of base boxes; their ``config`` is that of the training.
-        split: base and novel names.
-        prompt: text with ``{name}``.
-        job: where it is kept.
+        teacher: The teacher, on the device of this process.
+        batches: Crops of base boxes; ``batches.config`` is the training config.
+        split: Base and novel names.
+        prompt: Text with ``{name}``.
+        job: Paths and callbacks of the training.
 
     Raises:
-        ArtifactError: there is a checkpoint of another training, or the disk is full.
+        ArtifactError: If a checkpoint belongs to another training, or the disk is full.
     """
     config = batches.config
     accelerator = new_accelerator(config.precision)
@@ -85,13 +85,13 @@ def train_norms(teacher: Teacher, batches: CropBatches, split: CategorySplit, pr
 
 @dataclass(frozen=True)
 class NormsJob:
-    """Where the training of norms is kept.
+    """Paths and callbacks of the training of norms.
 
     Attributes:
-        checkpoints: their folder.
-        log: gets one JSON line every 10 steps; None = no file.
-        begin: see :class:`ezsd.training.loop.Task`.
-        on_step: see :func:`ezsd.training.loop.run_loop`.
+        checkpoints: Folder of the checkpoints.
+        log: File that gets one JSON line every 10 steps; None = no file.
+        begin: See :class:`ezsd.training.loop.Task`.
+        on_step: See :func:`ezsd.training.loop.run_loop`.
     """
 
     checkpoints: Path
@@ -103,10 +103,11 @@ class NormsJob:
 def _crop_loss(
     teacher: Teacher, texts: Sequence[str], offsets: Tensor, config: AdaptConfig
 ) -> Callable[[Tensor, Tensor, int], Tensor]:
-    """Cross-entropy: crops ``[n, 3, S, S]`` and labels ``[n]`` of this process, crops of all processes -> loss.
+    """Return the loss function: crops ``[n, 3, S, S]``, labels ``[n]``, number of crops in all processes -> loss.
 
-    ``offsets`` [C] are added to the logits while training: with the log share of each name, the embeddings need not
-    learn that some names are frequent, and keep more of the others (logit adjustment, Menon et al. 2021, eq. 10).
+    The loss is cross-entropy. ``offsets`` [C] are added to the logits during training: with the log share of each
+    name as offset, the embeddings do not have to encode how frequent a name is, which favors rare names (logit
+    adjustment, Menon et al. 2021, eq. 10).
     """
     with torch.no_grad():
         fixed = None if "text" in config.towers else teacher.encode_names(texts).float()
@@ -134,21 +135,21 @@ def _trainable(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
 
 
 class CropBatches:
-    """Crops of base boxes by step. An epoch mixes the boxes of 64 shuffled images at a time.
+    """Crops of base boxes by step. Each epoch shuffles the images, then the boxes within groups of 64 images.
 
     Args:
-        train: images with base boxes.
-        base: base names; label i + 1 of an image need not be name i.
-        config: section ``adapt``.
-        seed: of the run.
+        train: Images with base boxes.
+        base: Base names; they can be ordered differently from ``train.names``.
+        config: The recipe's section ``adapt``.
+        seed: The seed of the run.
 
     Raises:
-        DataError: there is no box.
+        DataError: If no image has a usable base box.
     """
 
     def __init__(self, train: ImageSet, base: Sequence[str], config: AdaptConfig, seed: int) -> None:
         self.images, self.config, self.seed = train.images, config, seed
-        self.of_image: list[list[int]] = []  # rows of boxes, by image
+        self.of_image: list[list[int]] = []  # indices of boxes, by image
         owners: list[int] = []
         boxes, labels = [], []
         for place, image in enumerate(train.images):
@@ -169,16 +170,16 @@ class CropBatches:
 
     @property
     def digest(self) -> str:
-        """Of everything that the order and the content of batches come from."""
+        """Digest of everything that determines the order and content of the batches."""
         values = (self.boxes.numpy().tobytes(), self.labels.numpy().tobytes(), str(self.owners), str(self.seed))
         return digest(*values)
 
     def log_shares(self, names: int) -> Tensor:
-        """Logarithm of each base name's share of the boxes ``[names]``; a name without a box counts as one box."""
+        """Return the log of each name's share of the boxes ``[names]``; a name without boxes counts as one box."""
         return torch.bincount(self.labels, minlength=names).clamp(min=1).div(len(self.labels)).log()
 
     def crops(self, step: int, size: int, device: str) -> tuple[Tensor, Tensor, int]:
-        """This process's crops ``[n, 3, size, size]`` and labels ``[n]`` of a step, and the step's crops in all."""
+        """Return the crops ``[n, 3, size, size]`` and labels ``[n]`` of this process, and the step's total of crops."""
         rows = self._rows(step)
         self._reader.ask([self.owners[row] for row in rows + (self._rows(step + 1) if step + 1 < self.steps else [])])
         boxes = self.boxes[rows]
@@ -209,7 +210,7 @@ class CropBatches:
 
 
 def usable_boxes(image: AnnotatedImage, min_side: float) -> list[int]:
-    """Rows of the boxes that are no crowd and whose longer side has at least ``min_side`` pixels."""
+    """Return the indices of the boxes that are not crowds and whose longer side is at least ``min_side`` pixels."""
     longer = (image.boxes[:, 2:] - image.boxes[:, :2]).amax(1)
     rows: list[int] = ((longer >= min_side) & ~image.crowd).nonzero()[:, 0].tolist()
     return rows
@@ -219,11 +220,11 @@ def usable_boxes(image: AnnotatedImage, min_side: float) -> list[int]:
 def name_crops(
     teacher: Teacher, val: ImageSet | None, split: CategorySplit, config: AdaptConfig, prompt: str, device: str
 ) -> dict[str, Any] | None:
-    """Let the teacher name the ground-truth crops of ``val``.
+    """Classify the ground-truth crops of ``val`` with the teacher.
 
     Returns:
-        JSON values: ``counts`` [true, told, crops] among all names, and of the novel crops how many are right
-        ``among_novel`` names; None without images.
+        JSON values: ``counts``, a list of [true name, predicted name, number of crops] over all names, and
+        ``among_novel``, the number of novel crops classified correctly among the novel names. None if ``val`` is None.
     """
     if val is None:
         return None
@@ -249,12 +250,15 @@ def name_crops(
 
 
 def accuracies(counts_of_names: Mapping[str, Any] | None, base: int) -> dict[str, float | None]:
-    """Share of right crops: base and novel among all names, novel among novel names; None = not measured."""
+    """Return the accuracies of base and novel crops among all names, and of novel crops among novel names.
+
+    None = not measured.
+    """
     counts = [] if counts_of_names is None else counts_of_names["counts"]
     total, right = [0, 0], [0, 0]
-    for true, said, crops in counts:
+    for true, predicted, crops in counts:
         total[true >= base] += crops
-        right[true >= base] += crops if true == said else 0
+        right[true >= base] += crops if true == predicted else 0
     hits = (*right, 0 if counts_of_names is None else counts_of_names["among_novel"])
     shares = (hit / crops if crops else None for hit, crops in zip(hits, (*total, total[1]), strict=True))
     return dict(zip(("accuracy_base", "accuracy_novel", "accuracy_novel_among_novel"), shares, strict=True))

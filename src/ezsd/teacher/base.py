@@ -1,4 +1,4 @@
-"""What every teacher can do, and the little that all of them share."""
+"""The teacher protocol, and helper functions shared by all teachers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ _NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Group
 
 @runtime_checkable
 class Teacher(Protocol):
-    """A vision-language model: crops and names as unit vectors of one space.
+    """A vision-language model that embeds crops and names as unit vectors in one space.
 
-    A teacher is frozen when it is made (no parameter requires a gradient, statistics of BatchNorm never move);
-    stage adapt switches on what :meth:`norm_parameters` gives, and gradients then flow through both ``encode_*``.
+    A teacher is frozen when it is loaded (no parameter requires a gradient, BatchNorm statistics never change).
+    Stage adapt enables gradients for the parameters from :meth:`norm_parameters`; both ``encode_crops`` and
+    ``encode_names`` are then differentiable.
 
     Attributes:
-        name: as in the recipe.
-        embedding_dim: D, the length of an embedding.
-        input_size: side of a crop, pixels.
-        logit_scale: multiplies cosines to make logits.
-        weights_digest: digest of the weights as they were loaded, before any adaptation.
+        name: The name in the recipe.
+        embedding_dim: D, the dimension of embeddings.
+        input_size: Side of a crop, in pixels.
+        logit_scale: Factor that turns cosines into logits.
+        weights_digest: Digest of the loaded weights, before any adaptation.
     """
 
     name: str
@@ -36,36 +37,36 @@ class Teacher(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the weights, adapted norms included; the key of what was computed with them."""
+        """Digest of the weights, including adapted norms; used as a key for cached results."""
 
     def encode_names(self, texts: Sequence[str]) -> Tensor:
-        """Finished texts ("a photo of a cat") -> ``[C, D]`` unit length."""
+        """Embed complete texts ("a photo of a cat") as ``[C, D]``, unit length."""
 
     def encode_crops(self, crops: Tensor) -> Tensor:
-        """Crops ``[N, 3, S, S]``, values 0..1, S = input_size -> ``[N, D]`` unit length."""
+        """Embed crops ``[N, 3, S, S]``, values 0..1, S = input_size, as ``[N, D]``, unit length."""
 
     def dense_embeddings(self, image: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
-        """Embed many boxes of an image for the price of a few crops.
+        """Embed many boxes of an image at the cost of a few crops.
 
         Args:
             image: ``[3, H, W]``, values 0..1.
             boxes: ``[N, 4]`` xyxy, pixels of ``image``.
-            sides: long sides (pixels) at which the whole image is seen. Each box is read, as the mean of the
-                features it covers, at the scale where its longer side comes nearest to input_size.
+            sides: Long sides (pixels) that the image is resized to. Each box is embedded, as the mean of the features
+                it covers, at the scale where its longer side is closest to input_size.
 
         Returns:
-            ``[N, D]`` unit length.
+            ``[N, D]``, unit length.
         """
 
     def norm_parameters(self, towers: Sequence[str] = ("image", "text")) -> dict[str, nn.Parameter]:
-        """Weights and biases of the normalisation layers; names start with the tower."""
+        """Return the weights and biases of the normalization layers; names start with the tower."""
 
     def to(self, device: str) -> Self:
         """Move both towers to ``device``."""
 
 
 def norms_of(module: nn.Module, prefix: str) -> dict[str, nn.Parameter]:
-    """Affine parameters of every LayerNorm, BatchNorm and GroupNorm in ``module``, by type and never by name."""
+    """Return the affine parameters of every LayerNorm, BatchNorm and GroupNorm in ``module``, found by type."""
     return {
         f"{prefix}.{path}.{kind}" if path else f"{prefix}.{kind}": parameter
         for path, layer in module.named_modules()
@@ -75,11 +76,11 @@ def norms_of(module: nn.Module, prefix: str) -> dict[str, nn.Parameter]:
 
 
 def fingerprint_of(weights_digest: str, norms: dict[str, nn.Parameter]) -> str:
-    """Digest of loaded weights and of the norm parameters as they are now."""
+    """Return the digest of the loaded weights and of the current norm parameters."""
     values = (parameter.detach().cpu().float().numpy().tobytes() for parameter in norms.values())
     return digest(weights_digest, *values)
 
 
 def frozen(module: Any) -> Any:
-    """Put ``module`` in evaluation mode, without gradients."""
+    """Put ``module`` in evaluation mode and disable gradients."""
     return module.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Teachers of open_clip: any architecture it knows, with weights from the hub or from a file."""
+"""Teachers from open_clip: any of its architectures, with weights from the hub or from a file."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ TEXT_BATCH = 256
 
 
 class ClipTeacher:
-    """A model of open_clip; see :class:`ezsd.teacher.base.Teacher`.
+    """An open_clip model; see :class:`ezsd.teacher.base.Teacher`.
 
     Args:
-        name: as in the recipe.
-        model: CLIP or CustomTextCLIP, with its preprocessing settings attached (open_clip does that).
-        tokenizer: of its text tower.
-        settings: what its weights do not say (architecture, activation), as a text; part of the fingerprint.
+        name: The name in the recipe.
+        model: CLIP or CustomTextCLIP, with its preprocessing settings attached (as open_clip creates it).
+        tokenizer: The tokenizer of the text tower.
+        settings: Text that identifies what the weights do not contain (architecture, activation); part of the
+            fingerprint.
 
     Raises:
-        RecipeError: the image tower's input is not square, or the tower is of an unknown kind.
+        RecipeError: If the input of the image tower is not square, or the kind of tower is not supported.
     """
 
     def __init__(self, name: str, model: nn.Module, tokenizer: Any, settings: str) -> None:
@@ -58,11 +59,11 @@ class ClipTeacher:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the weights, adapted norms included."""
+        """Digest of the weights, including adapted norms."""
         return fingerprint_of(self.weights_digest, self.norm_parameters())
 
     def encode_names(self, texts: Sequence[str]) -> Tensor:
-        """Finished texts -> ``[C, D]`` unit length."""
+        """Embed complete texts as ``[C, D]``, unit length."""
         parts = [
             self._model.encode_text(self._tokenizer(list(texts[start : start + TEXT_BATCH])).to(self._mean.device))
             for start in range(0, len(texts), TEXT_BATCH)
@@ -70,20 +71,20 @@ class ClipTeacher:
         return F.normalize(torch.cat(parts).float(), dim=-1)
 
     def encode_crops(self, crops: Tensor) -> Tensor:
-        """Crops ``[N, 3, S, S]``, values 0..1 -> ``[N, D]`` unit length."""
-        return F.normalize(self._model.encode_image(self._normalised(crops)).float(), dim=-1)
+        """Embed crops ``[N, 3, S, S]``, values 0..1, as ``[N, D]``, unit length."""
+        return F.normalize(self._model.encode_image(self._normalized(crops)).float(), dim=-1)
 
     @torch.no_grad()
     def dense_embeddings(self, image: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
-        """Embed boxes from the whole image; see :meth:`ezsd.teacher.base.Teacher.dense_embeddings`."""
+        """Embed many boxes of an image; see :meth:`ezsd.teacher.base.Teacher.dense_embeddings`."""
 
         def read(resized: Tensor, scaled_boxes: Tensor) -> Tensor:
-            return self._read_boxes(self._normalised(resized), scaled_boxes)
+            return self._read_boxes(self._normalized(resized), scaled_boxes)
 
         return read_at_scales(image, boxes, sides, self.input_size, read)
 
     def norm_parameters(self, towers: Sequence[str] = ("image", "text")) -> dict[str, nn.Parameter]:
-        """Every LayerNorm, BatchNorm and GroupNorm of the towers."""
+        """Return the parameters of every LayerNorm, BatchNorm and GroupNorm of the towers."""
         found = {"image": norms_of(self._visual, "image")}
         everything = norms_of(self._model, "text")
         found["text"] = {key: value for key, value in everything.items() if not key.startswith("text.visual.")}
@@ -95,7 +96,7 @@ class ClipTeacher:
         self._mean, self._std = self._mean.to(device), self._std.to(device)
         return self
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def _normalized(self, images: Tensor) -> Tensor:
         return (images - self._mean) / self._std
 
 
@@ -103,12 +104,12 @@ def load_clip(spec: str) -> ClipTeacher:
     """Load ``open_clip:ARCH/PRETRAINED``; PRETRAINED is a tag of open_clip or the path of a checkpoint.
 
     Raises:
-        RecipeError: there is no such architecture, tag or file.
-        ArtifactError: the weights cannot be fetched, or are not those of the architecture.
+        RecipeError: If the architecture, tag or file does not exist.
+        ArtifactError: If the weights cannot be downloaded or do not fit the architecture.
     """
     architecture, _, pretrained = spec.removeprefix("open_clip:").partition("/")
     _check_spec(spec, architecture, pretrained)
-    # Some tags were trained with another activation than their architecture says; open_clip only warns.
+    # Some tags were trained with another activation than the default of their architecture; open_clip only warns.
     tag = open_clip.get_pretrained_cfg(architecture, pretrained)
     quick_gelu = bool(tag.get("quick_gelu", False))
     try:
@@ -125,7 +126,7 @@ def load_clip(spec: str) -> ClipTeacher:
     ) as error:
         raise ArtifactError(
             f"teacher: the weights of {spec} cannot be loaded: {_first_line(error)}. Without a network, give the path "
-            f"of a checkpoint of {architecture} (.safetensors, or .pt with tensors alone): "
+            f"of a checkpoint of {architecture} (.safetensors, or .pt with tensors only): "
             f"open_clip:{architecture}/PATH."
         ) from error
     settings = json.dumps([open_clip.get_model_config(architecture), quick_gelu], sort_keys=True)
@@ -155,7 +156,7 @@ def _suggestion(word: str, known: Sequence[str]) -> str:
 def _square_side(image_size: int | Sequence[int], name: str) -> int:
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if height != width:
-        raise RecipeError(f"teacher: {name} takes images of {height}x{width}; only square inputs are supported.")
+        raise RecipeError(f"teacher: {name} expects images of {height}x{width}; only square inputs are supported.")
     return height
 
 

@@ -1,4 +1,4 @@
-"""Embeddings of many boxes from open_clip image towers that see the whole image: one way per kind of tower."""
+"""Embeddings of many boxes from one pass of an open_clip image tower; one method per kind of tower."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from ezsd.errors import RecipeError
 from ezsd.teacher.regions import box_means
 
 Read = Callable[[Tensor], Tensor]
-Reader = Callable[[Tensor, Tensor], Tensor]  # normalised image [3, H, W] and boxes [N, 4] xyxy -> [N, D]
-MULTIPLE = 64  # images are padded to this, so that strided layers drop no border
+Reader = Callable[[Tensor, Tensor], Tensor]  # normalized image [3, H, W] and boxes [N, 4] xyxy -> [N, D]
+MULTIPLE = 64  # images are padded to multiples of this, so that strided layers do not drop the border
 BOX_BATCH = 4096
 TILE_BATCH = 32
-STEP = 0.75  # between tiles, as a part of their side
+STEP = 0.75  # step between tiles, as a fraction of their side
 
 
 def reader_of(visual: nn.Module, input_size: int) -> Reader:
-    """Choose how boxes are read from an image tower.
+    """Return the function that embeds boxes with an image tower.
 
-    - ModifiedResNet: its feature map through the value path of its attention pool.
-    - timm model with a convolutional trunk: its feature map, mean over each box, then its head.
-    - vision transformers: the patches of overlapping tiles; see :func:`read_tiles`.
+    - ModifiedResNet: the feature map, passed through the value path of the attention pool.
+    - timm model with a convolutional trunk: the mean of the feature map over each box, then the head.
+    - vision transformer: the patches of overlapping tiles; see :func:`read_tiles`.
 
     Raises:
-        RecipeError: the tower is of another kind.
+        RecipeError: If the kind of tower is not supported.
     """
     tower: Any = visual
     if isinstance(visual, ModifiedResNet):
@@ -54,13 +54,16 @@ def reader_of(visual: nn.Module, input_size: int) -> Reader:
 
 
 def read_map(image: Tensor, boxes: Tensor, features: Read, head: Read) -> Tensor:
-    """Read boxes from a convolutional feature map: mean over the box, then the head.
+    """Embed boxes with a convolutional feature map: the mean over each box, then the head.
 
     Args:
-        image: normalised ``[3, H, W]``.
+        image: Normalized image ``[3, H, W]``.
         boxes: ``[N, 4]`` xyxy, pixels of ``image``.
         features: ``[1, 3, H', W']`` -> ``[1, F, h, w]``.
         head: ``[n, F]`` -> ``[n, D]``.
+
+    Returns:
+        ``[N, D]``, unit length.
     """
     height, width = image.shape[1:]
     padded = F.pad(image, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
@@ -71,27 +74,30 @@ def read_map(image: Tensor, boxes: Tensor, features: Read, head: Read) -> Tensor
 
 
 def read_tiles(image: Tensor, boxes: Tensor, size: int, grid: int, early: Read, end: Read) -> Tensor:
-    """Read boxes from the patches of a vision transformer that sees the image in overlapping tiles.
+    """Embed boxes with the patches of a vision transformer that processes the image in overlapping tiles.
 
-    All blocks but the last run as usual. Each patch then goes through the last block, the pooling and the projection
-    as if it were the whole image: attention over equal tokens returns their value, so this is the value path of
-    MaskCLIP (Zhou et al. 2022, "Extract Free Dense Labels from CLIP") with residuals and MLP, and each patch lives in
-    text space. Tiles have the size the tower was trained at, so positions keep their meaning. Unit patch embeddings
-    are averaged where tiles overlap.
+    All blocks except the last run as usual. Each patch then passes the last block, the pooling and the projection
+    on its own, as if it were the entire image. Attention over equal tokens returns their value, so this is the value
+    path of MaskCLIP (Zhou et al. 2022, "Extract Free Dense Labels from CLIP") with residuals and MLP, and each patch
+    embedding is comparable with text embeddings. Tiles have the input size of the tower, so position embeddings stay
+    valid. Unit patch embeddings are averaged where tiles overlap.
 
     Args:
-        image: normalised ``[3, H, W]``.
+        image: Normalized image ``[3, H, W]``.
         boxes: ``[N, 4]`` xyxy, pixels of ``image``.
-        size: side of a tile, pixels.
-        grid: patches along a tile.
-        early: tiles ``[n, 3, size, size]`` -> tokens before the last block ``[n, C, grid, grid]``.
-        end: tokens ``[m, C]`` -> ``[m, D]``.
+        size: Side of a tile, in pixels.
+        grid: Number of patches along the side of a tile.
+        early: Tiles ``[n, 3, size, size]`` -> tokens before the last block ``[n, C, grid, grid]``.
+        end: Tokens ``[m, C]`` -> ``[m, D]``.
+
+    Returns:
+        ``[N, D]``, unit length.
     """
     patch = size // grid
     height, width = image.shape[1:]
     places = [(row, column) for row in tile_starts(height, patch, grid) for column in tile_starts(width, patch, grid)]
     rows, columns = places[-1][0] + grid, places[-1][1] + grid
-    spare = size - patch * grid  # pixels a tower takes in beyond its last whole patch
+    spare = size - patch * grid  # input pixels beyond the last full patch
     padded = F.pad(image, (0, max(0, columns * patch + spare - width), 0, max(0, rows * patch + spare - height)))
     parts = []
     for start in range(0, len(places), TILE_BATCH):
@@ -106,7 +112,7 @@ def read_tiles(image: Tensor, boxes: Tensor, size: int, grid: int, early: Read, 
 
 
 def _stitched(tiles: Tensor, places: list[tuple[int, int]]) -> Tensor:
-    """Tiles ``[T, g, g, D]`` at their places -> one map ``[rows, columns, D]``; the mean where they overlap."""
+    """Stitch tiles ``[T, g, g, D]`` into one map ``[rows, columns, D]``; overlapping tiles are averaged."""
     grid = tiles.shape[1]
     rows, columns = places[-1][0] + grid, places[-1][1] + grid
     sums, counts = tiles.new_zeros(rows, columns, tiles.shape[-1]), tiles.new_zeros(rows, columns, 1)
@@ -117,7 +123,7 @@ def _stitched(tiles: Tensor, places: list[tuple[int, int]]) -> Tensor:
 
 
 def tile_starts(length: int, patch: int, grid: int) -> list[int]:
-    """First patches of the tiles along a side of ``length`` pixels; the last tile ends where the image does."""
+    """Return the first patch of each tile along a side of ``length`` pixels; the last tile ends at the image border."""
     spare = max(0, -(-length // patch) - grid)
     count = 1 + -(-spare // max(1, int(grid * STEP)))
     return [round(index * spare / max(1, count - 1)) for index in range(count)]
@@ -127,7 +133,7 @@ def _resnet_values(tower: Any, images: Tensor) -> Tensor:
     features = tower.stem(images)
     for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
         features = layer(features)
-    pool = tower.attnpool  # both projections are linear: the mean of their outputs is their output for the mean
+    pool = tower.attnpool  # both projections are linear: their mean output is their output for the mean
     values: Tensor = pool.c_proj(pool.v_proj(features.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
     return values
 

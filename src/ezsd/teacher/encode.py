@@ -1,4 +1,4 @@
-"""Boxes of many images through the teacher's image tower, in full batches."""
+"""Embed boxes of many images with the teacher's image tower, in full batches."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ezsd.utils.device import autocast
 def encode_regions(
     teacher: Teacher, regions: Iterable[tuple[Tensor, Tensor]], batch_size: int, device: str, precision: str
 ) -> Iterator[Tensor]:
-    """Embed boxes of image after image; batches go across images, so that all but the last are full.
+    """Embed the boxes of many images; batches span images, so all batches except the last are full.
 
     Args:
-        teacher: the teacher, on ``device``.
-        regions: (image ``[3, H, W]``, boxes ``[N, 4]`` xyxy in its pixels), image by image; N may be 0.
-        batch_size: crops a teacher pass.
-        device: where crops are cut and encoded.
+        teacher: The teacher, on ``device``.
+        regions: Pairs of image ``[3, H, W]`` and boxes ``[N, 4]`` (xyxy, pixels of the image); N can be 0.
+        batch_size: Number of crops per forward pass of the teacher.
+        device: The device that crops and encodes.
         precision: fp32, bf16 or fp16.
 
     Yields:
-        ``[N, D]`` unit length, float32, on the CPU; one for each image, in order.
+        ``[N, D]``, unit length, float32, on the CPU; one tensor per image, in order.
     """
     crops: list[Tensor] = []
     done: list[Tensor] = [torch.zeros(0, teacher.embedding_dim)]
@@ -53,7 +53,7 @@ def _encoded(teacher: Teacher, crops: Tensor, device: str, precision: str) -> Te
 
 
 def _ready(done: list[Tensor], wanted: deque[int]) -> Iterator[Tensor]:
-    """Take from ``done`` what the first images of ``wanted`` wait for."""
+    """Yield the embeddings of the images that are complete; the rest stays in ``done``."""
     have = torch.cat(done)
     while wanted and wanted[0] <= len(have):
         count = wanted.popleft()

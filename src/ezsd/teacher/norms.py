@@ -1,4 +1,4 @@
-"""The adapted parameters of a teacher: a few hundred kilobytes, with what they apply to."""
+"""Save and load the adapted norm parameters of a teacher, with a digest of the weights they belong to."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from ezsd.utils.files import read_tensors, write_tensors
 
 
 def save_norms(teacher: Teacher, path: Path, towers: Sequence[str]) -> None:
-    """Write the norm parameters of ``towers`` as safetensors; the metadata say which weights they apply to."""
+    """Write the norm parameters of ``towers`` as safetensors; the metadata identify the weights they belong to."""
     metadata = {"teacher": teacher.name, "weights_digest": teacher.weights_digest, "towers": json.dumps(list(towers))}
     write_tensors(path, dict(teacher.norm_parameters(towers)), metadata)
 
 
 @torch.no_grad()
 def load_norms(teacher: Teacher, path: Path) -> None:
-    """Put saved norm parameters into ``teacher``, bit for bit.
+    """Load saved norm parameters into ``teacher``, bit-identically.
 
     Raises:
-        ArtifactError: the file is missing or damaged, or it was made with another teacher.
+        ArtifactError: If the file is missing or damaged, or belongs to another teacher.
     """
     tensors, metadata = read_tensors(path)
     if metadata.get("weights_digest") != teacher.weights_digest:
         raise ArtifactError(
             f"{path} belongs to the teacher {metadata.get('teacher', 'unknown')}, not to these weights of "
-            f"{teacher.name}. Run stage adapt again, or name the teacher that was adapted."
+            f"{teacher.name}. Run stage adapt again, or use the teacher that was adapted."
         )
     parameters = teacher.norm_parameters()
     wrong = [name for name, value in tensors.items() if name not in parameters or parameters[name].shape != value.shape]
     if wrong:
-        raise ArtifactError(f"{path} holds parameters that {teacher.name} lacks: {', '.join(wrong)}. Run adapt again.")
+        raise ArtifactError(
+            f"{path} contains parameters that {teacher.name} does not have: {', '.join(wrong)}. Run stage adapt again."
+        )
     for name, value in tensors.items():
         parameters[name].copy_(value)

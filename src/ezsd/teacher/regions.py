@@ -1,4 +1,4 @@
-"""Boxes to square crops and to means of feature maps, batched on the device of the image."""
+"""Crop boxes from images and average feature maps over boxes, batched on the device of the image."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torch.nn import functional as F
 
 
 def crop_regions(image: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Cut boxes out of an image: each padded to a square about its centre, resized, zeros outside the image.
+    """Crop boxes from an image. Each box is extended to a square around its center and resized; outside is zero.
 
-    Shrinking is antialiased: a box is sampled (bilinear) from the level of an average-pooled pyramid whose pixels
-    are nearest in size to those of the crop. One ``grid_sample`` a level, no loop over boxes.
+    Downsampling is antialiased: each box is sampled (bilinear) from the level of an average-pooled pyramid whose pixel
+    size is closest to that of the crop. One ``grid_sample`` per level, no loop over boxes.
 
     Args:
         image: ``[3, H, W]``, uint8 (0..255) or float (0..1), any device.
-        boxes: ``[N, 4]`` xyxy, pixels. Boxes narrower than a pixel are seen as one pixel wide.
-        size: side of the crops, pixels.
+        boxes: ``[N, 4]`` xyxy, pixels. Boxes narrower than one pixel are treated as one pixel wide.
+        size: Side of the crops, in pixels.
 
     Returns:
         Float crops ``[N, 3, size, size]``, values 0..1.
     """
     level = image.float() / 255 if image.dtype == torch.uint8 else image
     boxes = boxes.to(level)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     lengths = (boxes[:, 2:] - boxes[:, :2]).amax(1).clamp(min=1)
     steps = (torch.arange(size, device=level.device, dtype=level.dtype) + 0.5) / size - 0.5
-    points = centres[:, :, None] + lengths[:, None, None] * steps  # [N, 2, size]: x and y of the crop's pixel centres
+    points = centers[:, :, None] + lengths[:, None, None] * steps  # [N, 2, size]: x and y of the crop's pixel centers
     height, width = image.shape[1:]
     inside = (points >= 0) & (points <= points.new_tensor([width, height])[:, None])
     octaves = (lengths / size).log2().round().clamp(min=0).long()
@@ -59,23 +59,24 @@ def _sampled(image: Tensor, points: Tensor) -> Tensor:
 
 
 def box_means(features: Tensor, boxes: Tensor, stride: float) -> Tensor:
-    """Mean of a feature map over boxes, with fractional edges.
+    """Return the mean of a feature map over each box, with fractional edges.
 
-    The map is constant within a cell. Its integral is read at the four corners of each box (bilinear between nodes,
-    which is exact), so the price does not depend on the size of the boxes.
+    The map is constant within a cell. Its integral is evaluated at the four corners of each box (bilinear between
+    nodes, which is exact), so the cost does not depend on the size of the boxes.
 
     Args:
-        features: ``[F, h, w]``; cell (i, j) covers pixels ``[j * stride, (j + 1) * stride]`` in x, likewise in y.
-        boxes: ``[N, 4]`` xyxy, pixels of the image the map was made from. What lies outside the map is left out;
-            a side shorter than a tenth of a cell is widened to that.
-        stride: pixels a cell.
+        features: ``[F, h, w]``; cell (i, j) covers pixels ``[j * stride, (j + 1) * stride]`` in x and
+            ``[i * stride, (i + 1) * stride]`` in y.
+        boxes: ``[N, 4]`` xyxy, pixels of the image that the map was computed from. Boxes are clipped to the map; sides
+            shorter than a tenth of a cell are extended to a tenth.
+        stride: Pixels per cell.
 
     Returns:
         ``[N, F]`` float32.
     """
     channels, height, width = features.shape
     features = features.float()
-    middle = features.mean((1, 2), keepdim=True)  # sums stay small, and so does their rounding
+    middle = features.mean((1, 2), keepdim=True)  # small sums keep the rounding error small
     nodes = F.pad((features - middle).cumsum(1).cumsum(2), (1, 0, 1, 0)).flatten(1).T.contiguous()
     limits = features.new_tensor([width, height])
     cells = boxes.to(features) / stride
@@ -90,7 +91,7 @@ def box_means(features: Tensor, boxes: Tensor, stride: float) -> Tensor:
 
 
 def _integral_taps(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-    """Four nodes of a running sum, and their weights, that give the mean between ``low`` and ``high``."""
+    """Return four nodes of a running sum and the weights that give the mean between ``low`` and ``high``."""
     ends = torch.stack([low, high], dim=1)
     before = ends.floor().clamp(max=cells - 1)
     part = ends - before
@@ -106,14 +107,14 @@ def read_at_scales(
     input_size: int,
     read: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Resize an image to each long side and read every box at the scale that suits it.
+    """Resize an image to each long side and embed every box at the scale that fits it best.
 
     Args:
         image: ``[3, H, W]``, values 0..1.
         boxes: ``[N, 4]`` xyxy, pixels of ``image``.
-        sides: long sides, pixels.
-        input_size: each box is read where its longer side comes nearest (as a ratio) to this many pixels.
-        read: resized image and the boxes of that scale (its pixels) -> ``[n, D]``.
+        sides: Long sides, in pixels.
+        input_size: Each box uses the scale where its longer side is closest (as a ratio) to this many pixels.
+        read: Resized image and the boxes of that scale (in its pixels) -> ``[n, D]``.
 
     Returns:
         ``[N, D]``, in the order of ``boxes``.

@@ -1,4 +1,4 @@
-"""Text embeddings of a vocabulary, kept on disk between runs."""
+"""Text embeddings of a vocabulary, cached on disk between runs."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from ezsd.utils.files import digest, read_tensors, write_tensors
 
 
 def cache_folder() -> Path:
-    """``$EZSD_CACHE``, or ``~/.cache/ezsd``."""
+    """Return ``$EZSD_CACHE``, or ``~/.cache/ezsd`` if it is not set."""
     return Path(os.environ.get("EZSD_CACHE") or Path.home() / ".cache" / "ezsd")
 
 
 @torch.no_grad()
 def text_embeddings(teacher: Teacher, names: Sequence[str], prompt: str) -> Tensor:
-    """Embed names with the teacher's text tower; asked again, they come from the disk.
+    """Embed names with the teacher's text tower, or load the embeddings from the cache.
 
     Args:
-        teacher: its fingerprint is part of the key, so an adapted teacher has entries of its own.
-        names: category names.
-        prompt: text with ``{name}`` in it.
+        teacher: The teacher. Its fingerprint is part of the cache key, so an adapted teacher has separate entries.
+        names: Category names.
+        prompt: Text with ``{name}``.
 
     Returns:
-        ``[C, D]`` unit length, float32, on the CPU.
+        ``[C, D]``, unit length, float32, on the CPU.
     """
     texts = [prompt.replace("{name}", name) for name in names]
     return cached(digest(teacher.fingerprint, *texts), lambda: teacher.encode_names(texts).float().cpu())
 
 
 def cached(key: str, make: Callable[[], Tensor]) -> Tensor:
-    """What ``make`` returns, from the disk when it was made before under the same ``key``."""
+    """Return the cached tensor of ``key``; if it is missing, compute it with ``make`` and cache it."""
     path = cache_folder() / "text" / f"{key}.safetensors"
     try:
         return read_tensors(path)[0]["embeddings"]
     except (ArtifactError, KeyError):
-        pass  # not there yet, or damaged: made again below
+        pass  # missing or damaged: computed below
     embeddings = make()
-    with suppress(ArtifactError):  # a cache that cannot be written only costs time
+    with suppress(ArtifactError):  # without a writable cache, the embeddings are computed each time
         write_tensors(path, {"embeddings": embeddings})
     return embeddings

@@ -1,4 +1,4 @@
-"""What the detector learns from: images, base boxes and the teacher's regions, in an order that can be resumed."""
+"""Training data of the detector: images, base boxes and regions of the teacher, in a resumable order."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Example = tuple[Tensor, dict[str, Tensor]]
 
 
 class TrainingDataset(Dataset[Example]):
-    """Images with base boxes and regions to distil.
+    """Images with base boxes and regions for distillation.
 
     Args:
-        images: the train part, base boxes only.
-        store: the teacher's regions; None when the training needs none.
-        embedding_dim: D of the teacher.
-        config: of the training.
-        image_size: short and longest long side of the resized images.
-        masks: whether to make masks.
+        images: The train part, with base boxes only.
+        store: Regions of the teacher; None = no regions.
+        embedding_dim: D, the embedding dimension of the teacher.
+        config: The recipe's section ``train``.
+        image_size: Short side and maximum long side of the resized images.
+        masks: Whether to create masks.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class TrainingDataset(Dataset[Example]):
         return len(self.images)
 
     def __getitem__(self, key: Key) -> Example:
-        """Return the image [3, H, W] uint8 and its target."""
+        """Return the image [3, H, W], uint8, and its target."""
         index, seed = key
         image = self.images[index]
         regions = self._regions(image)
@@ -68,19 +68,19 @@ class TrainingDataset(Dataset[Example]):
 
 
 def best_regions(regions: Regions, proposals: int) -> Regions:
-    """Keep the base boxes, then the ``proposals`` best-scored CLIP proposals, best first."""
+    """Return the base boxes, followed by the ``proposals`` CLIP proposals with the highest scores, in that order."""
     order = regions.scores.masked_fill(regions.is_base_box, math.inf).argsort(descending=True, stable=True)
     return regions[order[: int(regions.is_base_box.sum()) + proposals]]
 
 
 def training_target(sample: Sample, crowd: Tensor, regions: Regions, config: TrainConfig) -> dict[str, Tensor]:
-    """Return what the detector learns from one image (see ``ZeroShotRoIHeads.forward``).
+    """Return the training target of one image (see ``ZeroShotRoIHeads.forward``).
 
     Args:
-        sample: resized and flipped; its proposals are the boxes of ``regions``.
-        crowd: [N] bool; crowd boxes are no objects, negatives on them are ignored.
-        regions: what the teacher says; base boxes first, then proposals, best first.
-        config: how much is distilled and ignored.
+        sample: The resized and flipped image; its proposals are the boxes of ``regions``.
+        crowd: [N] bool; crowd boxes are not objects, negatives on them are ignored.
+        regions: Regions of the teacher: base boxes, followed by proposals sorted by descending score.
+        config: The recipe's section ``train`` (distillation weight, number of ignored proposals).
     """
     distilled = len(regions.boxes) if config.distillation_weight else 0
     target = {
@@ -98,7 +98,7 @@ def training_target(sample: Sample, crowd: Tensor, regions: Regions, config: Tra
 
 
 def mean_one(weights: Tensor) -> Tensor:
-    """Scale non-negative weights [N] of one image so that their mean is 1 (all zero: all become 1)."""
+    """Scale the non-negative weights [N] of one image to mean 1; if all are zero, return ones."""
     if weights.numel() == 0:
         return weights
     mean = weights.mean()
@@ -106,7 +106,7 @@ def mean_one(weights: Tensor) -> Tensor:
 
 
 def load_batches(dataset: TrainingDataset, plan: BatchPlan, start: int, stop: int, workers: int) -> DataLoader[Example]:
-    """Load the batches of the steps start..stop in ``workers`` processes."""
+    """Return a loader of the batches of steps ``start`` to ``stop - 1``, with ``workers`` processes."""
     sampler: Any = PlannedBatches(plan, start, stop)
     return DataLoader(
         dataset,
@@ -114,5 +114,5 @@ def load_batches(dataset: TrainingDataset, plan: BatchPlan, start: int, stop: in
         collate_fn=list,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # else starting it draws from the random numbers of the step
+        generator=torch.Generator(),  # otherwise starting the loader consumes the random numbers of the step
     )

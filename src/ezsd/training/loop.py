@@ -1,6 +1,6 @@
-"""The one training loop: steps, learning rate, mixed precision, gradient clipping, log, checkpoint, resume.
+"""The training loop: steps, learning rate, mixed precision, gradient clipping, log, checkpoints, resuming.
 
-It trains the norms of the teacher (stage adapt), the RPN of stage propose, the detector (stage train) and the pocket
+All trainings use it: norms of the teacher (stage adapt), RPN (stage propose), detector (stage train) and the pocket
 teacher.
 """
 
@@ -35,26 +35,26 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Task:
-    """What a loop trains, and how.
+    """The model, losses and settings of one training.
 
     Attributes:
-        name: what is trained, for the user.
-        parameters: that are trained; the norm of their gradients is clipped.
-        tensors: what changes, by name; a checkpoint holds it, and resuming copies into it.
-        optimizer: over these tensors, prepared by the accelerator.
-        losses: ``losses(step)`` yields the losses of one batch after another by name; their sum is minimized.
-        steps: of the whole training.
-        rate: ``rate(step)`` is the learning rate; a parameter group takes it times its ``share`` (1 if it has none).
-        clip_norm: largest norm of the gradient.
-        checkpoints: their folder.
-        batches: how many ``losses`` yields; gradients and logged losses are their mean.
-        steps_per_epoch: for the log.
-        log: gets one JSON line every 10 steps; None = no file.
-        checkpoint_steps: steps between checkpoints; None = one every 30 seconds.
-        key: digest of all that the result depends on; a checkpoint with another key is refused. Empty = not checked.
-        begin: called when there is no checkpoint; its JSON values are kept in the checkpoints and returned.
-        after_step: called after each step of the optimizer.
-        sum_gradients: gradients and losses are summed over processes; for models that are not wrapped for it.
+        name: Title of the training in the progress display.
+        parameters: Trained parameters; the norm of their gradients is clipped.
+        tensors: Tensors that change during training, by name; they are saved in checkpoints and restored in place.
+        optimizer: Optimizer of the parameters, prepared by the accelerator.
+        losses: ``losses(step)`` yields the losses of each batch of a step, by name; their sum is minimized.
+        steps: Total number of steps.
+        rate: ``rate(step)`` is the learning rate; it is multiplied by the ``share`` of a parameter group (default 1).
+        clip_norm: Maximum norm of the gradients.
+        checkpoints: Folder of the checkpoints.
+        batches: Number of batches per step; gradients and logged losses are means over batches.
+        steps_per_epoch: Steps per epoch, for the log.
+        log: File that gets one JSON line every 10 steps; None = no file.
+        checkpoint_steps: Steps between checkpoints; None = one every 30 seconds.
+        key: Digest of everything the result depends on; a checkpoint with another key raises. Empty = not checked.
+        begin: Called if no checkpoint exists; the JSON values it returns are kept in checkpoints and in the result.
+        after_step: Called after each optimizer step.
+        sum_gradients: Whether to sum gradients and losses over processes, for models that are not wrapped in DDP.
     """
 
     name: str
@@ -78,12 +78,12 @@ class Task:
 
 @dataclass(frozen=True)
 class LoopResult:
-    """What :func:`run_loop` returns.
+    """The result of :func:`run_loop`.
 
     Attributes:
-        seconds: of this call and of the interrupted ones before it.
-        earlier_seconds: of the interrupted ones.
-        kept: what ``begin`` returned, in this call or before the first checkpoint.
+        seconds: Duration of this call and of earlier, interrupted calls.
+        earlier_seconds: Duration of earlier, interrupted calls.
+        kept: Values returned by ``begin`` when the training started.
     """
 
     seconds: float
@@ -92,27 +92,27 @@ class LoopResult:
 
 
 def run_loop(task: Task, accelerator: Accelerator, seed: int, on_step: OnStep | None = None) -> LoopResult:
-    """Train in place, from the last checkpoint if there is one.
+    """Train in place, resuming from the last checkpoint if one exists.
 
-    The random numbers of a step come from the seed, the step and the process alone, so a resumed training ends at the
-    same weights as one that was never stopped.
+    The random numbers of a step depend only on the seed, the step and the process, so a resumed training gives the
+    same weights as an uninterrupted one.
 
     Args:
-        task: what is trained.
-        accelerator: of this training.
-        seed: of the run.
-        on_step: called after each step with its seconds; the loop ends early when it returns False.
+        task: The training to run.
+        accelerator: The accelerator of this training.
+        seed: The seed of the run.
+        on_step: Called after each step with its duration in seconds; the loop stops if it returns False.
 
     Raises:
-        ArtifactError: a checkpoint belongs to another training, a loss is not finite, or the disk is full.
+        ArtifactError: If a checkpoint belongs to another training, a loss is not finite, or the disk is full.
     """
     began = saved = time.monotonic()
     found = load_latest(task.checkpoints, task.tensors, task.optimizer)
     start, kept = found or (0, {"key": task.key, "seconds": 0.0})
     if task.key and kept["key"] != task.key:
         raise ArtifactError(
-            f"{task.checkpoints} belongs to a training with other settings or data. Go back to those, remove it, or "
-            "start anew with --overwrite or another --out."
+            f"{task.checkpoints} contains checkpoints of a training with other settings or data. Restore "
+            "those settings, remove the folder, or start over with --overwrite or another --out."
         )
     if found is None:
         kept |= task.begin()
@@ -152,7 +152,7 @@ def _state(kept: Mapping[str, Any], accelerator: Accelerator, seconds: float) ->
 
 
 def _take_step(task: Task, accelerator: Accelerator, step: int) -> dict[str, Tensor]:
-    """Do one optimizer step; return the mean losses of its batches."""
+    """Run one optimizer step and return the mean losses of its batches."""
     means: dict[str, Tensor] = {}
     for losses in task.losses(step):
         accelerator.backward(torch.stack(list(losses.values())).sum() / task.batches)
@@ -177,12 +177,12 @@ def _set_rates(optimizer: Any, rate: float) -> None:
 
 
 class TrainingLog:
-    """Means of the losses every few steps: JSON lines, and the trackers of the accelerator.
+    """Logs the mean losses every 10 steps as JSON lines and to the trackers of the accelerator.
 
     Args:
-        path: of the JSON lines; None = no file.
-        start: steps done before; what an interrupted run logged after its last checkpoint is dropped.
-        accelerator: its main process writes.
+        path: File of the JSON lines; None = no file.
+        start: Number of completed steps; lines that an interrupted run logged after its last checkpoint are removed.
+        accelerator: The accelerator of the training; its main process writes.
     """
 
     def __init__(self, path: Path | None, start: int, accelerator: Accelerator) -> None:
@@ -199,7 +199,7 @@ class TrainingLog:
             accelerator.init_trackers("ezsd", init_kwargs={"tensorboard": {"purge_step": start + 1}})
 
     def add(self, step: int, losses: Mapping[str, Tensor], rate: float, epoch: float) -> str:
-        """Add the losses of one step; return a short text about the last means."""
+        """Add the losses of one step and return a short text with the last logged loss."""
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
         self.count += 1
@@ -208,16 +208,16 @@ class TrainingLog:
         return self.last
 
     def check(self) -> None:
-        """Raise ArtifactError when the losses since the last line are not finite (before they are kept)."""
+        """Raise ArtifactError if the losses since the last line are not finite."""
         for name, value in self.sums.items():
             if not math.isfinite(float(value)):
                 raise ArtifactError(
                     f"{name} is {float(value)}: the training has diverged. The last checkpoint is kept. Lower "
-                    "train.lr, or use train.precision: fp32, and start anew with --overwrite."
+                    "train.lr or set train.precision: fp32, and start over with --overwrite."
                 )
 
     def close(self) -> None:
-        """Check the last losses, and end the trackers."""
+        """Check the last losses and close the trackers."""
         self.check()
         if self.accelerator.log_with:
             self.accelerator.end_training()

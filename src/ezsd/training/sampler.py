@@ -1,4 +1,4 @@
-"""Which images each process sees at each step."""
+"""The images of each batch, by step and process."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import torch
 
 from ezsd.utils.seeding import seeded
 
-Key = tuple[int, int]  # index of the image, seed of its augmentation
+Key = tuple[int, int]  # index of the image and seed of its augmentation
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Which images each process sees at each step: a function of the seed and the step alone.
+    """The images of each batch of each process; they depend only on the seed and the step.
 
     Attributes:
-        images: number of images.
-        seed: of the run.
-        batch_size: images a process and batch.
-        accumulate: batches a step.
-        processes, process: how many there are, and which this one is.
+        images: Number of images.
+        seed: The seed of the run.
+        batch_size: Images per process and batch.
+        accumulate: Batches per step.
+        processes: Number of processes.
+        process: Index of this process.
     """
 
     images: int
@@ -34,15 +35,15 @@ class BatchPlan:
 
     @property
     def images_per_step(self) -> int:
-        """Images that all processes see in one step."""
+        """Number of images per step over all processes."""
         return self.batch_size * self.accumulate * self.processes
 
     def steps(self, epochs: float) -> int:
-        """Return how many steps so many epochs take."""
+        """Return the number of steps for a number of epochs, at least 1."""
         return max(1, math.ceil(self.images * epochs / self.images_per_step))
 
     def batches(self, start: int, stop: int) -> Iterator[list[Key]]:
-        """Yield this process's batches of the steps start..stop, ``accumulate`` a step."""
+        """Yield the batches of this process for steps ``start`` to ``stop - 1``, ``accumulate`` batches per step."""
         order: tuple[int, list[int]] = (-1, [])
         for number in range(start * self.accumulate, stop * self.accumulate):
             first = (number * self.processes + self.process) * self.batch_size
@@ -56,7 +57,7 @@ class BatchPlan:
 
 
 class PlannedBatches:
-    """A batch sampler over planned batches (DataLoader wants something to iterate and to count)."""
+    """Batch sampler for a DataLoader, over the batches of a plan."""
 
     def __init__(self, plan: BatchPlan, start: int, stop: int) -> None:
         self.plan, self.start, self.stop = plan, start, stop

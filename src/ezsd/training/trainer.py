@@ -1,4 +1,4 @@
-"""Train a detector, or its first stage, on batches of images: optimizer, learning rates, data, one loop."""
+"""Train a detector or a proposal network: optimizer, learning rates, data and loop."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """One training of a run.
+    """Name, folder and settings of one training of a run.
 
     Attributes:
-        name: what is trained, for the user.
-        folder: Gets the checkpoints and the log.
-        seed: of the run; the random numbers of a step come from it and the step alone.
-        workers: processes that read images.
-        on_step: see :func:`ezsd.training.loop.run_loop`.
+        name: Title of the training in the progress display.
+        folder: Folder of the checkpoints and the log.
+        seed: The seed of the run; the random numbers of a step depend only on the seed and the step.
+        workers: Number of processes that read images.
+        on_step: See :func:`ezsd.training.loop.run_loop`.
     """
 
     name: str
@@ -47,20 +47,20 @@ def train_model(
     inputs: Sequence[Tensor] = (),
     loss_weights: Mapping[str, float] | None = None,
 ) -> TrainMetrics:
-    """Train a model in place; go on from the last checkpoint when there is one.
+    """Train a model in place, resuming from the last checkpoint if one exists.
 
     Args:
-        model: ``forward(images, targets, *inputs)`` returns losses by name; it is moved to the device.
-        dataset: its ``config`` is that of the training.
-        job: what the training is called and where it is kept.
-        inputs: what the model needs beside images and targets.
-        loss_weights: factors on losses by name; 1 where none is given.
+        model: The model; ``forward(images, targets, *inputs)`` returns losses by name. It is moved to the device.
+        dataset: The training data; ``dataset.config`` is the training config.
+        job: Name, folder and settings of the training.
+        inputs: Further inputs of the model, in addition to images and targets.
+        loss_weights: Factors of the losses by name; default 1.
 
     Returns:
-        steps, images, seconds (of all runs), images_per_second.
+        Steps, images, seconds (including interrupted runs) and images per second.
 
     Raises:
-        ArtifactError: a checkpoint is of another shape, a loss is not finite, or the disk is full.
+        ArtifactError: If a checkpoint does not fit the model, a loss is not finite, or the disk is full.
     """
     config, weights = dataset.config, loss_weights or {}
     accelerator = new_accelerator(config.precision, config.trackers, job.folder.tensorboard)
@@ -117,7 +117,7 @@ def _on_device(
 
 
 def rate_factor(step: int, steps: int, config: TrainConfig) -> float:
-    """Return the factor on the learning rate at ``step`` (0-based) of ``steps``: warm-up, then step or cosine."""
+    """Return the factor of the learning rate at ``step`` (0-based) of ``steps``: warm-up, then step or cosine decay."""
     warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
     if config.schedule == "cosine":
         return warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -125,7 +125,7 @@ def rate_factor(step: int, steps: int, config: TrainConfig) -> float:
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Build the optimizer: the backbone has its own learning rate; norms, biases and scalars do not decay."""
+    """Build the optimizer; the backbone has its own learning rate, and norms, biases and scalars have no decay."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of detection."""
+"""General helper functions, independent of detection except for box geometry."""

@@ -1,4 +1,4 @@
-"""Pure functions over boxes."""
+"""Pure functions of boxes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torchvision.ops import box_area
 
 
 def covered_share(boxes: Tensor, others: Tensor) -> Tensor:
-    """Return [N, K]: the share of each box [N, 4] that lies inside each of the others [K, 4]."""
+    """Return [N, K], the share of the area of each box [N, 4] inside each of the others [K, 4] (all xyxy)."""
     corner = torch.maximum(boxes[:, None, :2], others[None, :, :2])
     sides = (torch.minimum(boxes[:, None, 2:], others[None, :, 2:]) - corner).clamp(min=0)
     return sides.prod(dim=2) / box_area(boxes).clamp(min=1e-6)[:, None]
 
 
 def resize_scale(height: int, width: int, image_size: tuple[int, int]) -> float:
-    """Return the factor that brings the short side to ``image_size[0]``, the long side at most to ``image_size[1]``."""
+    """Return the factor that scales the short side to ``image_size[0]``, the long side to ``image_size[1]`` at most."""
     short, long = sorted((height, width))
     return min(image_size[0] / short, image_size[1] / long)

@@ -1,7 +1,7 @@
-"""Stop at any time, go on later: one folder a checkpoint, written whole, without pickle.
+"""Checkpoints of trainings: one folder per checkpoint, written atomically, without pickle.
 
-A step draws its random numbers from :func:`seeded` (seed, step), so a resumed run draws the same ones and no state
-of a generator is stored.
+The random numbers of a step depend only on the seed and the step (:func:`ezsd.utils.seeding.seeded`), so checkpoints
+contain no generator state.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _STATE = "optimizer.state."
 def save_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, extra: dict[str, Any]
 ) -> None:
-    """Write ``folder/step-000500/`` (whole or not at all), then remove older checkpoints of ``folder``.
+    """Write ``folder/step-000500/`` atomically, then remove all other checkpoints of ``folder``.
 
     Args:
-        folder: where the checkpoints of one training lie.
-        step: optimizer steps done so far.
-        tensors: the model's tensors by name (parameters and buffers that change).
-        optimizer: any torch optimizer, or one prepared by accelerate.
-        extra: JSON values to get back from :func:`load_latest`.
+        folder: Folder of the checkpoints of one training.
+        step: Number of completed optimizer steps.
+        tensors: Tensors of the model by name (parameters and buffers that change).
+        optimizer: A torch optimizer, or one prepared by accelerate.
+        extra: JSON values that :func:`load_latest` returns.
 
     Raises:
-        ArtifactError: the disk is full, or the folder cannot be written.
+        ArtifactError: If the disk is full or the folder cannot be written.
     """
     state = optimizer.state_dict()
     arrays = {f"model.{name}": tensor for name, tensor in tensors.items()}
@@ -46,17 +46,19 @@ def save_checkpoint(
             else:
                 scalars.setdefault(str(index), {})[key] = value
     final = folder / _name(step)
-    beside = folder / f".{final.name}.{os.getpid()}.part"
+    temporary = folder / f".{final.name}.{os.getpid()}.part"
     try:
-        write_tensors(beside / "tensors.safetensors", {name: tensor.clone() for name, tensor in arrays.items()})
+        write_tensors(temporary / "tensors.safetensors", {name: tensor.clone() for name, tensor in arrays.items()})
         meta = {"step": step, "groups": state["param_groups"], "scalars": scalars, "extra": extra}
-        write_json(beside / "checkpoint.json", meta)
+        write_json(temporary / "checkpoint.json", meta)
         shutil.rmtree(final, ignore_errors=True)
-        os.replace(beside, final)
+        os.replace(temporary, final)
     except OSError as error:
-        raise ArtifactError(f"Cannot write checkpoint {final}: {error}. Mend the folder, then run again.") from error
+        raise ArtifactError(
+            f"Cannot write checkpoint {final}: {error}. Free disk space or fix the permissions, then run again."
+        ) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     for older in _checkpoints(folder):
         if older != final:
             shutil.rmtree(older, ignore_errors=True)
@@ -65,18 +67,18 @@ def save_checkpoint(
 def load_latest(
     folder: Path, tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> tuple[int, dict[str, Any]] | None:
-    """Restore the newest checkpoint of ``folder`` in place.
+    """Restore the latest checkpoint of ``folder`` in place.
 
     Args:
-        folder: as given to :func:`save_checkpoint`.
-        tensors: the model's tensors by name; values are copied into them.
-        optimizer: built over the same parameters in the same order as the saved one.
+        folder: The folder given to :func:`save_checkpoint`.
+        tensors: Tensors of the model by name; the saved values are copied into them.
+        optimizer: An optimizer of the same parameters in the same order as the saved one.
 
     Returns:
-        (step, extra), or None when there is no checkpoint.
+        Step and extra values, or None if no checkpoint exists.
 
     Raises:
-        ArtifactError: the checkpoint is damaged, or of a model or optimizer of another shape.
+        ArtifactError: If the checkpoint is damaged or does not fit the model or optimizer.
     """
     found = _checkpoints(folder)
     if not found:
@@ -100,7 +102,9 @@ def _optimizer_state(
 ) -> dict[str, Any]:
     saved, now = ([len(group["params"]) for group in groups] for groups in (meta["groups"], optimizer.param_groups))
     if saved != now:
-        raise ArtifactError(f"{file}: its optimizer has groups of {saved} parameters, this run has {now}. {_ADVICE}")
+        raise ArtifactError(
+            f"{file}: its optimizer has groups of {saved} parameters, this run has groups of {now}. {_ADVICE}"
+        )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in meta["scalars"].items()}
     for name, value in arrays.items():
@@ -128,7 +132,7 @@ def _check_shape(file: Path, name: str, saved: Tensor, now: Tensor) -> None:
         )
 
 
-_ADVICE = "It was written with other settings: go back to those, or start anew with --overwrite or another --out."
+_ADVICE = "It was written with other settings. Restore those settings, or start over with --overwrite or another --out."
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The device and the processes of a run; the one place that constructs accelerate's state."""
+"""Device and processes of a run; the only module that creates the state of accelerate."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def process_state() -> PartialState:
-    """Return the state of this process: device, index among all processes, whether it is the main one.
+    """Return the state of this process: device, process index, whether it is the main process.
 
-    The first call decides the device of the process.
+    The first call selects the device of the process.
     """
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     return PartialState(cpu=on_cpu)
@@ -35,26 +35,27 @@ def this_device() -> str:
 
 
 def share_of_process(items: Sequence[Item]) -> Sequence[Item]:
-    """Return every n-th item, so that n processes share all of them."""
+    """Return the items of this process; n processes get every n-th item each."""
     state = process_state()
     return items[state.process_index :: state.num_processes]
 
 
 def autocast(device: str, precision: str) -> torch.autocast:
-    """Autocast of ``precision`` (fp32, bf16, fp16) on ``device``; does nothing for fp32."""
+    """Return an autocast context of ``precision`` (fp32, bf16, fp16) on ``device``; it has no effect for fp32."""
     return torch.autocast(torch.device(device).type, dtype=_DTYPES[precision], enabled=precision != "fp32")
 
 
 def new_accelerator(precision: Precision, trackers: Sequence[str] = (), folder: Path | None = None) -> Accelerator:
-    """Return the accelerator of one training; the precision of an earlier one in this process is forgotten.
+    """Return a new accelerator for one training; the state of earlier accelerators in this process is reset.
 
     Args:
-        precision: of its forward passes.
-        trackers: what metrics are sent to, see :func:`check_trackers`; start them with ``init_trackers``.
-        folder: where trackers that write files put them; needed when there are trackers.
+        precision: Precision of forward passes.
+        trackers: Names of trackers that get the metrics (see :func:`check_trackers`); start them with
+            ``init_trackers``.
+        folder: Folder for the files of trackers; required with trackers.
 
     Raises:
-        RecipeError: fp16 without a GPU.
+        RecipeError: If precision is fp16 and no GPU is available.
     """
     if precision == "fp16" and process_state().device.type == "cpu":
         raise RecipeError("precision: fp16 needs a GPU. Set bf16 or fp32.")
@@ -65,7 +66,7 @@ def new_accelerator(precision: Precision, trackers: Sequence[str] = (), folder: 
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise MissingExtraError when the package of a tracker ("tensorboard", "wandb", "mlflow" ...) is not installed."""
+    """Raise MissingExtraError if the package of a tracker ("tensorboard", "wandb", "mlflow" ...) is not installed."""
     missing = [name for name in names if name not in {str(each) for each in get_available_trackers()}]
     if missing:
         raise MissingExtraError(

@@ -14,7 +14,7 @@ from ezsd.utils.device import process_state
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the figures."""
+    """Return the versions of the packages that affect metrics."""
     return {
         "ezsd": __version__,
         "python": platform.python_version(),
@@ -25,7 +25,7 @@ def versions() -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """Return the versions and the hardware that decide figures and times."""
+    """Return the versions and the hardware that affect metrics and durations."""
     device = process_state().device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside their place, then renamed."""
+"""Atomic writing and reading of files: each file is written to a temporary path, then renamed."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import safetensors
 from ezsd.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from torch import Tensor  # recipes are read and their problems told without loading torch
+    from torch import Tensor  # reading recipes does not load torch
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it replaces ``path``, on failure it is removed.
+    """Yield a temporary path next to ``path``; on success it replaces ``path``, on failure it is removed.
 
     Raises:
-        ArtifactError: the disk is full, or the folder cannot be written.
+        ArtifactError: If the disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -32,8 +32,8 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except (OSError, safetensors.SafetensorError) as error:
         raise ArtifactError(
-            f"Cannot write {path}: {error}. What was computed before is kept; make room or fix the "
-            "folder's permissions, then run the same command again."
+            f"Cannot write {path}: {error}. Earlier results are kept. Free disk space or fix the "
+            "permissions of the folder, then run the same command again."
         ) from error
     finally:
         with suppress(OSError):
@@ -41,21 +41,21 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``, whole or not at all."""
+    """Write ``text`` to ``path`` atomically."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, whole or not at all."""
+    """Write ``value`` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON that ezsd wrote.
+    """Return the content of a JSON file written by ezsd.
 
     Raises:
-        ArtifactError: the file is missing or is not JSON.
+        ArtifactError: If the file is missing or is not valid JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -66,7 +66,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as safetensors, whole or not at all."""
+    """Write tensors as safetensors, atomically."""
     from safetensors.torch import save_file
 
     with written_whole(path) as temporary:
@@ -78,10 +78,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file: its tensors (on the CPU) and its metadata.
+    """Return the tensors (on the CPU) and metadata of a safetensors file.
 
     Raises:
-        ArtifactError: the file is missing or damaged.
+        ArtifactError: If the file is missing or damaged.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -93,7 +93,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def digest(*parts: bytes | str | Path) -> str:
-    """Return the SHA-256 of texts, bytes and file contents, in order (hexadecimal)."""
+    """Return the SHA-256 of texts, bytes and file contents, in order, as a hexadecimal string."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):
@@ -111,5 +111,5 @@ def _file_digest(path: Path) -> bytes:
 
 
 def read_json_if_exists(path: Path) -> dict[str, Any]:
-    """Read a JSON object that ezsd wrote; an empty one where there is no file."""
+    """Return the JSON object in a file written by ezsd, or an empty one if the file does not exist."""
     return read_json(path) if path.is_file() else {}

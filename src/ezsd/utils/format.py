@@ -1,4 +1,4 @@
-"""Numbers, durations and byte sizes for people. The space before a unit does not break."""
+"""Format numbers, durations and byte sizes for display, with a non-breaking space before units."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def duration(seconds: float | None, rough: bool = False) -> str:
 
     Args:
         seconds: The duration.
-        rough: Two digits and one unit (``40 s``, ``3.5 h``, ``4.0 days``), for estimates.
+        rough: Whether to use two digits and one unit (``40 s``, ``3.5 h``, ``4.0 days``), for estimates.
     """
     if seconds is None:
         return NOT_MEASURED

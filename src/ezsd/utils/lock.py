@@ -1,4 +1,4 @@
-"""One process at a time in a run folder."""
+"""Lock a run folder, so that only one process uses it at a time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LOCK = ".lock"
 
 @contextmanager
 def only_process(folder: Path) -> Iterator[None]:
-    """Hold the folder (made when missing) for this process; the lock goes with the process, however it ends.
+    """Lock the folder for this process and create it if missing; the lock ends with the process, even if it is killed.
 
     Raises:
-        ArtifactError: another process holds the folder, or it cannot be written.
+        ArtifactError: If another process has locked the folder, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def only_process(folder: Path) -> Iterator[None]:
             file.seek(0)
             raise ArtifactError(
                 f"{folder} is in use by {file.read().strip() or 'another process'}. "
-                "Wait until it is done, stop it, or give another folder."
+                "Wait until that process ends, stop it, or give another folder."
             )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
@@ -40,12 +40,14 @@ def only_process(folder: Path) -> Iterator[None]:
 
 
 def _locked(descriptor: int) -> bool:
-    """Lock by process, not by open file: workers that outlive a killed run do not hold its folder."""
+    """Try to lock the file; locks belong to the process, so workers that outlive a killed run do not keep it."""
     try:
         if sys.platform == "win32":
             import msvcrt
 
-            os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # a lock on Windows forbids reading, so far from the text
+            os.lseek(
+                descriptor, 1 << 30, os.SEEK_SET
+            )  # Windows prevents reading of locked bytes, so lock far from the text
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             import fcntl

@@ -1,6 +1,6 @@
-"""Logging: silent in a library, plain lines on the command line, a file in the run folder.
+"""Logging: silent as a library, plain lines on the command line, a file in the run folder.
 
-Modules log to a logger of their own name. Without :func:`show_log`, nothing is shown unless the user configures
+Each module logs to the logger of its name. Nothing is shown unless :func:`show_log` is called or the user configures
 logging.
 """
 
@@ -20,7 +20,7 @@ _FILE_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints messages as they are on stderr, warnings and errors after their level."""
+    """Prints messages to stderr; warnings and errors are prefixed with their level."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
@@ -30,20 +30,20 @@ class ConsoleHandler(logging.Handler):
 
 
 class _RootHandler(logging.Handler):
-    """Passes records on to the handlers of the root logger, as propagation does."""
+    """Passes records to the handlers of the root logger, like propagation."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Pass on one record."""
+        """Pass one record."""
         root = logging.getLogger()
         if root.handlers:
             root.handle(record)
 
 
 def show_log(level: int = logging.INFO) -> None:
-    """Show log records, Python warnings and progress on stderr; of several processes only the first one shows them.
+    """Show log records, Python warnings and progress on stderr; with several processes, only in the first one.
 
     Args:
-        level: records below it are not shown; progress is shown up to INFO.
+        level: Minimum level of shown records; progress is shown for INFO and lower.
     """
     hide_log()
     handler = ConsoleHandler(level if is_first_process() else logging.ERROR)
@@ -67,18 +67,18 @@ def hide_log() -> None:
 
 
 def shows_progress() -> bool:
-    """Return whether progress is shown: :func:`show_log` was called with INFO or lower."""
+    """Return whether progress is shown, which requires :func:`show_log` with level INFO or lower."""
     return any(handler.level <= logging.INFO for handler in _console_handlers())
 
 
 def is_first_process() -> bool:
-    """Return whether this is the first process, as torchrun and accelerate launch number them."""
+    """Return whether this is the first process (rank 0 of torchrun or accelerate launch)."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Show neither progress nor records below WARNING inside the ``with``."""
+    """Hide progress and records below WARNING within the context."""
     levels = [(handler, handler.level) for handler in _console_handlers()]
     for handler, level in levels:
         handler.setLevel(max(level, logging.WARNING))
@@ -91,7 +91,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Append records from INFO on to ``path`` inside the ``with``; what is shown stays the same."""
+    """Append records of level INFO and higher to ``path`` within the context; the console output does not change."""
     level, propagate = _LOGGER.level, _LOGGER.propagate
     added: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8", delay=True)]
     added[0].setFormatter(logging.Formatter(_FILE_FORMAT))
@@ -113,10 +113,10 @@ def log_to_file(path: Path) -> Iterator[None]:
 
 @contextmanager
 def collected_warnings(title: str) -> Iterator[None]:
-    """Show the warnings inside the ``with`` once, at its end, instead of among the progress.
+    """Collect the warnings within the context and show each one once at the end.
 
     Args:
-        title: printed above them, as "Warnings of stage train".
+        title: Title of the list, for example "Warnings of stage train".
     """
     messages: Counter[str] = Counter()
 

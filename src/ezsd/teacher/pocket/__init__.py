@@ -1,8 +1,8 @@
-"""The Pocket CLIP: a small open_clip model that knows OpenMoji pictograms by their names, shipped with its weights.
+"""The Pocket CLIP: a small open_clip model of OpenMoji pictograms and their names, shipped with its weights.
 
-It goes the road of any CLIP: an architecture that open_clip knows (here: is told of) and a local checkpoint. The
-weights were learned from single pictograms and their names (``ezsd pocket-teacher``, weights.json beside them), novel
-names of the split ``pocket`` included, as CLIP has seen many novel things with their names.
+It loads like any other CLIP: an open_clip architecture (registered here) and a local checkpoint. It was trained on
+single pictograms and their names (``ezsd pocket-teacher``; see weights.json), including the novel names of the split
+``pocket``, just as the training data of CLIP include many novel categories.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ezsd.teacher.clip import ClipTeacher, load_clip
 
 ARCHITECTURE = "ezsd_pocket"
 FOLDER = Path(__file__).parent
-WEIGHTS = FOLDER / "weights.safetensors"  # made by `ezsd pocket-teacher`; weights.json tells how
+WEIGHTS = FOLDER / "weights.safetensors"  # written by `ezsd pocket-teacher`; weights.json has the details
 
 
 def load_pocket() -> ClipTeacher:
     """Load the packaged weights.
 
     Raises:
-        ArtifactError: the weights are missing or damaged.
+        ArtifactError: If the weights are missing or damaged.
     """
     register_architecture()
     teacher = load_clip(f"open_clip:{ARCHITECTURE}/{WEIGHTS}")
@@ -35,21 +35,21 @@ def load_pocket() -> ClipTeacher:
 
 
 def register_architecture() -> None:
-    """Tell open_clip of the architecture ``ezsd_pocket``, so that ``open_clip:ezsd_pocket/FILE`` can be loaded."""
+    """Register the architecture ``ezsd_pocket`` with open_clip, so that ``open_clip:ezsd_pocket/FILE`` loads."""
     if ARCHITECTURE not in open_clip.list_models():
         open_clip.add_model_config(FOLDER / f"{ARCHITECTURE}.json")
 
 
 @register_model
 def ezsd_pocket_resnet(pretrained: bool = False, num_classes: int = 0, **_: Any) -> ResNet:
-    """A ResNet of four basic blocks, made for dense reading: a cell of its last map stands for 16 pixels and sees 87.
+    """Return a ResNet of four basic blocks for dense embeddings: stride 16, receptive field 87 pixels.
 
-    The deep convolutions are 1x1: what a cell tells is about its own place, so that the mean over a box tells of what
-    is in the box (the idea of BagNet, Brendel and Bethge 2019).
+    The deep convolutions are 1x1, which keeps the receptive field small, so the mean over a box describes the content
+    of the box (as in BagNet, Brendel and Bethge 2019).
     """
     if pretrained:
-        raise ValueError("ezsd_pocket_resnet has no weights of its own; they are part of the Pocket CLIP")
-    block: Any = BasicBlock  # timm's hints ask for an instance where it takes the class
+        raise ValueError("ezsd_pocket_resnet has no pretrained weights; its weights are part of the Pocket CLIP")
+    block: Any = BasicBlock  # timm's type hints ask for an instance, but it takes the class
     model: Any = ResNet(
         block, (1, 1, 1, 1), num_classes=num_classes, channels=(64, 128, 256, 384), output_stride=16,
         stem_type="deep_tiered", stem_width=24, avg_down=True,
@@ -57,5 +57,5 @@ def ezsd_pocket_resnet(pretrained: bool = False, num_classes: int = 0, **_: Any)
     for convolution, layer in (("conv2", model.layer3), ("conv1", model.layer4), ("conv2", model.layer4)):
         old = getattr(layer[0], convolution)
         setattr(layer[0], convolution, nn.Conv2d(old.in_channels, old.out_channels, 1, bias=False))
-    model.default_cfg = {}  # open_clip asks it for a fixed size of the last map; there is none
+    model.default_cfg = {}  # open_clip reads a fixed size of the last feature map from it; this model has none
     return model
