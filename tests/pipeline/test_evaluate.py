@@ -119,10 +119,10 @@ def test_metrics_match_the_written_detections(
         expected = _pycocotools(coco, names, detections)
         assert 10 < expected[1] < 100
         assert (metrics["gzsd"][f"ap_{key}"], metrics["gzsd"][f"ap50_{key}"]) == pytest.approx(expected, abs=1e-4)
-    alone = json.loads((folder / "detections_zsd.json").read_text())
-    assert {ids[entry["category_id"]] for entry in alone} == set(SPLIT.novel)
+    novel_only = json.loads((folder / "detections_zsd.json").read_text())
+    assert {ids[entry["category_id"]] for entry in novel_only} == set(SPLIT.novel)
     assert (metrics["zsd"]["ap"], metrics["zsd"]["ap50"]) == pytest.approx(
-        _pycocotools(coco, SPLIT.novel, alone), abs=1e-4
+        _pycocotools(coco, SPLIT.novel, novel_only), abs=1e-4
     )
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     assert sorted(path.name for path in folder.iterdir()) == [

@@ -288,8 +288,8 @@ def test_two_processes_share_one_run(finished: Path, coco: TinyCoco, tmp_path: P
     assert "train: 4 steps of 4 images: 8 images x 2 epochs" in done.stderr  # twice the images per step
     assert json.loads((folder / "train/done.json").read_text())["environment"]["device"] == "2 x cpu"
     assert json.loads((folder / "train/metrics.json").read_text())["steps"] == 4
-    alone, shared = (read_tensors(path / "adapt/norms.safetensors")[0] for path in (finished, folder))
-    assert all(torch.allclose(alone[name], shared[name], atol=1e-5) for name in alone)
+    single, shared = (read_tensors(path / "adapt/norms.safetensors")[0] for path in (finished, folder))
+    assert all(torch.allclose(single[name], shared[name], atol=1e-5) for name in single)
     assert json.loads((folder / "evaluate/metrics.json").read_text())["counts"]["images"] == 8
 
 

@@ -56,8 +56,10 @@ _GROUPS: tuple[tuple[str, str, Unit, tuple[tuple[str, str], ...]], ...] = (
     ("masks.gzsd", "Masks (gzsd)", "ap", _AP50),
     ("lvis", "LVIS rules", "ap", (("ap", "AP"), ("ap_r", "AP rare"), ("ap_c", "AP common"), ("ap_f", "AP frequent"))),
     ("teacher", "Teacher: accuracy on val crops", "share", (
-        ("accuracy_base_before", "base names, before adaptation"), ("accuracy_base_after", "base names, after"),
-        ("accuracy_novel_before", "novel names, before adaptation"), ("accuracy_novel_after", "novel names, after"))),
+        ("accuracy_base_before", "base names, before adaptation"),
+        ("accuracy_base_after", "base names, after adaptation"),
+        ("accuracy_novel_before", "novel names, before adaptation"),
+        ("accuracy_novel_after", "novel names, after adaptation"))),
     ("proposals", "Proposals: recall of novel boxes", "share", (
         ("novel_recall_at_100", "recall at 100 proposals"), ("novel_recall_at_300", "recall at 300 proposals"))),
     ("cost", "Cost: time of each stage", "seconds", (
