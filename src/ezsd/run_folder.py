@@ -1,4 +1,4 @@
-"""The files of a run: where they are, and what their metrics.json hold."""
+"""The files of a run folder: their paths, and the contents of each metrics.json."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
-        """The log of all calls that worked in this folder."""
+        """The log of all commands that ran in this folder."""
         return self.path / "run.log"
 
     @property
     def skipped(self) -> Path:
-        """Invalid images and boxes that were left out."""
+        """The list of invalid images and boxes that were left out."""
         return self.path / "skipped.json"
 
     def of(self, stage: Stage) -> Path:
@@ -81,11 +81,11 @@ class RunFolder:
         return self.path / ("targets" if stage == "propose" else stage)
 
     def inputs(self, stage: Stage) -> Path:
-        """Return the file that says what a stage was started with."""
+        """Return the file with the inputs that a stage was started with."""
         return self.of(stage) / "inputs.json"
 
     def done(self, stage: Stage) -> Path:
-        """Return the file that says that a stage is finished."""
+        """Return the file that marks a stage as finished."""
         return self.of(stage) / "done.json"
 
     def metrics(self, stage: Stage) -> Path:
@@ -99,7 +99,7 @@ class RunFolder:
 
     @property
     def confusion(self) -> Path:
-        """The teacher's confusion on validation crops."""
+        """The teacher's confusion matrix on validation crops."""
         return self.of("adapt") / "confusion.json"
 
     @property
@@ -109,7 +109,7 @@ class RunFolder:
 
     @property
     def adapt_checkpoints(self) -> Path:
-        """The checkpoints of the adaptation, removed at its end."""
+        """The checkpoints of the adaptation, removed when it finishes."""
         return self.of("adapt") / "checkpoint"
 
     @property
@@ -129,7 +129,7 @@ class RunFolder:
 
     @property
     def detections_zsd(self) -> Path:
-        """Detections of novel names alone (zsd), as COCO results."""
+        """Detections of novel names only (zsd), as COCO results."""
         return self.of("evaluate") / "detections_zsd.json"
 
     @property
@@ -147,17 +147,17 @@ class RunFolder:
         if not self.recipe.is_file():
             raise ArtifactError(
                 f"{self.path} is not a run folder: it has no {self.recipe.name}. "
-                "Make one with: ezsd run RECIPE --out DIR"
+                "Create one with: ezsd run RECIPE --out DIR"
             )
 
 
 class _Metrics(BaseModel):
-    """Metrics as JSON. Missing fields are None; fields of other versions are ignored; old names are accepted."""
+    """Base of all metrics. Missing fields are None, unknown fields are ignored, and old field names are accepted."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields that were set; None means "not measured"."""
+        """Return the fields that were set. None means "not measured"."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
@@ -168,7 +168,8 @@ def _renamed(new: str, old: str) -> Any:
 class AdaptMetrics(_Metrics):
     """Metrics of stage adapt. Accuracies are in 0..1, before and after the adaptation.
 
-    ``accuracy_base`` and ``accuracy_novel`` are among all names, ``accuracy_novel_among_novel`` among novel names.
+    ``accuracy_base`` and ``accuracy_novel`` are measured with all names as candidates, ``accuracy_novel_among_novel``
+    with novel names only.
     """
 
     accuracy_base_before: float | None = None
@@ -184,7 +185,7 @@ class AdaptMetrics(_Metrics):
 
 
 class ProposeMetrics(_Metrics):
-    """Metrics of stage propose: counts, teacher passes, bytes, and seconds of all calls."""
+    """Metrics of stage propose: counts, teacher passes, bytes, and seconds summed over all calls."""
 
     images: int | None = _renamed("images", "photos")
     grid_boxes: int | None = None
@@ -198,7 +199,7 @@ class ProposeMetrics(_Metrics):
 
 
 class TrainMetrics(_Metrics):
-    """Metrics of a training; seconds are those of all calls."""
+    """Metrics of a training. Seconds are summed over all calls."""
 
     steps: int | None = None
     images: int | None = _renamed("images", "photos")
@@ -219,14 +220,14 @@ class GzsdMetrics(_Metrics):
 
 
 class ZsdMetrics(_Metrics):
-    """AP in 0..100 with novel names detected alone."""
+    """AP in 0..100 with only novel names detected."""
 
     ap50: float | None = None
     ap: float | None = None
 
 
 class LvisMetrics(_Metrics):
-    """AP in 0..100 by LVIS rules: all, rare, common and frequent names."""
+    """AP in 0..100 by the LVIS rules, of all, rare, common and frequent names."""
 
     ap: float | None = None
     ap_r: float | None = None
@@ -235,21 +236,21 @@ class LvisMetrics(_Metrics):
 
 
 class Headline(_Metrics):
-    """The two protocols."""
+    """AP of the two protocols, gzsd and zsd."""
 
     gzsd: GzsdMetrics = GzsdMetrics()
     zsd: ZsdMetrics = ZsdMetrics()
 
 
 class ProposalMetrics(_Metrics):
-    """Share of novel boxes that the proposals meet, 0..1."""
+    """Recall of novel boxes by the proposals, in 0..1."""
 
     novel_recall_at_100: float | None = None
     novel_recall_at_300: float | None = None
 
 
 class TeacherMetrics(_Metrics):
-    """Accuracy of the teacher on validation crops, 0..1."""
+    """Accuracy of the teacher on validation crops, in 0..1."""
 
     accuracy_base_before: float | None = None
     accuracy_base_after: float | None = None
@@ -258,7 +259,7 @@ class TeacherMetrics(_Metrics):
 
 
 class Counts(_Metrics):
-    """Validation images and boxes (crowd boxes counted separately), and what was left out as invalid."""
+    """Counts of validation images, boxes, crowd boxes, and skipped (invalid) images and boxes."""
 
     images: int | None = _renamed("images", "photos")
     boxes_base: int | None = None
@@ -268,7 +269,7 @@ class Counts(_Metrics):
 
 
 class Cost(_Metrics):
-    """Seconds of the stages, teacher passes, and bytes of the target store."""
+    """Cost of a run: seconds of the stages, teacher passes, and bytes of the target store."""
 
     adapt_s: float | None = None
     propose_s: float | None = None
@@ -279,7 +280,7 @@ class Cost(_Metrics):
 
 
 class EvaluateMetrics(_Metrics):
-    """Metrics of stage evaluate; ``lvis`` and ``masks`` only where they were measured."""
+    """Metrics of stage evaluate. ``lvis`` and ``masks`` are None if they were not measured."""
 
     setting: str = ""
     split: str = ""
@@ -307,13 +308,13 @@ def read_metrics(path: Path, kind: type[Kind]) -> Kind:
     """Read a metrics.json.
 
     Raises:
-        ArtifactError: The file is missing, is not JSON, or holds values of other types.
+        ArtifactError: The file is missing, is not JSON, or contains values of the wrong type.
     """
     return _parsed(path, kind, read_json(path))
 
 
 def read_metrics_if_exist(path: Path, kind: type[Kind]) -> Kind:
-    """Read a metrics.json; without the file, no field is set."""
+    """Read a metrics.json. If the file does not exist, return metrics without values."""
     return _parsed(path, kind, read_json_if_exists(path))
 
 
@@ -326,4 +327,4 @@ def _parsed(path: Path, kind: type[Kind], values: Any) -> Kind:
     try:
         return kind.model_validate(values)
     except ValueError as error:
-        raise ArtifactError(f"{path} does not hold metrics: {error}. Remove it and run the stage again.") from None
+        raise ArtifactError(f"{path} is not a metrics file: {error}. Remove it and run the stage again.") from None

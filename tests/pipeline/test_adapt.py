@@ -54,7 +54,7 @@ def _weights(teacher: ColourTeacher) -> dict[str, Tensor]:
     }
 
 
-def test_base_crops_are_told_better_and_figures_are_kept(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+def test_adaptation_improves_base_accuracy_and_writes_metrics(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     _run(parts, tmp_path / "run", SETTINGS.model_copy(update={"epochs": 30}))
     metrics = _metrics(tmp_path / "run")
     before, after = metrics["accuracy_base_before"], metrics["accuracy_base_after"]
@@ -66,9 +66,7 @@ def test_base_crops_are_told_better_and_figures_are_kept(parts: tuple[ImageSet, 
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
-def test_what_val_crops_were_told_as_is_kept_and_gives_the_accuracies(
-    parts: tuple[ImageSet, ImageSet], tmp_path: Path
-) -> None:
+def test_confusion_counts_match_the_accuracies(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     _run(parts, tmp_path)
     metrics, expected = _metrics(tmp_path), json.loads((tmp_path / "adapt/confusion.json").read_text())
     assert expected["names"] == list(SPLIT.names) and expected["base"] == 2
@@ -76,15 +74,15 @@ def test_what_val_crops_were_told_as_is_kept_and_gives_the_accuracies(
     truth = torch.cat([image.labels[~image.crowd] for image in parts[1].images]) - 1
     for when in ("before", "after"):
         counts = torch.zeros(4, 4)
-        for true, said, crops in expected[when]:
-            counts[true, said] += crops
+        for true, predicted, crops in expected[when]:
+            counts[true, predicted] += crops
         assert counts.sum(1).tolist() == torch.bincount(truth, minlength=4).tolist()
         for side, rows in (("base", slice(0, 2)), ("novel", slice(2, 4))):
             share = counts.diagonal()[rows].sum() / counts[rows].sum()
             assert metrics[f"accuracy_{side}_{when}"] == pytest.approx(float(share))
 
 
-def test_only_affine_parameters_of_norm_layers_change(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+def test_only_affine_norm_parameters_change(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     before, after = _weights(ColourTeacher()), _weights(_run(parts, tmp_path))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"0.1.weight", "0.1.bias", "2.weight", "2.bias"}
@@ -93,9 +91,7 @@ def test_only_affine_parameters_of_norm_layers_change(parts: tuple[ImageSet, Ima
     assert not torch.equal(before["0.1.weight"], image_only["0.1.weight"])
 
 
-def test_the_teacher_is_frozen_again_and_the_written_norms_are_its_own(
-    parts: tuple[ImageSet, ImageSet], tmp_path: Path
-) -> None:
+def test_teacher_is_frozen_afterwards_and_its_norms_are_saved(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     teacher = _run(parts, tmp_path)
     assert all(not value.requires_grad and value.grad is None for value in teacher.norm_parameters().values())
     fresh = ColourTeacher()
@@ -103,10 +99,10 @@ def test_the_teacher_is_frozen_again_and_the_written_norms_are_its_own(
     assert fresh.fingerprint == teacher.fingerprint != ColourTeacher().fingerprint
 
 
-def test_a_stopped_run_goes_on_and_ends_bit_for_bit_where_an_unbroken_one_ends(
+def test_resumed_adaptation_is_bit_identical(
     parts: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _run(parts, tmp_path / "unbroken")
+    _run(parts, tmp_path / "uninterrupted")
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     save, saved = loop.save_checkpoint, []
 
@@ -118,17 +114,19 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_where_an_unbroken_one_ends(
 
     monkeypatch.setattr(loop, "save_checkpoint", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        _run(parts, tmp_path / "broken")
-    assert not (tmp_path / "broken" / "adapt/norms.safetensors").exists()
-    _run(parts, tmp_path / "broken")
+        _run(parts, tmp_path / "interrupted")
+    assert not (tmp_path / "interrupted" / "adapt/norms.safetensors").exists()
+    _run(parts, tmp_path / "interrupted")
     assert saved[7] == 8
-    first, second = (read_tensors(tmp_path / name / "adapt/norms.safetensors")[0] for name in ("unbroken", "broken"))
+    first, second = (
+        read_tensors(tmp_path / name / "adapt/norms.safetensors")[0] for name in ("uninterrupted", "interrupted")
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
-    one, two = _metrics(tmp_path / "unbroken"), _metrics(tmp_path / "broken")
+    one, two = _metrics(tmp_path / "uninterrupted"), _metrics(tmp_path / "interrupted")
     assert {**one, "seconds": 0} == {**two, "seconds": 0}
 
 
-def test_a_checkpoint_of_other_settings_is_refused(
+def test_checkpoint_with_other_settings_is_refused(
     parts: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*arguments: object) -> None:
@@ -144,12 +142,12 @@ def test_a_checkpoint_of_other_settings_is_refused(
         _run(parts, tmp_path, SETTINGS.model_copy(update={"lr": 0.5}))
 
 
-def test_the_seed_decides_the_result(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+def test_seed_determines_the_result(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     prints = [_run(parts, tmp_path / str(place), seed=seed).fingerprint for place, seed in enumerate((0, 0, 1))]
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_an_epoch_takes_every_base_box_once_and_no_crowd(parts: tuple[ImageSet, ImageSet]) -> None:
+def test_epoch_uses_each_base_box_once_and_no_crowd_boxes(parts: tuple[ImageSet, ImageSet]) -> None:
     batches = adaptation.CropBatches(parts[0], SPLIT.base, SETTINGS, seed=3)
     boxes = sum(int((~image.crowd).sum()) for image in parts[0].images)
     orders = [batches._order_of(epoch) for epoch in (0, 1)]
@@ -159,18 +157,18 @@ def test_an_epoch_takes_every_base_box_once_and_no_crowd(parts: tuple[ImageSet, 
     assert crops.shape == (4, 3, 16, 16) and labels.shape == (4,) and total == 4
 
 
-def test_novel_boxes_of_the_train_part_change_nothing(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+def test_novel_boxes_of_the_train_part_have_no_effect(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     assert _run(parts, tmp_path / "a").fingerprint == _run((parts[1], parts[1]), tmp_path / "b").fingerprint
 
 
-def test_without_val_images_no_accuracy_is_told(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+def test_accuracy_is_not_measured_without_val_images(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     _run((parts[0], None), tmp_path)
     metrics = _metrics(tmp_path)
     assert all(value is None for name, value in metrics.items() if name.startswith("accuracy"))
     assert not (tmp_path / "adapt/confusion.json").exists()
 
 
-def test_not_enabled_measures_only_what_the_teacher_can_do(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+def test_disabled_adaptation_measures_only_the_raw_teacher(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     teacher = _run(parts, tmp_path, SETTINGS.model_copy(update={"enabled": False}))
     metrics = _metrics(tmp_path)
     assert metrics["accuracy_base_before"] is not None and metrics["accuracy_base_after"] is None
@@ -180,13 +178,13 @@ def test_not_enabled_measures_only_what_the_teacher_can_do(parts: tuple[ImageSet
     assert expected["before"] and expected["after"] is None
 
 
-def test_boxes_all_too_small_are_told(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+def test_too_small_boxes_raise_an_error(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="min_side"):
         _run(parts, tmp_path, SETTINGS.model_copy(update={"min_side": 1000}))
 
 
 @pytest.mark.parametrize("towers", [("image",), ("image", "text")])
-def test_log_shares_of_the_names_are_added_to_the_training_logits(towers: tuple[str, ...]) -> None:
+def test_log_class_shares_are_added_to_the_training_logits(towers: tuple[str, ...]) -> None:
     teacher, texts = ColourTeacher(), ["circle", "square"]
     crops, labels = (
         torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
@@ -200,8 +198,8 @@ def test_log_shares_of_the_names_are_added_to_the_training_logits(towers: tuple[
     assert float(loss) == pytest.approx(float(-adjusted.mean()), rel=1e-5)
 
 
-def test_a_balanced_training_calls_rare_names_more_often(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> None:
-    """With ``adapt.balance`` the embeddings do not learn that circles are frequent, so fewer crops are named circle."""
+def test_balanced_training_predicts_rare_names_more_often(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> None:
+    """With ``adapt.balance``, embeddings do not learn that circles are frequent, so fewer crops are classified so."""
     coco = tiny_coco(tmp_path / "data")
     circles = [entry for entry in coco.content["annotations"] if entry["category_id"] == 3]
     for number in range(6):
@@ -213,5 +211,5 @@ def test_a_balanced_training_calls_rare_names_more_often(tmp_path: Path, tiny_co
         folder = tmp_path / str(balance)
         _run((train, val), folder, SETTINGS.model_copy(update={"balance": balance, "epochs": 10}))
         after = json.loads((folder / "adapt/confusion.json").read_text())["after"]
-        named[balance] = sum(crops for _, said, crops in after if said == 0)
+        named[balance] = sum(crops for _, predicted, crops in after if predicted == 0)
     assert named[1.0] < named[0.0]

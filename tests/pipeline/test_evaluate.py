@@ -1,4 +1,4 @@
-"""The stage: what it writes, that a killed run goes on, and that the figures are those of its detections."""
+"""Stage evaluate: the files it writes, resuming, and metrics that match its detections."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ezsd.run_folder import EvaluateMetrics, RunFolder
 from tiny import SPLIT, TinyCoco, make_tiny_coco
 from tiny_run import make_model_folder, make_recipe
 
-KEYS = {  # the contract
+KEYS = {  # the documented keys
     "setting": None,
     "split": None,
     "gzsd": {"ap50_base", "ap50_novel", "ap50_all", "harmonic_mean", "ap_base", "ap_novel", "ap_all"},
@@ -81,8 +81,8 @@ def _evaluate(recipe: Recipe, images: ImageSet, folder: Path) -> dict[str, Any]:
     return run_evaluate(RunContext(recipe, SPLIT, RunFolder(folder), "cpu"), images, None).to_json()
 
 
-def _looks_well(images: ImageSet) -> Callable[[Rcnn, list[Tensor], Tensor], list[Detections]]:
-    """A detector that finds most true boxes, somewhat moved, beside false ones: figures between 0 and 100."""
+def _mostly_correct(images: ImageSet) -> Callable[[Rcnn, list[Tensor], Tensor], list[Detections]]:
+    """A detector that finds most true boxes, slightly moved, and false ones, so that metrics lie between 0 and 100."""
     truth = {read_image(image).numpy().tobytes(): image for image in images}
     generator = torch.Generator().manual_seed(0)
 
@@ -105,11 +105,11 @@ def _looks_well(images: ImageSet) -> Callable[[Rcnn, list[Tensor], Tensor], list
     return detect
 
 
-def test_figures_are_those_of_the_written_detections(
+def test_metrics_match_the_written_detections(
     made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coco, recipe, images, _ = made
-    monkeypatch.setattr(Rcnn, "detect", _looks_well(images))
+    monkeypatch.setattr(Rcnn, "detect", _mostly_correct(images))
     metrics = _evaluate(recipe, images, run_folder)
     folder = run_folder / "evaluate"
     detections = json.loads((folder / "detections.json").read_text())
@@ -119,10 +119,10 @@ def test_figures_are_those_of_the_written_detections(
         expected = _pycocotools(coco, names, detections)
         assert 10 < expected[1] < 100
         assert (metrics["gzsd"][f"ap_{key}"], metrics["gzsd"][f"ap50_{key}"]) == pytest.approx(expected, abs=1e-4)
-    alone = json.loads((folder / "detections_zsd.json").read_text())
-    assert {ids[entry["category_id"]] for entry in alone} == set(SPLIT.novel)
+    novel_only = json.loads((folder / "detections_zsd.json").read_text())
+    assert {ids[entry["category_id"]] for entry in novel_only} == set(SPLIT.novel)
     assert (metrics["zsd"]["ap"], metrics["zsd"]["ap50"]) == pytest.approx(
-        _pycocotools(coco, SPLIT.novel, alone), abs=1e-4
+        _pycocotools(coco, SPLIT.novel, novel_only), abs=1e-4
     )
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -130,7 +130,7 @@ def test_figures_are_those_of_the_written_detections(
     ]  # fmt: skip
 
 
-def test_zsd_asks_for_the_novel_names_alone(made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path) -> None:
+def test_zsd_detects_only_novel_names(made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path) -> None:
     _, recipe, images, _ = made
     _evaluate(recipe, images, run_folder)
     model, _, text = load_model(run_folder / "train" / "model")
@@ -141,7 +141,7 @@ def test_zsd_asks_for_the_novel_names_alone(made: tuple[TinyCoco, Recipe, ImageS
         assert scores == pytest.approx(expected.scores.tolist(), abs=1e-5)
 
 
-def test_metrics_have_the_keys_others_read(made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path) -> None:
+def test_metrics_have_the_documented_keys(made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path) -> None:
     _, recipe, images, _ = made
     stages = {
         "adapt": {"seconds": 1.5, "accuracy_base_before": 0.2, "accuracy_base_after": 0.4},
@@ -171,12 +171,12 @@ def test_metrics_have_the_keys_others_read(made: tuple[TinyCoco, Recipe, ImageSe
     assert metrics["counts"]["images"] == 8
 
 
-def test_a_killed_run_goes_on(
+def test_killed_evaluation_resumes(
     made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     _, recipe, images, source = made
     monkeypatch.setattr(inference, "_PART_IMAGES", 2)
-    whole = _evaluate(recipe, images, run_folder)
+    uninterrupted = _evaluate(recipe, images, run_folder)
     killed = Path(shutil.copytree(source, tmp_path / "killed"))
     detect, seen, patience = Rcnn.detect, 0, 5
 
@@ -191,13 +191,13 @@ def test_a_killed_run_goes_on(
     with pytest.raises(KeyboardInterrupt):
         _evaluate(recipe, images, killed)
     seen, patience = 0, 1000
-    assert _evaluate(recipe, images, killed) == whole
+    assert _evaluate(recipe, images, killed) == uninterrupted
     assert seen == 2 * len(images) - 4
     for name in ("detections.json", "per_category.csv"):
         assert (killed / "evaluate" / name).read_text() == (run_folder / "evaluate" / name).read_text()
 
 
-def test_parts_of_another_model_are_not_taken(
+def test_parts_of_another_model_are_not_used(
     made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, recipe, images, _ = made
@@ -231,21 +231,21 @@ def test_novel_names_without_boxes_are_not_measured(
     ]  # fmt: skip
 
 
-def test_masks_are_measured_when_model_and_annotations_have_them(
+def test_masks_are_measured_if_model_and_annotations_have_them(
     made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, recipe, images, _ = made
-    monkeypatch.setattr(Rcnn, "detect", _looks_well(images))
+    monkeypatch.setattr(Rcnn, "detect", _mostly_correct(images))
     make_model_folder(run_folder / "train" / "model", masks=True)
     metrics = _evaluate(recipe, images, run_folder)
     assert set(metrics["masks"]["gzsd"]) == KEYS["gzsd"]
-    assert 0 < metrics["masks"]["gzsd"]["ap_all"] < metrics["gzsd"]["ap_all"]  # full boxes, but the shapes are not
+    assert 0 < metrics["masks"]["gzsd"]["ap_all"] < metrics["gzsd"]["ap_all"]  # predicted masks fill their boxes
     assert metrics["masks"]["zsd"]["ap50"] > 0
     first = json.loads((run_folder / "evaluate" / "detections.json").read_text())[0]
     assert set(first["segmentation"]) == {"size", "counts"}
 
 
-def test_lvis_rules_are_read_and_used(
+def test_lvis_rules_are_applied(
     made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coco = make_tiny_coco(tmp_path / "data")
@@ -261,24 +261,24 @@ def test_lvis_rules_are_read_and_used(
     assert rules.frequencies == {1: "f", 2: "c", 3: "r", 4: "r"}
     recipe = make_recipe(coco)
     images = load_images(recipe.data.val, SPLIT.names)
-    monkeypatch.setattr(Rcnn, "detect", _looks_well(images))
+    monkeypatch.setattr(Rcnn, "detect", _mostly_correct(images))
     federated = _evaluate(recipe, images, run_folder)
     assert set(federated["lvis"]) == {"ap", "ap_r", "ap_c", "ap_f"}
     assert federated["lvis"]["ap_r"] == federated["gzsd"]["ap_novel"]
     shutil.rmtree(run_folder / "evaluate")
-    monkeypatch.setattr(Rcnn, "detect", _looks_well(images))  # finds the same once more
+    monkeypatch.setattr(Rcnn, "detect", _mostly_correct(images))  # same detections as before
     plain = _evaluate(made[1], made[2], run_folder)
     assert "lvis" not in plain
     assert federated["gzsd"]["ap_all"] > plain["gzsd"]["ap_all"]  # fewer false positives count
 
 
-def test_names_that_the_annotations_lack_get_ids_of_their_own(made: tuple[TinyCoco, Recipe, ImageSet, Path]) -> None:
+def test_names_missing_from_the_annotations_get_new_ids(made: tuple[TinyCoco, Recipe, ImageSet, Path]) -> None:
     rules = read_rules(made[0].annotations, ("circle", "unicorn", "bar", "dragon"))
     assert rules.category_ids == (3, 45, 12, 46)
     assert rules.images == rules.frequencies == {}
 
 
-def test_images_read_for_other_names_are_refused(
+def test_images_loaded_with_other_names_are_refused(
     made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path
 ) -> None:
     _, recipe, _, _ = made
@@ -286,7 +286,7 @@ def test_images_read_for_other_names_are_refused(
         _evaluate(recipe, load_images(recipe.data.val, ("square", "circle")), run_folder)
 
 
-def test_headline_averages_base_and_novel_apart() -> None:
+def test_headline_averages_base_and_novel_separately() -> None:
     gzsd = {1: Figures(10, 20, 0), 2: Figures(30, 40, 0), 3: Figures(5, 15, 0), 4: Figures(None, None, None)}
     expected = headline(gzsd, {3: Figures(7, 17, 0), 4: Figures(None, None, None)}, base=2)
     assert expected["zsd"].to_json() == {"ap50": 17, "ap": 7}
@@ -296,7 +296,7 @@ def test_headline_averages_base_and_novel_apart() -> None:
     }  # fmt: skip
 
 
-def test_the_table_shows_setting_cost_and_what_was_not_measured() -> None:
+def test_summary_shows_setting_cost_and_missing_values() -> None:
     metrics = {
         "setting": "named", "split": "tiny",
         **headline({1: Figures(10, 20, 0), 2: Figures(None, None, None)}, {}, base=1),
@@ -311,7 +311,7 @@ def test_the_table_shows_setting_cost_and_what_was_not_measured() -> None:
         assert expected in text
 
 
-def test_per_category_counts_boxes_and_leaves_out_what_was_not_measured(
+def test_per_category_csv_counts_boxes_and_leaves_missing_values_empty(
     made: tuple[TinyCoco, Recipe, ImageSet, Path],
 ) -> None:
     images = made[2]

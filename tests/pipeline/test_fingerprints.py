@@ -1,4 +1,4 @@
-"""What makes a stage run again, and what does not."""
+"""Which changes make a stage run again."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _changed(before: dict[str, Inputs], now: dict[str, Inputs]) -> list[str]:
         ({"evaluate__batch_size": 7}, ""),
     ],
 )
-def test_a_setting_concerns_its_stage_and_those_after_it(coco: TinyCoco, changes: dict[str, Any], again: str) -> None:
+def test_setting_affects_its_stage_and_later_stages(coco: TinyCoco, changes: dict[str, Any], again: str) -> None:
     assert _changed(_inputs(_recipe(coco)), _inputs(_recipe(coco, **changes))) == again.split()
 
 
@@ -72,31 +72,31 @@ def test_a_setting_concerns_its_stage_and_those_after_it(coco: TinyCoco, changes
         ({"train__checkpoint_steps": 7}, ""),
     ],
 )
-def test_regions_of_an_rpn_also_depend_on_what_it_is_trained_with(
+def test_rpn_regions_depend_on_the_training_settings_of_the_rpn(
     coco: TinyCoco, changes: dict[str, Any], again: str
 ) -> None:
     before, now = (_recipe(coco, propose__scoring="rpn", **more) for more in ({}, changes))
     assert _changed(_inputs(before), _inputs(now)) == again.split()
 
 
-def test_settings_of_the_rpn_concern_its_own_scoring_alone(coco: TinyCoco) -> None:
+def test_rpn_settings_affect_only_rpn_scoring(coco: TinyCoco) -> None:
     assert _changed(_inputs(_recipe(coco)), _inputs(_recipe(coco, propose__rpn_epochs=3))) == []
     before, now = (_recipe(coco, propose__scoring="rpn", propose__ranking=ranking) for ranking in ("novel", "entropy"))
     assert _changed(_inputs(before), _inputs(now)) == []
 
 
-def test_proposals_concern_the_training_only_when_it_uses_them(coco: TinyCoco) -> None:
+def test_proposals_affect_the_training_only_if_it_uses_them(coco: TinyCoco) -> None:
     plain = {"train__distillation_weight": 0.0}
     before, now = _recipe(coco, **plain), _recipe(coco, **plain, propose__keep=3)
     assert _changed(_inputs(before), _inputs(now)) == ["propose", "evaluate"]
 
 
-def test_settings_of_a_stage_that_is_off_do_not_count(coco: TinyCoco) -> None:
+def test_settings_of_a_disabled_stage_have_no_effect(coco: TinyCoco) -> None:
     before, now = _recipe(coco, adapt__enabled=False), _recipe(coco, adapt={"enabled": False, "lr": 9.0})
     assert _changed(_inputs(before), _inputs(now)) == []
 
 
-def test_changed_boxes_and_images_are_seen(coco: TinyCoco) -> None:
+def test_changed_boxes_and_images_are_detected(coco: TinyCoco) -> None:
     recipe = _recipe(coco)
     before = _inputs(recipe)
     image = next(coco.images.iterdir())
@@ -108,7 +108,7 @@ def test_changed_boxes_and_images_are_seen(coco: TinyCoco) -> None:
     assert _changed(changed_image, _inputs(recipe)) == ["adapt", "propose", "train", "evaluate"]
 
 
-def test_the_val_part_concerns_only_what_is_measured_on_it(coco: TinyCoco, tmp_path: Path) -> None:
+def test_val_part_affects_only_stages_that_measure_on_it(coco: TinyCoco, tmp_path: Path) -> None:
     other = tmp_path / "val.json"
     other.write_text(json.dumps(coco.content))
     part = {"images": str(coco.images), "annotations": str(coco.annotations)}
@@ -119,7 +119,7 @@ def test_the_val_part_concerns_only_what_is_measured_on_it(coco: TinyCoco, tmp_p
     assert _changed(before, _inputs(recipe)) == ["adapt", "evaluate"]
 
 
-def test_data_that_moved_or_was_copied_is_the_same(coco: TinyCoco, tmp_path: Path) -> None:
+def test_moved_data_gives_the_same_inputs(coco: TinyCoco, tmp_path: Path) -> None:
     before = _inputs(_recipe(coco))
     (tmp_path / "data").rename(tmp_path / "elsewhere")
     moved = tmp_path / "elsewhere"
@@ -128,7 +128,7 @@ def test_data_that_moved_or_was_copied_is_the_same(coco: TinyCoco, tmp_path: Pat
     assert _changed(before, _inputs(_recipe(there))) == []
 
 
-def test_another_checkpoint_under_the_same_name_is_seen(coco: TinyCoco, tmp_path: Path) -> None:
+def test_changed_teacher_checkpoint_is_detected(coco: TinyCoco, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"1")
     recipe = _recipe(coco, teacher=f"open_clip:ViT-B-32/{weights}")
@@ -137,7 +137,7 @@ def test_another_checkpoint_under_the_same_name_is_seen(coco: TinyCoco, tmp_path
     assert len(_changed(before, _inputs(recipe))) == 4
 
 
-def test_differences_are_told_by_recipe_key() -> None:
+def test_differences_are_listed_by_recipe_key() -> None:
     before = {"train.lr": 0.1, "data.train.images": "sha256:1", "seed": 0, "split.base": ["a"] * 100}
     now = {"train.lr": 0.2, "data.train.images": "sha256:2", "seed": 0, "split.base": ["a"], "train.flip": 0.5}
     expected = differences(before, now)

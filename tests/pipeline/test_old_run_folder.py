@@ -15,8 +15,8 @@ from ezsd.recipe import load_run_recipe
 from ezsd.report.compare import read_run
 from ezsd.report.page import write_report
 
-# Made by the code of commit 8ace1d1 from tests/tiny.py: "finished" with all stages, "stopped" at step 2 of stage train.
-# Backbone weights were set to 0, so that the archive is small.
+# Made with commit 8ace1d1 from tests/tiny.py. "finished" has all stages; "stopped" ends at step 2 of stage train.
+# Backbone weights are set to 0 to keep the archive small.
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "run_0.1.0.tar.xz"
 
 
@@ -29,7 +29,7 @@ def old(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_stopped_run_goes_on_from_its_checkpoint(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stopped_run_resumes_from_its_checkpoint(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shards = {path: path.stat().st_mtime_ns for path in (old / "stopped" / "targets").glob("*.arrow")}
     metrics = run_stage(old / "stopped", "train")
     assert metrics["train"].steps == 8
@@ -39,7 +39,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(old: Path, capsys: pytest.Cap
     assert (old / "stopped" / "train" / "model" / "config.json").is_file()
 
 
-def test_a_finished_run_is_not_repeated(old: Path) -> None:
+def test_finished_run_is_not_repeated(old: Path) -> None:
     model = old / "finished" / "train" / "model" / "model.safetensors"
     before = model.stat().st_mtime_ns
     metrics = run_recipe(load_run_recipe(old / "finished" / "recipe.yaml"), old / "finished")
@@ -47,21 +47,21 @@ def test_a_finished_run_is_not_repeated(old: Path) -> None:
     assert model.stat().st_mtime_ns == before
 
 
-def test_its_report_is_written_and_its_figures_are_read(old: Path) -> None:
+def test_report_is_written_and_inputs_are_read(old: Path) -> None:
     (old / "finished" / "report.html").unlink()
     page = write_report(old / "finished").read_text()
     assert "detections on val" in page
     assert read_run(old / "finished").inputs["detector.rois_per_image"] == 16
 
 
-def test_its_model_detects(old: Path) -> None:
+def test_old_model_detects(old: Path) -> None:
     detector = Detector.load(old / "finished" / "train" / "model", "cpu")
     image = next((old / "data" / "images").glob("*.jpg"))
     found = detector(image, ["circle", "something else"], threshold=0.0)
     assert set(found["class_name"]) <= {"circle", "something else"}
 
 
-def test_another_value_of_a_renamed_key_is_still_noticed(old: Path) -> None:
+def test_changed_value_of_a_renamed_key_is_refused(old: Path) -> None:
     recipe = load_run_recipe(old / "finished" / "recipe.yaml")
     train = recipe.train.model_copy(update={"proposals_per_image": 3})
     with pytest.raises(ArtifactError, match="train.proposals_per_image was 5, is now 3"):

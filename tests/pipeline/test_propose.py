@@ -48,9 +48,7 @@ def _recipe(settings: ProposeConfig) -> Recipe:
     return recipe.model_copy(update={"propose": settings, "prompt": PROMPT})
 
 
-def test_every_image_gets_proposals_and_its_base_boxes_with_the_embeddings_of_its_crops(
-    tiny: TinyCoco, tmp_path: Path
-) -> None:
+def test_each_image_gets_proposals_and_base_boxes_with_crop_embeddings(tiny: TinyCoco, tmp_path: Path) -> None:
     images = load_images(tiny.part(), SPLIT.base)
     store = _run(images, tmp_path / "targets")
     store.verify()
@@ -73,7 +71,7 @@ def test_every_image_gets_proposals_and_its_base_boxes_with_the_embeddings_of_it
     assert not store[EMPTY_IMAGE].is_base_box.any()
 
 
-def test_novel_boxes_of_the_images_leave_no_trace(tiny: TinyCoco, tmp_path: Path) -> None:
+def test_novel_boxes_do_not_change_the_targets(tiny: TinyCoco, tmp_path: Path) -> None:
     known = _run(load_images(tiny.part(), SPLIT.names), tmp_path / "known")
     unknown = _run(load_images(tiny.part(), SPLIT.base), tmp_path / "unknown")
     for image_id in (4, 8, 11, 57):
@@ -81,7 +79,7 @@ def test_novel_boxes_of_the_images_leave_no_trace(tiny: TinyCoco, tmp_path: Path
 
 
 @pytest.mark.parametrize("scoring", ["dense", "exhaustive", "rpn"])
-def test_nothing_is_proposed_where_a_base_box_is(tiny: TinyCoco, tmp_path: Path, scoring: str) -> None:
+def test_proposals_do_not_overlap_base_boxes(tiny: TinyCoco, tmp_path: Path, scoring: str) -> None:
     images = load_images(tiny.part(), SPLIT.base)
     on_base = {}
     for overlap in (1.0, 0.5):
@@ -95,7 +93,7 @@ def test_nothing_is_proposed_where_a_base_box_is(tiny: TinyCoco, tmp_path: Path,
 
 
 @pytest.mark.parametrize("changes", [{}, {"objectness": 1.0, "rpn_epochs": 1.0}, {"scoring": "rpn"}])
-def test_a_base_object_that_fills_the_image_leaves_no_proposal(
+def test_base_object_that_fills_the_image_excludes_all_proposals(
     tiny: TinyCoco, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     images = load_images(tiny.part(limit=1), SPLIT.base)
@@ -105,24 +103,22 @@ def test_a_base_object_that_fills_the_image_leaves_no_proposal(
     assert len(regions) and bool(regions.is_base_box.all())
 
 
-def test_finished_shards_are_kept_and_only_missing_ones_are_made_again(
-    tiny: TinyCoco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_missing_shards_are_made_again(tiny: TinyCoco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, folder = load_images(tiny.part(), SPLIT.base), tmp_path / "targets"
     before = {entry.image_id: entry for entry in images}
-    whole = _run(images, folder)
-    expected = {image_id: whole[image_id] for image_id in before}
+    complete = _run(images, folder)
+    expected = {image_id: complete[image_id] for image_id in before}
     (folder / "targets/index.json").unlink()
     (folder / "targets/shard-00001.arrow").unlink()
     times = {path.name: path.stat().st_mtime_ns for path in (folder / "targets").glob("*.arrow")}
     made: list[int] = []
     real = Proposer.propose_and_count
 
-    def noted(self: Proposer, chosen: list[AnnotatedImage]) -> object:
+    def recorded(self: Proposer, chosen: list[AnnotatedImage]) -> object:
         made.extend(image.image_id for image in chosen)
         return real(self, chosen)
 
-    monkeypatch.setattr(Proposer, "propose_and_count", noted)
+    monkeypatch.setattr(Proposer, "propose_and_count", recorded)
     again = _run(images, folder)
     assert made == sorted(before)[3:6]
     assert all((folder / "targets" / name).stat().st_mtime_ns == stamp for name, stamp in times.items())
@@ -130,7 +126,7 @@ def test_finished_shards_are_kept_and_only_missing_ones_are_made_again(
         assert torch.equal(again[image_id].embeddings, regions.embeddings)
 
 
-def test_other_settings_another_teacher_or_other_boxes_make_the_shards_again(tiny: TinyCoco, tmp_path: Path) -> None:
+def test_changed_settings_or_boxes_rewrite_the_shards(tiny: TinyCoco, tmp_path: Path) -> None:
     images, folder = load_images(tiny.part(), SPLIT.base), tmp_path / "targets"
     _run(images, folder)
     fewer = _run(images, folder, SETTINGS.model_copy(update={"keep": 3}))
@@ -143,7 +139,7 @@ def test_other_settings_another_teacher_or_other_boxes_make_the_shards_again(tin
 
 
 @pytest.mark.parametrize("scoring", ["dense", "exhaustive"])
-def test_the_bill_counts_what_was_really_done(tiny: TinyCoco, tmp_path: Path, scoring: str) -> None:
+def test_metrics_count_the_actual_teacher_passes(tiny: TinyCoco, tmp_path: Path, scoring: str) -> None:
     images, passes = load_images(tiny.part(), SPLIT.base), []
 
     class Counting(ColourTeacher):
@@ -165,8 +161,8 @@ def test_the_bill_counts_what_was_really_done(tiny: TinyCoco, tmp_path: Path, sc
     assert metrics["proposals"] + metrics["base_boxes"] == sum(len(store[image.image_id]) for image in images)
 
 
-def test_dense_and_exhaustive_scoring_agree_when_the_teacher_sees_the_same(tiny: TinyCoco, tmp_path: Path) -> None:
-    # The dense pass of this teacher looks at crops, so both ways score alike.
+def test_dense_and_exhaustive_scoring_agree_for_equal_embeddings(tiny: TinyCoco, tmp_path: Path) -> None:
+    # The dense pass of this teacher encodes crops, so both methods give the same scores.
     images = load_images(tiny.part(), SPLIT.base)
     stores = [
         _run(images, tmp_path / scoring, SETTINGS.model_copy(update={"scoring": scoring}))
@@ -178,7 +174,7 @@ def test_dense_and_exhaustive_scoring_agree_when_the_teacher_sees_the_same(tiny:
         torch.testing.assert_close(dense.scores, exhaustive.scores, atol=1e-4, rtol=0)
 
 
-def test_the_share_of_the_crop_decides_the_rank(tiny: TinyCoco, tmp_path: Path) -> None:
+def test_crop_rank_changes_the_order_of_proposals(tiny: TinyCoco, tmp_path: Path) -> None:
     images = load_images(tiny.part(limit=1), SPLIT.base)
 
     class Blurred(ColourTeacher):

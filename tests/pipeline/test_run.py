@@ -1,4 +1,4 @@
-"""A run folder: what it holds, what is done again and what is not, and that it can be killed at any moment."""
+"""Run folders: their files, which stages run again after a change, and resuming after a kill at any moment."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FOLDERS = {"adapt": "adapt", "propose": "targets", "train": "train", "evaluate":
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EZSD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("ACCELERATE_USE_CPU", "true")  # everywhere, so that figures agree
+        patch.setenv("ACCELERATE_USE_CPU", "true")  # so that metrics are the same on every machine
         yield
 
 
@@ -51,7 +51,7 @@ def finished(coco: TinyCoco, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run, to do things to."""
+    """A copy of the finished run that a test can change."""
     shutil.copytree(finished, tmp_path / "run")
     return tmp_path / "run"
 
@@ -65,7 +65,7 @@ def _recipe(coco: TinyCoco, **changes: Any) -> Recipe:
 
 
 def _done(folder: Path) -> dict[str, int]:
-    """Return when each finished stage was finished."""
+    """Return the time when each finished stage was finished."""
     paths = {stage: folder / name / "done.json" for stage, name in FOLDERS.items()}
     return {stage: path.stat().st_mtime_ns for stage, path in paths.items() if path.exists()}
 
@@ -76,7 +76,7 @@ def _redone(before: dict[str, int], folder: Path) -> list[str]:
 
 
 def _results(folder: Path) -> dict[str, Any]:
-    """Return what must not depend on how often a run was interrupted."""
+    """Return the results that must not depend on interruptions of the run."""
     metrics = json.loads((folder / "evaluate/metrics.json").read_text())
     metrics["cost"] = {key: value for key, value in metrics["cost"].items() if not key.endswith("_s")}
     tensors = {
@@ -87,7 +87,7 @@ def _results(folder: Path) -> dict[str, Any]:
     return {"metrics": metrics, "detections": digest(folder / "evaluate/detections.json"), **tensors}
 
 
-def test_a_run_folder_holds_what_others_build_on(finished: Path, coco: TinyCoco) -> None:
+def test_run_folder_contains_the_documented_files(finished: Path, coco: TinyCoco) -> None:
     for name in (
         "recipe.yaml", "adapt/norms.safetensors", "adapt/metrics.json", "targets/index.json", "targets/metrics.json",
         "train/model/model.safetensors", "train/model/config.json", "train/log.jsonl",
@@ -103,14 +103,12 @@ def test_a_run_folder_holds_what_others_build_on(finished: Path, coco: TinyCoco)
     assert done["environment"]["torch"]
 
 
-def test_figures_of_all_stages_come_together(finished: Path) -> None:
+def test_evaluate_metrics_include_those_of_all_stages(finished: Path) -> None:
     metrics = json.loads((finished / "evaluate/metrics.json").read_text())
     assert None not in {**metrics["teacher"], **metrics["cost"], **metrics["proposals"], **metrics["gzsd"]}.values()
 
 
-def test_paths_in_the_run_folder_hold_from_anywhere(
-    coco: TinyCoco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_saved_recipe_has_absolute_paths(coco: TinyCoco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(coco.images.parent)
     values: Any = tiny_values("images", "instances.json")
     run_recipe(parse_recipe(values, "test"), tmp_path / "run", until="adapt")
@@ -118,7 +116,7 @@ def test_paths_in_the_run_folder_hold_from_anywhere(
 
 
 @pytest.mark.usefixtures("shown_log")
-def test_a_finished_run_is_not_done_again(folder: Path, coco: TinyCoco, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_run_is_not_repeated(folder: Path, coco: TinyCoco, capsys: pytest.CaptureFixture[str]) -> None:
     before = _done(folder)
     metrics = run_recipe(_recipe(coco, data__workers=1, train__checkpoint_steps=9), folder)
     assert _redone(before, folder) == []
@@ -129,18 +127,18 @@ def test_a_finished_run_is_not_done_again(folder: Path, coco: TinyCoco, capsys: 
     assert "report: nothing has changed" in shown.err
 
 
-def test_the_report_is_written_anew_when_results_change_and_kept_otherwise(folder: Path, coco: TinyCoco) -> None:
+def test_report_is_rewritten_only_when_results_change(folder: Path, coco: TinyCoco) -> None:
     report = folder / "report.html"
-    report.write_text(report.read_text() + "<!-- as it was -->")
+    report.write_text(report.read_text() + "<!-- unchanged -->")
     run_recipe(_recipe(coco), folder)
-    assert "as it was" in report.read_text()
+    assert "<!-- unchanged -->" in report.read_text()
     run_recipe(_recipe(coco, train__lr=0.01), folder, until="evaluate", overwrite=True)
     assert not report.exists()
     run_recipe(_recipe(coco, train__lr=0.01), folder)
     assert "lr: 0.01" in report.read_text()
 
 
-def test_another_recipe_in_the_same_folder_is_refused_and_nothing_touched(folder: Path, coco: TinyCoco) -> None:
+def test_another_recipe_in_the_same_folder_is_refused_without_changes(folder: Path, coco: TinyCoco) -> None:
     before, recipe = _done(folder), (folder / "recipe.yaml").read_text()
     with pytest.raises(ArtifactError) as caught:
         run_recipe(_recipe(coco, train__lr=0.5, propose__keep=3), folder)
@@ -153,7 +151,7 @@ def test_another_recipe_in_the_same_folder_is_refused_and_nothing_touched(folder
     assert (folder / "recipe.yaml").read_text() == recipe
 
 
-def test_overwrite_redoes_the_stage_that_changed_and_those_after_it(folder: Path, coco: TinyCoco) -> None:
+def test_overwrite_repeats_the_changed_stage_and_later_stages(folder: Path, coco: TinyCoco) -> None:
     before, old = _done(folder), digest(folder / "train/model/model.safetensors")
     run_recipe(_recipe(coco, train__lr=0.01), folder, overwrite=True)
     assert _redone(before, folder) == ["train", "evaluate"]
@@ -161,14 +159,14 @@ def test_overwrite_redoes_the_stage_that_changed_and_those_after_it(folder: Path
     assert load_recipe(folder / "recipe.yaml").train.lr == 0.01
 
 
-def test_overwrite_leaves_no_result_of_the_old_recipe(folder: Path, coco: TinyCoco) -> None:
+def test_overwrite_removes_all_results_of_the_old_recipe(folder: Path, coco: TinyCoco) -> None:
     run_recipe(_recipe(coco, adapt__lr=0.5), folder, until="adapt", overwrite=True)
     assert _done(folder).keys() == {"adapt"}
     assert not (folder / "evaluate").exists()
     assert not (folder / "train").exists()
 
 
-def test_until_stops_and_the_next_call_goes_on(coco: TinyCoco, tmp_path: Path, finished: Path) -> None:
+def test_until_stops_and_the_next_call_resumes(coco: TinyCoco, tmp_path: Path, finished: Path) -> None:
     run_recipe(_recipe(coco), tmp_path / "run", until="propose")
     assert _done(tmp_path / "run").keys() == {"adapt", "propose"}
     before = _done(tmp_path / "run")
@@ -177,7 +175,7 @@ def test_until_stops_and_the_next_call_goes_on(coco: TinyCoco, tmp_path: Path, f
     assert _results(tmp_path / "run") == _results(finished)
 
 
-def test_one_stage_of_a_folder_runs_after_those_before_it(folder: Path) -> None:
+def test_run_stage_requires_finished_earlier_stages(folder: Path) -> None:
     shutil.rmtree(folder / "evaluate")
     shutil.rmtree(folder / "train")
     before = _done(folder)
@@ -187,28 +185,28 @@ def test_one_stage_of_a_folder_runs_after_those_before_it(folder: Path) -> None:
     assert _redone(before, folder) == ["train"]
 
 
-def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
+def test_run_stage_rejects_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is not a run folder"):
         run_stage(tmp_path, "train")
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_files_of_the_user_are_never_removed(coco: TinyCoco, tmp_path: Path, overwrite: bool) -> None:
+def test_user_files_are_never_removed(coco: TinyCoco, tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "holiday.jpg").write_text("mine")
-    with pytest.raises(ArtifactError, match="holds files that no run wrote"):
+    with pytest.raises(ArtifactError, match="contains files that were not written by a run"):
         run_recipe(_recipe(coco), tmp_path, overwrite=overwrite)
     assert os.listdir(tmp_path / "train") == ["holiday.jpg"]
 
 
-def test_a_recipe_of_the_user_is_not_replaced(coco: TinyCoco, tmp_path: Path) -> None:
+def test_user_recipe_is_not_overwritten(coco: TinyCoco, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("# my notes\n")
     with pytest.raises(ArtifactError, match="was not written by a run"):
         run_recipe(_recipe(coco), tmp_path, overwrite=True)
     assert (tmp_path / "recipe.yaml").read_text() == "# my notes\n"
 
 
-def test_without_adaptation_the_raw_teacher_is_measured_and_used(coco: TinyCoco, tmp_path: Path) -> None:
+def test_disabled_adaptation_measures_and_uses_the_raw_teacher(coco: TinyCoco, tmp_path: Path) -> None:
     metrics = run_recipe(_recipe(coco, adapt__enabled=False), tmp_path)
     assert not (tmp_path / "adapt/norms.safetensors").exists()
     assert not (tmp_path / "train/model/teacher_norms.safetensors").exists()
@@ -217,7 +215,7 @@ def test_without_adaptation_the_raw_teacher_is_measured_and_used(coco: TinyCoco,
     assert teacher["accuracy_base_after"] is None
 
 
-def test_without_distillation_no_targets_are_made(coco: TinyCoco, tmp_path: Path) -> None:
+def test_recipe_without_distillation_makes_no_targets(coco: TinyCoco, tmp_path: Path) -> None:
     metrics = run_recipe(_recipe(coco, train__distillation_weight=0.0), tmp_path)
     assert not (tmp_path / "targets").exists()
     assert metrics["evaluate"].setting == "strict"
@@ -225,12 +223,12 @@ def test_without_distillation_no_targets_are_made(coco: TinyCoco, tmp_path: Path
     assert metrics["evaluate"].cost.teacher_crops is None
 
 
-def test_targets_that_are_not_needed_any_more_go(folder: Path, coco: TinyCoco) -> None:
+def test_targets_that_are_no_longer_needed_are_removed(folder: Path, coco: TinyCoco) -> None:
     run_recipe(_recipe(coco, train__distillation_weight=0.0), folder, overwrite=True)
     assert not (folder / "targets").exists()
 
 
-def test_problems_of_both_parts_are_told_before_anything_runs(tmp_path: Path) -> None:
+def test_problems_of_both_parts_are_reported_before_any_stage_runs(tmp_path: Path) -> None:
     parts = {}
     for name in ("train", "val"):
         coco = make_tiny_coco(tmp_path / name)
@@ -244,7 +242,7 @@ def test_problems_of_both_parts_are_told_before_anything_runs(tmp_path: Path) ->
     assert _done(tmp_path / "run") == {}
 
 
-def test_bad_images_are_left_out_listed_and_counted_where_allowed(tmp_path: Path) -> None:
+def test_skip_bad_leaves_out_lists_and_counts_invalid_images(tmp_path: Path) -> None:
     coco = make_tiny_coco(tmp_path / "data")
     (coco.images / "000011.jpg").write_text("broken")
     recipe = _recipe(coco, data__skip_bad=True)
@@ -255,7 +253,7 @@ def test_bad_images_are_left_out_listed_and_counted_where_allowed(tmp_path: Path
     assert metrics["evaluate"].counts.images == 7
 
 
-def test_a_folder_in_use_is_refused(folder: Path, coco: TinyCoco, tmp_path: Path) -> None:
+def test_folder_in_use_is_refused(folder: Path, coco: TinyCoco, tmp_path: Path) -> None:
     hold = (
         "import sys\nfrom pathlib import Path\nfrom ezsd.utils.lock import only_process\n"
         "with only_process(Path(sys.argv[1])):\n    print(1, flush=True)\n    sys.stdin.read()"
@@ -272,14 +270,14 @@ def test_a_folder_in_use_is_refused(folder: Path, coco: TinyCoco, tmp_path: Path
         pass
 
 
-def test_after_a_problem_the_mended_recipe_runs_in_the_same_folder(coco: TinyCoco, tmp_path: Path) -> None:
+def test_corrected_recipe_runs_in_the_folder_of_a_failed_run(coco: TinyCoco, tmp_path: Path) -> None:
     with pytest.raises(EzsdError, match="teacher"):
         run_recipe(_recipe(coco, teacher="tiny_teacher:MissingTeacher"), tmp_path)
     run_recipe(_recipe(coco), tmp_path, until="adapt")
     assert _done(tmp_path).keys() == {"adapt"}
 
 
-def test_two_processes_share_a_run(finished: Path, coco: TinyCoco, tmp_path: Path) -> None:
+def test_two_processes_share_one_run(finished: Path, coco: TinyCoco, tmp_path: Path) -> None:
     recipe, folder = tmp_path / "tiny.yaml", tmp_path / "run"
     recipe.write_text(yaml.safe_dump(tiny_values(str(coco.images), str(coco.annotations))))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
@@ -287,16 +285,16 @@ def test_two_processes_share_a_run(finished: Path, coco: TinyCoco, tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("evaluate: finished") == 1
-    assert "train: 4 steps of 4 images: 8 images 2 times" in done.stderr  # as foretold, and twice the images a step
+    assert "train: 4 steps of 4 images: 8 images x 2 epochs" in done.stderr  # twice the images per step
     assert json.loads((folder / "train/done.json").read_text())["environment"]["device"] == "2 x cpu"
     assert json.loads((folder / "train/metrics.json").read_text())["steps"] == 4
-    alone, shared = (read_tensors(path / "adapt/norms.safetensors")[0] for path in (finished, folder))
-    assert all(torch.allclose(alone[name], shared[name], atol=1e-5) for name in alone)
+    single, shared = (read_tensors(path / "adapt/norms.safetensors")[0] for path in (finished, folder))
+    assert all(torch.allclose(single[name], shared[name], atol=1e-5) for name in single)
     assert json.loads((folder / "evaluate/metrics.json").read_text())["counts"]["images"] == 8
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-def test_a_run_killed_in_every_stage_gives_what_an_unbroken_run_gives(
+def test_run_killed_in_every_stage_gives_the_results_of_an_uninterrupted_run(
     finished: Path, coco: TinyCoco, tmp_path: Path
 ) -> None:
     recipe, folder = tmp_path / "tiny.yaml", tmp_path / "run"
@@ -313,7 +311,7 @@ def test_a_run_killed_in_every_stage_gives_what_an_unbroken_run_gives(
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-        assert stage not in _done(folder), f"{stage} was over before it could be killed"
+        assert stage not in _done(folder), f"stage {stage} finished before the process was killed"
     (folder / "train" / ".model.safetensors.1.part").touch()
     run_recipe(load_recipe(recipe), folder)
     assert _results(folder) == _results(finished)
@@ -326,7 +324,7 @@ def _start(recipe: Path, folder: Path) -> subprocess.Popen[str]:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # where the tiny teacher is
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # includes the folder of tiny_teacher
 
 
 def _wait_for(process: subprocess.Popen[str], folder: Path, sign: str) -> None:

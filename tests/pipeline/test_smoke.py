@@ -1,4 +1,4 @@
-"""The smoke recipe on real images: every stage, from the command line, with the offline teacher."""
+"""The smoke recipe on real images: all stages on the command line, with the offline teacher."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def _ezsd(*arguments: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.real_data
-def test_the_smoke_recipe_writes_the_whole_run_folder_and_a_model_that_detects(
-    shared_data: Path, tmp_path: Path
-) -> None:
+def test_smoke_recipe_writes_a_complete_run_folder_and_a_working_model(shared_data: Path, tmp_path: Path) -> None:
     images = shared_data / "coco2k"
     paths = [
         f"data.{part}.{key}={images / name}"

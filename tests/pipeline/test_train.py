@@ -1,4 +1,4 @@
-"""Training: bit-identical when resumed, blind to novel annotations, honest when it fails."""
+"""Stage train: resuming is bit-identical, novel annotations have no effect, and failures give clear errors."""
 
 from __future__ import annotations
 
@@ -60,18 +60,18 @@ def _added(entries: list[dict[str, Any]], chance: random.Random) -> list[dict[st
 
 
 @pytest.mark.parametrize("change", [_removed, _moved, _added])
-def test_novel_annotations_cannot_change_a_single_bit_of_any_stage(
+def test_novel_annotations_do_not_change_any_stage(
     change: Callable[..., list[dict[str, Any]]], tiny_coco: Callable[..., TinyCoco], tmp_path: Path
 ) -> None:
-    honest, altered, val = (tiny_coco(tmp_path / name) for name in ("honest", "altered", "val"))
+    original, altered, val = (tiny_coco(tmp_path / name) for name in ("original", "altered", "val"))
     entries = altered.content["annotations"]
     order = [entry["id"] for entry in entries if entry["category_id"] in BASE_IDS]
     entries = change(entries, random.Random(7))
     kept = [entry["id"] for entry in entries if entry["category_id"] in BASE_IDS and entry["id"] < 90_000]
-    assert kept == order  # the test itself leaves base annotations alone
+    assert kept == order  # the test does not change base annotations
     altered.content["annotations"] = entries
     altered.save()
-    for name, coco in (("a", honest), ("b", altered)):
+    for name, coco in (("a", original), ("b", altered)):
         chosen = recipe(coco, val, ignore_top=2, novel_negatives=True)
         propose = chosen.propose.model_copy(update={"base_overlap": 0.5})
         run_recipe(chosen.model_copy(update={"propose": propose}), tmp_path / name, until="train")
@@ -82,7 +82,7 @@ def test_novel_annotations_cannot_change_a_single_bit_of_any_stage(
     assert_same(*(read_tensors(tmp_path / name / "adapt" / "norms.safetensors")[0] for name in ("a", "b")))
 
 
-def test_names_alone_change_the_training_where_background_is_told_from_them(
+def test_novel_negatives_change_the_training_and_the_setting(
     tiny_coco: Callable[..., TinyCoco], tmp_path: Path
 ) -> None:
     coco = tiny_coco(tmp_path / "images")
@@ -97,12 +97,12 @@ def test_names_alone_change_the_training_where_background_is_told_from_them(
         assert_same(weights(tmp_path / "False"), weights(tmp_path / "True"))
 
 
-def test_a_training_stopped_at_any_step_ends_with_the_same_weights(
+def test_resumed_training_gives_the_same_weights(
     tiny_coco: Callable[..., TinyCoco], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coco = tiny_coco(tmp_path / "images")
     settings = recipe(coco, epochs=2, checkpoint_steps=1, accumulate=2)
-    run_recipe(settings, tmp_path / "whole", until="train")
+    run_recipe(settings, tmp_path / "uninterrupted", until="train")
     for stop in (1, 3):
         run_recipe(settings, tmp_path / f"stopped-{stop}", until="propose")
 
@@ -116,10 +116,10 @@ def test_a_training_stopped_at_any_step_ends_with_the_same_weights(
             run_recipe(settings, tmp_path / f"stopped-{stop}", until="train")
         monkeypatch.undo()
         run_recipe(settings, tmp_path / f"stopped-{stop}", until="train")
-        assert_same(weights(tmp_path / "whole"), weights(tmp_path / f"stopped-{stop}"))
+        assert_same(weights(tmp_path / "uninterrupted"), weights(tmp_path / f"stopped-{stop}"))
 
 
-def test_the_log_of_a_resumed_training_has_every_line_once(
+def test_log_of_a_resumed_training_has_each_line_once(
     tiny_coco: Callable[..., TinyCoco], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ezsd.training.loop, "LOG_STEPS", 1)
@@ -140,7 +140,7 @@ def test_the_log_of_a_resumed_training_has_every_line_once(
     assert all(line["loss"] > 0 and line["loss_distillation"] > 0 for line in lines)
 
 
-def test_a_checkpoint_of_another_shape_is_refused_and_kept(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+def test_checkpoint_with_other_shapes_is_refused_and_kept(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
     coco = tiny_coco(tmp_path / "images")
     run_recipe(recipe(coco), tmp_path / "run", until="train")
     checkpoints = tmp_path / "run/train/checkpoints"
@@ -156,14 +156,12 @@ def test_a_checkpoint_of_another_shape_is_refused_and_kept(tiny_coco: Callable[.
     assert sorted(path.name for path in checkpoints.iterdir()) == before
 
 
-def test_a_diverged_training_says_so_and_keeps_the_last_checkpoint(
-    tiny_coco: Callable[..., TinyCoco], tmp_path: Path
-) -> None:
+def test_diverged_training_raises_an_error(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="diverged"):
         run_recipe(recipe(tiny_coco(tmp_path / "images"), lr=1e18, warmup_steps=0), tmp_path / "run", until="train")
 
 
-def test_masks_cannot_be_asked_for_where_there_are_none(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+def test_masks_without_segmentations_raise_an_error(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
     coco = tiny_coco(tmp_path / "images")
     for entry in coco.content["annotations"]:
         entry.pop("segmentation")
@@ -174,9 +172,9 @@ def test_masks_cannot_be_asked_for_where_there_are_none(tiny_coco: Callable[...,
         run_recipe(settings, tmp_path / "run", until="train")
 
 
-def test_the_classifier_starts_from_the_logit_scale_of_the_teacher(
+def test_classifier_starts_with_the_logit_scale_of_the_teacher(
     tiny_coco: Callable[..., TinyCoco], tmp_path: Path
 ) -> None:
     run_recipe(recipe(tiny_coco(tmp_path / "coco"), lr=1e-9), tmp_path / "run", until="train")
     scale = weights(tmp_path / "run")["roi_heads.box_predictor.log_logit_scale"].exp().item()
-    assert scale == pytest.approx(10, rel=0.01)  # ColourTeacher's
+    assert scale == pytest.approx(10, rel=0.01)  # logit_scale of ColourTeacher

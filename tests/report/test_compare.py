@@ -1,4 +1,4 @@
-"""Runs side by side: what may be compared, and that every form of the table holds the figures of metrics.json."""
+"""Comparison of runs: which runs are comparable, and that all output formats contain the values of metrics.json."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _text(table: Any, width: int = 120) -> str:
     return out.getvalue()
 
 
-def test_csv_holds_the_figures_of_metrics_json_as_they_are(make: Callable[..., Path]) -> None:
+def test_csv_contains_the_exact_values_of_metrics_json(make: Callable[..., Path]) -> None:
     folders = [make("one"), make("two", ap50_novel=1.0625, train__lr=0.5)]
     rows = list(csv.DictReader(io.StringIO(as_csv(compare(folders)))))
     assert [row["run"] for row in rows] == ["one", "two"]
@@ -55,18 +55,16 @@ def test_csv_holds_the_figures_of_metrics_json_as_they_are(make: Callable[..., P
 
 
 @pytest.mark.parametrize("width", [60, 200])
-def test_text_tells_figures_what_was_not_measured_and_where_recipes_differ(
-    make: Callable[..., Path], width: int
-) -> None:
+def test_text_shows_metrics_missing_values_and_recipe_differences(make: Callable[..., Path], width: int) -> None:
     text = _text(compare([make("one"), make("two", ap50_novel=None, train__lr=0.5)]), width)
     assert text.count("AP50 novel") == (2 if width == 60 else 1)
     assert "12.5" in text and "not measured" in text
     assert "train.lr" in text and "0.5" in text
     assert "train.epochs" not in text and "sha256" not in text
-    assert "rare" not in text  # figures that no run has
+    assert "rare" not in text  # a metric that no run has
 
 
-def test_html_is_one_page_with_the_same_figures(make: Callable[..., Path]) -> None:
+def test_html_is_one_page_with_the_same_metrics(make: Callable[..., Path]) -> None:
     page = as_html(compare([make("one"), make("two", ap50_novel=None, setting="strict")], mixed=True))
     assert page.startswith("<!doctype html>")
     assert ">12.5<" in page and "not measured" in page
@@ -82,7 +80,7 @@ def test_html_is_one_page_with_the_same_figures(make: Callable[..., Path]) -> No
         ({"data__val": {"limit": 3}}, "different val images"),
     ],
 )
-def test_runs_that_measure_other_things_are_refused_unless_told(
+def test_incomparable_runs_are_refused_without_mixed(
     make: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], expected: str
 ) -> None:
     if "data__val" in changes:
@@ -97,7 +95,7 @@ def test_runs_that_measure_other_things_are_refused_unless_told(
     assert "Warning" in _text(table)
 
 
-def test_runs_of_another_seed_become_their_mean_and_spread(make: Callable[..., Path]) -> None:
+def test_runs_with_different_seeds_become_mean_and_standard_deviation(make: Callable[..., Path]) -> None:
     values = [10.0, 14.0, 15.0]
     folders = [make(f"full-seed{seed}", seed=seed, ap50_novel=value) for seed, value in enumerate(values)]
     table = compare([*folders, make("other", train__lr=0.5)], mean=True)
@@ -112,24 +110,24 @@ def test_runs_of_another_seed_become_their_mean_and_spread(make: Callable[..., P
     assert ("seed", ("0, 1, 2", "0")) in table.recipes
 
 
-def test_a_figure_that_one_seed_lacks_has_no_mean(make: Callable[..., Path]) -> None:
+def test_metric_that_one_seed_lacks_has_no_mean(make: Callable[..., Path]) -> None:
     table = compare([make("a0", seed=0), make("a1", seed=1, ap50_novel=None)], mean=True)
     assert table.columns[0].values["gzsd.ap50_novel"] is None
     assert table.columns[0].values["gzsd.ap50_base"] == 40.0
 
 
-def test_the_same_run_twice_has_no_mean(make: Callable[..., Path]) -> None:
+def test_mean_of_the_same_run_twice_is_refused(make: Callable[..., Path]) -> None:
     folder = make("one")
-    with pytest.raises(ArtifactError, match="same recipe, same seed"):
+    with pytest.raises(ArtifactError, match="same recipe and the same seed"):
         compare([folder, folder], mean=True)
 
 
-def test_folders_of_one_name_are_told_apart(make: Callable[..., Path]) -> None:
+def test_folders_with_the_same_name_include_their_parent(make: Callable[..., Path]) -> None:
     table = compare([make("a/run"), make("b/run", train__lr=0.5)])
     assert [column.name for column in table.columns] == ["a/run", "b/run"]
 
 
-def test_runs_that_are_not_finished_are_all_told(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_all_unfinished_runs_are_reported(make: Callable[..., Path], tmp_path: Path) -> None:
     folder = make("one")
     (folder / "evaluate/done.json").unlink()
     with pytest.raises(ArtifactError) as caught:
@@ -138,7 +136,7 @@ def test_runs_that_are_not_finished_are_all_told(make: Callable[..., Path], tmp_
     assert "is not a run folder" in str(caught.value)
 
 
-def test_figures_have_differences_with_their_sign(make: Callable[..., Path]) -> None:
+def test_differences_have_a_sign(make: Callable[..., Path]) -> None:
     figures = {figure.key: figure for figure in FIGURES}
     ap50, crops = figures["gzsd.ap50_novel"], figures["cost.teacher_crops"]
     assert ap50.difference(2.0, 3.5) == "\N{MINUS SIGN}1.5"
@@ -148,7 +146,7 @@ def test_figures_have_differences_with_their_sign(make: Callable[..., Path]) -> 
     assert read_run(make("one")).values[ap50.key] == 12.5
 
 
-def test_compare_on_the_command_line(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_compare_command_writes_text_csv_and_html(make: Callable[..., Path], tmp_path: Path) -> None:
     folders = [str(make("one")), str(make("two", setting="strict"))]
     refused = CliRunner().invoke(app, ["compare", *folders])
     assert refused.exit_code == 2

@@ -1,4 +1,4 @@
-"""What counts as found, missed and false in an image, and what is drawn of it."""
+"""Matching of detections to objects (found, missed, false), and the cards that are drawn."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def _found(label: int, box: list[float], score: float = 0.9) -> dict[str, Any]:
     return {"image_id": 1, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
 
 
-def test_an_object_is_found_once_by_the_best_detection_of_its_name(image_file: Path) -> None:
+def test_object_is_found_once_by_the_best_detection_of_its_name(image_file: Path) -> None:
     image = _image(image_file, [[0, 0, 50, 50], [100, 0, 150, 50]], [1, 3])
     outcome = judge(image, [
-        _found(1, [0, 0, 50, 48], 0.8), _found(1, [0, 0, 50, 50], 0.95),  # the worse one is a second look
-        _found(2, [100, 0, 150, 50]),  # the right place, another name
-        _found(3, [100, 0, 150, 50], 0.29),  # not shown
+        _found(1, [0, 0, 50, 48], 0.8), _found(1, [0, 0, 50, 50], 0.95),  # two detections of the same object
+        _found(2, [100, 0, 150, 50]),  # correct box, wrong name
+        _found(3, [100, 0, 150, 50], 0.29),  # below the threshold
     ])  # fmt: skip
     assert [entry["score"] for entry in outcome.detections] == [0.95, 0.9, 0.8]
     assert outcome.found == (True, False, False)
@@ -56,25 +56,25 @@ def test_an_object_is_found_once_by_the_best_detection_of_its_name(image_file: P
     assert outcome.failures(BASE) == 1 + 1 + 2  # dog, second cat, and the novel yak twice
 
 
-def test_boxes_that_overlap_too_little_do_not_count(image_file: Path) -> None:
+def test_detection_with_low_overlap_is_false(image_file: Path) -> None:
     outcome = judge(_image(image_file, [[0, 0, 50, 50]], [1]), [_found(1, [26, 0, 76, 50])])
     assert (outcome.found, outcome.missed) == ((False,), (0,))
 
 
-def test_a_crowd_is_neither_missed_nor_found_and_forgives_its_own_name(image_file: Path) -> None:
+def test_crowd_is_neither_missed_nor_found_and_ignores_detections_of_its_name(image_file: Path) -> None:
     image = _image(image_file, [[0, 0, 100, 100]], [1], [True])
     outcome = judge(image, [_found(1, [10, 10, 30, 30]), _found(2, [10, 10, 30, 30])])
     assert [entry["category_id"] for entry in outcome.detections] == [2]
     assert (outcome.found, outcome.missed) == ((False,), ())
 
 
-def test_a_crowd_forgives_a_detection_with_half_of_it_inside(image_file: Path) -> None:
+def test_crowd_ignores_detections_that_are_half_inside(image_file: Path) -> None:
     image = _image(image_file, [[0, 0, 100, 100]], [1], [True])
     half, less = [90.0, 0, 110, 20], [92.0, 40, 112, 60]
     assert [entry["bbox"][0] for entry in judge(image, [_found(1, half), _found(1, less)]).detections] == [92]
 
 
-def test_images_with_most_failures_come_first_then_the_best_of_the_others(image_file: Path) -> None:
+def test_worst_images_come_first_then_the_best_of_the_others(image_file: Path) -> None:
     def outcome(image_id: int, hits: int, missed: int) -> Outcome:
         boxes = [[10.0 * place, 0, 10.0 * place + 8, 8] for place in range(hits + missed)]
         image = _image(image_file, boxes, [1] * len(boxes), image_id=image_id)
@@ -86,7 +86,7 @@ def test_images_with_most_failures_come_first_then_the_best_of_the_others(image_
     assert [each.image.image_id for each in best] == [3, 1]
 
 
-def test_a_score_and_an_overlap_on_the_threshold_count(image_file: Path) -> None:
+def test_score_and_overlap_equal_to_the_threshold_count(image_file: Path) -> None:
     image = _image(image_file, [[0, 0, 50, 50]], [1])
     entry = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 25], "score": SHOWN_SCORE}  # IoU 0.5
     assert judge(image, [entry]).found == (True,)
@@ -94,7 +94,7 @@ def test_a_score_and_an_overlap_on_the_threshold_count(image_file: Path) -> None
     assert met_rows(image, _regions([], []), [0]) == [False]
 
 
-def test_of_the_best_images_those_with_most_found_per_failure_come_first(image_file: Path) -> None:
+def test_best_images_are_sorted_by_found_objects_per_failure(image_file: Path) -> None:
     def outcome(image_id: int, label: int, hits: int, missed: int) -> Outcome:
         boxes = [[10.0 * place, 0, 10.0 * place + 8, 8] for place in range(hits + missed)]
         image = _image(image_file, boxes, [label] * hits + [1] * missed, image_id=image_id)
@@ -106,7 +106,7 @@ def test_of_the_best_images_those_with_most_found_per_failure_come_first(image_f
     assert [each.image.image_id for each in best] == [2, 1, 4, 3]
 
 
-def test_a_card_shows_truth_and_detections_in_words_and_marks(image_file: Path) -> None:
+def test_card_shows_ground_truth_and_detections_as_text_and_marks(image_file: Path) -> None:
     image = _image(image_file, [[0, 0, 50, 50], [100, 0, 150, 50]], [1, 3])
     card = detection_card(judge(image, [_found(1, [0, 0, 50, 50]), _found(3, [0, 50, 20, 70], 0.5)]), NAMES, BASE)
     assert dict(card.notes) == {"found": "cat (0.90)", "missed": "yak", "false": "yak (0.50)"}
@@ -119,7 +119,7 @@ def test_a_card_shows_truth_and_detections_in_words_and_marks(image_file: Path) 
     assert Image.open(io.BytesIO(content)).size == (200, 100)
 
 
-def test_masks_are_drawn_where_there_are_some(image_file: Path) -> None:
+def test_masks_are_drawn_as_outlines(image_file: Path) -> None:
     mask = np.zeros((100, 200), np.uint8)
     mask[10:40, 10:40] = 1
     image = _image(image_file, [[10, 10, 40, 40]], [1])
@@ -130,15 +130,15 @@ def test_masks_are_drawn_where_there_are_some(image_file: Path) -> None:
     assert card.panels[0].marks[0].outline == ""
 
 
-def test_of_very_many_false_detections_the_surest_are_drawn_and_the_number_told(image_file: Path) -> None:
+def test_many_false_detections_are_counted_and_the_highest_scoring_drawn(image_file: Path) -> None:
     many = [_found(2, [place, 0, place + 5, 5], 0.5 + place / 1000) for place in range(60)]
     card = detection_card(judge(_image(image_file, [], []), many), NAMES, BASE)
     assert len(card.panels[1].marks) == 10
-    assert "60 false" in card.panels[1].title
+    assert "of 60 false" in card.panels[1].title
     assert dict(card.notes)["false"] == "dog \N{MULTIPLICATION SIGN} 60 (up to 0.56)"
 
 
-def test_texts_do_not_cover_each_other_and_stay_in_the_image(image_file: Path) -> None:
+def test_labels_do_not_overlap_and_stay_in_the_image(image_file: Path) -> None:
     boxes = [[1.0 * place, 40, 1.0 * place + 30, 60] for place in range(60)] + [[190, 0, 200, 10]]
     card = detection_card(judge(_image(image_file, boxes, [1] * len(boxes)), []), NAMES, BASE)
     places = [mark.label for mark in card.panels[0].marks if mark.label]
@@ -156,20 +156,20 @@ def _regions(boxes: list[list[float]], labels: list[int], base: int = 0) -> Regi
                    torch.ones(count), torch.tensor(labels), is_base)  # fmt: skip
 
 
-def test_proposals_have_the_colour_of_their_name_and_tell_what_they_meet(image_file: Path) -> None:
+def test_proposals_have_one_color_per_name_and_count_covered_objects(image_file: Path) -> None:
     image = _image(image_file, [[100, 0, 150, 50]], [3])
     regions = _regions([[100, 0, 150, 48], [0, 0, 20, 20], [50, 50, 70, 70], [0, 0, 9, 9]], [1, 2, 1, 2], base=1)
     card = proposal_card(image, regions, NAMES, BASE, shown=12)
     marks = card.panels[1].marks
-    assert len(marks) == 3  # base boxes are no proposals
+    assert len(marks) == 3  # base boxes are not proposals
     hues = {mark.text.split()[0]: mark.hue for mark in marks}
     assert hues["cat"] != hues["dog"]
-    assert dict(card.notes)["novel"] == "yak: 1 of 1 met by these boxes"
+    assert dict(card.notes)["novel objects"] == "yak: 1 of 1 covered by a proposal"
     few = proposal_card(image, regions, NAMES, BASE, shown=1)
     assert len(few.panels[1].marks) == 1
 
 
-def test_images_whose_proposals_meet_the_fewest_novel_objects_come_first(image_file: Path) -> None:
+def test_hardest_sorts_images_by_recall_of_novel_objects(image_file: Path) -> None:
     images = [
         _image(image_file, [[100, 0, 150, 50]], [label], image_id=place) for place, label in enumerate((3, 3, 1, 3))
     ]
@@ -178,7 +178,7 @@ def test_images_whose_proposals_meet_the_fewest_novel_objects_come_first(image_f
     assert [image.image_id for image in chosen] == [1, 0]
 
 
-def test_the_share_of_novel_objects_met_decides_which_images_are_hard_and_then_their_number(image_file: Path) -> None:
+def test_hardest_breaks_ties_by_the_number_of_novel_objects(image_file: Path) -> None:
     rows = [[20.0 * place, 0, 20.0 * place + 15, 15] for place in range(5)]
 
     def image(image_id: int, objects: int) -> AnnotatedImage:
@@ -191,6 +191,6 @@ def test_the_share_of_novel_objects_met_decides_which_images_are_hard_and_then_t
     assert [each.image_id for each in chosen] == [3, 4, 2, 5, 1]
 
 
-def test_novel_rows_are_those_of_novel_labels_without_crowds(image_file: Path) -> None:
+def test_novel_rows_exclude_base_labels_and_crowds(image_file: Path) -> None:
     image = _image(image_file, [[0, 0, 9, 9]] * 4, [1, 2, 3, 3], [False, False, True, False])
     assert novel_rows(image, BASE) == [3]

@@ -1,4 +1,4 @@
-"""The report: one file that loads nothing, tells what was measured and what was not, and shows failures first."""
+"""The report: one file without external resources, with all metrics, missing values marked, and failures first."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make(tmp_path: Path, coco: TinyCoco) -> Callable[..., Path]:
 
 
 class _Page(HTMLParser):
-    """What a page loads, its headings and texts, and the labels of its images."""
+    """The resources, tags, ids and texts of a page, and the number of its SVG images without a label."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -66,13 +66,13 @@ def _page(folder: Path, baseline: Path | None = None) -> _Page:
 
 
 def _cards(folder: Path) -> list[str]:
-    """The names of the images in the gallery, in order."""
+    """Return the names of the images in the gallery, in order."""
     text = write_report(folder).read_text(encoding="utf-8")
     gallery = text[text.index('<section id="gallery">') : text.index('<section id="proposals">')]
     return re.findall(r"<h4>(.+?)</h4>", gallery)
 
 
-def test_the_report_is_one_file_that_loads_nothing(make: Callable[..., Path]) -> None:
+def test_report_is_one_file_without_external_resources(make: Callable[..., Path]) -> None:
     folder = make()
     page = _page(folder, make("other", train__lr=0.5))
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
@@ -86,17 +86,17 @@ def test_the_report_is_one_file_that_loads_nothing(make: Callable[..., Path]) ->
     assert {load[1:] for load in page.loads if load.startswith("#")} <= set(page.ids)
 
 
-def test_it_tells_what_was_run_and_measured(make: Callable[..., Path]) -> None:
+def test_report_shows_run_details_and_metrics(make: Callable[..., Path]) -> None:
     text = _page(make()).text
     for part in (
         "setting named (novel names known while training, no boxes)", "AP50 novel names 12.5", "1,200", "2.5 MB",
-        "torch 2.11.0", "1 x cpu", "2026-01-02", "novel recall at 300 not measured", "2 base and 2 novel names",
+        "torch 2.11.0", "1 x cpu", "2026-01-02", "recall at 300 proposals not measured", "2 base and 2 novel names",
         "seed 0", "20 steps, 40 images, 8.0 images/s", "score_threshold",
     ):  # fmt: skip
         assert part in text, part
 
 
-def test_the_baseline_stands_beside_with_the_difference(make: Callable[..., Path]) -> None:
+def test_report_shows_the_baseline_and_the_difference(make: Callable[..., Path]) -> None:
     text = _page(make(), make("plain", ap50_novel=10.0, setting="strict", train__lr=0.5)).text
     assert "baseline 10.0" in text and "+2.5" in text
     assert "The runs have different settings" in text
@@ -104,13 +104,13 @@ def test_the_baseline_stands_beside_with_the_difference(make: Callable[..., Path
     assert "Baseline: plain (setting strict)" in text
 
 
-def test_a_baseline_of_other_images_or_names_is_refused(make: Callable[..., Path]) -> None:
+def test_baseline_with_other_images_or_names_is_refused(make: Callable[..., Path]) -> None:
     other = make("other", split={"base": ["circle"], "novel": ["bar"]})
     with pytest.raises(ArtifactError, match="cannot be the baseline"):
         write_report(make(), other)
 
 
-def test_names_are_escaped(tmp_path: Path) -> None:
+def test_category_names_are_escaped(tmp_path: Path) -> None:
     coco = make_tiny_coco(tmp_path / "data")
     text = json.dumps(coco.content).replace('"circle"', '"<b>&circle"')
     coco.annotations.write_text(text)
@@ -122,55 +122,56 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert "<b>&circle 0.90" in page.text
 
 
-def test_what_is_missing_is_said(make: Callable[..., Path]) -> None:
+def test_missing_values_are_marked(make: Callable[..., Path]) -> None:
     folder = make(ap50_novel=None)
     for name in ("adapt/confusion.json", "targets/index.json", "train/log.jsonl"):
         (folder / name).unlink()
     page = _page(folder)
     assert "AP50 novel names not measured" in page.text
-    assert "Which names it takes for which: not measured" in page.text
-    assert "Losses of the training not measured" in page.text
-    assert "needs no proposals" in page.text
-    assert f"{SPLIT.names[-1]} no box to measure on" in page.text
+    assert "Confusion of names: not measured" in page.text
+    assert "Training losses not measured" in page.text
+    assert "does not use proposals" in page.text
+    assert f"{SPLIT.names[-1]} not measured: no val boxes" in page.text
 
 
-def test_without_the_images_the_figures_are_still_told(make: Callable[..., Path], coco: TinyCoco) -> None:
+def test_report_without_images_still_shows_metrics(make: Callable[..., Path], coco: TinyCoco) -> None:
     folder = make()
     for path in coco.images.iterdir():
         path.unlink()
     page = _page(folder)
-    assert "The images cannot be shown" in page.text and "the image does not exist" in page.text
+    assert "The val images cannot be shown" in page.text and "the image does not exist" in page.text
     assert "AP50 novel names 12.5" in page.text
 
 
-def test_adaptation_that_was_off_has_no_after(make: Callable[..., Path]) -> None:
+def test_disabled_adaptation_has_no_values_after_adaptation(make: Callable[..., Path]) -> None:
     folder = make(adapt__enabled=False)
     expected = json.loads((folder / "adapt/confusion.json").read_text())
     (folder / "adapt/confusion.json").write_text(json.dumps({**expected, "after": None}))
     text = _page(folder).text
-    assert "Adaptation was off in this recipe" in text
-    assert "before adaptation" in text and "after adaptation" not in text.partition("All names")[2]
+    assert "Adaptation is disabled in this recipe" in text
+    matrices = text.partition("Confusion matrix of all names")[2]
+    assert "before adaptation" in matrices and "after adaptation" not in matrices
 
 
-def test_mistakes_of_the_teacher_are_told_before_and_after(make: Callable[..., Path]) -> None:
+def test_confusions_of_the_teacher_are_listed_before_and_after(make: Callable[..., Path]) -> None:
     text = _page(make()).text
     circle, square, triangle, bar = SPLIT.names
-    assert f"{circle} {bar} 10 6 0" in text  # true, told as, crops, before, after
-    assert f"{triangle} {square}" not in text  # five crops say little
+    assert f"{circle} {bar} 10 6 0" in text  # true name, predicted name, crops, before, after
+    assert f"{triangle} {square}" not in text  # too few crops
 
 
-def test_worst_failures_come_first(make: Callable[..., Path], coco: TinyCoco) -> None:
+def test_gallery_shows_the_most_failures_first(make: Callable[..., Path], coco: TinyCoco) -> None:
     cards = _cards(make())
     names, novel = {}, set(SPLIT.novel)
     for image in load_images(coco.part(), SPLIT.names).images:
         missed = sum(SPLIT.names[label - 1] in novel for label in image.labels[~image.crowd].tolist())
-        names[image.path.name] = 2 * missed + (2 if image.image_id == 11 else 0)  # one more bar is told there
+        names[image.path.name] = 2 * missed + (2 if image.image_id == 11 else 0)  # one false detection of a novel name
     failures = [names[card] for card in cards]
     assert failures == sorted(failures, reverse=True)
     assert failures[0] > failures[-1]
 
 
-def test_found_missed_and_false_are_counted_over_all_images(make: Callable[..., Path], coco: TinyCoco) -> None:
+def test_found_missed_and_false_are_counted_for_all_images(make: Callable[..., Path], coco: TinyCoco) -> None:
     text = _page(make()).text
     boxes = [entry for entry in coco.content["annotations"] if not entry["iscrowd"]]
     sides = {side: [CATEGORIES[entry["category_id"]] in names for entry in boxes]
@@ -179,16 +180,16 @@ def test_found_missed_and_false_are_counted_over_all_images(make: Callable[..., 
     assert f"base {sum(sides['base'])} 0 0" in text
 
 
-def test_proposals_are_coloured_by_name(make: Callable[..., Path]) -> None:
+def test_proposals_have_one_color_per_name(make: Callable[..., Path]) -> None:
     folder = make()
     text = write_report(folder).read_text()
     section = text[text.index('<section id="proposals">') : text.index('<section id="teacher">')]
     hues = set(re.findall(r"--mark:hsl\((\d+)", section))
-    assert len(hues) == 1  # the store of the run has one name
+    assert len(hues) == 1  # all proposals of the run have one name
     assert f"{SPLIT.names[2]} 0.75" in section
 
 
-def test_a_report_is_current_until_the_run_changes(make: Callable[..., Path]) -> None:
+def test_report_is_current_until_the_run_changes(make: Callable[..., Path]) -> None:
     folder = make()
     assert not is_current(RunFolder(folder))
     write_report(folder, make("other", train__lr=0.5))
@@ -198,7 +199,7 @@ def test_a_report_is_current_until_the_run_changes(make: Callable[..., Path]) ->
     assert not is_current(RunFolder(folder))
 
 
-def test_a_report_html_of_the_user_is_neither_replaced_nor_removed(make: Callable[..., Path]) -> None:
+def test_user_report_html_is_neither_overwritten_nor_removed(make: Callable[..., Path]) -> None:
     folder = make()
     (folder / "report.html").write_text("mine")
     with pytest.raises(ArtifactError, match="was not written by ezsd"):
@@ -207,7 +208,7 @@ def test_a_report_html_of_the_user_is_neither_replaced_nor_removed(make: Callabl
     assert (folder / "report.html").read_text() == "mine"
 
 
-def test_a_run_that_is_not_finished_is_told_on_the_command_line(make: Callable[..., Path]) -> None:
+def test_report_command_rejects_an_unfinished_run(make: Callable[..., Path]) -> None:
     folder = make()
     assert CliRunner().invoke(app, ["report", str(folder)]).exit_code == 0
     (folder / "evaluate/done.json").unlink()

@@ -1,1 +1,1 @@
-"""The four stages, and how a run goes through them."""
+"""The four stages of a run, and the code that runs them in order."""

@@ -1,7 +1,8 @@
-"""Stage 1: the teacher's normalisation layers learn the look of the images' crops; everything else is frozen.
+"""Stage 1: adapt the teacher's normalization layers to crops of the train images; everything else is frozen.
 
-Cross-entropy over base names on crops of base objects (arXiv 2303.12145, section "adapting the feature space"). Only
-the affine parameters of LayerNorm / BatchNorm move, so the teacher keeps telling names apart that it was not shown.
+The loss is cross-entropy over base names on crops of base objects (arXiv 2303.12145, section "adapting the feature
+space"). Only the affine parameters of LayerNorm and BatchNorm change, so the teacher can still separate names that it
+is not trained on.
 """
 
 from __future__ import annotations
@@ -34,21 +35,21 @@ logger = logging.getLogger(__name__)
 def run_adapt(context: RunContext, teacher: Teacher, train: ImageSet, val: ImageSet | None) -> AdaptMetrics:
     """Adapt ``teacher`` in place; write norms.safetensors, confusion.json and metrics.json. Running it again resumes.
 
-    ``confusion.json`` holds ``names``, the number of them that are ``base``, and the counts ``before`` and ``after`` as
+    ``confusion.json`` holds ``names``, the number of base names (``base``), and the counts ``before`` and ``after`` as
     [true, predicted, crops], where both indices are positions in ``names``. Without val images it is not written.
 
     Args:
         context: The run. When ``adapt.enabled`` is false, only the accuracy of the raw teacher is measured.
-        teacher: On the device of the run. Its norm parameters are changed.
+        teacher: The raw teacher, on the device of the run. Its norm parameters are changed.
         train: Images with base boxes.
-        val: Images with boxes of base and novel names, to measure accuracy on; None = not measured.
+        val: Images with boxes of base and novel names, to measure accuracy on. If None, accuracy is not measured.
 
     Returns:
         The metrics.
 
     Raises:
-        DataError: There is no base box to learn from.
-        ArtifactError: The folder holds a checkpoint of another training, or cannot be written.
+        DataError: The train images have no usable base box.
+        ArtifactError: The folder holds a checkpoint with other settings, or cannot be written.
     """
     recipe, split, folder = context.recipe, context.split, context.folder
     config = recipe.adapt
@@ -81,7 +82,7 @@ def run_adapt(context: RunContext, teacher: Teacher, train: ImageSet, val: Image
         if before is not None:
             confusion = {"names": split.names, "base": len(split.base), "before": before["counts"],
                          "after": None if after is None else after["counts"]}  # fmt: skip
-            write_text(folder.confusion, json.dumps(confusion))  # compact: it may have many lines
+            write_text(folder.confusion, json.dumps(confusion))  # not indented: many names give many lines
         write_metrics(folder.metrics("adapt"), metrics)
         shutil.rmtree(folder.adapt_checkpoints, ignore_errors=True)
     process_state().wait_for_everyone()

@@ -1,4 +1,4 @@
-"""What the stages of a run share."""
+"""The context that all stages of a run share."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ezsd.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class RunContext:
-    """One run: what to do, with which names, where, and on which device.
+    """One run: its recipe, names, folder and device.
 
     Attributes:
         recipe: The recipe, with absolute paths.
         split: Base and novel names.
-        folder: Gets the results.
+        folder: The run folder, where results are written.
         device: The device of this process.
     """
 

@@ -1,4 +1,4 @@
-"""Stage 4: detect in the val images and measure zsd (novel names alone) and gzsd (base and novel names together)."""
+"""Stage 4: detect objects in the val images; measure zsd (novel names only) and gzsd (base and novel names)."""
 
 from __future__ import annotations
 
@@ -45,30 +45,30 @@ from ezsd.utils.files import digest, write_json, write_text
 
 
 def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None) -> EvaluateMetrics:
-    """Evaluate the model of a run on the val images; a killed evaluation resumes at the part it was working on.
+    """Evaluate the model of a run on the val images. An interrupted evaluation resumes at its unfinished part.
 
-    zsd detects novel names alone and counts novel boxes alone; gzsd detects base and novel names together. Both use
-    every val image. Writes metrics.json, per_category.csv (gzsd), and, as COCO results with the category ids of the
-    annotation file, detections.json (gzsd) and detections_zsd.json.
+    zsd detects and counts novel names only; gzsd detects base and novel names together. Both use every val image.
+    The stage writes metrics.json, per_category.csv (gzsd), detections.json (gzsd) and detections_zsd.json. Detections
+    are COCO results with the category ids of the annotation file.
 
     Args:
         context: The run.
-        images: The val part, read for the names of the model (base, then novel).
-        teacher: The adapted teacher, to measure the novel recall of CLIP proposals; None = not measured.
+        images: The val part, loaded with the names of the model (base, then novel).
+        teacher: The adapted teacher, to measure the novel recall of proposals. If None, it is not measured.
 
     Returns:
-        The metrics. ``lvis`` is set for LVIS annotations, ``masks`` when model and annotations have masks.
+        The metrics. ``lvis`` is set for LVIS annotations, ``masks`` if the model and the annotations have masks.
 
     Raises:
-        ArtifactError: The model cannot be used, or has other names than ``images``.
+        ArtifactError: The model cannot be used, or its names differ from those of ``images``.
         DataError: An image cannot be read.
     """
     folder, recipe = context.folder, context.recipe
     model, model_config, text = load_model(folder.model, context.device)
     if images.names != model_config.names:
         raise ArtifactError(
-            f"{folder.model} was trained for the names of split {model_config.split}, the val images were read for "
-            "others. Evaluate it with the split it was trained with, or train again."
+            f"{folder.model} was trained with the names of split {model_config.split}, but the val images were loaded "
+            "with other names. Evaluate the model with the split it was trained with, or train again."
         )
     rules = read_rules(recipe.data.val.annotations, images.names)
     truth = ground_truth_of(images, rules)
@@ -109,7 +109,7 @@ def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None)
 
 
 def _earlier_stages(folder: RunFolder) -> dict[str, Any]:
-    """Return what earlier stages measured; None where a stage did not run."""
+    """Return the metrics of earlier stages; values of stages that did not run are None."""
     adapt = read_metrics_if_exist(folder.metrics("adapt"), AdaptMetrics)
     propose = read_metrics_if_exist(folder.metrics("propose"), ProposeMetrics)
     train = read_metrics_if_exist(folder.metrics("train"), TrainMetrics)
@@ -146,7 +146,7 @@ def _proposal_recall(
         return not_measured
     config, rpn = recipe.propose, None
     if config.asks_rpn:
-        if not needs_targets(recipe.train):  # then no RPN was trained
+        if not needs_targets(recipe.train):  # stage propose did not run, so no RPN was trained
             return not_measured
         rpn = load_base_rpn(context.folder.of("propose"), config.shortlist, device)
     split = CategorySplit(model_config.split, model_config.base, model_config.novel)

@@ -1,4 +1,4 @@
-"""What each stage's result depends on: settings and data by content. What has not changed need not be done again."""
+"""The inputs of each stage: settings, and digests of data. A stage whose inputs have not changed is not run again."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ezsd.data.formats.coco_json import find_records, read_annotations
 from ezsd.recipe import Part, Recipe, needs_targets
 from ezsd.utils.files import digest
 
-FORMAT = 1  # raised when a stage writes other files, or other values for the same recipe
+FORMAT = 1  # increased when a stage writes different files, or different values for the same recipe
 _CONTENT = "sha256:"
 _SPEED_ONLY = ("propose.batch_size", "train.checkpoint_steps", "train.trackers", "evaluate.batch_size")
 
-# What the training of stage propose's RPN does not depend on: keys of RoI heads, of distillation.
+# Keys that do not affect the training of the RPN in stage propose: RoI heads and distillation.
 _NOT_OF_RPN = (
     "detector.rpn_proposals", "detector.roi_size", "detector.head_convs", "detector.head_channels",
     "detector.head_features", "detector.rois_per_image", "detector.masks", "detector.semantic_regression",
@@ -26,7 +26,7 @@ _NOT_OF_RPN = (
     "train.epochs", "train.distillation_weight", "train.proposals_per_image", "train.ignore_top",
     "train.novel_negatives",
 )  # fmt: skip
-# What regions of scoring rpn do not depend on: keys of the grid and of its ranking.
+# Keys that do not affect the regions of ``scoring: rpn``: the anchor grid and its ranking.
 _NOT_OF_REGIONS = (
     "propose.ranking", "propose.objectness", "propose.image_size", "propose.stride", "propose.sides", "propose.ratios",
     "propose.dense_sides", "propose.nms", "propose.crop_rank",
@@ -36,10 +36,10 @@ Inputs = dict[str, Any]
 
 
 def stage_inputs(recipe: Recipe, split: CategorySplit) -> dict[str, Inputs]:
-    """Return, for each stage, everything its result depends on: JSON values by recipe key; files as digests.
+    """Return everything the result of each stage depends on: JSON values by recipe key, and digests of files.
 
     Raises:
-        DataError: an annotation file cannot be read.
+        DataError: An annotation file cannot be read.
     """
     common: Inputs = {
         "format": FORMAT,
@@ -59,7 +59,7 @@ def stage_inputs(recipe: Recipe, split: CategorySplit) -> dict[str, Inputs]:
     if needs_targets(recipe.train):
         trained |= proposing
     return {
-        "adapt": adapted | val,  # the figures it reports are measured on val
+        "adapt": adapted | val,  # its metrics are measured on the val images
         "propose": adapted | proposing,
         "train": trained,
         "evaluate": trained
@@ -70,12 +70,12 @@ def stage_inputs(recipe: Recipe, split: CategorySplit) -> dict[str, Inputs]:
 
 
 def fingerprint(inputs: Inputs) -> str:
-    """Return the digest of a stage's inputs."""
+    """Return the digest of the inputs of a stage."""
     return digest(json.dumps(inputs, sort_keys=True))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Tell in the user's words where the inputs of a stage differ."""
+    """Return one line for each recipe key whose value differs between two inputs of a stage."""
     changes = []
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key), now.get(key)

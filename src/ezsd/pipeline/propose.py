@@ -1,15 +1,17 @@
-"""Stage 2: CLIP proposals, and the teacher's embeddings of them and of the base boxes, in one pass over the images.
+"""Stage 2: make proposals with the teacher, and embed proposals and base boxes, in one pass over the images.
 
-Published (arXiv 2303.12145): every box of an anchor grid is cropped and sent through the teacher; boxes the teacher is
-sure about (low entropy over all names) are probably objects, novel ones too. Here the whole grid is scored densely,
-from the teacher's features of the whole image, and only what is kept is cropped. ``scoring: exhaustive`` is the
-published way, the reference for recall; ``scoring: rpn`` takes the regions of an RPN trained on base boxes instead, the
-baseline.
+In the published method (arXiv 2303.12145), every box of an anchor grid is cropped and embedded by the teacher. Boxes
+that the teacher classifies with low entropy over all names are probably objects, also novel ones. ``scoring``
+selects the method:
 
-A teacher that is sure of a name may look at a part of an object or at background. With ``objectness``, regions of the
-same RPN join the grid, and a box counts for as much as it agrees with them: what is proposed must look like an object
-to the RPN, and like something with a name to the teacher. With ``base_overlap``, boxes that lie on a base box are left
-out: what is there has a name already.
+- ``dense``: score all grid boxes from the teacher's features of the full image; crop only the boxes that are kept.
+- ``exhaustive``: the published method, the reference for recall.
+- ``rpn``: take the regions of an RPN trained on base boxes; the baseline.
+
+The teacher can be confident about a part of an object or about background. With ``objectness``, regions of the same RPN
+are added to the grid, and the score of a box is weighted by its agreement with them: a proposal must look like an
+object to the RPN and like a known name to the teacher. With ``base_overlap``, boxes that overlap a base box are left
+out, because the object there already has a name.
 """
 
 from __future__ import annotations
@@ -40,17 +42,17 @@ logger = logging.getLogger(__name__)
 def run_propose(context: RunContext, images: ImageSet, teacher: Teacher) -> ProposeMetrics:
     """Write the targets of all images: shards, ``metrics.json``, and ``index.json`` last.
 
-    A finished shard of the same teacher, settings and boxes is kept, so a stopped run resumes. Of n processes, process
-    r makes shards r, r + n and so on. If the recipe asks for an RPN, it is trained first, see
+    A finished shard with the same teacher, settings and boxes is kept, so an interrupted run resumes. With n processes,
+    process r makes shards r, r + n and so on. If the recipe needs an RPN, it is trained first; see
     :mod:`ezsd.proposals.base_rpn`.
 
     Args:
         context: The run.
-        images: The train part. Boxes of other names than base names are not used.
-        teacher: On the device of the run, adapted or not.
+        images: The train part. Only boxes of base names are used.
+        teacher: The adapted or raw teacher, on the device of the run.
 
     Returns:
-        The metrics; seconds are those of all calls, ``rpn_seconds`` the part of the RPN's training.
+        The metrics. ``seconds`` is the sum over all calls and includes ``rpn_seconds``, the training of the RPN.
 
     Raises:
         ArtifactError: The folder cannot be written, or the training of the RPN fails.
@@ -67,7 +69,7 @@ def run_propose(context: RunContext, images: ImageSet, teacher: Teacher) -> Prop
     mine = share_of_process(jobs)
     missing = [job for job in mine if (read_notes(job.path) or {}).get("key") != job.key]
     total, rest = (sum(len(job.images) for job in some) for some in (mine, missing))
-    logger.info(f"Propose: {rest} of {total} images to do ({config.precision})")
+    logger.info(f"Propose: {rest} of {total} images left ({config.precision})")
     with track(total, "Propose", start=total - rest) as advance:
         for job in missing:
             started, crops = time.monotonic(), 0
@@ -95,7 +97,7 @@ def run_propose(context: RunContext, images: ImageSet, teacher: Teacher) -> Prop
 
 @dataclass(frozen=True)
 class _Job:
-    """One shard; ``images`` have base boxes only."""
+    """One shard to write. ``images`` have base boxes only."""
 
     path: Path
     key: str
@@ -103,7 +105,7 @@ class _Job:
 
 
 def _jobs(context: RunContext, images: ImageSet, teacher: Teacher) -> list[_Job]:
-    """Return one job for each shard. Its key depends on everything that its content depends on."""
+    """Return one job for each shard. Its key is a digest of everything that its content depends on."""
     recipe, split, folder = context.recipe, context.split, context.folder.of("propose")
     config = recipe.propose
     settings = config.model_dump_json(exclude={"rpn_epochs"})  # the digest of the trained weights covers them
@@ -125,7 +127,7 @@ def _boxes_as_text(image: AnnotatedImage) -> str:
 def _cost(
     job: _Job, regions: Mapping[int, Regions], crops: int, config: ProposeConfig, seconds: float
 ) -> dict[str, Any]:
-    """What a shard holds and what it cost, kept in its notes so that a resumed run can tell the whole."""
+    """Return the counts and the cost of a shard. They are stored in its notes, so that a resumed run can add them."""
     base_boxes = sum(len(image.boxes) for image in job.images)
     gridded = [] if config.scoring == "rpn" else job.images
     return {
@@ -138,7 +140,7 @@ def _cost(
 
 
 def _metrics(paths: Sequence[Path], training: TrainMetrics | None) -> ProposeMetrics:
-    """Sum up the shards, and the training of the RPN where there was one."""
+    """Add the costs of all shards, and of the training of the RPN if it was trained."""
     notes = [read_notes(path) or {} for path in paths]
     totals = {key: sum(note["cost"][key] for note in notes) for key in notes[0]["cost"]}
     size = sum(path.stat().st_size for path in paths)

@@ -1,7 +1,8 @@
-"""Run the stages of a recipe in one folder. Finished stages are skipped, interrupted ones resume.
+"""Run the stages of a recipe in one folder. Finished stages are skipped; interrupted stages resume.
 
-Each stage has its own folder in the run folder. ``inputs.json`` says what the stage was started with, ``done.json``
-that it is finished. Before anything runs, they are compared with the current recipe and data.
+Each stage has its own folder in the run folder. ``inputs.json`` holds the inputs that the stage was started with, and
+``done.json`` marks it as finished. Before any stage runs, the stored inputs are compared with the current recipe and
+data.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ def run_recipe(
     After the last stage, ``report.html`` is written unless it is up to date.
 
     Args:
-        recipe: What to do. Relative paths start at the working directory.
-        folder: The run folder. Made when missing.
+        recipe: The recipe. Relative paths are resolved against the working directory.
+        folder: The run folder. It is created if it does not exist.
         until: The last stage to run.
-        overwrite: When the folder was made from another recipe or other data, remove the stages that would differ and
-            all stages after them, and run them again.
+        overwrite: If the folder was made from another recipe or other data, remove the first stage that differs and
+            all stages after it, and run them again.
 
     Returns:
         The metrics of each stage that ran or was already finished.
@@ -61,7 +62,7 @@ def run_recipe(
         RecipeError: The recipe or its split is invalid.
         DataError: Images or annotations are invalid.
         ArtifactError: The folder was made from another recipe, is in use, or cannot be written.
-        MissingExtraError: A tracker of the recipe is not installed.
+        MissingExtraError: A tracker named in the recipe is not installed.
     """
     stages = STAGES if until == "report" else STAGES[: STAGES.index(until) + 1]
     run = RunFolder(folder)
@@ -76,7 +77,7 @@ def run_recipe(
 
 
 def run_stage(folder: Path, stage: Stage, overwrite: bool = False) -> dict[Stage, Metrics]:
-    """Run one stage of a run folder as its recipe.yaml says. The stages before it must be finished.
+    """Run one stage of a run folder with the folder's recipe.yaml. The stages before it must be finished.
 
     Returns:
         The metrics of the stage, by stage.
@@ -101,7 +102,7 @@ def _run(recipe: Recipe, run: RunFolder, wanted: Sequence[Stage], overwrite: boo
             raise ArtifactError(refusal(run, stale))
         done = {stage for stage in relevant if not is_redone(stage, stale) and is_done(run, stage, inputs[stage])}
         check_earlier(run, relevant, wanted, done)
-        process_state().wait_for_everyone()  # all processes have read before the first one writes
+        process_state().wait_for_everyone()  # all processes must have read the folder before the main one writes
         if process_state().is_main_process:
             prepare_folder(context.recipe, run, stale, needed)
         process_state().wait_for_everyone()
@@ -132,11 +133,11 @@ def _read(run: RunFolder, stage: Stage) -> Metrics:
 
 
 class _Stages:
-    """Runs stages. What several of them need is loaded once.
+    """Run stages. Images and the adapted teacher are loaded once and shared.
 
     Args:
         context: The run.
-        todo: The stages that will run. Their images are read, and all errors in them raised, before the first one runs.
+        todo: The stages that will run. Their images are loaded and checked before the first stage runs.
     """
 
     def __init__(self, context: RunContext, todo: Sequence[Stage]) -> None:
@@ -181,7 +182,7 @@ class _Stages:
 
 
 def _load_images(context: RunContext, todo: Sequence[Stage]) -> dict[str, ImageSet]:
-    """Read the parts that the stages need; raise the errors of both at once."""
+    """Load the parts that the stages need; raise the problems of both parts at once."""
     base, data = context.split.base, context.recipe.data
     parts: list[tuple[str, Part, tuple[str, ...], tuple[str, ...]]] = []
     if {"adapt", "propose", "train"} & set(todo):
@@ -208,7 +209,7 @@ def _load_images(context: RunContext, todo: Sequence[Stage]) -> dict[str, ImageS
 
 @contextmanager
 def _held(run: RunFolder) -> Iterator[None]:
-    """Lock the run folder and keep its log; under several processes, the first one does it for all."""
+    """Lock the run folder and write its log. With several processes, only the main process does so."""
     if not process_state().is_main_process:
         yield
         return
@@ -217,7 +218,7 @@ def _held(run: RunFolder) -> Iterator[None]:
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
-    """Make paths absolute, so that the recipe in the run folder is valid in any working directory."""
+    """Make paths absolute, so that the recipe in the run folder works from any working directory."""
     data = {
         name: part.model_copy(update={"images": part.images.absolute(), "annotations": part.annotations.absolute()})
         for name, part in (("train", recipe.data.train), ("val", recipe.data.val))

@@ -1,4 +1,4 @@
-"""The state of a run folder: which stages are finished, and which were made from something else."""
+"""The state of a run folder: which stages are finished, and which were made from other inputs."""
 
 from __future__ import annotations
 
@@ -18,40 +18,45 @@ _MARK = "run folder of"
 
 
 def stale_stages(run: RunFolder, stages: Sequence[Stage], inputs: Mapping[str, Inputs]) -> dict[Stage, list[str]]:
-    """Return the stages that were started with other inputs, and what differs.
+    """Return the stages that were started with other inputs, and the differences.
 
     Raises:
         ArtifactError: The folder of a stage, or recipe.yaml, was not written by a run.
     """
     recipe = run.recipe
     if recipe.exists() and not recipe.read_text(encoding="utf-8", errors="replace").startswith(f"# {_MARK}"):
-        raise ArtifactError(f"{recipe} was not written by a run and would be replaced. Give another folder with --out.")
+        raise ArtifactError(
+            f"{recipe} was not written by a run and would be overwritten. Choose another folder with --out."
+        )
     stale: dict[Stage, list[str]] = {}
     for stage in stages:
         if not _holds_work(run, stage):
             continue
         if not run.inputs(stage).is_file():
-            raise ArtifactError(f"{run.of(stage)} holds files that no run wrote. Give another folder with --out.")
+            raise ArtifactError(
+                f"{run.of(stage)} contains files that were not written by a run. Choose another folder with --out."
+            )
         if changes := differences(read_inputs(run, stage), inputs[stage]):
             stale[stage] = changes
     return stale
 
 
 def _holds_work(run: RunFolder, stage: Stage) -> bool:
-    """Return whether a stage left more in its folder than the file it starts with."""
+    """Return whether the folder of a stage contains anything else than inputs.json and temporary files."""
     folder, start = run.of(stage), run.inputs(stage)
     return folder.exists() and any(path != start and path.suffix != ".part" for path in folder.iterdir())
 
 
 def refusal(run: RunFolder, stale: Mapping[Stage, Sequence[str]]) -> list[str]:
-    """Return why a run folder is refused, and what to do."""
+    """Return the lines of the error message for a run folder with stale stages."""
     first = STAGES.index(next(iter(stale)))
     redone = [stage for stage in STAGES[first:] if run.of(stage).exists()]
     changes = dict.fromkeys(difference for entries in stale.values() for difference in entries)
     return [
         f"{run.path} was made from another recipe or other data:",
         *changes,
-        f"Give another folder with --out, or --overwrite to remove the results of {', '.join(redone)} and redo them.",
+        f"Choose another folder with --out, or use --overwrite to remove the results of {', '.join(redone)} and run "
+        "these stages again.",
     ]
 
 
@@ -61,17 +66,17 @@ def is_redone(stage: Stage, stale: Mapping[Stage, Sequence[str]]) -> bool:
 
 
 def is_done(run: RunFolder, stage: Stage, inputs: Inputs) -> bool:
-    """Return whether a stage is finished with these inputs."""
+    """Return whether a stage is finished and was run with these inputs."""
     return run.done(stage).is_file() and run.inputs(stage).is_file() and read_inputs(run, stage) == inputs
 
 
 def read_inputs(run: RunFolder, stage: Stage) -> Inputs:
-    """Read what a stage was started with. Recipe keys that were renamed since then have their new names."""
+    """Read the inputs that a stage was started with. Renamed recipe keys are returned with their new names."""
     return renamed_keys(read_json(run.inputs(stage)))
 
 
 def check_earlier(run: RunFolder, relevant: Sequence[Stage], wanted: Sequence[Stage], done: set[Stage]) -> None:
-    """Raise ArtifactError unless the stages before the wanted ones are finished."""
+    """Raise ArtifactError if a stage before the wanted ones is not finished."""
     for stage in relevant:
         if stage not in wanted and stage not in done:
             raise ArtifactError(f"{run.path}: stage {stage} is not finished. Run: ezsd {stage} {run.path}")
@@ -80,9 +85,9 @@ def check_earlier(run: RunFolder, relevant: Sequence[Stage], wanted: Sequence[St
 def prepare_folder(
     recipe: Recipe, run: RunFolder, stale: Mapping[Stage, Sequence[str]], needed: Sequence[Stage]
 ) -> None:
-    """Remove results that will be redone and incomplete files of killed runs; write the resolved recipe."""
+    """Remove stale results and the temporary files of killed runs; write the resolved recipe."""
     for path in list(run.path.rglob(".*.part")):
-        if path.exists():  # its folder may have been removed before it
+        if path.exists():  # an earlier iteration can remove the folder that contains it
             _remove(path)
     if stale:
         remove_report(run)
@@ -95,7 +100,7 @@ def prepare_folder(
 def _remove(path: Path) -> None:
     try:
         if path.is_dir():
-            # Renamed first: a partly removed folder must not look like a stage.
+            # Rename first, so that a partly removed folder is not taken for a stage.
             renamed = path.with_name(f".{path.name.strip('.')}.removed.part")
             path.rename(renamed)
             shutil.rmtree(renamed)

@@ -1,4 +1,4 @@
-"""Stage 3: train the detector on base boxes, and distil the teacher's embeddings into it."""
+"""Stage 3: train the detector on base boxes and distill the teacher's embeddings into it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from ezsd.utils.environment import versions
 
 
 def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: OnStep | None = None) -> TrainMetrics:
-    """Train the detector and write its model folder; resume from the last checkpoint if there is one.
+    """Train the detector and write its model folder; resume from the last checkpoint if one exists.
 
     Args:
-        context: The run. The base names are the vocabulary of training.
+        context: The run. The base names are the vocabulary of the training.
         images: The train part, with base boxes only.
-        teacher: The adapted teacher. It makes the text embeddings.
+        teacher: The adapted teacher, which embeds the names.
         on_step: See :func:`ezsd.training.loop.run_loop`.
 
     Returns:
         The metrics, also written to metrics.json.
 
     Raises:
-        RecipeError: The recipe asks for masks, and the annotations have none.
+        RecipeError: The recipe requires masks, but the annotations have no segmentations.
         ArtifactError: The target store is missing, a checkpoint has other shapes, a loss is not finite, or the disk is
             full.
     """
@@ -41,7 +41,7 @@ def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: 
     masks = wants_masks(recipe, images)
     store = TargetStore(context.folder.of("propose")) if needs_targets(config) else None
     torch.manual_seed(recipe.seed)
-    # The classifier starts from the teacher's own scale (100 for CLIP).
+    # The classifier starts with the logit scale of the teacher (100 for CLIP).
     model = build_detector(
         recipe.detector, teacher.embedding_dim, masks, recipe.detector.pretrained, teacher.logit_scale
     )
@@ -72,10 +72,10 @@ def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: 
 
 
 def wants_masks(recipe: Recipe, images: ImageSet) -> bool:
-    """Tell whether the detector learns masks of these training images.
+    """Return whether the detector learns masks from these train images.
 
     Raises:
-        RecipeError: the recipe asks for masks, and the annotations have none.
+        RecipeError: The recipe requires masks, but the annotations have no segmentations.
     """
     if recipe.detector.masks == "auto":
         return images.has_masks

@@ -1,4 +1,4 @@
-"""Count the work of each stage without doing it."""
+"""Count the work of each stage without running it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ Work = Literal["read an image", "look at a crop", "adapt step", "rpn step", "pro
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that one unit of work takes: the mean, and what a tenth of the measured ones stayed below and above."""
+    """Seconds per unit of work.
+
+    Attributes:
+        mean: The mean of the measured units.
+        low: The 10th percentile.
+        high: The 90th percentile.
+    """
 
     mean: float
     low: float
@@ -32,7 +38,7 @@ class Pace:
 
     @staticmethod
     def of(seconds: Sequence[float]) -> Pace:
-        """Sum up measured units; a single one tells nothing of the spread, so it counts as half to twice as long."""
+        """Summarize measured units. The range of a single unit is set to half and twice its time."""
         if len(seconds) < 2:
             return Pace(seconds[0], seconds[0] / 2, seconds[0] * 2)
         tenths = statistics.quantiles(seconds, n=10, method="inclusive")
@@ -45,14 +51,14 @@ class Pace:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What one stage does.
+    """The work of one stage.
 
     Attributes:
-        stage: its name.
-        work: what it does, for people.
-        teacher: passes of the teacher, for people; empty when there are none.
-        units: what its time is made of: how often each kind of work is done.
-        stored: rows of the target store, or detections at most, that are written.
+        stage: The name of the stage.
+        work: A description of the work.
+        teacher: A description of the teacher passes; empty without passes.
+        units: The number of units of each kind of work.
+        stored: The maximum number of rows in the target store, or of detections, that are written.
     """
 
     stage: str
@@ -62,32 +68,35 @@ class StagePlan:
     stored: int = 0
 
     def time(self, paces: Mapping[Work, Pace]) -> Pace:
-        """Seconds of the stage; kinds of work that were not measured count nothing."""
+        """Return the seconds of the stage. Kinds of work without a pace are not counted."""
         parts = [paces[kind] * count for kind, count in self.units.items() if kind in paces]
         return total_pace(parts)
 
 
 def total_pace(parts: Sequence[Pace]) -> Pace:
-    """Add times up; all may be slow together."""
+    """Add times. The bounds are added too, because all parts can be slow at once."""
     return Pace(*(sum(getattr(part, name) for part in parts) for name in ("mean", "low", "high")))
 
 
 def describe_work(recipe: Recipe, split: CategorySplit, images: Mapping[str, ImageSet], stages: Sequence[str]) -> str:
-    """Tell what stages will do, as far as it is known without measuring.
+    """Describe the work of stages, as far as it is known without measuring.
 
     Args:
-        recipe: that is run.
-        split: of the recipe.
-        images: "train" (base boxes) and "val" (boxes of all names); what is not there is not told of.
-        stages: that will be run.
+        recipe: The recipe.
+        split: The split of the recipe.
+        images: "train" (base boxes) and "val" (boxes of all names). A missing part is not described.
+        stages: The stages that will run.
+
+    Returns:
+        One line for the data, one for each stage, and a hint.
     """
     plans = [plan for plan in count_work(recipe, split, images) if plan.stage in stages]
     lines = [f"  {plan.stage}: {'; '.join(filter(None, (plan.work, plan.teacher)))}" for plan in plans]
-    return "\n".join([describe_data(split, images), *lines, "How long that takes here: ezsd plan RECIPE"])
+    return "\n".join([describe_data(split, images), *lines, "To estimate the time on this machine: ezsd plan RECIPE"])
 
 
 def count_work(recipe: Recipe, split: CategorySplit, images: Mapping[str, ImageSet]) -> list[StagePlan]:
-    """Count the work of the stages that ``images`` has the parts of; see :func:`describe_work`."""
+    """Count the work of the stages whose parts are in ``images``; see :func:`describe_work`."""
     plans = []
     if "train" in images:
         plans.append(_adapt(recipe, images["train"], images.get("val")))
@@ -105,13 +114,13 @@ def _adapt(recipe: Recipe, train: ImageSet, val: ImageSet | None) -> StagePlan:
         len(usable_boxes(image, config.min_side)) for image in (val.images if val else ())
     )
     if not config.enabled:
-        return StagePlan("adapt", "off: accuracy of val crops alone", f"{seen:,} crops", {"look at a crop": seen})
+        return StagePlan("adapt", "disabled: measures accuracy only", f"{seen:,} val crops", {"look at a crop": seen})
     boxes = sum(len(usable_boxes(image, config.min_side)) for image in train)
     steps = config.epochs * math.ceil(boxes / config.batch_size)
     reads = len(train) * (config.epochs if len(train) > KEPT_IMAGES else 1)
     return StagePlan(
         "adapt",
-        f"{steps:,} steps of {config.batch_size} crops: {boxes:,} base boxes {config.epochs} times",
+        f"{steps:,} steps of {config.batch_size} crops: {boxes:,} base boxes x {config.epochs} epochs",
         f"{config.epochs * boxes:,} crops forward and backward, {seen:,} forward",
         {"adapt step": steps, "read an image": reads, "look at a crop": seen},
     )
@@ -121,19 +130,19 @@ def _propose(recipe: Recipe, train: ImageSet) -> StagePlan:
     config, images, boxes = recipe.propose, len(train), _boxes(train)
     units: dict[Work, float] = {"propose in an image": images}
     grid = _grid(config, train)
-    work = f"{images:,} images, about {grid:,} grid boxes each, at most {config.keep} kept"
+    work = f"{images:,} images, about {grid:,} grid boxes in each, at most {config.keep} kept"
     if config.scoring == "rpn":
-        work = f"{images:,} images, at most {config.keep} regions of an RPN each kept"
+        work = f"{images:,} images, at most {config.keep} RPN regions kept in each"
     if config.asks_rpn:
         units["rpn step"] = _batches(recipe, train).steps(config.rpn_epochs)
-        work = f"{units['rpn step']:,} steps of an RPN; {work}"
+        work = f"{units['rpn step']:,} training steps of an RPN; {work}"
     crops = _crops(config, grid)
     stored = images * min(crops, config.keep) + boxes
     return StagePlan("propose", work, _passes(images * crops + boxes, images, config), units, stored)
 
 
 def _crops(config: ProposeConfig, grid: int) -> int:
-    """Proposals of an image that are cropped, at most."""
+    """Return the maximum number of crops per image."""
     if config.scoring == "rpn":
         return config.wanted
     boxes = grid + (config.keep if config.objectness else 0)
@@ -144,7 +153,7 @@ def _train(recipe: Recipe, train: ImageSet) -> StagePlan:
     config, images = recipe.train, len(train)
     plan = _batches(recipe, train)
     steps = plan.steps(config.epochs)
-    work = f"{steps:,} steps of {plan.images_per_step} images: {images:,} images {config.epochs:g} times"
+    work = f"{steps:,} steps of {plan.images_per_step} images: {images:,} images x {config.epochs:g} epochs"
     return StagePlan("train", work, "", {"train step": steps})
 
 
@@ -163,7 +172,7 @@ def _evaluate(recipe: Recipe, split: CategorySplit, val: ImageSet) -> StagePlan:
         config = recipe.propose.model_copy(update={"keep": max(RECALL_AT)})
         known = _boxes(replace(val, images=asked), split.base)
         crops = 0 if ranked_without_crops(config) else len(asked) * _crops(config, _grid(config, val)) + known
-        work += f"; recall of proposals in {len(asked):,}"
+        work += f"; proposal recall on {len(asked):,} images"
         teacher = _passes(crops, len(asked), config)
     found = rounds * images * recipe.detector.detections_per_image
     return StagePlan("evaluate", work, teacher, {"detect in an image": images, "recall of an image": len(asked)}, found)
@@ -176,13 +185,13 @@ def _passes(crops: int, images: int, config: ProposeConfig) -> str:
 
 
 def _grid(config: ProposeConfig, part: ImageSet) -> int:
-    """Grid boxes of an image, about."""
+    """Return the approximate number of grid boxes per image."""
     image = part.images[len(part) // 2]
     return len(anchor_grid(image.height, image.width, config))
 
 
 def _boxes(part: ImageSet, names: Sequence[str] | None = None) -> int:
-    """Count the boxes of the part, or of some of its names; crowd boxes are excluded."""
+    """Count the boxes of all names of the part, or of the given names. Crowd boxes are excluded."""
     return sum(len(with_names(image, part.names, part.names if names is None else names).boxes) for image in part)
 
 

@@ -1,1 +1,1 @@
-"""One HTML page from a run folder, and the comparison of runs."""
+"""The HTML report of a run, and the comparison of runs."""

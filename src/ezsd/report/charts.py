@@ -1,4 +1,4 @@
-"""Numbers as drawings: paths for inline SVG. Text stays out of them, so that it is legible on any screen."""
+"""Charts as paths for inline SVG. They contain no text, which the page draws at a readable size instead."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from dataclasses import dataclass
 
 Curve = Sequence[tuple[float, float]]
 
-_POINTS = 100  # of a curve; more would not be seen
+_POINTS = 100  # maximum points of a curve; more are not visible
 _SHADES = 10
 _ROUND = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
-WIDTH, HEIGHT = 300, 100  # the field that curves are drawn in
+WIDTH, HEIGHT = 300, 100  # size of the plot area
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Curves over training steps, one field.
+    """A plot of one quantity over training steps.
 
     Attributes:
-        title: what is drawn.
-        top: value at the upper edge; the lower edge is 0.
-        first: value at the beginning of this run's curve.
-        last: value at the end of this run's curve.
-        steps: at the right edge; the left edge is 0.
-        path: SVG path of this run in a field of WIDTH x HEIGHT.
-        baseline: path of the baseline; empty without one.
+        title: The title of the plot.
+        top: The value at the upper edge. The lower edge is 0.
+        first: The first value of this run's curve.
+        last: The last value of this run's curve.
+        steps: The step at the right edge. The left edge is 0.
+        path: The SVG path of this run's curve, in an area of WIDTH x HEIGHT.
+        baseline: The SVG path of the baseline's curve; empty without a baseline.
     """
 
     title: str
@@ -40,11 +40,11 @@ class Plot:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """A table of shares as squares of one unit each.
+    """A square matrix of shares, drawn as squares of side 1.
 
     Attributes:
-        size: names in a row and column.
-        shades: (opacity 0..1, SVG path of the squares), light ones first.
+        size: The number of rows and columns.
+        shades: Pairs (opacity in 0..1, SVG path of the squares), by increasing opacity.
     """
 
     size: int
@@ -52,12 +52,12 @@ class HeatMap:
 
 
 def plot(title: str, curve: Curve, baseline: Curve = ()) -> Plot:
-    """Draw a curve, and that of the baseline, over the same steps.
+    """Draw the curves of a run and of its baseline on the same axes.
 
     Args:
-        title: what is drawn.
-        curve: (step, value), at least one; long ones become means of neighbours.
-        baseline: the same of another run; may be empty.
+        title: The title of the plot.
+        curve: Pairs (step, value), at least one. Adjacent points of a long curve are averaged.
+        baseline: The curve of the baseline; empty without a baseline.
     """
     own, other = _thinned(curve), _thinned(baseline)
     top = ceiling(value for _, value in (*own, *other))
@@ -66,11 +66,11 @@ def plot(title: str, curve: Curve, baseline: Curve = ()) -> Plot:
 
 
 def heat_map(counts: Iterable[tuple[int, int, int]], size: int) -> HeatMap:
-    """Draw how often each name (row) was told as each name (column), as shares of its row.
+    """Draw a confusion matrix as shares of its rows: true names are rows, predicted names are columns.
 
     Args:
-        counts: (row, column, count); cells that are not given are empty.
-        size: number of names.
+        counts: Triples (row, column, count). Cells that are not given are empty.
+        size: The number of names.
     """
     cells = list(counts)
     totals: dict[int, int] = {}
@@ -84,7 +84,7 @@ def heat_map(counts: Iterable[tuple[int, int, int]], size: int) -> HeatMap:
 
 
 def ceiling(values: Iterable[float]) -> float:
-    """Return the end of an axis from 0: the next round number that is not below any value; 1 where all are 0."""
+    """Return the upper end of an axis: the smallest round number that is not below any value, or 1 if all are 0."""
     most = max([*values, 0.0])
     if most <= 0:
         return 1.0

@@ -1,4 +1,4 @@
-"""The figures of runs side by side: one table, as text, CSV and HTML."""
+"""Compare the metrics of runs in one table: text, CSV or HTML."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _VAL_KEYS = ("data.val.annotations", "data.val.images", "data.val.limit")
 
 @dataclass(frozen=True)
 class Run:
-    """What a finished run measured.
+    """The metrics of a finished run.
 
     Attributes:
-        folder: of the run.
+        folder: The run folder.
         setting: strict, named or open.
-        split: its name.
-        inputs: what stage evaluate depends on, by recipe key; data as digests.
-        values: by :class:`Figure` key; None = not measured.
+        split: The name of the split.
+        inputs: The inputs of stage evaluate, by recipe key; data as digests.
+        values: The metrics, by the key of a :class:`Figure`. None means "not measured".
     """
 
     folder: Path
@@ -52,15 +52,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Column:
-    """One run of the table, or the mean of several that differ in their seed.
+    """A column of the table: one run, or the mean of several runs that differ only in their seed.
 
     Attributes:
-        name: of the run's folder.
+        name: The name of the run folder, or the common part of the names.
         setting: strict, named or open.
-        split: its name.
-        runs: how many it is the mean of.
-        values: by figure key; None = not measured.
-        spreads: standard deviations (of the sample) by figure key; empty for a single run.
+        split: The name of the split.
+        runs: The number of runs.
+        values: The metrics, by the key of a :class:`Figure`. None means "not measured".
+        spreads: The sample standard deviations, by the same keys; empty for a single run.
     """
 
     name: str
@@ -73,13 +73,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The table.
+    """The table of compared runs.
 
     Attributes:
-        columns: runs, in the order given.
-        figures: lines; those of masks and LVIS only where a run has them.
-        recipes: recipe keys whose values differ, with a text for each column.
-        warnings: why figures may not be held side by side (only with ``mixed``).
+        columns: The runs, in the given order.
+        figures: The rows. Rows of masks and LVIS are included only if a run has such metrics.
+        recipes: Pairs (recipe key, value in each column as text) of the keys whose values differ.
+        warnings: Why the metrics are not comparable (only with ``mixed``).
     """
 
     columns: tuple[Column, ...]
@@ -89,10 +89,10 @@ class Comparison:
 
 
 def read_run(folder: Path) -> Run:
-    """Read the figures of a run whose stage evaluate is finished.
+    """Read the metrics of a run whose stage evaluate is finished.
 
     Raises:
-        ArtifactError: ``folder`` is no run folder, its evaluation is not finished, or a file cannot be read.
+        ArtifactError: ``folder`` is not a run folder, stage evaluate is not finished, or a file cannot be read.
     """
     run = RunFolder(folder)
     run.check()
@@ -106,15 +106,16 @@ def read_run(folder: Path) -> Run:
 
 
 def compare(folders: Sequence[Path], mixed: bool = False, mean: bool = False) -> Comparison:
-    """Put the figures of runs side by side.
+    """Compare the metrics of runs.
 
     Args:
-        folders: run folders.
-        mixed: allow runs of different settings, splits or val images; the table then says so.
-        mean: runs of one recipe that differ in their seed become one column, mean and standard deviation.
+        folders: The run folders.
+        mixed: Allow runs with different settings, splits or val images. The table then contains warnings.
+        mean: Combine runs that differ only in their seed into one column with mean and standard deviation.
 
     Raises:
-        ArtifactError: a run cannot be read; the runs must not be compared, or are given twice (all told at once).
+        ArtifactError: A run cannot be read, the runs are not comparable, or a run is given twice with ``mean``. All
+            problems of reading are raised at once.
     """
     runs: list[Run] = []
     problems: list[str] = []
@@ -127,13 +128,12 @@ def compare(folders: Sequence[Path], mixed: bool = False, mean: bool = False) ->
         raise ArtifactError(problems)
     warnings = list(mismatches(runs).values())
     if warnings and not mixed:
-        raise ArtifactError([*warnings, "Their figures cannot be held side by side. Compare them all the same with "
-                                        "--mixed."])  # fmt: skip
+        raise ArtifactError([*warnings, "Their metrics are not comparable. Use --mixed to compare them anyway."])
     return tabulate(_by_recipe(runs) if mean else [[run] for run in runs], warnings)
 
 
 def mismatches(runs: Sequence[Run]) -> dict[str, str]:
-    """Tell by kind in which of setting, split and val images runs differ; their figures measure different things."""
+    """Return a message for each of setting, split and val images in which runs differ, so are not comparable."""
     names = _names([run.folder for run in runs])
     messages = {}
     kinds: dict[str, list[Any]] = {
@@ -148,7 +148,7 @@ def mismatches(runs: Sequence[Run]) -> dict[str, str]:
             texts = [f"{name}: {value}{SETTINGS.get(value, '')}" for name, value in zip(names, found, strict=True)]
         else:
             groups = [next(place for place, other in enumerate(found) if other == value) for value in found]
-            texts = [f"{name}: as {names[group]}" if names[group] != name else
+            texts = [f"{name}: same as {names[group]}" if names[group] != name else
                      f"{name}: {run.split if kind == 'split' else 'its own'}"
                      for name, group, run in zip(names, groups, runs, strict=True)]  # fmt: skip
         messages[kind] = f"The runs have different {kind}{'' if kind.endswith('s') else 's'}: {'; '.join(texts)}."
@@ -156,7 +156,7 @@ def mismatches(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def tabulate(groups: Sequence[Sequence[Run]], warnings: Sequence[str] = ()) -> Comparison:
-    """Make the table; each group of runs becomes a column, their mean when there are several."""
+    """Make the table. Each group of runs becomes one column; a group of several runs becomes their mean."""
     names = _names([Path(_common_name([run.folder for run in group])) for group in groups])
     columns = tuple(_column(name, group) for name, group in zip(names, groups, strict=True))
     figures = tuple(
@@ -168,7 +168,7 @@ def tabulate(groups: Sequence[Sequence[Run]], warnings: Sequence[str] = ()) -> C
 
 
 def as_text(table: Comparison, width: int = 100) -> Group:
-    """Return the table for a terminal ``width`` characters wide; runs that find no place follow in further tables."""
+    """Return the table for a terminal of ``width`` characters. Runs that do not fit are put into further tables."""
     fit = max(1, (width - _LABEL_WIDTH) // _COLUMN_WIDTH)
     parts: list[Any] = [Text(f"Warning: {warning}", style="yellow") for warning in table.warnings]
     for start in range(0, len(table.columns), fit):
@@ -177,9 +177,9 @@ def as_text(table: Comparison, width: int = 100) -> Group:
 
 
 def as_csv(table: Comparison) -> str:
-    """Return a line a run, its figures as in metrics.json; what was not measured is left empty.
+    """Return the table as CSV: one line per run, with the values of metrics.json. Missing values are empty.
 
-    With the mean of several runs, ``KEY.std`` follows each figure.
+    If a column is the mean of several runs, ``KEY.std`` follows each metric.
     """
     spread = any(column.runs > 1 for column in table.columns)
     text = io.StringIO()
@@ -199,7 +199,7 @@ def as_csv(table: Comparison) -> str:
 
 
 def as_html(table: Comparison) -> str:
-    """Return the table as one self-contained page."""
+    """Return the table as a self-contained HTML page."""
     return render("compare.html.j2", title="Runs compared", table=table, SETTINGS=SETTINGS)
 
 
@@ -211,10 +211,10 @@ def _value(metrics: EvaluateMetrics, key: str) -> float | None:
 
 
 def _by_recipe(runs: Sequence[Run]) -> list[list[Run]]:
-    """Group runs that differ in nothing but their seed.
+    """Group runs that differ only in their seed.
 
     Raises:
-        ArtifactError: two runs have the same recipe and seed.
+        ArtifactError: Two runs have the same recipe and seed.
     """
     groups: list[list[Run]] = []
     problems = []
@@ -222,8 +222,8 @@ def _by_recipe(runs: Sequence[Run]) -> list[list[Run]]:
         for group in groups:
             if {**run.inputs, "seed": None} == {**group[0].inputs, "seed": None}:
                 problems += [
-                    f"{run.folder} and {other.folder} are the same run: same recipe, same seed. A mean must not count "
-                    "it twice; leave one out." for other in group if other.inputs == run.inputs
+                    f"{run.folder} and {other.folder} have the same recipe and the same seed, so a mean would count "
+                    "the run twice. Leave out one of them." for other in group if other.inputs == run.inputs
                 ]  # fmt: skip
                 group.append(run)
                 break
@@ -242,14 +242,14 @@ def _column(name: str, group: Sequence[Run]) -> Column:
     spreads: dict[str, float | None] = {}
     for figure in FIGURES:
         measured = [value for run in group if (value := run.values[figure.key]) is not None]
-        whole = len(measured) == len(group)
-        values[figure.key] = statistics.fmean(measured) if whole else None
-        spreads[figure.key] = statistics.stdev(measured) if whole else None
+        complete = len(measured) == len(group)
+        values[figure.key] = statistics.fmean(measured) if complete else None
+        spreads[figure.key] = statistics.stdev(measured) if complete else None
     return Column(f"{name} ({len(group)} seeds)", first.setting, first.split, len(group), values, spreads)
 
 
 def _common_name(folders: Sequence[Path]) -> str:
-    """Name a group after what its folders' names begin with; the first folder's name if that is nothing."""
+    """Return the common prefix of the folder names of a group, or the name of the first folder if it is empty."""
     if len(folders) == 1:
         return str(folders[0])
     names = [folder.resolve().name for folder in folders]
@@ -258,14 +258,14 @@ def _common_name(folders: Sequence[Path]) -> str:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Name runs after their folders; with the parent folder where two have the same name."""
+    """Return the folder names of runs; names that occur more than once include the parent folder."""
     paths = [folder.resolve() for folder in folders]
     count = Counter(path.name for path in paths)
     return [path.name if count[path.name] == 1 else f"{path.parent.name}/{path.name}" for path in paths]
 
 
 def _recipe_differences(groups: Sequence[Sequence[Run]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Recipe keys that count in every run and have not the same value in all; the seeds of a group are joined."""
+    """Return the recipe keys that all runs have and whose values differ. The seeds of a group are joined."""
     firsts = [group[0].inputs for group in groups]
     rows = []
     for key in firsts[0]:
@@ -304,7 +304,7 @@ def _text_part(table: Comparison, start: int, stop: int) -> RichTable:
                                           for column in columns))  # fmt: skip
     if table.recipes and len(table.columns) > 1:
         out.add_section()
-        out.add_row(Text("Recipes differ in", style="bold"))
+        out.add_row(Text("Recipe keys that differ", style="bold"))
         for key, values in table.recipes:
             out.add_row(Text(f"  {key}"), *map(Text, values[start:stop]))
     return out

@@ -1,4 +1,4 @@
-"""The teacher's confusion on validation crops."""
+"""Read the teacher's confusion matrix on validation crops."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ from ezsd.report.charts import HeatMap, heat_map
 from ezsd.utils.files import read_json_if_exists
 
 _PAIRS = 15
-_ENOUGH_CROPS = 10  # of a true name, for its mistakes to be listed; a share of one crop says nothing
-_DRAWN_NAMES = 120  # a confusion table of more names would be a grey square
+_ENOUGH_CROPS = 10  # minimum crops of a true name; shares of fewer crops are not meaningful
+_DRAWN_NAMES = 120  # a confusion matrix of more names is not readable
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Crops of ``true`` that the teacher told as ``told``: how many before and after adaptation, of how many."""
+    """A confusion of two names.
+
+    Attributes:
+        true: The true name.
+        predicted: The name that the teacher predicts.
+        true_is_base: Whether ``true`` is a base name.
+        predicted_is_base: Whether ``predicted`` is a base name.
+        before: The number of such crops before adaptation.
+        after: The number of such crops after adaptation; None if the teacher is not adapted.
+        crops: The number of all crops of ``true``.
+    """
 
     true: str
     predicted: str
@@ -29,14 +39,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Confusion:
-    """The teacher's mistakes on val crops.
+    """The teacher's classification errors on val crops.
 
     Attributes:
-        pairs: those that make up the largest share of a true name's crops.
-        enough: pairs are listed of true names with at least so many crops.
-        before: all names; None where they are too many to be drawn.
-        after: likewise; None too where there was no adaptation.
-        base: how many of the names are base.
+        pairs: The confusions with the largest share of a true name's crops.
+        enough: The minimum number of crops of a true name for its confusions to be listed.
+        before: The confusion matrix before adaptation; None if it has too many names to draw.
+        after: The confusion matrix after adaptation; also None if the teacher is not adapted.
+        base: The number of base names.
     """
 
     pairs: tuple[Pair, ...]
@@ -47,13 +57,13 @@ class Confusion:
 
 
 def read_confusion(path: Path) -> Confusion | None:
-    """Read what stage adapt counted; None for runs that were made before it did."""
-    predicted = read_json_if_exists(path)
-    if not predicted:
+    """Read the confusion.json of stage adapt; return None if it does not exist, as in runs of older versions."""
+    content = read_json_if_exists(path)
+    if not content:
         return None
-    names, base = predicted["names"], predicted["base"]
-    before = {(true, said): count for true, said, count in predicted["before"]}
-    after = None if predicted["after"] is None else {(true, said): count for true, said, count in predicted["after"]}
+    names, base = content["names"], content["base"]
+    before = {(row, column): count for row, column, count in content["before"]}
+    after = None if content["after"] is None else {(row, column): count for row, column, count in content["after"]}
     crops: dict[int, int] = defaultdict(int)
     for (true, _), count in before.items():
         crops[true] += count
@@ -63,9 +73,9 @@ def read_confusion(path: Path) -> Confusion | None:
         key=lambda key: (-max(before.get(key, 0), (after or {}).get(key, 0)) / crops[key[0]], key),
     )
     pairs = tuple(
-        Pair(names[true], names[said], true < base, said < base, before.get((true, said), 0),
-             None if after is None else after.get((true, said), 0), crops[true])
-        for true, said in wrong[:_PAIRS]
+        Pair(names[true], names[predicted], true < base, predicted < base, before.get((true, predicted), 0),
+             None if after is None else after.get((true, predicted), 0), crops[true])
+        for true, predicted in wrong[:_PAIRS]
     )  # fmt: skip
     maps = [
         heat_map([(*key, count) for key, count in counts.items()], len(names))

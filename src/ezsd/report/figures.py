@@ -1,4 +1,4 @@
-"""The figures that runs are compared by."""
+"""The metrics that reports and comparisons show."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Unit = Literal["share", "ap", "seconds", "count", "bytes"]
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table.
+    """A metric, shown as one row of a table.
 
     Attributes:
-        key: where the value is in metrics.json, as ``gzsd.ap50_novel``.
-        group: heading over several lines.
-        title: what people read.
+        key: The path of the value in metrics.json, such as ``gzsd.ap50_novel``.
+        group: The heading above several rows.
+        title: The label of the row.
         unit: share (0..1), ap (0..100), seconds, count or bytes.
     """
 
@@ -27,12 +27,12 @@ class Figure:
     unit: Unit
 
     def shown(self, value: float | None, spread: float | None = None) -> str:
-        """Write a value of this figure, and its spread over several seeds when there is one."""
+        """Format a value, and its standard deviation over several seeds if it is given."""
         text = self._one(value)
         return text if spread is None else f"{text} ± {self._one(spread)}"
 
     def difference(self, value: float | None, other: float | None) -> str:
-        """Write ``value`` - ``other`` with its sign; empty where one was not measured."""
+        """Format ``value`` - ``other`` with its sign; empty if one of them was not measured."""
         if value is None or other is None:
             return ""
         text = self._one(abs(value - other))
@@ -52,21 +52,23 @@ _AP50 = (("ap50_novel", "AP50 novel"), ("ap50_base", "AP50 base"), ("ap50_all", 
          ("harmonic_mean", "harmonic mean"))  # fmt: skip
 _GROUPS: tuple[tuple[str, str, Unit, tuple[tuple[str, str], ...]], ...] = (
     ("gzsd", "Base and novel names together (gzsd)", "ap", _AP50),
-    ("zsd", "Novel names alone (zsd)", "ap", (("ap50", "AP50"), ("ap", "AP"))),
+    ("zsd", "Novel names only (zsd)", "ap", (("ap50", "AP50"), ("ap", "AP"))),
     ("masks.gzsd", "Masks (gzsd)", "ap", _AP50),
     ("lvis", "LVIS rules", "ap", (("ap", "AP"), ("ap_r", "AP rare"), ("ap_c", "AP common"), ("ap_f", "AP frequent"))),
     ("teacher", "Teacher: accuracy on val crops", "share", (
-        ("accuracy_base_before", "base names, before adaptation"), ("accuracy_base_after", "base names, after"),
-        ("accuracy_novel_before", "novel names, before adaptation"), ("accuracy_novel_after", "novel names, after"))),
-    ("proposals", "Proposals: novel boxes they meet", "share", (
-        ("novel_recall_at_100", "novel recall at 100"), ("novel_recall_at_300", "novel recall at 300"))),
+        ("accuracy_base_before", "base names, before adaptation"),
+        ("accuracy_base_after", "base names, after adaptation"),
+        ("accuracy_novel_before", "novel names, before adaptation"),
+        ("accuracy_novel_after", "novel names, after adaptation"))),
+    ("proposals", "Proposals: recall of novel boxes", "share", (
+        ("novel_recall_at_100", "recall at 100 proposals"), ("novel_recall_at_300", "recall at 300 proposals"))),
     ("cost", "Cost: time of each stage", "seconds", (
         ("adapt_s", "adapt"), ("propose_s", "propose"), ("train_s", "train"), ("evaluate_s", "evaluate"))),
     ("cost", "Cost: the teacher", "count", (
         ("teacher_crops", "crops through the teacher"), ("teacher_dense_passes", "dense passes of the teacher"))),
-    ("cost", "Cost: the teacher", "bytes", (("target_bytes", "stored targets"),)),
+    ("cost", "Cost: the teacher", "bytes", (("target_bytes", "size of stored targets"),)),
 )  # fmt: skip
 FIGURES = tuple(
     Figure(f"{section}.{key}", group, title, unit) for section, group, unit, lines in _GROUPS for key, title in lines
 )
-OPTIONAL_PREFIXES = ("masks.", "lvis.")  # lines that only some data has
+OPTIONAL_PREFIXES = ("masks.", "lvis.")  # metrics that exist only for some data

@@ -1,4 +1,4 @@
-"""What happened in single images: objects found and missed, false detections, what the teacher proposed."""
+"""Cards of single images: objects found and missed, false detections, and proposals of the teacher."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from ezsd.report.matching import (
     novel_rows,
 )
 
-_SIDE = 480  # pixels of an image in the page, longer side
+_SIDE = 480  # longer side of an embedded image in pixels
 _QUALITY = 78
 
 
-_GOLDEN_ANGLE = 137.508  # degrees of hue from name to name: neighbours never look alike
-_OUTLINE_DETAIL = 0.6  # part of a mask's outline points that is left out
-_DRAWN_FALSE = 10  # of an image; an untrained detector has a hundred
-_TEXT_SHARE = 34  # letters of a text in the longer side of an image, about
-_LETTER_WIDTH = 0.66  # of the text size
+_GOLDEN_ANGLE = 137.508  # degrees of hue between consecutive names, so that they have different colors
+_OUTLINE_DETAIL = 0.6  # share of the points of a mask's outline that is removed
+_DRAWN_FALSE = 10  # maximum false detections drawn; an untrained detector has a hundred per image
+_TEXT_SHARE = 34  # longer side of an image divided by the text size
+_LETTER_WIDTH = 0.66  # approximate width of a letter divided by the text size
 _TIMES = "\N{MULTIPLICATION SIGN}"
-_ORDER = ("novel", "base", "crowd")  # of the truth's labels where there is no room for all
+_ORDER = ("novel", "base", "crowd")  # priority of ground truth labels if they do not all fit
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Mark:
     """A box drawn on an image.
 
     Attributes:
-        kind: base, novel, missed, false, crowd or proposal; decides colour and line.
+        kind: base, novel, missed, false, crowd or proposal; determines color and line style.
         box: x, y, width, height in pixels of the image.
-        text: beside it.
-        hue: 0..360, of a proposal's name.
-        outline: SVG path of the mask; empty without one.
-        label: where the text begins, left end of its base line; None where it would cover a more important text.
+        text: The text of the label.
+        hue: The hue of a proposal's name, in 0..360.
+        outline: The SVG path of the mask; empty without a mask.
+        label: x, y of the left end of the text's baseline; None if the text would cover a more important one.
     """
 
     kind: str
@@ -59,7 +59,13 @@ class Mark:
 
 @dataclass(frozen=True)
 class Panel:
-    """The image with one kind of marks: a heading, what screen readers say, and the marks (important ones last)."""
+    """An image with marks.
+
+    Attributes:
+        title: The heading.
+        described: The description for screen readers.
+        marks: The marks in drawing order, the most important last.
+    """
 
     title: str
     described: str
@@ -71,13 +77,13 @@ class Card:
     """One image of the gallery.
 
     Attributes:
-        name: of the image file.
-        width: pixels of the image, the unit of all marks.
-        height: likewise.
-        image: a data URI (JPEG).
-        text_size: of all marks, in pixels of the image.
-        panels: what is drawn on it.
-        notes: (kind, text): in words what the panels show.
+        name: The name of the image file.
+        width: The width of the image in pixels, the unit of all marks.
+        height: The height of the image in pixels.
+        image: The image as a data URI (JPEG).
+        text_size: The text size of all marks, in pixels of the image.
+        panels: The panels that are drawn.
+        notes: Pairs (kind, text) that describe the panels in words.
     """
 
     name: str
@@ -90,15 +96,15 @@ class Card:
 
 
 def detection_card(outcome: Outcome, names: Sequence[str], base: int) -> Card:
-    """Draw a val image: what is there, and what was detected and missed.
+    """Draw a val image with its ground truth, and with its detections and missed objects.
 
     Args:
-        outcome: of the image.
-        names: what labels mean; label 1 is the first.
-        base: labels up to it are base.
+        outcome: The outcome of the image.
+        names: The names; label 1 is the first.
+        base: The number of base names; larger labels are novel.
 
     Raises:
-        DataError: the image cannot be read.
+        DataError: The image cannot be read.
     """
     image = outcome.image
     truth = _truth(image, names, base)
@@ -113,24 +119,24 @@ def detection_card(outcome: Outcome, names: Sequence[str], base: int) -> Card:
     false = [mark for mark in marks if mark.kind == "false"]
     notes = (("found", _with_scores(hits)), ("missed", _counted([mark.text for mark in missed])),
              ("false", _with_scores(false)))  # fmt: skip
-    drawn = "" if len(false) <= _DRAWN_FALSE else f"; of {len(false)} false ones the {_DRAWN_FALSE} surest"
+    drawn = "" if len(false) <= _DRAWN_FALSE else f" (the {_DRAWN_FALSE} highest-scoring of {len(false)} false ones)"
     detected = Panel(f"Detections{drawn}", f"Found: {notes[0][1]}. Missed: {notes[1][1]}. False: {notes[2][1]}.",
                      _labelled((*hits, *missed, *false[:_DRAWN_FALSE]), image))  # fmt: skip
     return _card(image, (_truth_panel(truth, image), detected), notes)
 
 
 def proposal_card(image: AnnotatedImage, regions: Regions, names: Sequence[str], base: int, shown: int) -> Card:
-    """Draw a train image: what is there, and the best proposals with the names the teacher gave them.
+    """Draw a train image with its ground truth, and with its best proposals and the names the teacher gives them.
 
     Args:
-        image: with all its boxes, novel ones too.
-        regions: of stage propose.
-        names: what labels mean, in image and regions alike.
-        base: labels up to it are base.
-        shown: how many proposals.
+        image: The image with all its boxes, including novel ones.
+        regions: The regions of stage propose for this image.
+        names: The names, for the labels of both image and regions; label 1 is the first.
+        base: The number of base names; larger labels are novel.
+        shown: The maximum number of proposals.
 
     Raises:
-        DataError: the image cannot be read.
+        DataError: The image cannot be read.
     """
     best = regions[~regions.is_base_box][torch.arange(min(shown, int((~regions.is_base_box).sum())))]
     marks = []
@@ -143,10 +149,13 @@ def proposal_card(image: AnnotatedImage, regions: Regions, names: Sequence[str],
     met = met_rows(image, best, rows)
     novel = [names[int(image.labels[row]) - 1] for row in rows]
     notes = (
-        ("teacher", described),
-        ("novel", "none" if not rows else f"{_counted(novel)}: {sum(met)} of {len(rows)} met by these boxes"),
+        ("names given by the teacher", described),
+        (
+            "novel objects",
+            "none" if not rows else f"{_counted(novel)}: {sum(met)} of {len(rows)} covered by a proposal",
+        ),
     )
-    panel = Panel("Proposals of the teacher", f"Boxes that it names: {described}.", _labelled(marks, image))
+    panel = Panel("Proposals of the teacher", f"Names of the proposals: {described}.", _labelled(marks, image))
     return _card(image, (_truth_panel(_truth(image, names, base), image), panel), notes)
 
 
@@ -168,7 +177,7 @@ def _truth_panel(marks: Sequence[Mark], image: AnnotatedImage) -> Panel:
 
 
 def _labelled(marks: Sequence[Mark], image: AnnotatedImage) -> tuple[Mark, ...]:
-    """Give marks (most important first) their labels as long as there is room; returns them most important last."""
+    """Place the labels of marks (most important first) where they fit; return the marks, most important last."""
     size = _text_size(image)
     taken: list[tuple[float, float, float, float]] = []
     placed = []
@@ -198,7 +207,7 @@ def _text_size(image: AnnotatedImage) -> int:
 
 
 def _outline(mask: np.ndarray[Any, Any]) -> str:
-    """Draw a mask [H, W] as an SVG path; masks too small for an outline give an empty one."""
+    """Return the outline of a mask [H, W] as an SVG path; empty if the mask is too small for an outline."""
     polygons = sv.mask_to_polygons(mask)
     kept = [sv.approximate_polygon(polygon, percentage=_OUTLINE_DETAIL) for polygon in polygons if len(polygon) > 2]
     return "".join("M" + "L".join(f"{x} {y}" for x, y in polygon.astype(int).tolist()) + "Z" for polygon in kept)
@@ -214,13 +223,13 @@ def _card(image: AnnotatedImage, panels: tuple[Panel, ...], notes: tuple[tuple[s
 
 
 def _counted(texts: Sequence[str]) -> str:
-    """Write names, the same ones once with their number: "person × 3, cup"; "none" where there is none."""
+    """List names with their counts, such as "person × 3, cup"; "none" if ``texts`` is empty."""
     counts = Counter(texts)
     return ", ".join(text if count == 1 else f"{text} {_TIMES} {count}" for text, count in counts.items()) or "none"
 
 
 def _with_scores(marks: Sequence[Mark]) -> str:
-    """Write names of detections, each once with their number and the best score: "person × 3 (up to 0.98)"."""
+    """List names of detections with their counts and highest scores, such as "person × 3 (up to 0.98)"."""
     scores: dict[str, list[str]] = {}
     for mark in marks:
         name, _, score = mark.text.rpartition(" ")

@@ -14,20 +14,22 @@ from ezsd.data.samples import AnnotatedImage, ImageSet
 from ezsd.data.target_store import Regions
 from ezsd.utils.boxes import covered_share
 
-SHOWN_SCORE = 0.3  # detections with a lower score are not shown; what ezsd detect takes when it is not told
+SHOWN_SCORE = 0.3  # detections with a lower score are not shown; also the default of ezsd detect
 _IOU = 0.5
-_NOVEL_COUNTS = 2  # a failure on a novel name counts twice in the order of the gallery
+_NOVEL_COUNTS = 2  # weight of a novel name in the order of the gallery
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """An image's boxes against what was detected with a score of at least SHOWN_SCORE.
+    """The detections of an image with a score of at least SHOWN_SCORE, matched to its true boxes.
 
     Attributes:
-        image: with its true boxes.
-        detections: COCO results, category_id = label, best first; those that only meet a crowd are left out.
-        found: for each detection whether it meets an object of its name (IoU of at least 0.5) that no better one met.
-        missed: rows of the true boxes that no detection met; crowds are never missed.
+        image: The image with its true boxes.
+        detections: COCO results with category_id = label, by decreasing score. Detections that match only a crowd box
+            are left out.
+        found: For each detection, whether it matches a true box of its name (IoU of at least 0.5) that no detection
+            with a higher score matches.
+        missed: Rows of the true boxes without a matching detection. Crowd boxes are never missed.
     """
 
     image: AnnotatedImage
@@ -36,18 +38,18 @@ class Outcome:
     missed: tuple[int, ...]
 
     def failures(self, base: int) -> int:
-        """Count objects missed and false detections; names with a label above ``base`` count twice."""
+        """Return the number of missed objects and false detections; those with a label above ``base`` count twice."""
         labels = [int(self.image.labels[row]) for row in self.missed]
         labels += [entry["category_id"] for entry, hit in zip(self.detections, self.found, strict=True) if not hit]
         return sum(_NOVEL_COUNTS if label > base else 1 for label in labels)
 
 
 def judge(image: AnnotatedImage, detections: Sequence[Mapping[str, Any]]) -> Outcome:
-    """Match detections to the boxes of an image, the best first, as COCO's evaluator does at IoU 0.5.
+    """Match detections to the boxes of an image by decreasing score, like the COCO evaluator at IoU 0.5.
 
     Args:
-        image: with all its boxes.
-        detections: COCO results of this image; category_id = label.
+        image: The image with all its boxes.
+        detections: COCO results of this image with category_id = label.
     """
     shown = [entry for entry in detections if entry["score"] >= SHOWN_SCORE]
     ordered = sorted(shown, key=lambda entry: -entry["score"])
@@ -74,9 +76,18 @@ def judge(image: AnnotatedImage, detections: Sequence[Mapping[str, Any]]) -> Out
 def worst_and_best(
     outcomes: Sequence[Outcome], base: int, worst: int, best: int
 ) -> tuple[list[Outcome], list[Outcome]]:
-    """Choose the images with most failures, worst first, and of the rest those with most objects found per failure.
+    """Choose the images with most failures, and of the others those with most found objects per failure.
 
-    Images where nothing is to be seen (no object, no detection) are left out.
+    Images without objects and detections are left out.
+
+    Args:
+        outcomes: The outcomes of all images.
+        base: The number of base names; larger labels are novel.
+        worst: The maximum number of images with most failures.
+        best: The maximum number of the other images.
+
+    Returns:
+        The worst outcomes, by decreasing failures, and the best of the others, best first.
     """
     seen = [each for each in outcomes if each.found or each.missed]
     ordered = sorted(seen, key=lambda each: (-each.failures(base), sum(each.found)))
@@ -88,14 +99,17 @@ def worst_and_best(
 def hardest(
     images: ImageSet, regions_of: Mapping[int, Regions], base: int, shown: int, count: int
 ) -> list[AnnotatedImage]:
-    """Choose train images with novel objects: those whose proposals meet the fewest of them first, evenly to the best.
+    """Choose train images with novel objects, evenly spaced from the lowest to the highest recall by their proposals.
 
     Args:
-        images: with boxes of all names.
-        regions_of: by image id; images without an entry are left out.
-        base: labels up to it are base.
-        shown: how many of the best proposals count.
-        count: how many images.
+        images: Images with boxes of all names.
+        regions_of: The regions of stage propose by image id. Images without regions are left out.
+        base: The number of base names; larger labels are novel.
+        shown: The number of best proposals of each image that are used.
+        count: The maximum number of images.
+
+    Returns:
+        The images, by increasing recall.
     """
     ranked = []
     for image in images:
@@ -111,7 +125,7 @@ def hardest(
 
 
 def met_rows(image: AnnotatedImage, proposals: Regions, rows: Sequence[int]) -> list[bool]:
-    """Tell for true boxes whether a proposal meets them (IoU of at least 0.5), whatever name it has."""
+    """Return for each row of the true boxes whether a proposal of any name covers it (IoU of at least 0.5)."""
     if not len(proposals) or not rows:
         return [False] * len(rows)
     met: list[bool] = (box_iou(image.boxes[list(rows)], proposals.boxes) >= _IOU).any(1).tolist()
@@ -119,7 +133,7 @@ def met_rows(image: AnnotatedImage, proposals: Regions, rows: Sequence[int]) -> 
 
 
 def novel_rows(image: AnnotatedImage, base: int) -> list[int]:
-    """Return the rows of the novel boxes that are not crowds."""
+    """Return the rows of the novel boxes, crowd boxes excluded."""
     rows: list[int] = ((image.labels > base) & ~image.crowd).nonzero()[:, 0].tolist()
     return rows
 

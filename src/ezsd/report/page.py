@@ -1,4 +1,4 @@
-"""Stage 5: what a run was and what came of it, as one HTML file that can be sent to anyone."""
+"""Write the report of a run: its recipe, metrics and example images, as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from ezsd.utils.format import number
 
 _MARK = '<meta name="ezsd-inputs" content="'
 _WORST, _BEST, _TRAIN_CARDS = 8, 4, 6
-_TRAIN_IMAGES = 1000  # the cards of proposals are chosen among so many train images
-_PROPOSALS = 12  # drawn on an image
+_TRAIN_IMAGES = 1000  # maximum train images among which the cards of proposals are chosen
+_PROPOSALS = 12  # maximum proposals drawn on an image
 
 
 _LOSSES = {
@@ -56,7 +56,7 @@ _LOSSES = {
 
 @dataclass(frozen=True)
 class Bar:
-    """AP50 of one category; lengths in percent of the axis, None where there is nothing to measure on."""
+    """AP50 of one category. ``value`` and ``baseline`` are None if not measured; lengths are in percent of the axis."""
 
     name: str
     boxes: int
@@ -68,13 +68,13 @@ class Bar:
 
 @dataclass(frozen=True)
 class CardSection:
-    """Cards of one section, or why there are none.
+    """The cards of a section, or the reason why it has no cards.
 
     Attributes:
-        cards: first the worst.
-        best: of ``cards``, how many at the end are the best.
-        totals: how often base and novel objects were found, missed, and told where there are none.
-        problem: why there are no cards; empty when there are.
+        cards: The cards, the worst first.
+        best: The number of cards at the end of ``cards`` that show the best images.
+        totals: Counts of found and missed objects and of false detections, for base and novel names.
+        problem: The reason why the section has no cards; empty otherwise.
     """
 
     cards: tuple[Card, ...] = ()
@@ -87,29 +87,29 @@ def write_report(folder: Path, baseline: Path | None = None) -> Path:
     """Write ``report.html`` into a run folder whose stage evaluate is finished.
 
     Args:
-        folder: of the run.
-        baseline: another run, whose figures and curves stand beside; it has the same split and val images. Another
-            setting is told in the report.
+        folder: The run folder.
+        baseline: The folder of a run to compare with. It must have the same split and val images. If its setting
+            differs, the report contains a warning.
 
     Returns:
-        the path of the report.
+        The path of the report.
 
     Raises:
-        ArtifactError: a run is not finished, the baseline cannot be held beside it, the folder has a report.html that
-            is not ezsd's, or a file cannot be read or written.
-        RecipeError: the recipe in the folder cannot be read.
+        ArtifactError: A run is not finished, the baseline is not comparable, the folder has a report.html that ezsd
+            did not write, or a file cannot be read or written.
+        RecipeError: The recipe in the folder cannot be read.
     """
     files = RunFolder(folder)
     path = files.report
     if path.exists() and _inputs_of(path) is None:
-        raise ArtifactError(f"{path} was not written by ezsd and would be replaced. Move it elsewhere.")
+        raise ArtifactError(f"{path} was not written by ezsd and would be overwritten. Move it to another place.")
     run = read_run(folder)
     other = None if baseline is None else _read_baseline(run, baseline)
     recipe = load_run_recipe(files.recipe)
     names = (*run.inputs["split.base"], *run.inputs["split.novel"])
     base = len(run.inputs["split.base"])
     runs = [run] if other is None else [run, other]
-    beside = None if baseline is None else RunFolder(baseline)
+    baseline_files = None if baseline is None else RunFolder(baseline)
     write_text(path, render(
         "report.html.j2",
         title=folder.resolve().name,
@@ -123,8 +123,8 @@ def write_report(folder: Path, baseline: Path | None = None) -> Path:
         table=tabulate([[each] for each in runs], list(mismatches(runs).values())),
         stages=_stages(files),
         machines=_machines(files),
-        plots=_plots(files, beside),
-        bars=_bars(files, beside),
+        plots=_plots(files, baseline_files),
+        bars=_bars(files, baseline_files),
         adapt=read_metrics_if_exist(files.metrics("adapt"), AdaptMetrics),
         confusion=read_confusion(files.confusion),
         proposals=_proposal_images(files, recipe, names, base),
@@ -136,18 +136,18 @@ def write_report(folder: Path, baseline: Path | None = None) -> Path:
 
 
 def is_current(run: RunFolder) -> bool:
-    """Return whether the report was made from what the run folder holds now."""
+    """Return whether the report was made from the current contents of the run folder."""
     return _inputs_of(run.report) == _digest(run)
 
 
 def remove_report(run: RunFolder) -> None:
-    """Remove the report of results that are about to be replaced; a file of the user is left alone."""
+    """Remove the report. A report.html that ezsd did not write is kept."""
     if _inputs_of(run.report) is not None:
         run.report.unlink()
 
 
 def _digest(run: RunFolder) -> str:
-    """Return a digest of what a report is made from, except images and settings that change only the speed."""
+    """Return a digest of the files that a report is made from, except images."""
     files = [
         *(run.metrics(stage) for stage in STAGES), *(run.done(stage) for stage in STAGES), run.inputs("evaluate"),
         run.confusion, run.training.log, run.per_category, run.detections,
@@ -156,7 +156,7 @@ def _digest(run: RunFolder) -> str:
 
 
 def _inputs_of(path: Path) -> str | None:
-    """What a report was made from; None where there is no report of ezsd's."""
+    """Return the digest stored in a report; None if ``path`` is not a report written by ezsd."""
     if not path.is_file():
         return None
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -168,20 +168,20 @@ def _read_baseline(run: Run, folder: Path) -> Run:
     other = read_run(folder)
     messages = mismatches([run, other])
     if problems := [text for kind, text in messages.items() if kind != "setting"]:
-        advice = "Give a run of the same split and val images."
+        advice = "Choose a run with the same split and val images."
         raise ArtifactError([*problems, f"{folder} cannot be the baseline of {run.folder}. {advice}"])
     return other
 
 
 def _stages(run: RunFolder) -> list[dict[str, Any]]:
-    """Return name, what was done, seconds and end time of each stage."""
+    """Return the name, work, seconds and end time of each stage."""
     adapt = read_metrics_if_exist(run.metrics("adapt"), AdaptMetrics)
     targets = read_metrics_if_exist(run.metrics("propose"), ProposeMetrics)
     train = read_metrics_if_exist(run.metrics("train"), TrainMetrics)
     counts = read_metrics(run.metrics("evaluate"), EvaluateMetrics).counts
     done: dict[Stage, str] = {
         "adapt": f"{number(adapt.steps)} steps, {number(adapt.crops)} crops of base boxes"
-        if adapt.steps else "off; the accuracy of the raw teacher was measured",
+        if adapt.steps else "disabled; only the accuracy of the raw teacher was measured",
         "propose": f"{number(targets.proposals)} proposals and {number(targets.base_boxes)} base boxes on "
         f"{number(targets.images)} images" if targets.images else "not needed by this recipe",
         "train": f"{number(train.steps)} steps, {number(train.images)} images, "
@@ -198,7 +198,7 @@ def _stages(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def _machines(run: RunFolder) -> list[tuple[str, dict[str, str]]]:
-    """Return versions and hardware, with the stages that ran there; one entry if all ran in one place."""
+    """Return versions and hardware, with the stages that ran on them; one entry for each environment."""
     stages: dict[str, list[str]] = defaultdict(list)
     for stage in STAGES:
         if environment := read_json_if_exists(run.done(stage)).get("environment"):
@@ -211,7 +211,7 @@ def _plots(run: RunFolder, baseline: RunFolder | None) -> list[Plot]:
     return [
         plot(title, own[name], other.get(name, ()))
         for name, title in {**_LOSSES, **{name: name for name in own if name not in _LOSSES}}.items()
-        if any(value for _, value in own.get(name, ()))  # a loss that is switched off is 0 all along
+        if any(value for _, value in own.get(name, ()))  # a disabled loss is always 0
     ]
 
 
@@ -227,14 +227,14 @@ def _curves(run: RunFolder) -> dict[str, Curve]:
 
 
 def _bars(run: RunFolder, baseline: RunFolder | None) -> dict[str, list[Bar]]:
-    """Bars of novel and base names, the highest first; those without a box last."""
+    """Return the bars of novel and base names, the highest first. Names without boxes are last."""
     own, other = _categories(run), {} if baseline is None else _categories(baseline)
     top = ceiling(float(row["ap50"] or 0) for row in (*own.values(), *other.values()))
     bars: dict[str, list[Bar]] = {"novel": [], "base": []}
     for name, row in own.items():
-        value, beside = (float(text) if (text := rows.get(name, {}).get("ap50")) else None for rows in (own, other))
+        value, reference = (float(text) if (text := rows.get(name, {}).get("ap50")) else None for rows in (own, other))
         bars[row["split"]].append(
-            Bar(name, int(row["boxes"]), value, 100 * (value or 0) / top, beside, 100 * (beside or 0) / top)
+            Bar(name, int(row["boxes"]), value, 100 * (value or 0) / top, reference, 100 * (reference or 0) / top)
         )
     for side in bars.values():
         side.sort(key=lambda bar: -1.0 if bar.value is None else bar.value, reverse=True)
@@ -247,7 +247,7 @@ def _categories(run: RunFolder) -> dict[str, dict[str, str]]:
 
 
 def _gallery(run: RunFolder, recipe: Recipe, names: Sequence[str], base: int) -> CardSection:
-    """Cards of val images, the worst first, then the best of the others."""
+    """Return the cards of val images: the worst first, then the best of the others."""
     try:
         images = load_images(recipe.data.val, names, recipe.data.skip_bad)
         rules = read_rules(recipe.data.val.annotations, names)
@@ -275,9 +275,9 @@ def _totals(outcomes: Sequence[Outcome], base: int) -> dict[str, dict[str, int]]
 
 
 def _proposal_images(run: RunFolder, recipe: Recipe, names: Sequence[str], base: int) -> CardSection:
-    """Cards of train images with novel objects, those where the proposals meet the fewest first."""
+    """Return the cards of train images with novel objects, by increasing recall of these objects by the proposals."""
     if not (run.of("propose") / INDEX).is_file():
-        return CardSection(problem="This recipe needs no proposals: nothing was distilled.")
+        return CardSection(problem="This recipe does not use proposals, because distillation is disabled.")
     part = recipe.data.train
     limit = min(part.limit or _TRAIN_IMAGES, _TRAIN_IMAGES)
     try:
@@ -288,4 +288,4 @@ def _proposal_images(run: RunFolder, recipe: Recipe, names: Sequence[str], base:
         cards = [proposal_card(image, regions[image.image_id], names, base, _PROPOSALS) for image in chosen]
     except DataError as error:
         return CardSection(problem=str(error))
-    return CardSection(tuple(cards), problem="" if cards else "No train image has a novel object.")
+    return CardSection(tuple(cards), problem="" if cards else "No train image contains a novel object.")

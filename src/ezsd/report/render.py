@@ -1,4 +1,4 @@
-"""HTML pages that are one file: their style is in them, nothing is loaded from anywhere."""
+"""Render self-contained HTML pages: styles and images are embedded, and nothing is loaded."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ezsd.utils.format import byte_size, duration, number
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template of ``ezsd/report/templates``; texts are escaped, so names like ``<b>`` stay names.
+    """Render a template of ``ezsd/report/templates``. Values are HTML-escaped.
 
     Args:
-        template: its file name.
-        values: what it shows.
+        template: The file name of the template.
+        values: The variables of the template.
 
     Returns:
-        the whole page.
+        The HTML of the page.
     """
     return _environment().get_template(template).render(**values)
 
