@@ -25,7 +25,7 @@ LOSSES = {"loss": 3.0, "loss_classifier": 1.0, "loss_box": 1.0, "loss_distillati
 def make_finished_run(folder: Path, coco: TinyCoco, ap50_novel: float | None = 12.5, **changes: Any) -> Path:
     """Write a run folder without a model.
 
-    Every base box is detected with score 0.9 and no novel box is. A false bar is detected in images 11 and 4.
+    Every base box is detected with score 0.9 and no novel box is. A wrong bar is detected in images 11 and 4.
 
     Args:
         folder: The run folder to write.
