@@ -1,12 +1,12 @@
-"""Ideas switched off one at a time, and together: one table, mean and standard deviation over seeds.
+"""Ablation: disable ideas one at a time and together, and print one table with mean and standard deviation over seeds.
 
-First the three ideas of the publication and all of them together (the baseline), then what is added to them here, and
-all of that together (ideas-alone).
+The first variants disable the three published ideas, one at a time and all together (baseline). The others disable the
+additions of this package, one at a time and all together (ideas-alone).
 
     python benchmarks/ablation.py recipes/pocket.yaml --out runs/ablation --seeds 3
 
-Every run is a run folder of OUT, so that it goes on where it was stopped, and `ezsd report`, `ezsd compare` can look at
-it. What two runs of a seed have in common (adapted teacher, targets) is made once.
+Every run is a run folder in OUT: interrupted runs resume, and `ezsd report` and `ezsd compare` can read them. Stages
+that two variants of a seed have in common (adapted teacher, targets) are computed once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "propose.objectness=0", "propose.base_overlap=1", "train.ignore_top=0", "train.novel_negatives=false",
     ),
 }  # fmt: skip
-SHARED = {  # with variant ezsd
+SHARED = {  # stage folders that are the same as in variant ezsd
     "rpn-regions": ("adapt",),
     "no-semantic-regression": ("adapt", "targets"),
     "no-objectness": ("adapt",),
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def table(folders: list[Path], mean: bool) -> str:
-    """Return the figures as Markdown, a line a variant."""
+    """Return the figures as a Markdown table with one line per variant."""
     found = compare(folders, mean=mean)
     figures = {figure.key: figure for figure in found.figures}
     lines = ["| | " + " | ".join(COLUMNS) + " |", "| --- |" + " --- |" * len(COLUMNS)]

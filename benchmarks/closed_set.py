@@ -1,10 +1,10 @@
-"""What an ordinary closed-set detector of the same parts learns from the same boxes: the base AP to hold beside a run.
+"""Train a plain closed-set detector with the same components on the same boxes, as a reference for the base AP of a run.
 
     python benchmarks/closed_set.py recipes/coco2k.yaml --out runs/closed_set
 
-The plain detector is torchvision's GeneralizedRCNN with the recipe's backbone, FPN, RPN and box-head layers; it
-classifies the base categories with a linear layer, and regresses boxes for each. Images, order, schedule and input are
-the recipe's. It knows no other names, so it is asked for the base names alone. Run again, it goes on where it was.
+The plain detector is torchvision's GeneralizedRCNN with the recipe's backbone, FPN, RPN and box-head layers. It
+classifies the base categories with a linear layer, and regresses boxes for each category. Images, order, schedule and
+input size are those of the recipe. It is evaluated on base names only. Running it again resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ezsd.utils.log import show_log
 
 
 class Batched(nn.Module):
-    """Pads images as the plain detector's transform; they have their size already."""
+    """Replace the transform of the plain detector: images already have their final size and are only padded."""
 
     def forward(self, images: list[Tensor], targets: Any = None) -> tuple[ImageList, Any]:
         return batch_images(images), targets
@@ -47,7 +47,7 @@ class Batched(nn.Module):
 
 
 class PlainHead(nn.Module):
-    """The layers of our box head up to both of its outputs."""
+    """The layers of our box head without the two output layers."""
 
     def __init__(self, detector: Rcnn) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class PlainHead(nn.Module):
 
 
 class PlainPredictor(nn.Module):
-    """Linear layers of a closed-set detector."""
+    """The linear output layers of a closed-set detector."""
 
     def __init__(self, hidden: int, categories: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class PlainPredictor(nn.Module):
 
 
 class FixedNames(nn.Module):
-    """The plain detector's RoI heads where ours stand: whatever names are asked for, they answer with their own."""
+    """Wrap the plain detector's RoI heads in the interface of ours; they ignore the requested names."""
 
     def __init__(self, heads: RoIHeads) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class FixedNames(nn.Module):
 
 
 def plain_detector(config: DetectorConfig, categories: int, pretrained: bool) -> GeneralizedRCNN:
-    """Build torchvision's detector from the same parts."""
+    """Build torchvision's detector from the components of ours."""
     config = config.model_copy(update={"semantic_regression": False})
     ours = build_detector(config, 1, masks=False, pretrained=pretrained)
     heads = RoIHeads(
@@ -103,7 +103,7 @@ def plain_detector(config: DetectorConfig, categories: int, pretrained: bool) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, log and metrics.json")
+    parser.add_argument("--out", type=Path, required=True, help="output folder for checkpoints, log and metrics.json")
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     arguments = parser.parse_args()
     show_log()
@@ -114,15 +114,15 @@ def main() -> None:
 
 
 def closed_set(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Train the plain detector on the base boxes of a recipe, measure it on the val part, write metrics.json.
+    """Train the plain detector on the base boxes of a recipe, evaluate it on the val part, and write metrics.json.
 
     Raises:
-        ArtifactError: ``folder`` was made from another recipe.
+        ArtifactError: ``folder`` was made from a different recipe.
     """
-    told = folder / "recipe.yaml"
-    if told.exists() and load_recipe(told) != recipe:
-        raise ArtifactError(f"{folder} was made from another recipe, see {told}. Give another folder with --out.")
-    save_recipe(recipe, told)
+    saved = folder / "recipe.yaml"
+    if saved.exists() and load_recipe(saved) != recipe:
+        raise ArtifactError(f"{folder} was made from a different recipe, see {saved}. Use another --out.")
+    save_recipe(recipe, saved)
     base = load_split(recipe.split).base
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = recipe.train.model_copy(update={"distillation_weight": 0.0, "ignore_top": 0})

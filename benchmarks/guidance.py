@@ -1,10 +1,10 @@
-"""What the meaning of a name adds to a box: regions near val objects, regressed with their own name, none, another.
+"""Measure semantic regression: regress regions near val objects with their own name, no name and another name.
 
     python benchmarks/guidance.py runs/coco2k
 
-Every object of the val part is jittered into regions that meet it with IoU 0.4 to 0.9; the box branch alone moves them
-back. So neither proposals, nor scores, nor the rarity of an object come in between. A run without semantic regression
-shows the same box whatever the name. Each line: mean IoU with the object, and the share of boxes with IoU 0.75 or more.
+Every object of the val part is jittered into regions that overlap it with IoU 0.4 to 0.9, and the box branch regresses
+them. The result does not depend on proposals, on scores or on the frequency of an object. Without semantic regression,
+boxes are the same for every name. Each cell is the mean IoU with the object and the fraction of boxes with IoU >= 0.75.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ NEAR = (0.4, 0.9)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders whose stage train is finished")
-    parser.add_argument("--regions", type=int, default=20, help="an object; those too near or too far are left out")
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders with a finished stage train")
+    parser.add_argument("--regions", type=int, default=20, help="regions per object before filtering by IoU")
     parser.add_argument(
-        "--jitter", type=float, default=0.15, help="standard deviation of a side, in widths and heights"
+        "--jitter", type=float, default=0.15, help="standard deviation of each side, relative to width and height"
     )
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,7 +56,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def guided(model: Rcnn, images: ImageSet, text: Tensor, count: int, jitter: float) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield, image by image, the labels [N] of the regions and their IoU [N, 4]: before, own name, none, another."""
+    """Yield for each image the labels [N] of the regions and their IoU [N, 4]: before, own name, no name, another."""
     generator, heads = torch.Generator().manual_seed(0), model.roi_heads
     for image in images:
         pixels = read_image(image)
@@ -81,7 +81,7 @@ def guided(model: Rcnn, images: ImageSet, text: Tensor, count: int, jitter: floa
 def regions_near(
     objects: Tensor, count: int, jitter: float, size: tuple[int, int], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return regions [N, 4] near objects [K, 4] of an image of ``size``, and the object [N] of each."""
+    """Return regions [N, 4] near objects [K, 4] (xyxy), and the object index [N] of each; ``size``: height, width."""
     places = torch.arange(len(objects)).repeat_interleave(count)
     sides = (objects[:, 2:] - objects[:, :2])[places].repeat(1, 2)
     moved = objects[places] + jitter * sides * torch.randn(len(places), 4, generator=generator)

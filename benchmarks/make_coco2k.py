@@ -1,12 +1,12 @@
-"""Make coco2k, the data set of the benchmarks, from COCO's own val2017 images and annotations.
+"""Make coco2k, the data set of the benchmarks, from the official COCO val2017 images and annotations.
 
     python benchmarks/make_coco2k.py --val2017 val2017 --annotations annotations/instances_val2017.json
 
-1,989 images with a person (coco2k_images.json lists them), long side 384 pixels, in a train and a val part.
-Boxes: corners cut to whole pixels of the official image, then scaled, one decimal; no masks; iscrowd is 0 for all,
-crowd regions are there as plain boxes. Boxes, areas and ids come out as in the set the published figures were
-measured on; pixels may differ a little (JPEG encoder, resize filter).
-COCO's annotations are CC BY 4.0; the images have the licences of their Flickr authors: do not pass them on.
+The data set has 1,989 images with a person (listed in coco2k_images.json), long side 384 pixels, in a train and a val
+part. Box corners are rounded down to integer pixels of the official image, then scaled and rounded to one decimal.
+Masks are removed, and crowd regions become plain boxes (iscrowd is 0). Boxes, areas and ids are the same as in the data
+set of the published figures; pixels can differ slightly (JPEG encoder, resize filter).
+COCO's annotations are CC BY 4.0. The images have the licenses of their Flickr authors: do not redistribute them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def main() -> None:
     )
     parser.add_argument("--val2017", type=Path, required=True, help="folder of COCO's val2017 images")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO's instances_val2017.json")
-    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "shared" / "data" / "coco2k", help="new folder")
+    parser.add_argument(
+        "--out", type=Path, default=HERE.parents[1] / "shared" / "data" / "coco2k", help="folder to write"
+    )
     given = parser.parse_args()
     images = json.loads((HERE / "coco2k_images.json").read_text(encoding="utf-8"))
     try:
@@ -55,24 +57,24 @@ def make_coco2k(images: Mapping[str, Sequence[int]], val2017: Path, annotations:
     """Write ``images/`` and ``instances_PART.json`` for every part into ``out``.
 
     Args:
-        images: image ids of each part.
-        val2017: folder of the official images.
-        annotations: the official annotation file.
-        out: where to write; must not hold the data set yet.
+        images: The image ids of each part.
+        val2017: The folder of the official images.
+        annotations: The official annotation file.
+        out: The output folder; it must not contain the data set.
 
     Raises:
-        DataError: inputs are missing or are not COCO's, or ``out`` holds a data set.
+        DataError: Inputs are missing or are not the official files, or ``out`` already contains a data set.
     """
     present = [path for part in images if (path := out / f"instances_{part}.json").exists()]
     if present:
-        raise DataError(f"{present[0]} is there already. Remove it, or give another folder with --out.")
+        raise DataError(f"{present[0]} already exists. Remove it, or use another --out.")
     content = _official(annotations)
     entries = {entry["id"]: entry for entry in content["images"]}
     absent = [image_id for part in images.values() for image_id in part if image_id not in entries]
     if absent:
         raise DataError(
-            f"{annotations} lacks {len(absent)} images of coco2k, as image id {absent[0]}; "
-            "expected COCO's instances_val2017.json."
+            f"{annotations} lacks {len(absent)} images of coco2k, for example image id {absent[0]}; "
+            "expected the official instances_val2017.json."
         )
     sizes = _write_images([entries[image_id] for part in images.values() for image_id in part], val2017, out)
     rows = small_annotations(content, sizes)
@@ -100,7 +102,7 @@ def small_annotations(
 ) -> dict[int, list[dict[str, Any]]]:
     """Return the annotations of the images in ``sizes`` (new width and height by image id), scaled to them.
 
-    Ids count from 1 through all images with a person, in order of their ids, those left out of ``sizes`` too.
+    Annotation ids count from 1 over all images with a person, ordered by image id, including images not in ``sizes``.
     """
     person = next(entry["id"] for entry in content["categories"] if entry["name"] == "person")
     images = {entry["id"]: entry for entry in content["images"]}
@@ -113,7 +115,7 @@ def small_annotations(
         if all(entry["category_id"] != person for entry in of_image[image_id]):
             continue
         for entry in of_image[image_id]:
-            x1, y1, x2, y2 = whole_corners(entry["bbox"])
+            x1, y1, x2, y2 = integer_corners(entry["bbox"])
             if x2 <= x1 or y2 <= y1:
                 continue
             number += 1
@@ -135,14 +137,14 @@ def small_annotations(
     return rows
 
 
-def whole_corners(bbox: Sequence[float]) -> tuple[int, int, int, int]:
-    """Return both corners of x, y, width, height, each cut to whole pixels."""
+def integer_corners(bbox: Sequence[float]) -> tuple[int, int, int, int]:
+    """Convert an xywh box to xyxy, rounded down to integer pixels."""
     x, y, width, height = bbox
     return math.floor(x), math.floor(y), math.floor(x + width), math.floor(y + height)
 
 
 def small_size(width: int, height: int) -> tuple[int, int]:
-    """Return the size at which the long side has 384 pixels; small images are enlarged."""
+    """Return width and height scaled to a long side of 384 pixels; small images are enlarged."""
     scale = LONG_SIDE / max(width, height)
     return round(width * scale), round(height * scale)
 
@@ -153,7 +155,7 @@ def _official(path: Path) -> dict[str, Any]:
         content["images"], content["annotations"], content["categories"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); expected COCO's instances_val2017.json."
+            f"{path} cannot be read ({type(error).__name__}: {error}); expected the official instances_val2017.json."
         ) from None
     return content
 
@@ -166,10 +168,10 @@ def _write_images(images: Sequence[Mapping[str, Any]], val2017: Path, out: Path)
         try:
             with Image.open(source) as image:
                 if image.size != (entry["width"], entry["height"]):
-                    raise DataError(f"{source} has not the size that the annotations give; expected COCO's image.")
+                    raise DataError(f"{source} does not have the size in the annotations; expected the official image.")
                 small = image.convert("RGB").resize(small_size(*image.size), Image.Resampling.BICUBIC)
         except OSError as error:
-            raise DataError(f"{source} cannot be read ({error}); expected COCO's val2017 folder.") from None
+            raise DataError(f"{source} cannot be read ({error}); expected the official val2017 folder.") from None
         with written_whole(out / "images" / entry["file_name"]) as temporary:
             small.save(temporary, format="JPEG", quality=JPEG_QUALITY)
         return small.size

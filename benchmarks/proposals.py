@@ -1,10 +1,10 @@
-"""Novel recall and cost of proposals on val images: random boxes, dense scoring, exhaustive scoring, side by side.
+"""Compare novel recall and cost of proposals on val images: random boxes, dense, RPN and exhaustive scoring.
 
     python benchmarks/proposals.py runs/coco2k --images 40
 
-Takes recipe and teacher from a run folder whose stage adapt is finished. Recall is the share of novel boxes that
-one of the best 100 or 300 proposals meets (IoU 0.5). "dense + crops" also encodes the boxes that would be stored.
-"rpn" is there when stage propose of the run trained one (`propose.scoring: rpn`).
+The recipe and the teacher are those of a run folder with a finished stage adapt. Recall is the fraction of novel boxes
+matched by one of the best 100 or 300 proposals (IoU 0.5). "dense + crops" also encodes the boxes that would be stored.
+"rpn" is included if stage propose of the run trained an RPN (`propose.scoring: rpn`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ezsd.utils.log import show_log
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--images", type=int, help="only the first so many val images with a novel box")
+    parser.add_argument("--images", type=int, help="use only the first N val images with a novel box")
     parser.add_argument("--skip-exhaustive", action="store_true")
     arguments = parser.parse_args()
     show_log()
@@ -74,7 +74,7 @@ def main() -> None:
         found = work()
         seconds = (time.perf_counter() - began) / len(images)
         shown = "  ".join(f"@{key.rpartition('_')[2]} {value:.3f}" for key, value in found.items() if value is not None)
-        print(f"{name:22s} {shown:24s} {seconds:8.3f} s an image")
+        print(f"{name:22s} {shown:24s} {seconds:8.3f} s per image")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How much slower than a plain closed-set detector: one training step, and inference with short and long vocabularies.
+"""Compare the speed with a plain closed-set detector: a training step, and inference with two vocabulary sizes.
 
     python benchmarks/speed.py recipes/coco2k.yaml
 
-The plain detector is that of closed_set.py: same backbone, FPN, RPN, box-head layers, input and proposals; it
-classifies 48 fixed categories with a linear layer and regresses boxes for each. Both are timed in turns, in one
-process, on random images; the ratio of the medians is what counts.
+The plain detector is that of closed_set.py: it has the same backbone, FPN, RPN, box-head layers, input and proposals,
+but classifies 48 fixed categories with a linear layer and regresses boxes for each. Both are timed alternately in one
+process on random images; compare the ratio of the medians.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def unit(count: int, dim: int) -> Tensor:
 
 
 def images(recipe: Recipe, count: int, dim: int, distilled: int) -> tuple[list[Tensor], list[Target]]:
-    """Random images of the recipe's input size with nine boxes each, as many as COCO has on average."""
+    """Return random images of the recipe's input size, each with nine boxes, about the average of COCO."""
     height, width = recipe.detector.image_size
 
     def boxes(number: int) -> Tensor:
@@ -57,7 +57,7 @@ def images(recipe: Recipe, count: int, dim: int, distilled: int) -> tuple[list[T
 
 
 def median_seconds(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Run all works in turns; return the median seconds of each."""
+    """Run all functions alternately; return the median seconds of each."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():
@@ -87,7 +87,7 @@ def training_step(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--dim", type=int, default=384, help="of text embeddings")
+    parser.add_argument("--dim", type=int, default=384, help="size of the text embeddings")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--set", action="append", default=[], dest="changes")

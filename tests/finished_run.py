@@ -1,4 +1,4 @@
-"""The files of a finished run on the data of tests/tiny.py, written by hand: figures and detections are known."""
+"""The files of a finished run on the data of tests/tiny.py, with known figures and detections."""
 
 from __future__ import annotations
 
@@ -23,9 +23,15 @@ LOSSES = {"loss": 3.0, "loss_classifier": 1.0, "loss_box": 1.0, "loss_distillati
 
 
 def make_finished_run(folder: Path, coco: TinyCoco, ap50_novel: float | None = 12.5, **changes: Any) -> Path:
-    """Write a run folder without a model; ``changes`` go into the recipe (``train__lr=0.5``), ``setting`` beside it.
+    """Write a run folder without a model.
 
-    Every true box of a base name is detected with score 0.9, no novel one is; of image 11, one more bar is.
+    Every base box is detected with score 0.9 and no novel box is. A wrong bar is detected in images 11 and 4.
+
+    Args:
+        folder: The run folder to write.
+        coco: The data set of the run.
+        ap50_novel: The gzsd AP50 of novel names.
+        changes: Changes of the recipe, as in ``train__lr=0.5``; ``setting`` is the setting in the metrics.
     """
     setting = changes.pop("setting", "named")
     values: Any = tiny_values(str(coco.images), str(coco.annotations))

@@ -1,4 +1,4 @@
-"""The command line: exit codes, messages, and that every command reaches its room."""
+"""Tests of the command line: exit codes, messages, and every command."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _ezsd(*arguments: Any) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_a_run_and_its_stages(recipe: Path, tmp_path: Path) -> None:
+def test_run_and_stage_commands(recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert _ezsd("run", recipe, "--out", folder, "--until", "adapt", "--set", "adapt.epochs=1").exit_code == 0
     assert (folder / "adapt/done.json").exists()
@@ -57,7 +57,7 @@ def test_a_run_and_its_stages(recipe: Path, tmp_path: Path) -> None:
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["adapt"]["epochs"] == 1
 
 
-def test_another_recipe_is_refused_until_overwrite_is_given(recipe: Path, tmp_path: Path) -> None:
+def test_different_recipe_needs_overwrite(recipe: Path, tmp_path: Path) -> None:
     first = ("run", recipe, "--out", tmp_path / "run", "--until", "adapt")
     assert _ezsd(*first).exit_code == 0
     refused = _ezsd(*first, "--set", "seed=5")
@@ -67,10 +67,10 @@ def test_another_recipe_is_refused_until_overwrite_is_given(recipe: Path, tmp_pa
     assert _ezsd(*first, "--set", "seed=5", "--overwrite").exit_code == 0
 
 
-def test_validate_tells_what_is_there_and_what_is_wrong(recipe: Path, coco: TinyCoco) -> None:
+def test_validate_prints_a_summary_or_all_problems(recipe: Path, coco: TinyCoco) -> None:
     good = _ezsd("validate", recipe)
     assert good.exit_code == 0
-    assert "Fine: 2 base and 2 novel names" in good.stdout
+    assert "OK: 2 base and 2 novel names" in good.stdout
     next(coco.images.iterdir()).unlink()
     bad = _ezsd("validate", recipe, "--set", "train.lr=-1")
     assert bad.exit_code == 2
@@ -100,7 +100,7 @@ def test_detect_writes_detections(coco: TinyCoco, tmp_path: Path) -> None:
     assert len(written["images"]) == 2
 
 
-def test_problems_go_to_stderr_without_a_traceback(tmp_path: Path) -> None:
+def test_errors_go_to_stderr_without_a_traceback(tmp_path: Path) -> None:
     command = [*MAIN, "run", str(tmp_path / "none.yaml"), "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -111,7 +111,7 @@ def test_problems_go_to_stderr_without_a_traceback(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_several_problems_are_a_list_and_brackets_survive(recipe: Path) -> None:
+def test_several_problems_are_listed_and_brackets_are_printed(recipe: Path) -> None:
     result = _ezsd("validate", recipe, "--set", "train.lr=[bold]", "--set", "seed=-1")
     assert result.exit_code == 2
     lines = result.stderr.partition("Error:\n")[2].splitlines()
@@ -124,7 +124,7 @@ def test_wrong_usage_exits_with_2(arguments: str) -> None:
     assert _ezsd(*arguments.split()).exit_code == 2
 
 
-def test_version_help_and_mistyped_recipes_come_without_loading_torch(recipe: Path, tmp_path: Path) -> None:
+def test_version_help_and_recipe_errors_do_not_load_torch(recipe: Path, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom ezsd.cli import main\ntry:\n    main()\n"
         "finally:\n    assert 'torch' not in sys.modules, 'torch was loaded'"
@@ -142,13 +142,13 @@ def test_version_help_and_mistyped_recipes_come_without_loading_torch(recipe: Pa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends Ctrl-C to the whole console")
-def test_ctrl_c_says_how_to_go_on(recipe: Path, tmp_path: Path) -> None:
+def test_ctrl_c_prints_how_to_resume(recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [*MAIN, "run", str(recipe), "--out", str(folder), "--set", "train.epochs=1000"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs ignore SIGINT
     )  # fmt: skip
     until = time.monotonic() + 400
     while not (folder / "train/checkpoints").exists():
@@ -158,5 +158,5 @@ def test_ctrl_c_says_how_to_go_on(recipe: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     stderr = process.communicate()[1]
     assert process.returncode == 130
-    assert "Run the same command again to go on" in stderr
+    assert "Run the same command again to resume" in stderr
     assert "Traceback" not in stderr

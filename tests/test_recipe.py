@@ -1,4 +1,4 @@
-"""What a user reads when a recipe is wrong, and what a right one gives."""
+"""Tests of recipes: validation messages, changes, shipped recipes and their documentation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _problems(folder: Path, more: str = "", changes: tuple[str, ...] = ()) -> st
     "more, expected",
     [
         ("train: {epoch: 3}", "unknown key train.epoch. Did you mean train.epochs?"),
-        ("colour: red", "unknown key colour. Remove it"),
+        ("color: red", "unknown key color. Remove it"),
         ("train: {epochs: true}", "train.epochs = True: expected a valid number"),
         ("train: {batch_size: true}", "train.batch_size = True: expected a valid integer"),
         ("train: {batch_size: 2.5}", "train.batch_size = 2.5: expected a valid integer"),
@@ -56,27 +56,25 @@ def _problems(folder: Path, more: str = "", changes: tuple[str, ...] = ()) -> st
         ("train: fast", "train = 'fast'"),
     ],
 )
-def test_a_wrong_key_or_value_is_told_with_its_key_and_what_was_expected(
-    tmp_path: Path, more: str, expected: str
-) -> None:
+def test_invalid_key_or_value_is_reported_with_the_expected_value(tmp_path: Path, more: str, expected: str) -> None:
     problems = _problems(tmp_path, more)
     assert expected in problems
     assert len(problems) < 300
     assert len(problems.splitlines()) == 1
 
 
-def test_a_problem_in_the_prompt_does_not_print_the_whole_recipe(tmp_path: Path) -> None:
+def test_prompt_problem_does_not_print_the_other_keys(tmp_path: Path) -> None:
     assert "teacher" not in _problems(tmp_path, "prompt: an image")
 
 
-def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_together(tmp_path: Path) -> None:
     problems = _problems(tmp_path, "train: {lr: -1, epoch: 3}\nseed: x", ("adapt.epochs", "propose.nms=2"))
     for key in ("train.lr", "train.epoch", "seed", "--set adapt.epochs", "propose.nms"):
         assert key in problems
     assert len(problems.splitlines()) == 5
 
 
-def test_what_is_missing_is_told(tmp_path: Path) -> None:
+def test_missing_keys_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("split: coco_48_17\ndata: {train: {images: a}}")
     with pytest.raises(RecipeError) as caught:
@@ -87,7 +85,7 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["3", "{base: cat, novel: [dog]}", "{base: [on]}"])
-def test_a_wrong_split_names_the_key_in_the_users_words(tmp_path: Path, split: str) -> None:
+def test_invalid_split_is_reported_without_type_names(tmp_path: Path, split: str) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(GOOD.replace("{base: [cat], novel: [dog]}", split))
     with pytest.raises(RecipeError) as caught:
@@ -97,16 +95,16 @@ def test_a_wrong_split_names_the_key_in_the_users_words(tmp_path: Path, split: s
     assert "tuple" not in str(caught.value).split(":")[1]
 
 
-def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
+def test_scientific_notation_is_read_as_a_number(tmp_path: Path) -> None:
     recipe = _load(tmp_path, "train: {lr: 1e-4, epochs: 3, clip_norm: 1e+1}")
     assert (recipe.train.lr, recipe.train.epochs, recipe.train.clip_norm) == (1e-4, 3.0, 10.0)
 
 
-def test_a_section_without_keys_means_its_defaults(tmp_path: Path) -> None:
+def test_empty_section_has_its_defaults(tmp_path: Path) -> None:
     assert _load(tmp_path, "train:\n  # lr: 0.1\n").train == _load(tmp_path).train
 
 
-def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+def test_duplicate_key_is_rejected(tmp_path: Path) -> None:
     assert "train is given twice" in _problems(tmp_path, "train: {lr: 0.1}\ntrain: {epochs: 2}")
 
 
@@ -132,12 +130,12 @@ def test_set_changes_nested_new_and_list_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["train.lr", "=3", "train..lr=3", "train.lr=[1", "seed.a=3"])
-def test_a_set_that_cannot_be_read_is_told(tmp_path: Path, change: str) -> None:
+def test_invalid_set_option_is_reported(tmp_path: Path, change: str) -> None:
     assert f"--set {change}" in _problems(tmp_path, "seed: 0", (change,))
 
 
 @pytest.mark.parametrize("content", [b"", b"- a", b"a: [", b"\xff\xfe", None])
-def test_a_file_that_is_no_recipe_is_told(tmp_path: Path, content: bytes | None) -> None:
+def test_invalid_file_is_reported_with_its_path(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "recipe.yaml"
     if content is not None:
         path.write_bytes(content)
@@ -145,37 +143,37 @@ def test_a_file_that_is_no_recipe_is_told(tmp_path: Path, content: bytes | None)
         load_recipe(path)
 
 
-def test_a_saved_recipe_is_read_back_the_same(tmp_path: Path) -> None:
+def test_saved_recipe_loads_as_the_same_recipe(tmp_path: Path) -> None:
     recipe = _load(tmp_path, "train: {milestones: [0.5], lr: 1e-5}\nprompt: 'ein Bild: {name} für Ü'")
     save_recipe(recipe, tmp_path / "out.yaml", {"ezsd": "1.2", "torch": "2"})
     assert load_recipe(tmp_path / "out.yaml") == recipe
     assert (tmp_path / "out.yaml").read_text().startswith("# ezsd: 1.2\n# torch: 2\n")
 
 
-def test_a_note_of_several_lines_stays_a_comment(tmp_path: Path) -> None:
+def test_multiline_note_is_written_as_one_comment(tmp_path: Path) -> None:
     recipe = _load(tmp_path)
     save_recipe(recipe, tmp_path / "out.yaml", {"command": "a\nseed: 7"})
     assert load_recipe(tmp_path / "out.yaml") == recipe
 
 
-def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path) -> None:
+def test_tilde_is_expanded_to_the_home_folder(tmp_path: Path) -> None:
     assert _load(tmp_path, changes=("data.train.images=~/x",)).data.train.images == Path.home() / "x"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_shipped_recipe_loads_and_its_header_has_its_command_and_its_number(path: Path) -> None:
+def test_shipped_recipe_loads_and_has_command_and_figure_in_its_header(path: Path) -> None:
     load_recipe(path)
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(f"ezsd run {path.stem} --out " in line for line in header)
     assert any("AP50" in line for line in header)
 
 
-def test_every_key_is_documented_and_no_other() -> None:
+def test_documented_keys_are_the_keys_of_a_recipe() -> None:
     documented = re.findall(r"^\| `([a-z0-9_.]+)` \|", (ROOT / "docs/recipes.md").read_text(), re.MULTILINE)
     assert documented == recipe_keys()
 
 
-def test_documented_defaults_are_the_real_ones() -> None:
+def test_documented_defaults_match_the_code() -> None:
     rows = re.findall(r"^\| `([a-z0-9_.]+)` \| (.+?) \|", (ROOT / "docs/recipes.md").read_text(), re.MULTILINE)
     images = {"images": "i", "annotations": "a"}
     recipe = parse_recipe({"split": "s", "teacher": "t", "data": {"train": images, "val": images}}, "test")
@@ -195,7 +193,7 @@ def _rounded(value: object) -> object:
 
 
 @pytest.mark.parametrize("old, new", RENAMED_KEYS.items())
-def test_a_renamed_key_is_an_error_that_gives_the_new_name(old: str, new: str, tmp_path: Path) -> None:
+def test_renamed_key_is_an_error_with_the_new_name(old: str, new: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     section, _, key = old.partition(".")
     path.write_text(
@@ -206,19 +204,19 @@ def test_a_renamed_key_is_an_error_that_gives_the_new_name(old: str, new: str, t
     assert getattr(getattr(load_run_recipe(path), section), new.partition(".")[2]) == 5
 
 
-def test_a_shipped_recipe_is_found_by_its_name_and_a_file_by_its_path(tmp_path: Path) -> None:
+def test_recipes_are_found_by_name_and_by_path(tmp_path: Path) -> None:
     assert find_recipe("smoke") == shipped_recipes()["smoke"] == ROOT / "recipes" / "smoke.yaml"
     assert load_recipe("smoke") == load_recipe(ROOT / "recipes" / "smoke.yaml")
     assert find_recipe(tmp_path / "smoke") == tmp_path / "smoke"
 
 
-def test_an_unknown_name_gives_the_nearest_recipe_and_all_names() -> None:
+def test_unknown_recipe_name_suggests_the_closest_and_lists_all() -> None:
     with pytest.raises(RecipeError, match='neither a file nor a shipped recipe. Did you mean "smoke"?') as raised:
         load_recipe("smok")
     assert all(name in str(raised.value) for name in shipped_recipes())
 
 
-def test_the_header_of_a_recipe_has_its_command_and_figures() -> None:
+def test_recipe_header_has_command_and_figures() -> None:
     for name, path in shipped_recipes().items():
         header = recipe_header(path)
         assert f"ezsd run {name} --out " in header and "AP50" in header and not header.startswith("#")

@@ -1,4 +1,4 @@
-"""A data set of eight small images with coloured shapes, as odd as real COCO files are; any test may use it."""
+"""A COCO data set of eight small images with colored shapes, with the irregularities of real COCO files."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SIZES = {11: (96, 64), 4: (64, 96), 25: (80, 80), 8: (96, 64), 19: (64, 64), 42:
 EMPTY_IMAGE = 19
 CROWD_IMAGE = 25
 COMPRESSED_RLE_IMAGE = 8
-_COLOURS = {3: (220, 40, 40), 7: (40, 90, 220), 12: (240, 200, 40), 20: (40, 180, 80), 44: (200, 80, 200)}
+_COLORS = {3: (220, 40, 40), 7: (40, 90, 220), 12: (240, 200, 40), 20: (40, 180, 80), 44: (200, 80, 200)}
 
 
 @dataclass(frozen=True)
 class TinyCoco:
-    """The data set on disk; ``content`` is what ``annotations`` holds, change it and :meth:`save`."""
+    """The data set on disk. ``content`` is the content of ``annotations``; after a change, call :meth:`save`."""
 
     images: Path
     annotations: Path
@@ -40,8 +40,9 @@ class TinyCoco:
 def make_tiny_coco(folder: Path, seed: int = 0) -> TinyCoco:
     """Draw the images and write their annotations.
 
-    Ids are neither in order nor contiguous; every image but the empty one has a base box, most a novel box and some a
-    box of another category; segmentations are polygons, two uncompressed RLEs (one of them a crowd) and a compressed.
+    Ids are neither sorted nor contiguous. Every image except the empty one has a base box, most have a novel box, and
+    some have a box of another category. Segmentations are polygons, two uncompressed RLEs (one of them a crowd) and one
+    compressed RLE.
     """
     numbers = np.random.default_rng(seed)
     images = folder / "images"
@@ -55,7 +56,7 @@ def make_tiny_coco(folder: Path, seed: int = 0) -> TinyCoco:
             side = int(numbers.integers(16, 33))
             x, y = int(numbers.integers(0, width - side + 1)), int(numbers.integers(0, height - side + 1))
             polygon = _polygon(category_id, x, y, side)
-            pencil.polygon(polygon, fill=_COLOURS[category_id])
+            pencil.polygon(polygon, fill=_COLORS[category_id])
             annotations.append(_annotation(1000 - 7 * len(annotations), image_id, category_id, polygon))
         image.save(images / f"{image_id:06d}.jpg", quality=90)
     _as_rle(next(entry for entry in annotations if entry["image_id"] == 11), SIZES[11])
@@ -109,7 +110,7 @@ def _annotation(key: int, image_id: int, category_id: int, polygon: list[tuple[f
 
 
 def _as_rle(annotation: dict[str, Any], size: tuple[int, int], compressed: bool = False) -> None:
-    """Replace the polygon by the same shape as an RLE."""
+    """Replace the polygon of an annotation with the same shape as an RLE."""
     canvas = Image.new("L", size)
     points = annotation["segmentation"][0]
     ImageDraw.Draw(canvas).polygon(list(zip(points[::2], points[1::2], strict=True)), fill=1)
@@ -138,7 +139,7 @@ def _crowd(key: int, image_id: int, category_id: int, bbox: tuple[int, int, int,
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
-    """Return COCO's uncompressed run lengths of a mask [H, W]: down the columns, zeros first."""
+    """Return COCO's uncompressed run lengths of a mask [H, W]: column by column, zeros first."""
     flat = mask.ravel(order="F")
     changes = np.flatnonzero(np.diff(np.concatenate([[0], flat, [1 - flat[-1]]])))
     return np.diff(np.concatenate([[0], changes])).tolist()

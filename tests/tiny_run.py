@@ -1,4 +1,4 @@
-"""A run folder with a tiny untrained model of the names of tests/tiny.py; real code all through."""
+"""A run folder with a tiny untrained model for the names of tests/tiny.py."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make_recipe(coco: TinyCoco) -> Recipe:
 
 
 def make_model_folder(folder: Path, masks: bool = False, seed: int = 0, norms: Path | None = None) -> Path:
-    """Write a model folder; classification is made unsure, so that many names and scores are found."""
+    """Write a model folder. Classification is made uncertain, so that detections have many names and scores."""
     torch.manual_seed(seed)
     model = build_detector(DETECTOR, EMBEDDING_DIM, masks, pretrained=False)
     for parameter in model.roi_heads.box_head.to_embedding.parameters():
@@ -65,7 +65,7 @@ def make_model_folder(folder: Path, masks: bool = False, seed: int = 0, norms: P
 
 
 def assert_same_detections(first: tuple[Any, Any, Any], second: tuple[Any, Any, Any]) -> None:
-    """Compare (boxes, labels, scores); detections of nearly the same score may change places."""
+    """Compare (boxes, labels, scores), ignoring the order of detections."""
     boxes, labels, scores = (torch.as_tensor(part).double() for part in first)
     rows = torch.cat([boxes, labels[:, None] * 1e3, scores[:, None] * 1e3], dim=1)
     boxes, labels, scores = (torch.as_tensor(part).double() for part in second)

@@ -1,4 +1,4 @@
-"""A teacher small enough for whole runs in seconds: it sees mean colours, and a name is a fixed random direction."""
+"""A teacher for runs that take seconds: it embeds mean colors, and names as fixed random directions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEACHER = "tiny_teacher:ColourTeacher"
 
 
 class ColourTeacher:
-    """See :class:`ezsd.teacher.base.Teacher`."""
+    """A tiny :class:`ezsd.teacher.base.Teacher`."""
 
     name = TEACHER
     embedding_dim = 16
@@ -57,7 +57,7 @@ class ColourTeacher:
 
 
 def tiny_values(images: str, annotations: str) -> dict[str, object]:
-    """Return the values of a recipe whose stages take a second or two each, on tests/tiny.py."""
+    """Return the values of a recipe for tests/tiny.py whose stages take one or two seconds each."""
     part = {"images": images, "annotations": annotations}
     return {
         "split": {"base": ["circle", "square"], "novel": ["triangle", "bar"]},

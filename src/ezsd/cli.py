@@ -1,4 +1,4 @@
-"""The command line. Rooms are imported by the command that needs them, so that ``ezsd --help`` is quick."""
+"""The command line. Commands import what they need inside the function, so that ``ezsd --help`` is fast."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ezsd.run_folder import Metrics, Stage
 
 app = typer.Typer(
-    help="Zero-shot object detection: train a fast detector for objects you have only the names of.",
+    help="Zero-shot object detection: train a fast detector for objects that have a name but no training boxes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -41,17 +41,20 @@ class Until(str, Enum):
 
 RecipePath = Annotated[
     str,
-    typer.Argument(metavar="RECIPE", help="A recipe (YAML), or the name of a shipped one: see ezsd recipes."),
+    typer.Argument(metavar="RECIPE", help="A recipe file (YAML) or the name of a shipped recipe, see ezsd recipes."),
 ]
-RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, made by ezsd run.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value: train.lr=0.01.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder written by ezsd run.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe, as in train.lr=0.01. Repeatable."),
+]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Redo what was made from another recipe or other data; it is removed.")
+    bool, typer.Option("--overwrite", help="Remove and recompute results of a different recipe or different data.")
 ]
 
 
 class Level(str, Enum):
-    """What is shown of the log."""
+    """The log levels."""
 
     debug = "debug"
     info = "info"
@@ -61,10 +64,12 @@ class Level(str, Enum):
 
 @app.callback(invoke_without_command=True)
 def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show details, as --log-level debug.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings only, as --log-level warning.")] = False,
-    log_level: Annotated[Level, typer.Option(help="Show log messages from this level on.")] = Level.info,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show details; same as --log-level debug.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show warnings only; same as --log-level warning.")
+    ] = False,
+    log_level: Annotated[Level, typer.Option(help="Show log messages of this level and above.")] = Level.info,
 ) -> None:
     from ezsd.utils.log import show_log
 
@@ -78,16 +83,16 @@ def _options(
 @app.command()
 def run(
     recipe: RecipePath,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The run folder.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The run folder to write.")],
     changes: Set = None,
     until: Annotated[Until, typer.Option(help="The last stage to run.")] = Until.report,
     overwrite: Overwrite = False,
 ) -> None:
-    """Run a recipe: adapt, propose, train, evaluate, report. Run again, it goes on where it was."""
+    """Run a recipe: adapt, propose, train, evaluate, report. Running it again resumes an interrupted run."""
     with _error_messages():
         from ezsd.recipe import load_recipe
 
-        loaded = load_recipe(recipe, changes or ())  # a typing error is told before torch is loaded
+        loaded = load_recipe(recipe, changes or ())  # report typing errors before torch is imported
         from ezsd.pipeline.run import run_recipe
 
         _show(run_recipe(loaded, out, until.value, overwrite))
@@ -95,25 +100,25 @@ def run(
 
 @app.command()
 def adapt(folder: RunFolder, overwrite: Overwrite = False) -> None:
-    """Stage 1 of a run folder: the teacher's normalisation layers learn the images' domain."""
+    """Run stage 1 in a run folder: adapt the teacher's normalization layers to the images."""
     _run_stage(folder, "adapt", overwrite)
 
 
 @app.command()
 def propose(folder: RunFolder, overwrite: Overwrite = False) -> None:
-    """Stage 2 of a run folder: CLIP proposals and the teacher's embeddings."""
+    """Run stage 2 in a run folder: compute CLIP proposals and their teacher embeddings."""
     _run_stage(folder, "propose", overwrite)
 
 
 @app.command()
 def train(folder: RunFolder, overwrite: Overwrite = False) -> None:
-    """Stage 3 of a run folder: train the detector."""
+    """Run stage 3 in a run folder: train the detector."""
     _run_stage(folder, "train", overwrite)
 
 
 @app.command()
 def evaluate(folder: RunFolder, overwrite: Overwrite = False) -> None:
-    """Stage 4 of a run folder: zsd and gzsd figures on the val images."""
+    """Run stage 4 in a run folder: compute the zsd and gzsd figures on the val images."""
     _run_stage(folder, "evaluate", overwrite)
 
 
@@ -121,7 +126,7 @@ def evaluate(folder: RunFolder, overwrite: Overwrite = False) -> None:
 def report(
     folder: RunFolder,
     baseline: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Another run of the same split and val images, shown beside.")
+        Path | None, typer.Option(metavar="DIR", help="A run of the same split and val images to compare with.")
     ] = None,
 ) -> None:
     """Write report.html of a finished run: figures, curves, categories and images in one file."""
@@ -133,17 +138,19 @@ def report(
 
 @app.command()
 def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, made by ezsd run.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders written by ezsd run.")],
     mean: Annotated[
-        bool, typer.Option("--mean", help="Runs that differ in nothing but their seed: mean and standard deviation.")
+        bool, typer.Option("--mean", help="Average runs that differ only in their seed: mean and standard deviation.")
     ] = False,
     mixed: Annotated[
-        bool, typer.Option("--mixed", help="Compare runs of different settings, splits or val images all the same.")
+        bool, typer.Option("--mixed", help="Allow runs with different settings, splits or val images.")
     ] = False,
-    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the table as CSV too.")] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the table as a page too.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the table as CSV.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write the table as an HTML page.")
+    ] = None,
 ) -> None:
-    """Show the figures of runs side by side."""
+    """Print the figures of several runs in one table."""
     with _error_messages():
         from ezsd.report.compare import as_csv, as_html, as_text
         from ezsd.report.compare import compare as compare_runs
@@ -160,7 +167,7 @@ def compare(
 
 @app.command()
 def recipes() -> None:
-    """List the shipped recipes: what they are for, their command, and the figures they gave."""
+    """List the shipped recipes with their purpose, command and measured figures."""
     from ezsd.recipe_files import recipe_header, shipped_recipes
 
     for name, path in shipped_recipes().items():
@@ -172,7 +179,7 @@ def recipes() -> None:
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for a bug report.")] = False,
 ) -> None:
-    """Check the installation: versions, devices, operators, disk, memory, extras, teachers; say how to fix problems."""
+    """Check versions, devices, operators, disk, memory, extras and teachers, and say how to fix problems."""
     from ezsd.commands.doctor import as_text, examine
 
     found = examine()
@@ -186,7 +193,7 @@ def doctor(
 
 @app.command()
 def validate(recipe: RecipePath, changes: Set = None) -> None:
-    """Check a recipe, its split and every image; all problems are told at once."""
+    """Check a recipe, its split and every image, and list all problems."""
     with _error_messages():
         from ezsd.commands.validate import check_recipe
 
@@ -195,11 +202,11 @@ def validate(recipe: RecipePath, changes: Set = None) -> None:
 
 @app.command()
 def plan(recipe: RecipePath, changes: Set = None) -> None:
-    """Count what a recipe asks for, and measure for a minute how long it will take here; nothing is run."""
+    """Count the work of a recipe and estimate its time by measuring for about a minute; no files are written."""
     with _error_messages():
         from ezsd.recipe import load_recipe
 
-        loaded = load_recipe(recipe, changes or ())  # a typing error is told before torch is loaded
+        loaded = load_recipe(recipe, changes or ())  # report typing errors before torch is imported
         from ezsd.commands.plan import make_plan
 
         Console(highlight=False).print(make_plan(loaded, str(recipe)))
@@ -207,19 +214,21 @@ def plan(recipe: RecipePath, changes: Set = None) -> None:
 
 @app.command()
 def init(
-    images: Annotated[Path, typer.Option(metavar="DIR", help="Folder of your images.")],
-    annotations: Annotated[Path, typer.Option(metavar="JSON", help="Their boxes, COCO JSON.")],
-    novel: Annotated[str, typer.Option(metavar="NAMES", help='What to find without boxes: "traffic cone, umbrella".')],
+    images: Annotated[Path, typer.Option(metavar="DIR", help="The folder of your images.")],
+    annotations: Annotated[Path, typer.Option(metavar="JSON", help="The boxes of the images as COCO JSON.")],
+    novel: Annotated[
+        str, typer.Option(metavar="NAMES", help='Names to detect without boxes: "traffic cone, umbrella".')
+    ],
     val_annotations: Annotated[
-        Path | None, typer.Option(metavar="JSON", help="Boxes of other images, to validate on; else a fifth is kept.")
+        Path | None, typer.Option(metavar="JSON", help="Boxes of other val images; default: use a fifth of the images.")
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="RECIPE", help="The recipe to write.")] = Path("recipe.yaml"),
+    out: Annotated[Path, typer.Option(metavar="RECIPE", help="The recipe file to write.")] = Path("recipe.yaml"),
     teacher: Annotated[
-        str, typer.Option(metavar="TEACHER", help="offline, open_clip:ViT-B-32/openai, or another of docs/recipes.md.")
+        str, typer.Option(metavar="TEACHER", help="offline, open_clip:ViT-B-32/openai or others, see docs/recipes.md.")
     ] = "offline",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Write a recipe for your own images; base names are the categories that have boxes."""
+    """Write a recipe for your own images. Base names are the categories that have boxes."""
     with _error_messages():
         from ezsd.commands.init import make_recipe
 
@@ -235,15 +244,18 @@ def init(
 
 @app.command()
 def detect(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or the run folder it is in.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or a run folder that contains one.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where drawn images and detections.json go.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="The output folder for drawn images and detections.json.")
+    ],
     vocabulary: Annotated[
-        str | None, typer.Option(metavar="NAMES", help='Names to look for: "cat, traffic cone"; else the model\'s own.')
+        str | None,
+        typer.Option(metavar="NAMES", help='Names to detect: "cat, traffic cone"; default: those of the model.'),
     ] = None,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Detections with a lower score are left out.")] = 0.3,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="The minimum score of a detection.")] = 0.3,
 ) -> None:
-    """Find objects by their names: drawn images and detections.json."""
+    """Detect objects by name in images; write drawn images and detections.json."""
     with _error_messages():
         from ezsd.commands.detect import detect_files
 
@@ -253,13 +265,15 @@ def detect(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Gets data, run folders and the report.")] = Path(
-        "runs/demo"
-    ),
-    fast: Annotated[bool, typer.Option("--fast", help="Minutes less: fewer scenes, shorter trainings.")] = False,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="The output folder for data, runs and report.")
+    ] = Path("runs/demo"),
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Use fewer scenes and shorter trainings; saves minutes.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """See it work: EZSD and its baseline on the pocket data, figures side by side, and a report."""
+    """Run EZSD and its baseline on the pocket data set, compare their figures, and write a report."""
     with _error_messages():
         from ezsd.commands.demo import run_demo
 
@@ -269,9 +283,11 @@ def demo(
 
 @app.command()
 def pocket(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where images and annotations go.")],
-    images: Annotated[int, typer.Option("--images", metavar="N", help="Scenes: 70% train, 15% val, 15% test.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other scenes.")] = 0,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The output folder for images and annotations.")],
+    images: Annotated[
+        int, typer.Option("--images", metavar="N", help="Number of scenes: 70% train, 15% val, 15% test.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the scenes.")] = 0,
 ) -> None:
     """Build the pocket data set: small scenes of OpenMoji pictograms in COCO format."""
     with _error_messages():
@@ -283,10 +299,10 @@ def pocket(
 
 @app.command("pocket-teacher")
 def pocket_teacher(
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The weights, .safetensors.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, images and captions.")] = 0,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The weights file to write (.safetensors).")],
+    seed: Annotated[int, typer.Option(min=0, help="The seed of weights, images and captions.")] = 0,
 ) -> None:
-    """Train the Pocket CLIP anew, as its packaged weights were made; run again, it goes on."""
+    """Train the Pocket CLIP as its packaged weights were. Running it again resumes an interrupted training."""
     with _error_messages():
         from ezsd.pocket.train_teacher import train_pocket_teacher
 
@@ -302,7 +318,7 @@ def _run_stage(folder: Path, stage: Stage, overwrite: bool) -> None:
 
 
 def _show(metrics: Mapping[Stage, Metrics]) -> None:
-    """Print the summary of stage evaluate; of several processes, only the first one prints."""
+    """Print the summary of stage evaluate, in the first process only."""
     from ezsd.evaluation.summary import summary
     from ezsd.run_folder import EvaluateMetrics
     from ezsd.utils.log import is_first_process
@@ -314,7 +330,7 @@ def _show(metrics: Mapping[Stage, Metrics]) -> None:
 
 @contextmanager
 def _error_messages() -> Iterator[None]:
-    """Turn problems the user can mend into messages and exit code 2, and Ctrl-C into exit code 130."""
+    """Turn errors that the user can fix into messages and exit code 2, and Ctrl-C into exit code 130."""
     try:
         yield
     except EzsdError as error:
@@ -325,11 +341,11 @@ def _error_messages() -> Iterator[None]:
         console.print()
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo("\nInterrupted. Run the same command again to go on.", err=True)
+        typer.echo("\nInterrupted. Run the same command again to resume.", err=True)
         raise typer.Exit(130) from None
 
 
 def main() -> None:
-    """Run the command line; a teacher ``module:function`` is looked for in the working directory too."""
+    """Run the command line; a teacher ``module:function`` is also searched for in the working directory."""
     sys.path.append(os.getcwd())
     app()

@@ -1,4 +1,4 @@
-"""What one run does: a typed model per stage, read from YAML. Unknown keys are refused, all problems told at once."""
+"""Recipes: the settings of a run, one typed model per stage, read from YAML. All problems are reported together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ezsd.errors import RecipeError
 from ezsd.recipe_files import find_recipe
 from ezsd.utils.files import write_text
 
-# Strict, so that `epochs: true` is not read as 1 and a number in quotes is told.
+# Strict, so that `epochs: true` is not read as 1 and a number in quotes is an error.
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
@@ -32,7 +32,7 @@ def _short_then_long(size: tuple[int, int]) -> tuple[int, int]:
     return size
 
 
-def _with_place_for_the_name(prompt: str) -> str:
+def _with_name_placeholder(prompt: str) -> str:
     try:
         good = "cat" in prompt.format(name="cat") and "{name}" in prompt
     except (LookupError, ValueError, AttributeError):
@@ -51,15 +51,15 @@ class _Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _empty_section(cls, values: Any) -> Any:
-        return {} if values is None else values  # "train:" with every key below it commented out
+        return {} if values is None else values  # "train:" with all its keys commented out
 
 
 class Part(_Section):
-    """One part (train or val) of the images. Relative paths start at the working directory."""
+    """One part (train or val) of the images. Relative paths are relative to the working directory."""
 
     images: UserPath
     annotations: UserPath
-    limit: Count | None = None  # only the first so many images, by image id
+    limit: Count | None = None  # use only the first ``limit`` images, by image id
 
 
 class DataConfig(_Section):
@@ -67,12 +67,12 @@ class DataConfig(_Section):
 
     train: Part
     val: Part
-    skip_bad: Flag = False  # list, count and leave out bad images and boxes instead of stopping
+    skip_bad: Flag = False  # list, count and skip bad images and boxes instead of stopping
     workers: CountOrZero = 2
 
 
 class AdaptConfig(_Section):
-    """Stage 1: train the teacher's normalisation layers on crops of base objects."""
+    """Stage 1: train the teacher's normalization layers on crops of base objects."""
 
     enabled: Flag = True
     towers: tuple[Literal["image", "text"], ...] = ("image", "text")
@@ -81,42 +81,42 @@ class AdaptConfig(_Section):
     lr: Positive = 1e-4
     weight_decay: NotNegative = 1e-4
     clip_norm: Positive = 0.1
-    balance: Fraction = 0.0  # share of the log frequency of base names that the training logits get; 0 = paper
-    jitter: Fraction = 0.1  # box corners move by up to this part of the box's sides
-    min_side: NotNegative = 0  # smaller boxes (pixels, longer side) are left out
+    balance: Fraction = 0.0  # fraction of the base names' log frequency added to the training logits; 0 = paper
+    jitter: Fraction = 0.1  # box corners move by up to this fraction of the box's sides
+    min_side: NotNegative = 0  # boxes with a shorter longer side (pixels) are skipped
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 
 class ProposeConfig(_Section):
-    """Stage 2: CLIP proposals, and the teacher's embeddings of them and of the base boxes."""
+    """Stage 2: compute CLIP proposals, and the teacher's embeddings of them and of the base boxes."""
 
     scoring: Literal["dense", "exhaustive", "rpn"] = "dense"
-    objectness: NotNegative = 0.0  # power of an RPN's objectness in a box's score; 0: no RPN is asked, as published
-    rpn_epochs: Positive = 12  # passes over the train images that the RPN (scoring rpn, objectness) is trained for
+    objectness: NotNegative = 0.0  # exponent of the RPN objectness in a box's score; 0: no RPN, as published
+    rpn_epochs: Positive = 12  # training epochs of the RPN (used by scoring rpn and objectness)
     ranking: Literal["entropy", "max_probability", "novel"] = "entropy"
-    image_size: ImageSize = (800, 1333)  # short and long side the anchor grid is laid on
+    image_size: ImageSize = (800, 1333)  # short and long side of the image for the anchor grid
     stride: Count = 32
     sides: Sides = (32, 64, 128, 256, 512)
     ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
-    dense_sides: Sides = (640, 1280)  # long sides at which the teacher sees the whole image
+    dense_sides: Sides = (640, 1280)  # long sides of the teacher's full-image input
     nms: Fraction = 0.7
-    shortlist: Count = 1000  # boxes left after NMS
+    shortlist: Count = 1000  # boxes kept after NMS
     base_filter: Flag = True  # drop boxes whose best name is a base name
-    base_overlap: Fraction = 1.0  # drop boxes with more than this share of them in one base box; 1 = paper
+    base_overlap: Fraction = 1.0  # drop boxes with more than this fraction of their area in a base box; 1 = paper
     keep: Count = 300  # boxes cropped, embedded and stored
-    crop_rank: Fraction = 0.5  # share of the crop's score, beside the dense score, in the final rank
-    batch_size: Count = 256  # crops a teacher pass
+    crop_rank: Fraction = 0.5  # weight of the crop score in the final rank; the dense score has the rest
+    batch_size: Count = 256  # crops per teacher pass
     shard_images: Count = 256
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
     @property
     def asks_rpn(self) -> bool:
-        """Whether an RPN is trained on base boxes, for its regions or for their objectness."""
+        """Whether an RPN is trained on base boxes, for its regions or for the objectness."""
         return self.scoring == "rpn" or self.objectness > 0
 
     @property
     def wanted(self) -> int:
-        """Boxes that are looked at to keep ``keep``: the whole shortlist where base names are dropped from it."""
+        """The number of boxes to evaluate to keep ``keep``: the full shortlist if base names are dropped from it."""
         return self.shortlist if self.base_filter else min(self.keep, self.shortlist)
 
 
@@ -125,62 +125,62 @@ class DetectorConfig(_Section):
 
     backbone: Literal["resnet50", "tf_efficientnet_lite0"] = "resnet50"
     pretrained: Flag = True
-    image_size: ImageSize = (800, 1333)  # images are resized to this short side, at most this long side
+    image_size: ImageSize = (800, 1333)  # short side of the input, and maximum long side
     fpn_channels: Count = 256
     anchor_sides: Annotated[tuple[Count, ...], Field(min_length=5, max_length=5)] = (32, 64, 128, 256, 512)
-    rpn_proposals: Count = 1000  # after NMS, training and inference
+    rpn_proposals: Count = 1000  # after NMS, in training and inference
     roi_size: Count = 7
     head_convs: Count = 3
     head_channels: Count = 256
     head_features: Count = 1024
     rois_per_image: Count = 512  # sampled for the box losses
-    masks: Literal["auto"] | Flag = "auto"  # auto: when the annotations have them
+    masks: Literal["auto"] | Flag = "auto"  # auto: if the annotations have them
     semantic_regression: Flag = True
-    semantic_top_k: Count = 5  # names of a region whose boxes are regressed apart; 1 = paper
+    semantic_top_k: Count = 5  # top names of a region with separately regressed boxes; 1 = paper
     score_threshold: Fraction = 0.001
     nms: Fraction = 0.5
     detections_per_image: Count = 100
 
 
 class TrainConfig(_Section):
-    """Stage 3: the detector's training."""
+    """Stage 3: train the detector."""
 
     epochs: Positive = 12
-    batch_size: Count = 4  # images a device and step
+    batch_size: Count = 4  # images per device and step
     accumulate: Count = 1
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 0.005
     backbone_lr: Positive = 1.0  # factor on lr for the backbone
     weight_decay: NotNegative = 1e-4
     schedule: Literal["step", "cosine"] = "step"
-    milestones: tuple[Fraction, ...] = (2 / 3, 11 / 12)  # parts of the schedule where lr falls tenfold
+    milestones: tuple[Fraction, ...] = (2 / 3, 11 / 12)  # fractions of the schedule after which lr is divided by 10
     warmup_steps: CountOrZero = 500
     clip_norm: Positive = 10.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     flip: Fraction = 0.5
     distillation_weight: NotNegative = 1.0  # 0 = no distillation
     proposals_per_image: CountOrZero = 200
-    ignore_top: CountOrZero = 0  # negatives on so many of the best CLIP proposals are ignored; 0 = paper
-    novel_negatives: Flag = False  # background is told from the novel names, too; false = paper
+    ignore_top: CountOrZero = 0  # ignore negatives on this number of best CLIP proposals; 0 = paper
+    novel_negatives: Flag = False  # background is also classified against novel names; false = paper
     checkpoint_steps: Count = 500
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()  # beside log.jsonl
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()  # in addition to log.jsonl
 
 
 class EvaluateConfig(_Section):
-    """Stage 4: zsd and gzsd on the val part."""
+    """Stage 4: measure zsd and gzsd on the val part."""
 
     batch_size: Count = 4
     proposals: Flag = True  # also measure the novel recall of the CLIP proposals on the val images
 
 
 class Recipe(_Section):
-    """One run. Read it with :func:`load_recipe`."""
+    """The settings of one run. Read it with :func:`load_recipe`."""
 
-    split: str | dict[str, tuple[str, ...]]  # a shipped name, or base and novel names
+    split: str | dict[str, tuple[str, ...]]  # the name of a shipped split, or base and novel names
     teacher: str
     data: DataConfig
     seed: CountOrZero = 0
-    prompt: Annotated[str, AfterValidator(_with_place_for_the_name)] = "a photo of a {name}"
+    prompt: Annotated[str, AfterValidator(_with_name_placeholder)] = "a photo of a {name}"
     adapt: AdaptConfig = AdaptConfig()
     propose: ProposeConfig = ProposeConfig()
     detector: DetectorConfig = DetectorConfig()
@@ -188,7 +188,7 @@ class Recipe(_Section):
     evaluate: EvaluateConfig = EvaluateConfig()
 
 
-# Keys of version 0.1 and their names now: an error in a recipe, accepted in a run folder and in a model folder.
+# Old keys (version 0.1) and their new names. Recipes must use the new names; run and model folders can have both.
 RENAMED_KEYS = {
     "propose.shard_photos": "propose.shard_images",
     "detector.rois_per_photo": "detector.rois_per_image",
@@ -202,10 +202,10 @@ def load_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: A YAML file, or the name of a shipped recipe.
-        changes: texts like ``train.lr=0.01``; the value is read as YAML.
+        changes: Changes like ``train.lr=0.01``; the value is read as YAML.
 
     Raises:
-        RecipeError: the file is missing or not YAML, or keys or values are wrong (all told at once).
+        RecipeError: The file is missing or not YAML, or keys or values are invalid. The error lists all problems.
     """
     path = find_recipe(path)
     values, problems = read_values(path, changes)
@@ -219,10 +219,10 @@ def load_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
 
 
 def load_run_recipe(path: Path) -> Recipe:
-    """Read the recipe.yaml of a run folder; keys that were renamed since it was written are accepted.
+    """Read the recipe.yaml of a run folder; old names of renamed keys are accepted.
 
     Raises:
-        RecipeError: the file is missing or is not a recipe.
+        RecipeError: The file is missing or is not a recipe.
     """
     values, _ = read_values(path)
     renamed = {
@@ -235,35 +235,39 @@ def renamed_keys(values: Mapping[str, Any], section: str = "") -> dict[str, Any]
     """Return ``values`` with the keys of version 0.1 renamed.
 
     Args:
-        values: one section of a recipe, or values by full key where ``section`` is empty.
-        section: its name.
+        values: One section of a recipe, or values by full key if ``section`` is empty.
+        section: The name of the section.
     """
     prefix = f"{section}." if section else ""
     return {RENAMED_KEYS.get(prefix + key, prefix + key).removeprefix(prefix): value for key, value in values.items()}
 
 
 def read_values(path: Path, changes: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
-    """Read a recipe's plain values, unchecked; also return what is wrong with ``changes``.
+    """Read the plain values of a recipe without validation; also return the problems of ``changes``.
 
     Raises:
-        RecipeError: the file is missing, not YAML, or no mapping.
+        RecipeError: The file is missing, not YAML, or not a mapping.
     """
     try:
         values = _read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"Recipe {path} cannot be read: {error}. Give the path of a recipe (YAML).") from None
+        raise RecipeError(f"Recipe {path} cannot be read: {error}. Give the path of a recipe file (YAML).") from None
     except yaml.YAMLError as error:
-        raise RecipeError(f"Recipe {path} is not YAML: {error}") from None
+        raise RecipeError(f"Recipe {path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
-        raise RecipeError(f"Recipe {path} holds no keys; expected split, teacher, data and so on (see recipes/).")
+        raise RecipeError(f"Recipe {path} has no keys; expected split, teacher, data and others (see recipes/).")
     return values, [problem for change in changes if (problem := _apply(values, change))]
 
 
 def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
-    """Check plain values against the recipe's types; ``where`` names their source in messages.
+    """Validate plain values against the types of the recipe.
+
+    Args:
+        values: The values by key.
+        where: The source of the values, shown in messages.
 
     Raises:
-        RecipeError: keys or values are wrong (all told at once).
+        RecipeError: Keys or values are invalid. The error lists all problems.
     """
     try:
         return Recipe.model_validate(values)
@@ -275,13 +279,13 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
 
 
 def save_recipe(recipe: Recipe, path: Path, notes: Mapping[str, Any] | None = None) -> None:
-    """Write the resolved recipe as YAML; ``notes`` (versions, hardware) become comment lines above it."""
+    """Write the resolved recipe as YAML, with ``notes`` (versions, hardware) as comment lines at the top."""
     header = "".join(f"# {key}: {' '.join(str(value).split())}\n" for key, value in (notes or {}).items())
     write_text(path, header + yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
 def recipe_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
-    """Return every key a recipe may have, in order, as ``data.train.images``."""
+    """Return all keys of a recipe in order, as in ``data.train.images``."""
     keys: list[str] = []
     for name, field in model.model_fields.items():
         inner = field.annotation
@@ -293,7 +297,7 @@ def recipe_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people expect it: ``1e-4`` is a number, and a key given twice is a problem."""
+    """A YAML loader that reads ``1e-4`` as a number and rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -318,14 +322,14 @@ def _read_yaml(text: str) -> Any:
 
 
 def _apply(values: dict[str, Any], change: str) -> str:
-    """Set one ``--set`` value in ``values``; return what is wrong with it, or an empty text."""
+    """Set one ``--set`` value in ``values``; return the problem, or an empty string."""
     key, equals, text = change.partition("=")
     if not equals or not all(key.split(".")):
         return f"--set {change}: expected KEY=VALUE, as in --set train.lr=0.01."
     try:
         value = _read_yaml(text)
     except yaml.YAMLError as error:
-        return f"--set {change}: the value is not YAML: {error}"
+        return f"--set {change}: the value is not valid YAML: {error}"
     *parents, last = key.split(".")
     section: Any = values
     for parent in parents:
@@ -333,13 +337,13 @@ def _apply(values: dict[str, Any], change: str) -> str:
             section[parent] = {}
         section = section[parent]
         if not isinstance(section, dict):
-            return f"--set {change}: {parent} is a single value, it has no keys below it."
+            return f"--set {change}: {parent} is a single value and cannot have keys below it."
     section[last] = value
     return ""
 
 
 def _key_of(values: Any, entry: Any) -> str:
-    """Return the key a problem is about; pydantic's own words for types in between are left out."""
+    """Return the key that a pydantic error refers to, without the type names that pydantic adds."""
     parts = []
     for part in entry["loc"]:
         inside = isinstance(values, Mapping) and part in values
@@ -357,10 +361,10 @@ def _problem(key: str, entries: Sequence[Any]) -> str:
         return f"{key} is now {RENAMED_KEYS[key]}. Rename it."
     if entry["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, recipe_keys(), n=1, cutoff=0.8)
-        hint = f"Did you mean {near[0]}?" if near else "Remove it, or see docs/recipes.md for the keys there are."
+        hint = f"Did you mean {near[0]}?" if near else "Remove it, or see docs/recipes.md for the list of keys."
         return f"unknown key {key}. {hint}"
     if entry["type"] == "missing":
-        return f"{key} is missing. Add it (see recipes/ for examples)."
+        return f"{key} is missing. Add it; see recipes/ for examples."
     given = repr(entry["input"])
     shown = f"{given[:77]}..." if len(given) > 80 else given
     reasons = [entry["msg"].removeprefix("Value error, ").replace("Input should be", "expected") for entry in entries]
@@ -369,5 +373,5 @@ def _problem(key: str, entries: Sequence[Any]) -> str:
 
 
 def needs_targets(config: TrainConfig) -> bool:
-    """Tell whether a training reads what stage propose wrote."""
+    """Return whether the training needs the targets of stage propose."""
     return bool(config.distillation_weight or config.ignore_top)

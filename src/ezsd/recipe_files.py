@@ -1,4 +1,4 @@
-"""Recipe files: those shipped with the package, by name, and those of the user."""
+"""Recipe files: shipped recipes by name, and files of the user by path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ezsd.errors import RecipeError
 
 
 def recipes_folder() -> Path:
-    """Return the folder of the shipped recipes: of the installed package, or of the repository."""
+    """Return the folder of the shipped recipes, in the installed package or in the repository."""
     package = Path(__file__).parent
     inside = package / "recipes"
     return inside if inside.is_dir() else package.parents[1] / "recipes"
@@ -25,10 +25,10 @@ def find_recipe(recipe: str | Path) -> Path:
     """Return the path of a recipe.
 
     Args:
-        recipe: A file, or the name of a shipped recipe.
+        recipe: A path, or the name of a shipped recipe.
 
     Raises:
-        RecipeError: There is neither such a file nor such a recipe.
+        RecipeError: ``recipe`` is neither a file nor a shipped recipe.
     """
     path = Path(recipe)
     shipped = shipped_recipes()
@@ -40,12 +40,12 @@ def find_recipe(recipe: str | Path) -> Path:
     hint = f' Did you mean "{close[0]}"?' if close else ""
     raise RecipeError(
         f"{recipe} is neither a file nor a shipped recipe.{hint} Shipped recipes: {', '.join(shipped)} "
-        "(see: ezsd recipes)."
+        "(see ezsd recipes)."
     )
 
 
 def recipe_header(path: Path) -> str:
-    """Return the comment lines at the beginning of a recipe, without their marks."""
+    """Return the comment lines at the beginning of a recipe without the comment signs."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return "\n".join(line.lstrip("#").removeprefix(" ") for line in itertools.takewhile(_is_comment, lines))
 

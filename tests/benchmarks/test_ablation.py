@@ -1,4 +1,4 @@
-"""The ablation runs every variant on every seed, shares what variants have in common, and goes on where it was."""
+"""Tests of the ablation: it runs every variant with every seed, shares common stages, and resumes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 CHOSEN = ("ezsd", "no-adaptation", "rpn-regions", "no-novel-negatives")
 
 
-def test_one_line_a_variant_and_nothing_is_done_twice(
+def test_table_has_one_line_per_variant_and_nothing_is_computed_twice(
     tmp_path: Path, tiny_coco: Callable[..., TinyCoco], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -51,7 +51,7 @@ def test_one_line_a_variant_and_nothing_is_done_twice(
         assert adapted["no-adaptation"]["accuracy_novel_after"] is None
 
 
-def test_every_variant_changes_the_recipe_of_the_pocket_world() -> None:
+def test_every_variant_changes_the_pocket_recipe() -> None:
     recipe = ROOT / "recipes" / "pocket.yaml"
     found = {name: load_recipe(recipe, changes).model_dump_json() for name, changes in ablation.VARIANTS.items()}
     assert len(set(found.values())) == len(found)

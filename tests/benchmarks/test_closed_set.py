@@ -1,4 +1,4 @@
-"""The benchmark of the plain closed-set detector: it learns base boxes alone, resumes, and answers its own names."""
+"""Tests of the plain closed-set detector: it learns base boxes only, resumes, and returns its own labels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _trained(folder: Path) -> dict[str, torch.Tensor]:
     return read_tensors(sorted((folder / "checkpoints").iterdir())[-1] / "tensors.safetensors")[0]
 
 
-def test_novel_boxes_teach_it_nothing_and_count_for_nothing(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+def test_novel_boxes_do_not_change_training_or_figures(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
     coco = tiny_coco(tmp_path / "with")
     figures = closed_set.closed_set(_recipe(coco), tmp_path / "first")
     base = {key for key, name in CATEGORIES.items() if name in SPLIT.base}
@@ -38,7 +38,7 @@ def test_novel_boxes_teach_it_nothing_and_count_for_nothing(tiny_coco: Callable[
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_it_goes_on_where_it_was_and_writes_its_figures(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+def test_second_call_resumes_and_writes_the_figures(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
     recipe = _recipe(tiny_coco(tmp_path / "data"))
     figures = closed_set.closed_set(recipe, tmp_path / "out")
     again = closed_set.closed_set(recipe, tmp_path / "out")
@@ -46,16 +46,16 @@ def test_it_goes_on_where_it_was_and_writes_its_figures(tiny_coco: Callable[...,
     assert (again["ap50"], again["ap"]) == (figures["ap50"], figures["ap"])
 
 
-def test_a_folder_of_another_recipe_is_refused(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+def test_folder_of_a_different_recipe_is_rejected(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
     recipe = _recipe(tiny_coco(tmp_path / "data"))
     closed_set.closed_set(recipe, tmp_path / "out")
     before = (tmp_path / "out" / "metrics.json").read_text()
-    with pytest.raises(ArtifactError, match="made from another recipe"):
+    with pytest.raises(ArtifactError, match="made from a different recipe"):
         closed_set.closed_set(recipe.model_copy(update={"seed": recipe.seed + 1}), tmp_path / "out")
     assert (tmp_path / "out" / "metrics.json").read_text() == before
 
 
-def test_it_answers_with_its_own_names_whatever_is_asked(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+def test_fixed_names_ignore_the_requested_names(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
     torch.manual_seed(0)
     settings = _recipe(tiny_coco(tmp_path / "data")).detector
     plain = closed_set.plain_detector(settings, 3, pretrained=False).eval()

@@ -1,4 +1,4 @@
-"""The benchmark of semantic regression: regions near their objects, and a box branch that hears the name or not."""
+"""Tests of the benchmark of semantic regression."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tiny_run import make_model_folder, make_recipe
 
 
 @given(st.integers(0, 300))
-def test_regions_lie_in_the_image_near_their_own_object(seed: int) -> None:
+def test_regions_are_in_the_image_and_near_their_object(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(5, 2, generator=generator) * torch.tensor([90.0, 60])
     objects = torch.cat([corner, corner + 4 + 30 * torch.rand(5, 2, generator=generator)], dim=1)
@@ -33,7 +33,7 @@ def test_regions_lie_in_the_image_near_their_own_object(seed: int) -> None:
     assert (regions >= 0).all() and (regions <= torch.tensor([120.0, 80, 120, 80])).all()
 
 
-def test_only_a_branch_that_hears_the_name_moves_the_box_by_it(
+def test_boxes_depend_on_the_name_only_with_semantic_regression(
     tmp_path: Path, tiny_coco: Callable[..., TinyCoco]
 ) -> None:
     images = load_images(tiny_coco(tmp_path / "data").part(), SPLIT.names)
@@ -45,19 +45,19 @@ def test_only_a_branch_that_hears_the_name_moves_the_box_by_it(
         assert all(len(labels) == len(ious) for labels, ious in found)
         return torch.cat([ious for _, ious in found])
 
-    deaf = overlaps()
-    assert objects < len(deaf) <= 4 * objects
-    assert torch.equal(deaf[:, 1], deaf[:, 2]) and torch.equal(deaf[:, 2], deaf[:, 3])
+    unguided = overlaps()
+    assert objects < len(unguided) <= 4 * objects
+    assert torch.equal(unguided[:, 1], unguided[:, 2]) and torch.equal(unguided[:, 2], unguided[:, 3])
     guided, output = model.roi_heads.box_head.to_deltas[0][0], model.roi_heads.box_head.to_deltas[-1]
     with torch.no_grad():
         guided.weight.normal_()
         output.weight.normal_(std=0.1)
-    heard = overlaps()
-    assert torch.equal(heard[:, 0], deaf[:, 0])
-    assert not torch.allclose(heard[:, 1], heard[:, 2]) and not torch.allclose(heard[:, 1], heard[:, 3])
+    regressed = overlaps()
+    assert torch.equal(regressed[:, 0], unguided[:, 0])
+    assert not torch.allclose(regressed[:, 1], regressed[:, 2]) and not torch.allclose(regressed[:, 1], regressed[:, 3])
 
 
-def test_a_line_for_base_and_one_for_novel_objects(
+def test_output_has_one_line_for_base_and_one_for_novel_objects(
     tmp_path: Path,
     tiny_coco: Callable[..., TinyCoco],
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""The benchmarks' data set, rebuilt from a val2017 folder made on the spot."""
+"""Tests of coco2k, built from a generated val2017 folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZES = {5: (640, 427), 9: (500, 375), 12: (320, 240), 21: (640, 480), 30: (240,
 
 @pytest.fixture
 def official(tmp_path: Path) -> tuple[Path, Path]:
-    """Images 9 (no person) and 21 (left out of the set) are there too, as in the official folder."""
+    """Return image folder and annotation file; images 9 (no person) and 21 (not in the set) are extra."""
     folder = tmp_path / "val2017"
     folder.mkdir()
     numbers = np.random.default_rng(0)
@@ -61,7 +61,7 @@ def official(tmp_path: Path) -> tuple[Path, Path]:
     return folder, annotations
 
 
-def test_boxes_are_cut_to_whole_pixels_then_scaled(official: tuple[Path, Path], tmp_path: Path) -> None:
+def test_boxes_are_rounded_to_integer_pixels_then_scaled(official: tuple[Path, Path], tmp_path: Path) -> None:
     make_coco2k(IMAGES, *official, tmp_path / "out")
 
     train = json.loads((tmp_path / "out/instances_train.json").read_text())
@@ -72,7 +72,7 @@ def test_boxes_are_cut_to_whole_pixels_then_scaled(official: tuple[Path, Path], 
         {"id": 2, "image_id": 5, "category_id": 1, "bbox": [4.2, 100.1, 89.4, 57.0], "area": 5095.8, "iscrowd": 0},
         {"id": 6, "image_id": 30, "category_id": 1, "bbox": [0.0, 12.0, 120.0, 240.0], "area": 28800.0, "iscrowd": 0},
     ]
-    # The box without a whole pixel has no number; image 21 takes number 5; the crowd is a plain box.
+    # The box smaller than a pixel has no id; image 21 uses id 5; the crowd is a plain box.
     assert val["annotations"] == [
         {"id": 3, "image_id": 12, "category_id": 1, "bbox": [9.6, 19.2, 192.0, 96.0], "area": 18432.0, "iscrowd": 0},
         {"id": 4, "image_id": 12, "category_id": 1, "bbox": [0.0, 0.0, 384.0, 288.0], "area": 110592.0, "iscrowd": 0},
@@ -81,7 +81,7 @@ def test_boxes_are_cut_to_whole_pixels_then_scaled(official: tuple[Path, Path], 
     assert "val part" in val["info"]["description"]
 
 
-def test_the_set_loads_and_its_images_look_as_before(official: tuple[Path, Path], tmp_path: Path) -> None:
+def test_data_set_loads_and_images_match_the_originals(official: tuple[Path, Path], tmp_path: Path) -> None:
     make_coco2k(IMAGES, *official, tmp_path / "out")
 
     part = Part(images=tmp_path / "out/images", annotations=tmp_path / "out/instances_train.json")
@@ -94,22 +94,22 @@ def test_the_set_loads_and_its_images_look_as_before(official: tuple[Path, Path]
         assert np.abs(np.asarray(small, dtype=float) - np.asarray(before, dtype=float)).mean() < 4
 
 
-def test_a_data_set_that_is_there_is_left_alone(official: tuple[Path, Path], tmp_path: Path) -> None:
+def test_existing_data_set_is_not_changed(official: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/instances_val.json").write_text("mine")
-    with pytest.raises(DataError, match="instances_val.json is there already"):
+    with pytest.raises(DataError, match="instances_val.json already exists"):
         make_coco2k(IMAGES, *official, tmp_path / "out")
     assert (tmp_path / "out/instances_val.json").read_text() == "mine"
 
 
-def test_what_is_not_val2017_is_told(official: tuple[Path, Path], tmp_path: Path) -> None:
+def test_wrong_input_files_raise_data_error(official: tuple[Path, Path], tmp_path: Path) -> None:
     folder, annotations = official
-    with pytest.raises(DataError, match="lacks 1 images of coco2k, as image id 77"):
+    with pytest.raises(DataError, match="lacks 1 images of coco2k, for example image id 77"):
         make_coco2k({"train": [5, 77]}, folder, annotations, tmp_path / "out")
     with pytest.raises(DataError, match="cannot be read"):
         make_coco2k(IMAGES, folder, tmp_path / "none.json", tmp_path / "out")
     Image.new("RGB", (30, 30)).save(folder / "000000000012.jpg")
-    with pytest.raises(DataError, match=r"000000000012\.jpg has not the size"):
+    with pytest.raises(DataError, match=r"000000000012\.jpg does not have the size"):
         make_coco2k(IMAGES, folder, annotations, tmp_path / "out")
     (folder / "000000000005.jpg").unlink()
     with pytest.raises(DataError, match=r"000000000005\.jpg cannot be read"):
@@ -117,7 +117,7 @@ def test_what_is_not_val2017_is_told(official: tuple[Path, Path], tmp_path: Path
     assert not list((tmp_path / "out").glob("*.json"))
 
 
-def test_the_command_ends_with_2_and_one_message(official: tuple[Path, Path], tmp_path: Path) -> None:
+def test_command_exits_with_2_and_one_message(official: tuple[Path, Path], tmp_path: Path) -> None:
     folder, annotations = official
     command = [sys.executable, str(SCRIPT), "--val2017", str(folder), "--annotations", str(annotations)]
     ended = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, check=False)
@@ -126,7 +126,7 @@ def test_the_command_ends_with_2_and_one_message(official: tuple[Path, Path], tm
 
 
 @pytest.mark.real_data
-def test_the_list_of_images_is_that_of_the_set(shared_data: Path) -> None:
+def test_image_list_matches_the_data_set(shared_data: Path) -> None:
     images = json.loads(SCRIPT.with_name("coco2k_images.json").read_text())
     assert {part: len(ids) for part, ids in images.items()} == {"train": 1568, "val": 421}
     for part, ids in images.items():

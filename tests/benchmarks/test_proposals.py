@@ -1,4 +1,4 @@
-"""The benchmark of proposals reads a run folder and prints what each way of scoring finds and costs."""
+"""Tests of the benchmark of proposals: it reads a run folder and prints recall and cost of each scoring."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tiny_teacher import tiny_values
 ROOT = Path(__file__).parents[2]
 
 
-def test_random_dense_rpn_and_exhaustive_stand_side_by_side(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> None:
+def test_output_compares_random_dense_rpn_and_exhaustive(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> None:
     coco = tiny_coco(tmp_path / "data")
     values = {**tiny_values(str(coco.images), str(coco.annotations)), "adapt": {"enabled": False}}
     recipe = parse_recipe(values, "test")
@@ -35,5 +35,5 @@ def test_random_dense_rpn_and_exhaustive_stand_side_by_side(tmp_path: Path, tiny
     assert lines[0].startswith("4 images")
     found = {line[:22].strip(): line[22:].split("  ")[:2] for line in lines[1:]}
     assert set(found) == {"random", "dense", "dense + crops of 10", "rpn", "exhaustive"}
-    assert found["dense"] == found["exhaustive"]  # this teacher looks at crops both ways
+    assert found["dense"] == found["exhaustive"]  # this teacher uses crops for both
     assert found["dense"][0].strip().startswith("@100")

@@ -1,4 +1,4 @@
-"""Image files in, drawn images and detections.json out."""
+"""Tests of detection in image files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(make_tiny_coco(tmp_path_factory.mktemp("data")).images.iterdir())
 
 
-def test_each_image_gets_a_drawing_and_its_detections(model: Path, images: list[Path], tmp_path: Path) -> None:
+def test_each_image_has_a_drawing_and_detections(model: Path, images: list[Path], tmp_path: Path) -> None:
     path = detect_files(model, images, "circle, bar", 0.0, tmp_path / "out")
     written = json.loads(path.read_text())
     assert written["vocabulary"] == ["circle", "bar"]
@@ -35,14 +35,14 @@ def test_each_image_gets_a_drawing_and_its_detections(model: Path, images: list[
             drawn.load()
 
 
-def test_a_run_folder_stands_for_its_model_and_its_names(model: Path, images: list[Path], tmp_path: Path) -> None:
+def test_run_folder_gives_its_model_and_names(model: Path, images: list[Path], tmp_path: Path) -> None:
     path = detect_files(model.parents[1], images[:1], None, 0.5, tmp_path)
     assert json.loads(path.read_text())["vocabulary"] == list(SPLIT.names)
 
 
-def test_broken_images_are_told_and_the_others_done(model: Path, images: list[Path], tmp_path: Path) -> None:
+def test_broken_images_are_reported_and_the_others_processed(model: Path, images: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
-    broken.write_text("no image")
+    broken.write_text("not an image")
     missing = tmp_path / "missing.jpg"
     with pytest.raises(DataError) as caught:
         detect_files(model, [broken, images[0], missing, images[1]], "circle", 0.5, tmp_path / "out")
@@ -52,7 +52,7 @@ def test_broken_images_are_told_and_the_others_done(model: Path, images: list[Pa
     assert [entry["image"] for entry in written["images"]] == [str(images[0]), str(images[1])]
 
 
-def test_neither_images_nor_drawings_of_the_same_name_are_replaced(
+def test_images_and_drawings_with_the_same_name_are_not_replaced(
     model: Path, images: list[Path], tmp_path: Path
 ) -> None:
     copies = [tmp_path / folder / "cat.jpg" for folder in ("a", "b")]
@@ -64,7 +64,7 @@ def test_neither_images_nor_drawings_of_the_same_name_are_replaced(
     assert len(list(copies[0].parent.glob("*.jpg"))) == 3
 
 
-def test_a_missing_model_and_an_empty_vocabulary_are_told(model: Path, images: list[Path], tmp_path: Path) -> None:
+def test_missing_model_and_empty_vocabulary_raise_errors(model: Path, images: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="missing"):
         detect_files(tmp_path, images, "circle", 0.5, tmp_path)
     with pytest.raises(RecipeError, match="vocabulary"):

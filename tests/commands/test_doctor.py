@@ -1,4 +1,4 @@
-"""The doctor reports what is installed, and what to do about problems."""
+"""Tests of ``ezsd doctor``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ezsd.commands.doctor import examine
 Usage = namedtuple("Usage", "total used free")
 
 
-def test_json_has_versions_devices_extras_teachers_and_no_problem() -> None:
+def test_json_has_all_sections_and_no_stopping_problem() -> None:
     result = CliRunner().invoke(app, ["doctor", "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -27,14 +27,14 @@ def test_json_has_versions_devices_extras_teachers_and_no_problem() -> None:
     assert not any(problem["stops"] for problem in found["problems"])
 
 
-def test_the_text_lists_every_section() -> None:
+def test_text_lists_every_section() -> None:
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0
     assert all(word in result.stdout for word in ("torchvision", "shared memory", "pocket"))
     assert "'ezsd'" not in " ".join(result.stdout.split())  # the name of an extra is not taken for markup
 
 
-def test_broken_operators_stop_and_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_operators_exit_with_1_and_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")
 
@@ -45,7 +45,7 @@ def test_broken_operators_stop_and_say_what_to_install(monkeypatch: pytest.Monke
     assert "torchvision::nms does not exist" in text and "pip install" in text
 
 
-def test_little_disk_and_shared_memory_are_problems_that_do_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_low_disk_and_shared_memory_are_problems_that_do_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(64e6, 0, 1e9))
     problems = examine()["problems"]
     assert any("only 1.0 GB are free" in problem["what"] for problem in problems)

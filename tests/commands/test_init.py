@@ -1,4 +1,4 @@
-"""A recipe for the user's own images, and what is told about images that cannot be used."""
+"""Tests of ``ezsd init`` and ``ezsd validate``: recipes for own images, and messages about invalid data."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def _written(folder: Path, coco: TinyCoco, **changes: Any) -> Path:
     return path
 
 
-def test_the_recipe_for_own_images_is_whole_and_valid(coco: TinyCoco, tmp_path: Path) -> None:
+def test_recipe_for_own_images_is_complete_and_valid(coco: TinyCoco, tmp_path: Path) -> None:
     out = tmp_path / "recipes" / "shapes.yaml"
     made = make_recipe(coco.images, coco.annotations, ["bar", "traffic cone"], out)
     assert made.files == [out.with_name("shapes_train.json"), out.with_name("shapes_val.json"), out]
     recipe = load_recipe(out)
     assert recipe.split == {"base": ("circle", "square", "triangle", "ring"), "novel": ("bar", "traffic cone")}
     assert recipe.data.train.images == coco.images
-    assert check_recipe(out).startswith("Fine: 4 base and 2 novel names; train 6 images")
+    assert check_recipe(out).startswith("OK: 4 base and 2 novel names; train 6 images")
     assert "# gzsd AP50: not measured" in out.read_text()
 
 
-def test_images_are_parted_between_train_and_val_with_their_boxes(coco: TinyCoco, tmp_path: Path) -> None:
+def test_images_are_split_into_train_and_val_with_their_boxes(coco: TinyCoco, tmp_path: Path) -> None:
     *parts, _ = make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml").files
     train, val = (json.loads(path.read_text()) for path in parts)
     ids = [{image["id"] for image in part["images"]} for part in (train, val)]
@@ -62,14 +62,14 @@ def test_images_are_parted_between_train_and_val_with_their_boxes(coco: TinyCoco
     assert len(train["annotations"]) + len(val["annotations"]) == len(coco.content["annotations"])
 
 
-def test_val_annotations_of_the_user_are_taken_as_they_are(coco: TinyCoco, tmp_path: Path) -> None:
+def test_val_annotations_of_the_user_are_used_unchanged(coco: TinyCoco, tmp_path: Path) -> None:
     val = tmp_path / "val.json"
     val.write_text(json.dumps(coco.content))
     assert make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml", val).files == [tmp_path / "r.yaml"]
     assert load_recipe(tmp_path / "r.yaml").data.val.annotations == val
 
 
-def test_odd_names_and_paths_survive(tmp_path: Path) -> None:
+def test_names_and_paths_with_special_characters_are_preserved(tmp_path: Path) -> None:
     coco = make_tiny_coco(tmp_path / "Fotos: été #1")
     coco.content["categories"][0]["name"] = 'on "sale": #5'
     coco.save()
@@ -81,10 +81,10 @@ def test_odd_names_and_paths_survive(tmp_path: Path) -> None:
     check_recipe(tmp_path / "r.yaml")
 
 
-def test_files_of_the_user_are_not_replaced(coco: TinyCoco, tmp_path: Path) -> None:
+def test_existing_files_are_not_replaced_without_overwrite(coco: TinyCoco, tmp_path: Path) -> None:
     out = tmp_path / "r.yaml"
     out.with_name("r_train.json").write_text("mine")
-    with pytest.raises(ArtifactError, match=r"r_train\.json would be replaced"):
+    with pytest.raises(ArtifactError, match=r"r_train\.json already exists"):
         make_recipe(coco.images, coco.annotations, ["bar"], out)
     assert not out.exists()
     make_recipe(coco.images, coco.annotations, ["bar"], out, overwrite=True)
@@ -95,7 +95,7 @@ def test_files_of_the_user_are_not_replaced(coco: TinyCoco, tmp_path: Path) -> N
     "novel, expected",
     [([], "No novel name"), (["circle", "square", "bar", "triangle", "ring"], "base"), ([" "], "novel")],
 )
-def test_names_that_cannot_be_used_are_told(coco: TinyCoco, tmp_path: Path, novel: list[str], expected: str) -> None:
+def test_invalid_names_raise_recipe_error(coco: TinyCoco, tmp_path: Path, novel: list[str], expected: str) -> None:
     with pytest.raises(RecipeError, match=expected):
         make_recipe(coco.images, coco.annotations, novel, tmp_path / "r.yaml")
     assert not (tmp_path / "r.yaml").exists()
@@ -109,35 +109,35 @@ def test_names_that_cannot_be_used_are_told(coco: TinyCoco, tmp_path: Path, nove
         (lambda content: content["annotations"][0].pop("category_id"), "lacks a key"),
         (lambda content: content["categories"].append("cat"), "lacks a key"),
         (lambda content: content.pop("images"), "no list of images"),
-        (lambda content: [image.update(file_name="x.jpg") for image in content["images"]], "holds no image"),
+        (lambda content: [image.update(file_name="x.jpg") for image in content["images"]], "contains no image"),
     ],
 )
-def test_annotations_that_cannot_be_used_are_told(coco: TinyCoco, tmp_path: Path, damage: Any, expected: str) -> None:
+def test_invalid_annotations_raise_data_error(coco: TinyCoco, tmp_path: Path, damage: Any, expected: str) -> None:
     damage(coco.content)
     coco.save()
     with pytest.raises(DataError, match=expected):
         make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml")
 
 
-def test_a_teacher_that_there_is_not_is_told_before_anything_is_written(coco: TinyCoco, tmp_path: Path) -> None:
+def test_unknown_teacher_raises_before_anything_is_written(coco: TinyCoco, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="teacher: clip is unknown"):
         make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml", teacher="clip")
     assert not list(tmp_path.glob("r*"))
 
 
-def test_advice_stops_nothing(coco: TinyCoco, tmp_path: Path) -> None:
+def test_advice_does_not_stop_init(coco: TinyCoco, tmp_path: Path) -> None:
     coco.content["categories"].append({"id": 99, "name": "hexagon"})
     coco.save()
     made = make_recipe(coco.images, coco.annotations, ["bar", "Bars", "bar"], tmp_path / "r.yaml")
     expected = "\n".join(made.advice)
     for part in ("6 train images are few", "2 val images", 'Few boxes of "circle" (', 'boxes of novel names: "bar" (',
-                 'left out: "hexagon"', 'taken once: "bar"', '"bar" (novel) and "Bars" (novel)'):  # fmt: skip
+                 'ignored: "hexagon"', 'used once: "bar"', '"bar" (novel) and "Bars" (novel)'):  # fmt: skip
         assert part in expected
     assert load_recipe(tmp_path / "r.yaml").split["novel"] == ("bar", "Bars")  # type: ignore[index]
-    assert "Fine" in check_recipe(tmp_path / "r.yaml")
+    assert "OK: " in check_recipe(tmp_path / "r.yaml")
 
 
-def test_boxes_of_the_val_annotations_count_for_novel_names(coco: TinyCoco, tmp_path: Path) -> None:
+def test_boxes_in_val_annotations_count_for_novel_names(coco: TinyCoco, tmp_path: Path) -> None:
     val = tmp_path / "val.json"
     val.write_text(json.dumps(coco.content))
     coco.content["annotations"] = [entry for entry in coco.content["annotations"] if entry["category_id"] != 12]
@@ -149,9 +149,9 @@ def test_boxes_of_the_val_annotations_count_for_novel_names(coco: TinyCoco, tmp_
     assert any("8 train images are few" in text and "8 val images" in text for text in made.advice)
 
 
-def test_problems_of_recipe_split_and_both_parts_are_told_at_once(coco: TinyCoco, tmp_path: Path) -> None:
+def test_problems_of_recipe_split_and_both_parts_are_reported_together(coco: TinyCoco, tmp_path: Path) -> None:
     image = next(coco.images.iterdir())
-    image.write_bytes(image.read_bytes()[:400])  # the header is whole
+    image.write_bytes(image.read_bytes()[:400])  # the header stays intact
     path = _written(tmp_path, coco, split={"base": ["circle"], "novel": ["circle"]}, seed=-1)
     with pytest.raises(EzsdError) as caught:
         check_recipe(path, ["train.lr=fast"])
@@ -161,7 +161,7 @@ def test_problems_of_recipe_split_and_both_parts_are_told_at_once(coco: TinyCoco
     assert len([problem for problem in caught.value.problems if image.name in problem]) == 2  # train and val
 
 
-def test_bad_images_are_listed_where_the_recipe_allows_them(coco: TinyCoco, tmp_path: Path) -> None:
+def test_bad_images_are_listed_as_skipped_if_the_recipe_allows_them(coco: TinyCoco, tmp_path: Path) -> None:
     image = coco.images / "000011.jpg"
     image.unlink()
     path = _written(tmp_path, coco)
@@ -172,9 +172,9 @@ def test_bad_images_are_listed_where_the_recipe_allows_them(coco: TinyCoco, tmp_
     assert "train 7 images" in expected
 
 
-def test_a_recipe_without_data_is_told_with_its_other_problems(tmp_path: Path) -> None:
+def test_missing_data_is_reported_with_other_problems(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
-    path.write_text("colour: red")
+    path.write_text("color: red")
     with pytest.raises(EzsdError) as caught:
         check_recipe(path)
-    assert {"colour", "split", "teacher", "data"} <= set(" ".join(caught.value.problems).replace(".", " ").split())
+    assert {"color", "split", "teacher", "data"} <= set(" ".join(caught.value.problems).replace(".", " ").split())

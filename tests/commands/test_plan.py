@@ -1,4 +1,4 @@
-"""A plan counts what a run then does, and names times from what was measured."""
+"""Tests of ``ezsd plan``: its counts match the run, and its times come from the measured paces."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _counted(recipe: Recipe) -> dict[str, StagePlan]:
     return {plan.stage: plan for plan in count_work(recipe, split, images)}
 
 
-def test_counts_are_those_of_the_run(coco: TinyCoco, tmp_path: Path) -> None:
+def test_counts_match_the_run(coco: TinyCoco, tmp_path: Path) -> None:
     recipe = _recipe(coco, adapt={"min_side": 20}, propose={"dense_sides": [64, 96]})
     plans = _counted(recipe)
     done = run_recipe(recipe, tmp_path / "run")
@@ -64,7 +64,7 @@ def test_counts_are_those_of_the_run(coco: TinyCoco, tmp_path: Path) -> None:
     assert plans["evaluate"].units["detect in an image"] == done["evaluate"].counts.images
 
 
-def test_stages_that_are_not_needed_are_not_planned(coco: TinyCoco) -> None:
+def test_unneeded_stages_are_not_planned(coco: TinyCoco) -> None:
     plans = _counted(_recipe(coco, adapt={"enabled": False}, train={"distillation_weight": 0.0},
                              evaluate={"proposals": False}))  # fmt: skip
     assert list(plans) == ["adapt", "train", "evaluate"]
@@ -72,36 +72,36 @@ def test_stages_that_are_not_needed_are_not_planned(coco: TinyCoco) -> None:
     assert plans["evaluate"].units["recall of an image"] == 0 and plans["evaluate"].teacher == ""
 
 
-def test_exhaustive_and_rpn_scoring_have_counts_of_their_own(coco: TinyCoco) -> None:
+def test_counts_depend_on_the_scoring(coco: TinyCoco) -> None:
     dense, exhaustive = _counted(_recipe(coco))["propose"], _counted(_recipe(coco, propose={"scoring": "exhaustive"}))
     assert "dense passes" in dense.teacher and "dense passes" not in exhaustive["propose"].teacher
     crops = [int(text.partition("at most ")[2].split()[0].replace(",", ""))
              for text in (dense.teacher, exhaustive["propose"].teacher)]  # fmt: skip
     assert crops[1] > 2 * crops[0]
     rpn = _counted(_recipe(coco, propose={"scoring": "rpn", "rpn_epochs": 3}))["propose"]
-    assert rpn.units["rpn step"] == 12  # 3 x 8 images, 2 a step
+    assert rpn.units["rpn step"] == 12  # 3 x 8 images, 2 per step
 
 
-def test_times_are_counts_times_paces() -> None:
+def test_time_is_count_times_pace() -> None:
     paces = {"adapt step": Pace(1.0, 0.5, 2.0), "read an image": Pace(0.1, 0.1, 0.1)}
     plan = StagePlan("adapt", "", "", {"adapt step": 100, "read an image": 50, "look at a crop": 7})
     assert plan.time(paces) == Pace(105.0, 55.0, 205.0)  # type: ignore[arg-type]
 
 
-def test_a_plan_is_told_whole_and_nothing_is_written(coco: TinyCoco, tmp_path: Path) -> None:
+def test_plan_has_all_rows_and_writes_no_files(coco: TinyCoco, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
-    console = Console(width=200, record=True, file=(tmp_path / "told.txt").open("w"))
+    console = Console(width=200, record=True, file=(tmp_path / "plan.txt").open("w"))
     console.print(make_plan(_recipe(coco), "tiny.yaml"))
     expected = console.export_text()
     assert "Plan of tiny.yaml on cpu" in expected
     assert "2 base and 2 novel names; train 8 images with" in expected
-    for row in ("adapt", "propose", "train", "evaluate", "in all", "MB", "Measured in", "of memory"):
+    for row in ("adapt", "propose", "train", "evaluate", "total", "MB", "Measured in", "of memory"):
         assert row in expected
     added = {path for path in tmp_path.rglob("*") if path.is_file()} - set(before)
-    assert {path.name for path in added if "cache" not in path.parts} == {"told.txt"}
+    assert {path.name for path in added if "cache" not in path.parts} == {"plan.txt"}
 
 
-def test_problems_of_both_parts_are_told_at_once(coco: TinyCoco, tmp_path: Path) -> None:
+def test_problems_of_both_parts_are_reported_together(coco: TinyCoco, tmp_path: Path) -> None:
     next(coco.images.iterdir()).unlink()
     val = tmp_path / "val.json"
     val.write_text("{}")
@@ -112,7 +112,7 @@ def test_problems_of_both_parts_are_told_at_once(coco: TinyCoco, tmp_path: Path)
     assert "val.json" in str(caught.value)
 
 
-def test_a_run_can_foretell_what_it_does_without_measuring(coco: TinyCoco) -> None:
+def test_describe_work_counts_the_stages_without_measuring(coco: TinyCoco) -> None:
     recipe = _recipe(coco)
     split = load_split(recipe.split)
     images = {"train": load_images(recipe.data.train, split.base), "val": load_images(recipe.data.val, split.names)}
@@ -122,7 +122,7 @@ def test_a_run_can_foretell_what_it_does_without_measuring(coco: TinyCoco) -> No
     assert "ezsd plan" in expected
 
 
-def test_the_command_prints_the_plan_and_tells_problems(coco: TinyCoco, tmp_path: Path) -> None:
+def test_command_prints_the_plan_and_exits_with_2_on_problems(coco: TinyCoco, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     from ezsd.cli import app
@@ -131,5 +131,5 @@ def test_the_command_prints_the_plan_and_tells_problems(coco: TinyCoco, tmp_path
     path.write_text(yaml.safe_dump(tiny_values(str(coco.images), str(coco.annotations))))
     result = CliRunner().invoke(app, ["plan", str(path), "--set", "train.epochs=10"])
     assert result.exit_code == 0, result.output
-    assert "in all" in result.stdout
+    assert "total" in result.stdout
     assert CliRunner().invoke(app, ["plan", str(path), "--set", "train.lr=fast"]).exit_code == 2

@@ -1,4 +1,4 @@
-"""The recipe for own images suits their size and number."""
+"""Tests of the recipe for own images: its settings depend on their size and number."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def _recipe(
 
 
 @pytest.mark.parametrize("images, epochs", [(30, 330), (100, 100), (400, 25), (3000, 12)])
-def test_few_images_get_many_epochs(tmp_path: Path, images: int, epochs: int) -> None:
+def test_fewer_images_give_more_epochs(tmp_path: Path, images: int, epochs: int) -> None:
     recipe = _recipe(tmp_path, images)
     assert recipe.train.epochs == epochs
     assert recipe.train.epochs * images * 0.8 / recipe.train.batch_size >= 1900
 
 
 @pytest.mark.parametrize("boxes, epochs", [(100, 12), (4000, 6), (100_000, 2)])
-def test_few_boxes_get_more_adaptation_up_to_a_limit(tmp_path: Path, boxes: int, epochs: int) -> None:
+def test_fewer_boxes_give_more_adaptation_epochs_up_to_a_limit(tmp_path: Path, boxes: int, epochs: int) -> None:
     assert _recipe(tmp_path, boxes=boxes).adapt.epochs == epochs
 
 
@@ -43,7 +43,7 @@ def test_few_boxes_get_more_adaptation_up_to_a_limit(tmp_path: Path, boxes: int,
     [((384, 256), (256, 384), 15), ((4000, 3000), (480, 640), 160), ((3000, 4000), (480, 640), 160),
      ((100, 100), (256, 256), 8), ((1000, 200), (256, 640), 40)],
 )  # fmt: skip
-def test_images_are_seen_at_a_size_a_cpu_can_afford(
+def test_input_size_is_limited_for_a_cpu(
     tmp_path: Path, size: tuple[int, int], seen: tuple[int, int], min_side: int
 ) -> None:
     recipe = _recipe(tmp_path, size=size)
@@ -53,14 +53,14 @@ def test_images_are_seen_at_a_size_a_cpu_can_afford(
     assert long == 384 and abs(short / long - seen[0] / seen[1]) < 0.01
 
 
-def test_other_teachers_are_adapted_as_published(tmp_path: Path) -> None:
+def test_other_teachers_have_the_published_adaptation_settings(tmp_path: Path) -> None:
     offline, clip = _recipe(tmp_path), _recipe(tmp_path, teacher="open_clip:ViT-B-32/openai")
     assert (offline.teacher, offline.adapt.towers, offline.adapt.lr) == ("offline", ("image",), 1e-3)
     assert (clip.teacher, clip.adapt.towers, clip.adapt.lr) == ("open_clip:ViT-B-32/openai", ("image", "text"), 1e-4)
     assert clip.propose.dense_sides == (640, 1280)
 
 
-def test_precision_is_what_this_machine_is_quick_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_is_the_fastest_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_recipe.torch.cuda, "is_available", lambda: False)
     for capabilities, expected in (({"avx512_bf16": True}, "bf16"), ({"avx2": True}, "fp32")):
         monkeypatch.setattr(own_recipe.torch.cpu, "get_capabilities", lambda found=capabilities: found)
@@ -68,7 +68,7 @@ def test_precision_is_what_this_machine_is_quick_at(tmp_path: Path, monkeypatch:
         assert {recipe.adapt.precision, recipe.propose.precision, recipe.train.precision} == {expected}
 
 
-def test_the_recipe_says_what_its_numbers_come_from(tmp_path: Path) -> None:
+def test_comments_give_the_numbers_of_boxes_images_and_steps(tmp_path: Path) -> None:
     _recipe(tmp_path, 30)
     text = (tmp_path / "r.yaml").read_text(encoding="utf-8")
     for part in ('"cat"  # 2000 boxes', "train:  # 24 images", "passes over 24 images: 1,980 steps", "ezsd plan"):

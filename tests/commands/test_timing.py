@@ -1,4 +1,4 @@
-"""Measuring runs the stages' own code briefly, and leaves nothing behind."""
+"""Tests of the measurement of paces: it runs the code of the stages and keeps no files."""
 
 from __future__ import annotations
 
@@ -53,22 +53,22 @@ def _read(tmp_path: Path, changes: Mapping[str, Mapping[str, Any]]) -> tuple[Rec
         ({"propose": {"scoring": "exhaustive"}}, EVERY),
     ],
 )  # fmt: skip
-def test_what_a_recipe_does_is_measured_and_nothing_else(
+def test_only_the_work_of_the_recipe_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, dict[str, Any]], measured: set[str]
 ) -> None:
     found = measure(*_read(tmp_path, changes))
     assert set(found.paces) == measured
     assert all(0 < pace.low <= pace.mean <= pace.high for kind, pace in found.paces.items() if kind != "adapt step")
     assert found.embedding_dim == 16 and found.model_bytes > 1e6
-    assert list((tmp_path / "temporary").iterdir()) == []  # what the stages wrote
+    assert list((tmp_path / "temporary").iterdir()) == []  # the files of the stages are removed
     assert capsys.readouterr().err == ""
 
 
-def test_a_pace_keeps_the_spread_of_what_was_measured() -> None:
+def test_pace_has_the_spread_of_the_measurements() -> None:
     pace = Pace.of([1.0, 1.0, 1.0, 3.0])
     assert pace.mean == 1.5
     assert pace.low == 1.0 and 1.5 < pace.high <= 3.0
-    assert Pace.of([2.0]) == Pace(2.0, 1.0, 4.0)  # one tells nothing of the spread
+    assert Pace.of([2.0]) == Pace(2.0, 1.0, 4.0)  # one measurement has no spread
     assert pace * 2 == Pace(3.0, 2.0, 2 * pace.high)
 
 

@@ -1,4 +1,4 @@
-"""The pocket data set: as COCO says, the same from the same seed, and honest about what can be seen."""
+"""Tests of the pocket data set: COCO format, reproducible from its seed, and labels that match the visible pixels."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _content(pocket: Path, part: str) -> dict[str, Any]:
     return content
 
 
-def test_the_split_is_coco_48_17_as_far_as_there_are_pictograms() -> None:
+def test_split_is_the_part_of_coco_48_17_with_pictograms() -> None:
     coco = load_split("coco_48_17")
     assert SPLIT.base == tuple(name for name in coco.base if name in PICTOGRAMS)
     assert SPLIT.novel == tuple(name for name in coco.novel if name in PICTOGRAMS)
@@ -52,16 +52,16 @@ def test_the_split_is_coco_48_17_as_far_as_there_are_pictograms() -> None:
     assert (len(SPLIT.base), len(SPLIT.novel)) == (42, 16)
 
 
-def test_every_pictogram_can_be_drawn_and_means_one_name() -> None:
+def test_every_pictogram_can_be_drawn_and_has_a_single_name() -> None:
     codes = [code for entry in PICTOGRAMS.values() for code in entry]
     assert len({*codes, *DISTRACTORS}) == len(codes) + len(DISTRACTORS)
     for code in (*codes, *DISTRACTORS):
         image, solid = draw(code)
         assert image.size == solid.size
-        assert np.asarray(solid).mean() > 25  # of 255; a thin one covers a tenth of its box
+        assert np.asarray(solid).mean() > 25  # 25 of 255: even a thin pictogram covers a tenth of its box
 
 
-def test_fork_and_knife_are_the_halves_of_one_drawing() -> None:
+def test_fork_and_knife_are_halves_of_one_drawing() -> None:
     def prongs(code: str) -> int:
         tip = np.asarray(draw(code)[1])[:3].astype(int)
         return int((np.diff(tip, prepend=0) > 0).sum(1).max())
@@ -70,12 +70,12 @@ def test_fork_and_knife_are_the_halves_of_one_drawing() -> None:
     assert prongs(PICTOGRAMS["knife"][1]) == 1
 
 
-def test_holes_belong_to_the_object() -> None:
+def test_holes_are_part_of_the_mask() -> None:
     solid = np.asarray(draw(PICTOGRAMS["donut"][0])[1])
     assert solid[solid.shape[0] // 2, solid.shape[1] // 2] == 255
 
 
-def test_coco_names_are_among_the_named_pictograms_and_mean_nothing_else() -> None:
+def test_named_pictograms_include_all_coco_names_and_no_signs() -> None:
     named = named_pictograms()
     for name, codes in PICTOGRAMS.items():
         assert {code for code, other in named if other == name} == set(codes)
@@ -84,13 +84,13 @@ def test_coco_names_are_among_the_named_pictograms_and_mean_nothing_else() -> No
 
 
 @pytest.mark.parametrize("part, count", [("train", 42), ("val", 9), ("test", 9)])
-def test_a_part_is_read_without_a_problem(pocket: Path, part: str, count: int) -> None:
+def test_part_loads_without_problems(pocket: Path, part: str, count: int) -> None:
     images = load_images(Part(images=pocket / "images", annotations=pocket / f"instances_{part}.json"), SPLIT.names)
     assert len(images) == count
     assert images.has_masks
 
 
-def test_boxes_and_areas_are_those_of_the_masks(pocket: Path) -> None:
+def test_boxes_and_areas_match_the_masks(pocket: Path) -> None:
     for entry in _content(pocket, "train")["annotations"]:
         mask = rle.decode(entry["segmentation"])
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -99,7 +99,7 @@ def test_boxes_and_areas_are_those_of_the_masks(pocket: Path) -> None:
         assert entry["area"] == mask.sum() > 0
 
 
-def test_masks_of_a_scene_do_not_overlap_and_show_the_object() -> None:
+def test_masks_do_not_overlap_and_cover_the_object() -> None:
     neutral = Tone(contrast=(1, 1), gain=(1, 1), tint=(1, 1), blur=(0, 0), noise=(0, 0))
     for seed in range(20):
         image, found = make_scene(np.random.default_rng(seed), SPLIT.names, neutral)
@@ -111,21 +111,21 @@ def test_masks_of_a_scene_do_not_overlap_and_show_the_object() -> None:
             assert np.abs(inside - behind).max(1).mean() > 25, entry.name  # outlines are black
 
 
-@pytest.mark.parametrize("shift, labelled", [(10, 1), (45, 2)])
-def test_what_is_nearly_hidden_is_not_labelled(shift: int, labelled: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shift, labeled", [(10, 1), (45, 2)])
+def test_nearly_hidden_objects_are_not_labeled(shift: int, labeled: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scenes, "OBJECTS", (2, 2))
     monkeypatch.setattr(scenes, "DISTRACTORS_IN_SCENE", (0, 0))
     monkeypatch.setattr(scenes, "turned", lambda code, rng, sides, turn: draw(code))
 
-    def beside(size: tuple[int, int], boxes: list[Any], rng: np.random.Generator) -> tuple[int, int, int, int]:
+    def next_to_last(size: tuple[int, int], boxes: list[Any], rng: np.random.Generator) -> tuple[int, int, int, int]:
         x = 10 + shift * len(boxes)
         return x, 10, x + size[0], 10 + size[1]
 
-    monkeypatch.setattr(scenes, "_free_place", beside)
-    assert len(make_scene(np.random.default_rng(0), ("donut",))[1]) == labelled
+    monkeypatch.setattr(scenes, "_free_place", next_to_last)
+    assert len(make_scene(np.random.default_rng(0), ("donut",))[1]) == labeled
 
 
-def test_novel_objects_are_in_every_part_and_sizes_differ(pocket: Path) -> None:
+def test_every_part_has_novel_objects_and_sizes_vary(pocket: Path) -> None:
     for part in ("train", "val", "test"):
         content = _content(pocket, part)
         names = {entry["id"]: entry["name"] for entry in content["categories"]}
@@ -137,9 +137,7 @@ def test_novel_objects_are_in_every_part_and_sizes_differ(pocket: Path) -> None:
     assert np.percentile(longest, 90) > 56
 
 
-def test_the_same_seed_gives_the_same_files_and_a_scene_does_not_depend_on_how_many(
-    pocket: Path, tmp_path: Path
-) -> None:
+def test_same_seed_gives_same_files_for_any_number_of_scenes(pocket: Path, tmp_path: Path) -> None:
     make_pocket(tmp_path / "again", 60, seed=3)
     files = [path.relative_to(pocket) for path in pocket.rglob("*") if path.is_file()]
     assert len(files) == 60 + 5
@@ -151,15 +149,15 @@ def test_the_same_seed_gives_the_same_files_and_a_scene_does_not_depend_on_how_m
     assert (tmp_path / "other" / "images" / "val_000000.jpg").read_bytes() != first
 
 
-def test_the_attribution_is_in_the_folder(pocket: Path) -> None:
+def test_folder_contains_the_attribution(pocket: Path) -> None:
     for text in ((pocket / "LICENSE.txt").read_text(), _content(pocket, "test")["info"]["description"]):
         assert "OpenMoji" in text
         assert "CC BY-SA 4.0" in text
 
 
-def test_a_folder_with_other_things_is_left_alone(pocket: Path, tmp_path: Path) -> None:
+def test_folder_with_other_files_is_not_changed(pocket: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ArtifactError, match="holds other things"):
+    with pytest.raises(ArtifactError, match="contains other files"):
         make_pocket(tmp_path, 20)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     before = (pocket / "images" / "train_000000.jpg").stat().st_mtime_ns
@@ -171,7 +169,7 @@ def test_a_folder_with_other_things_is_left_alone(pocket: Path, tmp_path: Path) 
         make_pocket(tmp_path / "new", 3)
 
 
-def test_an_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_build_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ezsd.pocket import dataset as module
 
     def stop(*_: object) -> None:
@@ -183,14 +181,14 @@ def test_an_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_builds_it_and_refuses_what_is_too_small(tmp_path: Path) -> None:
+def test_command_builds_data_set_and_rejects_too_few_scenes(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["pocket", "--out", str(tmp_path / "set"), "--images", "20", "--seed", "5"])
     assert done.exit_code == 0
     assert json.loads((tmp_path / "set" / "pocket.json").read_text())["seed"] == 5
     assert CliRunner().invoke(app, ["pocket", "--out", str(tmp_path / "two"), "--images", "2"]).exit_code == 2
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_extra_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     draw.cache_clear()
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'ezsd\[pocket\]'"):
@@ -198,7 +196,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_tone_dims_tints_and_flattens() -> None:
+def test_tone_reduces_brightness_and_contrast() -> None:
     image = Image.fromarray(np.kron(np.eye(8, dtype=np.uint8) * 255, np.ones((8, 8), np.uint8))).convert("RGB")
     tone = Tone(contrast=(0.5, 0.5), gain=(0.5, 0.5), tint=(1, 1), blur=(0, 0), noise=(0, 0))
     pixels = np.asarray(toned(image, np.random.default_rng(0), tone)).astype(float)

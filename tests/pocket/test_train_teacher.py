@@ -1,4 +1,4 @@
-"""The Pocket CLIP: how it is trained, and that the packaged weights know what their card says."""
+"""Tests of the training of the Pocket CLIP and of its packaged weights."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_pictograms
-def test_a_collage_shows_its_pictograms_in_rows_in_the_order_of_the_labels(album: Album) -> None:
+def test_collage_places_pictograms_row_by_row_in_label_order(album: Album) -> None:
     images, labels = album.batch(seeded(0), 8, collage=2)
     assert images.shape == (2, 3, 128, 128)
     assert labels.shape == (8,)
@@ -55,7 +55,7 @@ def test_a_collage_shows_its_pictograms_in_rows_in_the_order_of_the_labels(album
 
 
 @needs_pictograms
-def test_some_images_show_nothing_and_are_called_so(album: Album) -> None:
+def test_some_images_are_empty_and_labeled_as_background(album: Album) -> None:
     images, labels = album.batch(seeded(0), 400)
     nothing = labels == album.names.index(pocket_teacher.NOTHING)
     assert 0.02 < nothing.float().mean() < 0.2
@@ -64,7 +64,7 @@ def test_some_images_show_nothing_and_are_called_so(album: Album) -> None:
 
 
 @needs_pictograms
-def test_images_of_one_pictogram_differ_and_a_seed_gives_the_same(album: Album) -> None:
+def test_images_of_a_pictogram_vary_and_are_reproducible_from_the_seed(album: Album) -> None:
     stack = album.stack[:1].repeat(2, 1, 1, 1)
     first, second = rendered(stack, seeded(1))
     assert (first - second).abs().mean() > 0.02
@@ -72,7 +72,7 @@ def test_images_of_one_pictogram_differ_and_a_seed_gives_the_same(album: Album) 
 
 
 @needs_pictograms
-def test_without_variety_the_pictogram_is_seen_as_it_is_drawn(album: Album) -> None:
+def test_pictogram_is_unchanged_without_variety(album: Album) -> None:
     still = Variety((1, 1), 0, 0, (1, 1), (1, 1), (1, 1), (0, 0), (0, 0))
     entry = album.stack[:1]
     opaque = (entry[:, 3:] > 0.99).expand(-1, 3, -1, -1)
@@ -85,7 +85,7 @@ def test_without_variety_the_pictogram_is_seen_as_it_is_drawn(album: Album) -> N
 
 @needs_pictograms
 @pytest.mark.usefixtures("small")
-def test_training_learns_and_its_weights_load_like_any_checkpoint(album: Album, tmp_path: Path) -> None:
+def test_training_learns_and_weights_load_as_open_clip_checkpoint(album: Album, tmp_path: Path) -> None:
     card = train_pocket_teacher(tmp_path / "own.safetensors", steps=100, album=album)
     assert card == json.loads((tmp_path / "own.json").read_text())
     assert card["accuracy_all"] > 0.5  # 1/6 by chance
@@ -96,10 +96,8 @@ def test_training_learns_and_its_weights_load_like_any_checkpoint(album: Album, 
 
 @needs_pictograms
 @pytest.mark.usefixtures("small")
-def test_an_interrupted_training_goes_on_to_the_same_weights(
-    album: Album, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train_pocket_teacher(tmp_path / "whole.safetensors", steps=4, album=album)
+def test_resumed_training_gives_the_same_weights(album: Album, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_pocket_teacher(tmp_path / "uninterrupted.safetensors", steps=4, album=album)
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     loss, done = pocket_teacher.contrastive_loss, []
 
@@ -111,16 +109,16 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
 
     monkeypatch.setattr(pocket_teacher, "contrastive_loss", stopped)
     with pytest.raises(InterruptedError):
-        train_pocket_teacher(tmp_path / "parts.safetensors", steps=4, album=album)
+        train_pocket_teacher(tmp_path / "resumed.safetensors", steps=4, album=album)
     with pytest.raises(ArtifactError, match="other settings"):
-        train_pocket_teacher(tmp_path / "parts.safetensors", seed=1, steps=4, album=album)
+        train_pocket_teacher(tmp_path / "resumed.safetensors", seed=1, steps=4, album=album)
     monkeypatch.setattr(pocket_teacher, "contrastive_loss", loss)
-    train_pocket_teacher(tmp_path / "parts.safetensors", steps=4, album=album)
-    assert (tmp_path / "parts.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
-    assert not list(tmp_path.glob(".*")), "the checkpoint is removed when it is no longer needed"
+    train_pocket_teacher(tmp_path / "resumed.safetensors", steps=4, album=album)
+    assert (tmp_path / "resumed.safetensors").read_bytes() == (tmp_path / "uninterrupted.safetensors").read_bytes()
+    assert not list(tmp_path.glob(".*")), "the checkpoint is removed after the training"
 
 
-def test_the_command_trains_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_passes_file_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Path, int]] = []
     monkeypatch.setattr(pocket_teacher, "train_pocket_teacher", lambda out, seed: asked.append((out, seed)))
     out = tmp_path / "own.safetensors"
@@ -128,14 +126,14 @@ def test_the_command_trains_to_a_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert asked == [(out, 2)]
 
 
-def test_the_packaged_teacher_is_small_and_tells_how_it_was_made() -> None:
+def test_packaged_teacher_is_small_and_has_a_complete_card() -> None:
     card = json.loads((FOLDER / "weights.json").read_text())
     assert WEIGHTS.stat().st_size <= 10_000_000
     assert 1_000_000 <= card["image_parameters"] <= 5_000_000
     assert {"command", "seed", "steps", "license", "accuracy_novel", "versions"} <= set(card)
 
 
-def test_the_packaged_teacher_is_named_pocket_and_is_the_checkpoint() -> None:
+def test_teacher_pocket_loads_the_packaged_checkpoint() -> None:
     teacher = load_teacher("pocket")
     assert teacher.name == "pocket"
     assert teacher.weights_digest == load_teacher(f"open_clip:ezsd_pocket/{WEIGHTS}").weights_digest
@@ -144,7 +142,7 @@ def test_the_packaged_teacher_is_named_pocket_and_is_the_checkpoint() -> None:
 
 @needs_pictograms
 @torch.no_grad()
-def test_the_packaged_teacher_knows_single_pictograms_novel_ones_too() -> None:
+def test_packaged_teacher_recognizes_base_and_novel_pictograms() -> None:
     album = Album([(code, name) for name, codes in PICTOGRAMS.items() for code in codes])
     teacher = load_pocket()
     texts = teacher.encode_names([f"a photo of a {name}" for name in album.names])
@@ -155,7 +153,7 @@ def test_the_packaged_teacher_knows_single_pictograms_novel_ones_too() -> None:
 
 
 @torch.no_grad()
-def test_the_packaged_teacher_reads_boxes_from_a_whole_image() -> None:
+def test_packaged_teacher_returns_normalized_dense_embeddings() -> None:
     teacher = load_pocket()
     boxes = torch.tensor([[0.0, 0.0, 40.0, 40.0], [100.0, 90.0, 160.0, 160.0]])
     read = teacher.dense_embeddings(torch.rand(3, 160, 160), boxes, (160, 320))

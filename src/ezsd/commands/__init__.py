@@ -1,1 +1,1 @@
-"""One module for each command with work of its own."""
+"""The commands of ``ezsd`` that need code of their own, one module each."""

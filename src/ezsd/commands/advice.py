@@ -1,4 +1,4 @@
-"""What names and boxes will make hard, told before a run. It stops nobody: the user may know better."""
+"""Advice on names and boxes that are likely to cause poor results. Advice never stops a run."""
 
 from __future__ import annotations
 
@@ -11,78 +11,80 @@ from ezsd.teacher import load_teacher, text_embeddings
 
 _FEW_BOXES, _FEW_IMAGES = 20, 100
 _SHOWN = 10
-_KNOWN = "coco_48_17"  # a split whose names people and teachers tell apart: the measure for others
+_KNOWN = "coco_48_17"  # a split whose names teachers can distinguish: the reference for other splits
 
 
 def advice_on_data(
     split: CategorySplit, boxes: Mapping[str, int], val_boxes: Mapping[str, int], images: int, val_images: int
 ) -> list[str]:
-    """Tell what is scarce, and what is done with boxes of novel names.
+    """Return advice on small numbers of images and boxes, and on boxes of novel names.
 
     Args:
-        split: the user's names.
-        boxes: in the annotations that are learned from, by name; 0 where a category has none.
-        val_boxes: in annotations of their own for the val part, by name; empty when there are none.
-        images: of the train part.
-        val_images: of the val part.
+        split: The user's names.
+        boxes: The number of boxes by name in the annotations; 0 for a category without boxes.
+        val_boxes: The number of boxes by name in separate val annotations; empty without such a file.
+        images: The number of train images.
+        val_images: The number of val images.
     """
     notes = []
     if images < _FEW_IMAGES:
-        notes.append(f"{images} train images are few: the detector learns where objects are from these alone, and "
-                    f"figures from {val_images} val images say little. A few hundred make a difference.")  # fmt: skip
+        notes.append(f"{images} train images are few: the detector learns to locate objects from these images only, "
+                    f"and figures measured on {val_images} val images are uncertain. A few hundred images give "
+                    "better results.")  # fmt: skip
     few = [f'"{name}" ({boxes[name]})' for name in split.base if boxes[name] < _FEW_BOXES]
     if few:
-        notes.append(f"Few boxes of {_listed(few)}; a name with fewer than about {_FEW_BOXES} is hardly learned. "
-                    "Label more of it, or leave it out.")  # fmt: skip
+        notes.append(f"Few boxes of {_listed(few)}. A name with fewer than about {_FEW_BOXES} boxes is hard to learn. "
+                    "Label more boxes, or remove the name.")  # fmt: skip
     counts = {name: boxes.get(name, 0) + val_boxes.get(name, 0) for name in split.novel}
-    labelled = [f'"{name}" ({count})' for name, count in counts.items() if count]
-    if labelled:
-        notes.append(f"There are boxes of novel names: {_listed(labelled)}. They are not used for training, only for "
-                    "the figures.")  # fmt: skip
+    labeled = [f'"{name}" ({count})' for name, count in counts.items() if count]
+    if labeled:
+        notes.append(f"The annotations contain boxes of novel names: {_listed(labeled)}. They are used only to "
+                    "compute the figures, not for training.")  # fmt: skip
     else:
-        notes.append("There is no box of a novel name: how well they are found can be looked at (ezsd detect), but not "
-                    "measured. Boxes of them in the val images would do.")  # fmt: skip
+        notes.append("The annotations contain no box of a novel name. Results for novel names can be viewed with ezsd "
+                    "detect, but not measured. To measure them, label them in the val images.")  # fmt: skip
     unused = [f'"{name}"' for name, count in boxes.items() if not count and name not in split.names]
     if unused:
-        notes.append(f"Categories without boxes are left out: {_listed(unused)}. What is to be found without boxes "
-                    "belongs to --novel.")  # fmt: skip
+        notes.append(f"Categories without boxes are ignored: {_listed(unused)}. To detect them, add them to "
+                    "--novel.")  # fmt: skip
     return notes
 
 
 def advice_on_names(split: CategorySplit, given: Sequence[str] = ()) -> list[str]:
-    """Tell names that differ only by case, spaces, hyphens or plural, and names that were given more than once.
+    """Return advice on names that differ only by case, spaces, hyphens or plural, and on duplicate names.
 
     Args:
-        split: the user's names.
-        given: names as the user gave them, when ``split`` has each of them once.
+        split: The user's names, without duplicates.
+        given: The novel names as the user gave them, possibly with duplicates.
     """
     twice = [f'"{name}"' for name, count in Counter(given).items() if count > 1]
-    notes = [f"Given more than once, and taken once: {_listed(twice)}."] if twice else []
+    notes = [f"Given more than once, used once: {_listed(twice)}."] if twice else []
     pairs = [_pair(split, *pair) for pair in _lookalikes(split.names)]
     if pairs:
-        notes.append(f"These differ only by case, spaces, hyphens or plural: {_listed(pairs)}. If they mean the same, "
-                    "keep one; the teacher cannot tell them apart.")  # fmt: skip
+        notes.append(f"These names differ only by case, spaces, hyphens or plural: {_listed(pairs)}. If they have the "
+                    "same meaning, keep only one: the teacher cannot distinguish them.")  # fmt: skip
     return notes
 
 
 def advice_on_teacher(spec: str, split: CategorySplit, prompt: str) -> list[str]:
-    """Tell names whose texts are nearly the same to the teacher.
+    """Return advice on names whose text embeddings are nearly the same.
 
-    Nearly the same is: nearer than any two of the 65 names of COCO 48/17, which teachers do tell apart. Cosines of
-    one teacher mean nothing for another, so no number would do (dog and cat: 0.46 offline, 0.94 CLIP ViT-B/32).
+    Two names are nearly the same if their cosine similarity is higher than that of any two of the 65 names of COCO
+    48/17, which teachers can distinguish. A fixed limit does not work, because similarities differ between teachers
+    (dog and cat: 0.46 offline, 0.94 CLIP ViT-B/32).
 
     Args:
-        spec: the teacher, as in a recipe. One that cannot be loaded is told of, and nothing is compared.
-        split: the user's names.
-        prompt: text with ``{name}``.
+        spec: The teacher, as in a recipe. If it cannot be loaded, the advice says so and names are not compared.
+        split: The user's names.
+        prompt: A text with ``{name}``.
 
     Raises:
-        RecipeError: there is no such teacher.
+        RecipeError: The teacher is unknown.
     """
     try:
         teacher = load_teacher(spec)
     except (ArtifactError, MissingExtraError) as error:
-        return [f"Names could not be compared as the teacher {spec} sees them. {error}"]
+        return [f"Names could not be compared with the teacher {spec}. {error}"]
     cosines, known = (
         (text @ text.T).triu(diagonal=1)
         for text in (text_embeddings(teacher, names, prompt) for names in (split.names, load_split(_KNOWN).names))
@@ -100,9 +102,9 @@ def advice_on_teacher(spec: str, split: CategorySplit, prompt: str) -> list[str]
              if (first, second) not in lookalikes]  # fmt: skip
     if not pairs:
         return []
-    return [f"The teacher {spec} hardly tells these apart: {_listed(pairs)} (cosine of their texts; no two names of "
-            f"COCO 48/17 come nearer than {limit:.2f}). Objects of one will be called the other: merge them, or choose "
-            "words that differ more."]  # fmt: skip
+    return [f"The teacher {spec} can hardly distinguish these names: {_listed(pairs)} (cosine of their texts; at "
+            f"most {limit:.2f} for the names of COCO 48/17). Their objects will be confused. Merge the names, or "
+            "choose words that differ more."]  # fmt: skip
 
 
 def _pair(split: CategorySplit, first: str, second: str) -> str:
@@ -110,7 +112,7 @@ def _pair(split: CategorySplit, first: str, second: str) -> str:
 
 
 def _lookalikes(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of names with a spelling in common, in their order."""
+    """Return the pairs of names that share a normalized spelling, in the order of ``names``."""
     by_form: dict[str, list[str]] = defaultdict(list)
     for name in names:
         for form in _forms(name):
@@ -122,7 +124,7 @@ def _lookalikes(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _forms(name: str) -> set[str]:
-    """The name without case, spaces and hyphens, as it is and as what it may be the plural of."""
+    """Return the name without case, spaces and hyphens, and its possible singular forms."""
     plain = "".join(letter for letter in name.casefold() if letter not in " -_")
     forms = {plain}
     for ending, singular in (("s", ""), ("es", ""), ("ies", "y")):

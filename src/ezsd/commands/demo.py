@@ -1,6 +1,6 @@
-"""The demo: the pocket data, a run of EZSD, the baseline without its three ideas, and what both give side by side.
+"""The demo: EZSD and a baseline without its three ideas on the pocket data set, with a comparison of both.
 
-The two runs go at the same time, each on half of the cores: images this small keep few threads busy.
+The two runs execute at the same time, each on half of the cores, because images this small use few threads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ezsd.utils.files import written_whole
 
 logger = logging.getLogger(__name__)
 
-# ViLD: raw teacher, regions of an RPN trained on base boxes, no meaning in the box regression (METHOD: baselines).
+# ViLD: raw teacher, regions of an RPN trained on base boxes, box regression without semantics.
 BASELINE = (
     "adapt.enabled=false",
     "propose.scoring=rpn",
@@ -47,10 +47,10 @@ FAST = (
     "adapt.epochs=4",
     "propose.rpn_epochs=3",
     "train.epochs=6",
-    "train.distillation_weight=0.3",  # this and the next: better for so few steps
+    "train.distillation_weight=0.3",  # this and the next value are better for few steps
     "train.novel_negatives=false",
 )
-# Names in no list, and their pictograms: in the training scenes they are among the things that nobody names.
+# Names that are in no split, and their pictograms; in the training scenes they are unlabeled distractors.
 UNHEARD = {
     "cookie": ("1F36A",),
     "dolphin": ("1F42C",),
@@ -65,19 +65,19 @@ _THRESHOLD = 0.2
 
 
 def run_demo(out: Path, fast: bool = False, overwrite: bool = False) -> dict[str, Path]:
-    """Make the pocket data, run EZSD and its baseline on it, print their figures, and write report and image.
+    """Build the pocket data set, run EZSD and its baseline on it, print their figures, and write a report and an image.
 
     Args:
-        out: gets pocket_N/ (the data), ezsd/ and baseline/ (run folders) and unheard.jpg.
-        fast: fewer scenes and shorter trainings; it shows that all works, not how well.
-        overwrite: redo what another version or setting left in ``out``.
+        out: The output folder: pocket_N/ (the data set), ezsd/ and baseline/ (run folders) and unheard.jpg.
+        fast: Use fewer scenes and shorter trainings; this checks that everything works, but the results are poor.
+        overwrite: Replace results of other settings or versions in ``out``.
 
     Returns:
-        ``report`` and ``image``.
+        The paths ``report`` and ``image``.
 
     Raises:
-        MissingExtraError: the extra ``pocket`` is not installed.
-        ArtifactError: ``out`` holds runs of other settings, or cannot be written.
+        MissingExtraError: The extra ``pocket`` is not installed.
+        ArtifactError: ``out`` contains runs with other settings, or cannot be written.
     """
     images = FAST_IMAGES if fast else IMAGES
     data = make_pocket(out / f"pocket_{images}", images)
@@ -88,7 +88,7 @@ def run_demo(out: Path, fast: bool = False, overwrite: bool = False) -> dict[str
     ]
     changes += FAST if fast else ()
     ours, baseline = out / "ezsd", out / "baseline"
-    with _beside(SPLIT, baseline, [*changes, *BASELINE], overwrite):
+    with _in_parallel(SPLIT, baseline, [*changes, *BASELINE], overwrite):
         run_recipe(load_recipe(SPLIT, changes), ours, "evaluate", overwrite)
     console = Console(highlight=False)
     console.print(as_text(compare([ours, baseline]), console.width))
@@ -98,17 +98,17 @@ def run_demo(out: Path, fast: bool = False, overwrite: bool = False) -> dict[str
 
 
 @contextmanager
-def _beside(recipe: str, folder: Path, changes: Sequence[str], overwrite: bool) -> Iterator[None]:
-    """Run a recipe in another process while the body of ``with`` runs, each on half of the cores; wait for it then.
+def _in_parallel(recipe: str, folder: Path, changes: Sequence[str], overwrite: bool) -> Iterator[None]:
+    """Run a recipe in another process while the body of ``with`` runs, each on half of the cores, then wait for it.
 
     Raises:
-        ArtifactError: the other run fails.
+        ArtifactError: The other run failed.
     """
     log, threads = folder.with_suffix(".log"), torch.get_num_threads()
     half = max(1, threads // 2)
     command = [sys.executable, "-m", "ezsd", "run", recipe, "--out", str(folder)]
     command += [word for change in changes for word in ("--set", change)] + ["--overwrite"] * overwrite
-    logger.info(f"The baseline, without the three ideas and on the same schedule, runs at the same time: see {log}")
+    logger.info(f"The baseline (same schedule, without the three ideas) runs in parallel. Its log: {log}")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
         other = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT,
@@ -117,9 +117,9 @@ def _beside(recipe: str, folder: Path, changes: Sequence[str], overwrite: bool) 
     try:
         yield
         if other.poll() is None:
-            logger.info("The baseline is not finished yet ...")
+            logger.info("Waiting for the baseline to finish ...")
         if other.wait():
-            raise ArtifactError([f"The baseline failed, see {log}:", *log.read_text().splitlines()[-3:]])
+            raise ArtifactError([f"The baseline failed. The last lines of {log}:", *log.read_text().splitlines()[-3:]])
     finally:
         other.terminate()
         other.wait()
@@ -127,7 +127,7 @@ def _beside(recipe: str, folder: Path, changes: Sequence[str], overwrite: bool) 
 
 
 def _unheard(model: Path, image: Path) -> Path:
-    """Ask for names that no list holds in scenes made of them; draw the scene in which most are found."""
+    """Detect names that are in no split in scenes of them, and draw the scene with the most objects found."""
     scenes = [make_scene(np.random.default_rng([_UNHEARD_SEED, place]), tuple(UNHEARD), pictograms=UNHEARD)
               for place in range(_UNHEARD_SCENES)]  # fmt: skip
     vocabulary = (*load_split(SPLIT).names, *UNHEARD)
@@ -137,14 +137,15 @@ def _unheard(model: Path, image: Path) -> Path:
     with written_whole(image) as temporary:
         draw(scenes[best][0], detections[best]).save(temporary, format="JPEG", quality=92)
     total = sum(len(objects) for _, objects in scenes)
-    logger.info(f"Asked for {', '.join(UNHEARD)}, which are in no list: {sum(found)} of {total} found in "
-                f"{len(scenes)} scenes; "
-        f"{image} shows the scene with most of them.")  # fmt: skip
+    logger.info(
+        f"Names in no split ({', '.join(UNHEARD)}): {sum(found)} of {total} objects found in {len(scenes)} scenes. "
+        f"{image} shows the scene with the most objects found."
+    )
     return image
 
 
 def count_found(detections: sv.Detections, objects: Sequence[PlacedObject]) -> int:
-    """Count the objects that a detection of their name meets (IoU of at least 0.5)."""
+    """Count the objects that a detection with their name matches (IoU of at least 0.5)."""
     names = np.asarray(detections["class_name"])
     met = sv.box_iou_batch(sv.mask_to_xyxy(np.stack([each.mask for each in objects])), detections.xyxy) >= 0.5
     return sum(bool((names[overlaps] == each.name).any()) for overlaps, each in zip(met, objects, strict=True))

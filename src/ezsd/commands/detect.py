@@ -1,4 +1,4 @@
-"""Image files in, drawn images and one ``detections.json`` out."""
+"""Detect objects in image files: ``ezsd detect``."""
 
 from __future__ import annotations
 
@@ -17,28 +17,31 @@ from ezsd.run_folder import RunFolder
 from ezsd.utils.files import write_json, written_whole
 from ezsd.utils.progress import track
 
-_AT_ONCE = 16  # images in memory
+_AT_ONCE = 16  # maximum number of images in memory
 _BATCH = 4
 
 
 def detect_files(model: Path, images: Sequence[Path], vocabulary: str | None, threshold: float, out: Path) -> Path:
-    """Detect in image files; images that cannot be read are told at the end, the others are done all the same.
+    """Detect objects in image files, draw them, and write detections.json.
+
+    Images that cannot be read are reported at the end, after all other images are processed.
 
     Args:
-        model: a model folder, or the run folder it is in.
-        images: files.
-        vocabulary: names with commas between them; None = the model's own.
-        threshold: detections with a lower score are left out.
-        out: a drawn image for each image, and detections.json: {"model", "vocabulary", "threshold", "images":
-            [{"image", "drawn", "detections": [{"name", "score", "box", "mask"}]}]}; boxes xyxy in pixels.
+        model: A model folder, or a run folder that contains one.
+        images: The image files.
+        vocabulary: Names separated by commas; None uses the names of the model.
+        threshold: The minimum score of a detection.
+        out: The output folder: one drawn image per image, and detections.json: {"model", "vocabulary", "threshold",
+            "images": [{"image", "drawn", "detections": [{"name", "score", "box", "mask"}]}]}; boxes are xyxy in
+            pixels.
 
     Returns:
-        the path of detections.json.
+        The path of detections.json.
 
     Raises:
-        ArtifactError: the model cannot be used, or ``out`` cannot be written.
-        RecipeError: the vocabulary cannot be used.
-        DataError: images cannot be read.
+        ArtifactError: The model cannot be used, or ``out`` cannot be written.
+        RecipeError: The vocabulary is invalid.
+        DataError: Images cannot be read.
     """
     inner = RunFolder(model).model
     detector = Detector.load(inner if (inner / CONFIG).is_file() else model)
@@ -61,7 +64,7 @@ def detect_files(model: Path, images: Sequence[Path], vocabulary: str | None, th
     result = out / "detections.json"
     write_json(result, {"model": str(model), "vocabulary": list(names), "threshold": threshold, "images": entries})
     if problems:
-        raise DataError([*problems, f"The other {len(entries)} images are done: {result}"])
+        raise DataError([*problems, f"The other {len(entries)} images were processed: see {result}"])
     return result
 
 
@@ -76,7 +79,7 @@ def _read(paths: Sequence[Path], problems: list[str]) -> list[tuple[Path, Tensor
 
 
 def _free_name(folder: Path, stem: str, taken: set[Path]) -> Path:
-    """Name a drawn image so that it replaces neither an image nor another drawing of this call."""
+    """Return a path for a drawn image that replaces neither an input image nor another drawing of this call."""
     path, number = folder / f"{stem}_detected.jpg", 1
     while path in taken:
         number += 1

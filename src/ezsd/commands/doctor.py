@@ -21,16 +21,16 @@ from ezsd._version import __version__
 _PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "accelerate", "numpy", "pillow", "supervision",
              "faster-coco-eval", "transformers")  # fmt: skip
 _TEACHERS = ("offline", "pocket")
-_LEAST_DISK = 5e9  # bytes: checkpoints and targets of a small run
-_LEAST_SHARED = 512e6  # bytes: images that DataLoader workers hand over
+_LEAST_DISK = 5e9  # bytes, for checkpoints and targets of a small run
+_LEAST_SHARED = 512e6  # bytes, for images passed by DataLoader workers
 
 
 def examine() -> dict[str, Any]:
-    """Return what this installation is made of, and its problems.
+    """Return a description of this installation and its problems.
 
     Returns:
         JSON values: ``versions``, ``devices``, ``operators``, ``disk``, ``shared_memory``, ``extras``, ``teachers`` and
-        ``problems``, a list of {"what", "do", "stops"}; ``stops`` is true when ezsd cannot be used.
+        ``problems``, a list of {"what", "do", "stops"}; ``stops`` is true if ezsd cannot be used.
     """
     problems: list[dict[str, Any]] = []
 
@@ -79,7 +79,7 @@ def _devices(problem: Report) -> dict[str, Any]:
     try:
         import torch
     except (ImportError, OSError) as error:
-        problem(f"torch cannot be imported: {error}", "Install it again: pip install --force-reinstall torch", True)
+        problem(f"torch cannot be imported: {error}", "Reinstall it: pip install --force-reinstall torch", True)
         return {}
     devices: dict[str, Any] = {"cpu": f"{torch.get_num_threads()} threads of {os.cpu_count()} processors"}
     for index in range(torch.cuda.device_count()):
@@ -87,7 +87,7 @@ def _devices(problem: Report) -> dict[str, Any]:
         devices[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"
     devices["mps"] = "available" if torch.backends.mps.is_available() else "not available"
     if shutil.which("nvidia-smi") and not torch.cuda.is_available():
-        problem("there is an NVIDIA driver, but torch finds no GPU", "Install the CUDA build of torch for this driver.")
+        problem("an NVIDIA driver is installed, but torch finds no GPU", "Install the torch build for this driver.")
     return devices
 
 
@@ -121,9 +121,9 @@ def _disk(problem: Report) -> dict[str, str]:
         count = shutil.disk_usage(existing).free
         free[f"{name} ({path})"] = f"{count / 1e9:.1f} GB free"
         if count < _LEAST_DISK:
-            problem(f"only {count / 1e9:.1f} GB are free for {path}", "Free some space, or set another --out.")
+            problem(f"only {count / 1e9:.1f} GB are free for {path}", "Free some disk space, or use another --out.")
         if not os.access(existing, os.W_OK):
-            problem(f"{existing} cannot be written", "Change its permissions, or set EZSD_CACHE to another folder.")
+            problem(f"{existing} cannot be written", "Change its permissions, or set EZSD_CACHE to a writable folder.")
     return free
 
 
@@ -141,7 +141,7 @@ def _shared_memory(problem: Report) -> dict[str, str]:
 
 
 def _extras() -> dict[str, str]:
-    """Return for each extra which of its packages are missing."""
+    """Return the missing packages of each extra."""
     missing: dict[str, list[str]] = {}
     for requirement in metadata.requires("ezsd") or ():
         extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)

@@ -1,4 +1,4 @@
-"""The user's own images: a recipe for them, and all that is wrong with them, told before anything runs."""
+"""Write a recipe for the user's own images: ``ezsd init``."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ezsd.data.formats.coco_json import read_annotations
 from ezsd.errors import ArtifactError, DataError, RecipeError
 from ezsd.utils.files import write_text
 
-_VAL_EVERY = 5  # one image in five is kept for validation
+_VAL_EVERY = 5  # every fifth image is used for validation
 
 
 @dataclass(frozen=True)
 class OwnRecipe:
-    """What :func:`make_recipe` wrote, and what it has to say about names and boxes.
+    """The result of :func:`make_recipe`.
 
     Attributes:
-        files: that were written, the recipe last.
-        advice: one text each; nothing of it stops a run.
+        files: The written files, the recipe last.
+        advice: Advice on names and boxes, one text per topic.
     """
 
     files: list[Path]
@@ -41,22 +41,22 @@ def make_recipe(
     teacher: str = "offline",
     overwrite: bool = False,
 ) -> OwnRecipe:
-    """Write a commented recipe for the user's images: base names are the categories that have boxes.
+    """Write a commented recipe for the user's images. The base names are the categories that have boxes.
 
     Args:
-        images: folder of the images.
-        annotations: COCO JSON; without ``val_annotations`` its images are parted, every fifth by id goes to val, and
-            two files are written beside the recipe.
-        novel: names to find without boxes.
-        out: the recipe's file.
-        val_annotations: COCO JSON of other images in the same folder.
-        teacher: as in a recipe; its text tower tells which names it would confuse.
-        overwrite: replace files that are there.
+        images: The folder of the images.
+        annotations: A COCO JSON file. Without ``val_annotations``, its images are split: every fifth image by id is
+            used for validation, and two annotation files are written next to the recipe.
+        novel: The names to detect without boxes.
+        out: The recipe file to write.
+        val_annotations: A COCO JSON file of other images in the same folder.
+        teacher: The teacher, as in a recipe. It is also used to find names that it would confuse.
+        overwrite: Replace existing files.
 
     Raises:
-        DataError: the annotations cannot be used, or ``images`` holds none of their images.
-        RecipeError: no novel name, no base name is left, or no such teacher.
-        ArtifactError: a file is there already, or cannot be written.
+        DataError: The annotations are invalid, or ``images`` contains none of their images.
+        RecipeError: ``novel`` is empty, no base name remains, or the teacher is unknown.
+        ArtifactError: A file already exists or cannot be written.
     """
     content = read_annotations(annotations)
     texts: dict[Path, str] = {}
@@ -74,17 +74,17 @@ def make_recipe(
             val = read_annotations(val_annotations)
             parts["val"], numbers["val"], val_counts = val_annotations, len(val["images"]), _boxes_by_name(val)
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{annotations} is not COCO: an entry of its lists lacks a key ({error!r}).") from None
+        raise DataError(f"{annotations} is not valid COCO: an entry of its lists lacks a key ({error!r}).") from None
     if not novel:
-        raise RecipeError('No novel name. Name what is to be found without boxes: --novel "traffic cone, umbrella"')
+        raise RecipeError('No novel name. Give names to detect without boxes, as in --novel "traffic cone, umbrella".')
     base = [name for name, count in counts.items() if count and name not in novel]
     split = load_split({"base": base, "novel": list(dict.fromkeys(novel))})
     if not found:
-        raise DataError(f"{images} holds no image of {annotations}. Give the folder that file_name starts in.")
+        raise DataError(f"{images} contains no image of {annotations}. Give the folder that file_name is relative to.")
     texts[out] = recipe_text(OwnData(images, parts, numbers, sizes, counts), split, teacher, out)
-    there = [str(path) for path in texts if path.exists()]
-    if there and not overwrite:
-        raise ArtifactError(f"{', '.join(there)} would be replaced. Give another --out, or --overwrite.")
+    existing = [str(path) for path in texts if path.exists()]
+    if existing and not overwrite:
+        raise ArtifactError(f"{', '.join(existing)} already exists. Use another --out, or replace it with --overwrite.")
     advice = [
         *advice_on_data(split, counts, val_counts, numbers["train"], numbers["val"]),
         *advice_on_names(split, novel),
@@ -96,7 +96,7 @@ def make_recipe(
 
 
 def _boxes_by_name(content: Mapping[str, list[Any]]) -> dict[str, int]:
-    """Count the boxes of each category, crowds apart; in the order of the category ids."""
+    """Count the boxes of each category, crowd boxes excluded, in the order of the category ids."""
     boxes = Counter(entry["category_id"] for entry in content["annotations"] if not entry.get("iscrowd"))
     counts: dict[str, int] = {}
     for entry in sorted(content["categories"], key=lambda entry: entry["id"]):
@@ -107,7 +107,7 @@ def _boxes_by_name(content: Mapping[str, list[Any]]) -> dict[str, int]:
 def _split_images(content: Mapping[str, list[Any]], annotations: Path) -> dict[str, dict[str, list[Any]]]:
     ids = sorted(entry["id"] for entry in content["images"])
     if len(ids) < 2:
-        raise DataError(f"{annotations} has {len(ids)} image; at least 2 are needed, one for train and one for val.")
+        raise DataError(f"{annotations} lists {len(ids)} image; at least 2 are needed, one for train and one for val.")
     val = {*ids[_VAL_EVERY - 1 :: _VAL_EVERY], ids[-1]}
     return {
         name: {

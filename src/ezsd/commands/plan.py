@@ -1,4 +1,4 @@
-"""What a run will do, counted, and how long it will take here, measured: ``ezsd plan``. Nothing is left behind."""
+"""Count the work of a run and estimate its time on this machine: ``ezsd plan``. No files are kept."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ from ezsd.utils.format import byte_size, duration
 
 logger = logging.getLogger(__name__)
 
-_ROW_BYTES = 29  # of a stored box, beside its embedding: corners, weight, score, label, kind
-_DETECTION_BYTES = 110  # of a line of detections.json
+_ROW_BYTES = 29  # per stored box without its embedding: corners, weight, score, label, kind
+_DETECTION_BYTES = 110  # per entry of detections.json
 _UNCERTAIN = 0.3
 
 
 def make_plan(recipe: Recipe, name: str) -> Group:
-    """Count and measure what a recipe asks for.
+    """Count the work of a recipe and measure its pace.
 
     Args:
-        recipe: what would be run.
-        name: of the recipe, for people.
+        recipe: The recipe to plan.
+        name: The name of the recipe, shown in the title.
 
     Returns:
-        what to print.
+        A renderable for ``rich.console.Console.print``.
 
     Raises:
-        EzsdError: split, data or teacher cannot be used.
+        EzsdError: The split, the data or the teacher cannot be used.
     """
     busy = _load()
     split = load_split(recipe.split, recipe.data.train.annotations)
     images = _images(recipe, split)
     stages = count_work(recipe, split, images)
-    logger.info(f"{describe_data(split, images)}\nMeasuring a little of every stage, for about a minute.")
+    logger.info(f"{describe_data(split, images)}\nMeasuring a sample of every stage for about a minute.")
     measured = measure(recipe, split, images["train"], images["val"])
     table = _table(f"Plan of {name} on {_machine()}", recipe, stages, measured)
     return Group(describe_data(split, images), table, *_notes(recipe, images, measured, busy))
 
 
 def _images(recipe: Recipe, split: CategorySplit) -> dict[str, ImageSet]:
-    """Read both parts; the problems of both are told at once."""
+    """Read both parts; report the problems of both together."""
     parts: list[tuple[str, Part, tuple[str, ...], tuple[str, ...]]] = [
         ("train", recipe.data.train, split.base, split.base), ("val", recipe.data.val, split.names, ()),
     ]  # fmt: skip
@@ -86,12 +86,12 @@ def _table(title: str, recipe: Recipe, stages: Sequence[StagePlan], measured: Me
         total += stored
         table.add_row(plan.stage, plan.work, plan.teacher, byte_size(stored), *_times(times[-1]))
     table.add_section()
-    table.add_row("in all", "", "", byte_size(total), *_times(total_pace(times)))
+    table.add_row("total", "", "", byte_size(total), *_times(total_pace(times)))
     return table
 
 
 def _stored(plan: StagePlan, recipe: Recipe, measured: Measured) -> int:
-    """Bytes that a stage leaves in the run folder."""
+    """Return the bytes that a stage stores in the run folder."""
     optimizer = 2 if recipe.train.optimizer == "adamw" else 1
     return {
         "adapt": measured.norm_bytes if recipe.adapt.enabled else 0,
@@ -108,23 +108,24 @@ def _times(time: Pace) -> tuple[str, str]:
 
 def _notes(recipe: Recipe, images: Mapping[str, ImageSet], measured: Measured, busy: float) -> list[str]:
     notes = [
-        f"Measured in {measured.seconds:.0f} s on a few images, in one process. Expect the time within the bounds, not "
-        "at its middle; loading models and reading annotations come on top."
+        f"Measured in {measured.seconds:.0f} s on a few images, in one process. The actual time can lie anywhere "
+        "within the bounds; loading models and reading annotations take additional time."
     ]
     if busy > 0.5:
-        notes.append(f"Other work ran meanwhile (load {busy:.1f} on {os.cpu_count()} processors); alone it is quicker.")
+        load = f"load {busy:.1f} on {os.cpu_count()} processors"
+        notes.append(f"Other processes were running ({load}). Without them, a run is faster.")
     held = [f"{byte_size(measured.memory_bytes)} of memory" if measured.memory_bytes else "",
             f"{byte_size(measured.device_bytes)} on the GPU" if measured.device_bytes else ""]  # fmt: skip
     if any(held):
-        readers = f", and each of its {recipe.data.workers} readers of images some more" if recipe.data.workers else ""
-        notes.append(f"Measuring held {' and '.join(filter(None, held))}; a run holds at least that{readers}.")
+        readers = f", plus some for each of its {recipe.data.workers} data workers" if recipe.data.workers else ""
+        notes.append(f"Measuring used {' and '.join(filter(None, held))}. A run uses at least that much{readers}.")
     if skipped := sum(len(part.skipped) for part in images.values()):
-        notes.append(f"{skipped} bad images or boxes are left out; ezsd validate lists them.")
+        notes.append(f"{skipped} bad images or boxes are skipped; ezsd validate lists them.")
     return notes
 
 
 def _load() -> float:
-    """Processes that wanted to run in the last minute; 0 where the system does not tell."""
+    """Return the load average of the last minute; 0 if the system does not provide it."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 

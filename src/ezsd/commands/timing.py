@@ -1,6 +1,6 @@
-"""How long the work of each stage takes on this machine: the stages' own code on a few images, for about a minute.
+"""Measure the pace of each stage on this machine by running its code on a few images for about a minute.
 
-What the stages would write goes to a temporary folder and is removed.
+The files that the stages write go to a temporary folder, which is removed.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ from ezsd.teacher.adaptation import CropBatches, NormsJob, name_crops, train_nor
 from ezsd.utils.device import this_device
 from ezsd.utils.log import quiet
 
-_SECONDS: Mapping[Work, float] = {  # that measuring may take
+_SECONDS: Mapping[Work, float] = {  # time limit of each measurement
     "read an image": 1.0, "adapt step": 9.0, "rpn step": 6.0, "propose in an image": 10.0, "train step": 12.0,
     "detect in an image": 5.0, "recall of an image": 4.0,
 }  # fmt: skip
-_SAMPLE = 64  # images that are looked at, at most
-_VAL_SAMPLE = 8  # of them for the accuracy of crops
-_GRID = 256  # boxes of a coarser grid that stands for the whole in exhaustive scoring
+_SAMPLE = 64  # maximum number of images
+_VAL_SAMPLE = 8  # maximum number of images for the accuracy of crops
+_GRID = 256  # boxes of the coarse grid that represents the full grid of exhaustive scoring
 _ENDLESS = 1e5  # epochs
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What :func:`measure` found.
+    """The result of :func:`measure`.
 
     Attributes:
-        paces: by kind of work; what the recipe or the images have no use for is not there.
-        embedding_dim: of the teacher.
-        norm_bytes: of the teacher's parameters that are trained.
-        model_bytes: of the detector.
-        memory_bytes: most that this process has held; None where the system does not tell.
-        device_bytes: most that it has held on the GPU; None without one.
-        seconds: that measuring took.
+        paces: The pace by kind of work; kinds that the recipe does not need are missing.
+        embedding_dim: The embedding size of the teacher.
+        norm_bytes: The size of the teacher's trained parameters.
+        model_bytes: The size of the detector.
+        memory_bytes: The peak memory of this process; None if the system does not provide it.
+        device_bytes: The peak GPU memory of this process; None without a GPU.
+        seconds: The duration of the measurement.
     """
 
     paces: Mapping[Work, Pace]
@@ -72,16 +72,16 @@ class Measured:
 
 @quiet()
 def measure(recipe: Recipe, split: CategorySplit, train: ImageSet, val: ImageSet) -> Measured:
-    """Run a little of every stage.
+    """Run a sample of every stage and measure it.
 
     Args:
-        recipe: what would be run.
-        split: of the recipe.
-        train: the train part, base boxes.
-        val: the val part, base and novel boxes.
+        recipe: The recipe to measure.
+        split: The split of the recipe.
+        train: The train part with base boxes.
+        val: The val part with base and novel boxes.
 
     Raises:
-        EzsdError: as the stages: the teacher cannot be loaded, an image cannot be read.
+        EzsdError: The teacher cannot be loaded, or an image cannot be read.
     """
     began, device = time.monotonic(), this_device()
     teacher = load_teacher(recipe.teacher, device)
@@ -102,7 +102,7 @@ def measure(recipe: Recipe, split: CategorySplit, train: ImageSet, val: ImageSet
             paces["propose in an image"], used = _propose(context, proposer, replace(train, images=some))
         paces["train step"] = _train(context, replace(train, images=used), teacher)
         paces |= _evaluate(context, val, model, proposer)
-        paces |= _adapt(context, train, val, teacher)  # last: the teacher changes
+        paces |= _adapt(context, train, val, teacher)  # last, because it changes the teacher
     norms = teacher.norm_parameters(recipe.adapt.towers).values()
     on_gpu = torch.device(device).type == "cuda"
     return Measured(
@@ -112,10 +112,10 @@ def measure(recipe: Recipe, split: CategorySplit, train: ImageSet, val: ImageSet
 
 
 class StepTimer:
-    """Collects the seconds of training steps, and ends the training when its time is over.
+    """Collect the durations of training steps, and end the training after a time limit.
 
     Args:
-        limit: seconds.
+        limit: The time limit, seconds.
     """
 
     def __init__(self, limit: float) -> None:
@@ -128,7 +128,7 @@ class StepTimer:
 
     @property
     def warm(self) -> list[float]:
-        """Seconds of the steps after the first one, which also loads data and compiles kernels."""
+        """The seconds of all steps except the first one, which also loads data and compiles kernels."""
         return self.seconds[1:] or self.seconds
 
     def pace(self) -> Pace:
@@ -137,7 +137,7 @@ class StepTimer:
 
 
 def _spread(images: Sequence[AnnotatedImage], count: int) -> list[AnnotatedImage]:
-    """At most ``count`` images, evenly from all."""
+    """Return at most ``count`` images, evenly spaced."""
     count = min(count, len(images))
     return [images[place * len(images) // count] for place in range(count)]
 
@@ -145,7 +145,7 @@ def _spread(images: Sequence[AnnotatedImage], count: int) -> list[AnnotatedImage
 def _pace_per_image(
     work: Callable[[list[AnnotatedImage]], object], images: Sequence[AnnotatedImage], size: int, kind: Work
 ) -> Pace:
-    """Pace of ``work`` an image: one image to warm up, then groups of ``size`` until the time is over."""
+    """Return the pace of ``work`` per image: one image to warm up, then groups of ``size`` up to the time limit."""
     began = time.monotonic()
     seconds: list[float] = []
     work(list(images[:1]))
@@ -167,7 +167,7 @@ def _untrained_rpn(recipe: Recipe, device: str) -> ProposalNetwork:
 
 
 def _unsaved(recipe: Recipe) -> Recipe:
-    """Return the recipe with trainings that do not end by themselves and save nothing on the way."""
+    """Return the recipe with trainings that do not end by themselves and save no checkpoints."""
     train = recipe.train.model_copy(update={"epochs": _ENDLESS, "checkpoint_steps": 10**9, "trackers": ()})
     propose = recipe.propose.model_copy(update={"rpn_epochs": _ENDLESS})
     adapt = recipe.adapt.model_copy(update={"epochs": max(recipe.adapt.epochs, 1000)})
@@ -181,7 +181,7 @@ def _train_rpn(context: RunContext, images: ImageSet) -> Pace:
 
 
 def _propose(context: RunContext, proposer: Proposer, images: ImageSet) -> tuple[Pace, list[AnnotatedImage]]:
-    """Measure the pace of stage propose; write the targets of the images that were done, and return these."""
+    """Measure the pace of stage propose; write the targets of the processed images, and return these images."""
     config, factor = _affordable(proposer.config, images[0])
     affordable = replace(proposer, config=config)
     found: dict[int, Regions] = {}
@@ -190,7 +190,7 @@ def _propose(context: RunContext, proposer: Proposer, images: ImageSet) -> tuple
         known = [with_names(image, images.names, context.split.base) for image in group]
         found.update(zip((image.image_id for image in group), affordable.propose(known), strict=True))
 
-    # About one full batch of crops. A CPU gains nothing from it, and smaller groups give more measurements.
+    # About one full batch of crops. On a CPU, batches are not faster and smaller groups give more measurements.
     size = 1 if context.device == "cpu" else max(1, config.batch_size // config.keep)
     pace = _pace_per_image(work, images.images, size, "propose in an image") * factor
     folder = context.folder.of("propose")
@@ -200,7 +200,7 @@ def _propose(context: RunContext, proposer: Proposer, images: ImageSet) -> tuple
 
 
 def _affordable(config: ProposeConfig, image: AnnotatedImage) -> tuple[ProposeConfig, float]:
-    """Settings whose measurement ends soon, and by what its time is multiplied; only exhaustive scoring needs it."""
+    """Return settings that are fast to measure, and the factor on their time (not 1 only for exhaustive scoring)."""
     if config.scoring != "exhaustive":
         return config, 1.0
     grid = len(anchor_grid(image.height, image.width, config))
@@ -243,7 +243,7 @@ def _evaluate(context: RunContext, val: ImageSet, model: Rcnn, proposer: Propose
 
 
 def _adapt(context: RunContext, train: ImageSet, val: ImageSet, teacher: Teacher) -> dict[Work, Pace]:
-    """Measure the paces of stage adapt; the teacher is changed."""
+    """Measure the paces of stage adapt; this changes the teacher."""
     paces: dict[Work, Pace] = {}
     recipe, split, config = context.recipe, context.split, context.recipe.adapt
     some = replace(val, images=_spread(val.images, _VAL_SAMPLE))
@@ -255,7 +255,7 @@ def _adapt(context: RunContext, train: ImageSet, val: ImageSet, teacher: Teacher
         timer = StepTimer(_SECONDS["adapt step"])
         batches = CropBatches(train, split.base, config, recipe.seed)
         train_norms(teacher, batches, split, recipe.prompt, NormsJob(context.folder.adapt_checkpoints, on_step=timer))
-        # The first steps read the images of many later ones, so the median; reading is counted separately.
+        # The median, because the first steps read the images of many later steps; reading is counted separately.
         pace = timer.pace()
         paces["adapt step"] = Pace(statistics.median(timer.warm), pace.low, pace.high)
     return paces

@@ -18,10 +18,10 @@ def check_recipe(path: str | Path, changes: Sequence[str] = ()) -> str:
     """Check a recipe, its split and its data; every image is decoded.
 
     Returns:
-        what was found, for people.
+        A summary to print.
 
     Raises:
-        EzsdError: all problems at once. Bad images and boxes are none where the recipe allows them (data.skip_bad).
+        EzsdError: All problems together. Bad images and boxes are not problems if the recipe sets data.skip_bad.
     """
     path = find_recipe(path)
     values, problems = read_values(path, changes)
@@ -38,8 +38,8 @@ def check_recipe(path: str | Path, changes: Sequence[str] = ()) -> str:
         raise EzsdError(problems)
     boxes = [sum(len(image.boxes) for image in part) for part in (train, val)]
     return "\n".join([
-        *(f"left out: {problem}" for problem in train.skipped + val.skipped),
-        f"Fine: {len(split.base)} base and {len(split.novel)} novel names; train {len(train)} images with "
+        *(f"skipped: {problem}" for problem in train.skipped + val.skipped),
+        f"OK: {len(split.base)} base and {len(split.novel)} novel names; train {len(train)} images with "
         f"{boxes[0]} base boxes; val {len(val)} images with {boxes[1]} base and novel boxes.",
     ])  # fmt: skip
 
@@ -58,7 +58,7 @@ def _checked(
 
 
 def _readable(values: Mapping[str, Any], where: str, problems: list[str]) -> Recipe:
-    """Return the recipe; beside problems elsewhere, one with its split and data alone, so that these can be checked."""
+    """Return the recipe, or a recipe of split and data only if other keys have problems, so that both are checked."""
     try:
         return parse_recipe(values, where)
     except RecipeError as error:

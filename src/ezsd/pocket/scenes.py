@@ -1,7 +1,7 @@
-"""Scenes of OpenMoji pictograms: what an image of the pocket data set shows, and where.
+"""Scenes of OpenMoji pictograms: the images of the pocket data set and their labels.
 
-A scene is a calm background with a little clutter, three to seven objects, some pictograms that belong to no
-category, and a tone: dim, tinted, of low contrast, blurred, a little noisy.
+A scene has a smooth background with some clutter, three to seven objects, up to three pictograms that belong to no
+category, and a tone: it is darkened, tinted, blurred, reduced in contrast and slightly noisy.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from PIL import Image, ImageDraw
 from ezsd.pocket.pictograms import DISTRACTORS, PICTOGRAMS, draw
 from ezsd.utils.files import digest
 
-SIDE = 160  # pixels, both sides of a scene
+SIDE = 160  # width and height of a scene, pixels
 OBJECTS = (3, 7)
 DISTRACTORS_IN_SCENE = (0, 3)
-OBJECT_SIDES = (24.0, 72.0)  # pixels, longer side before it is turned; sizes are uniform in their logarithm
-TURN = 30.0  # degrees, to either side
-OVERLAP = 0.35  # of the smaller of two boxes
-VISIBLE = 0.25  # part of an object; with less it is not labelled
+OBJECT_SIDES = (24.0, 72.0)  # longer side before rotation, pixels; log-uniform
+TURN = 30.0  # maximum rotation in either direction, degrees
+OVERLAP = 0.35  # maximum overlap as a fraction of the smaller of two boxes
+VISIBLE = 0.25  # minimum visible fraction of an object; objects below it are not labeled
 _TRIES = 20
 
 Rng = np.random.Generator
 
 
 class Tone(NamedTuple):
-    """The ranges a scene's tone is drawn from, uniformly."""
+    """Ranges of the uniform distributions that the tone of a scene is drawn from."""
 
-    contrast: tuple[float, float] = (0.4, 0.8)  # distance from the mean colour is multiplied
+    contrast: tuple[float, float] = (0.4, 0.8)  # factor on the distance from the mean color
     gain: tuple[float, float] = (0.42, 0.88)
-    tint: tuple[float, float] = (0.72, 1.1)  # for each channel
+    tint: tuple[float, float] = (0.72, 1.1)  # factor per channel
     blur: tuple[float, float] = (0.0, 1.0)  # sigma, pixels
-    noise: tuple[float, float] = (2.0, 8.0)  # standard deviation, of 255
+    noise: tuple[float, float] = (2.0, 8.0)  # standard deviation, pixel values 0..255
 
 
 TONE = Tone()
 
 
 class PlacedObject(NamedTuple):
-    """What can be seen of one object of a scene."""
+    """The visible part of one object in a scene."""
 
     name: str
     mask: NDArray[np.bool_]  # [SIDE, SIDE]
 
 
 def scene_law() -> str:
-    """Digest of the names, pictograms and ranges that scenes are drawn from."""
+    """Return a digest of the names, pictograms and ranges that scenes are drawn from."""
     ranges = [SIDE, OBJECTS, DISTRACTORS_IN_SCENE, OBJECT_SIDES, TURN, OVERLAP, VISIBLE, TONE]
     return digest(str([PICTOGRAMS, DISTRACTORS, ranges]))
 
@@ -61,13 +61,13 @@ def make_scene(
     """Draw one scene.
 
     Args:
-        rng: every choice is drawn from it.
-        names: of the objects, each as likely as the others.
-        tone: the law of its tone.
-        pictograms: files of OpenMoji of each name.
+        rng: The random generator of all choices.
+        names: The names to draw objects from, with equal probability.
+        tone: The ranges of the tone.
+        pictograms: The OpenMoji files of each name.
 
     Returns:
-        RGB image of ``SIDE`` x ``SIDE`` pixels, and the labelled objects from back to front.
+        RGB image of ``SIDE`` x ``SIDE`` pixels, and the labeled objects from back to front.
     """
     objects = [str(name) for name in rng.choice(names, rng.integers(OBJECTS[0], OBJECTS[1] + 1))]
     others = rng.integers(DISTRACTORS_IN_SCENE[0], DISTRACTORS_IN_SCENE[1] + 1)
@@ -75,7 +75,7 @@ def make_scene(
     canvas = calm_background(rng, SIDE)
     _clutter(canvas, rng)
     owner = Image.new("L", canvas.size)
-    placed: list[tuple[str | None, int]] = []  # name and whole area; its number in ``owner`` is its place + 1
+    placed: list[tuple[str | None, int]] = []  # name and full area; ``owner`` contains the index + 1
     boxes: list[tuple[int, int, int, int]] = []
     for index in rng.permutation(len(everything)):
         name = everything[index]
@@ -98,7 +98,7 @@ def make_scene(
 
 
 def calm_background(rng: Rng, side: int) -> Image.Image:
-    """A smooth field of muted colours around one colour: RGB, ``side`` x ``side`` pixels."""
+    """Return a smooth background of muted colors near one color: RGB, ``side`` x ``side`` pixels."""
     base = rng.uniform(110, 245, 3)
     base = base.mean() + 0.5 * (base - base.mean())  # muted
     cells = np.clip(base + rng.normal(0, 12, (4, 4, 3)), 0, 255).astype(np.uint8)
@@ -106,16 +106,16 @@ def calm_background(rng: Rng, side: int) -> Image.Image:
 
 
 def turned(code: str, rng: Rng, sides: tuple[float, float], turn: float) -> tuple[Image.Image, Image.Image]:
-    """A pictogram of random size, flip and rotation.
+    """Return a pictogram with random size, flip and rotation.
 
     Args:
-        code: a file of OpenMoji.
-        rng: every choice is drawn from it.
-        sides: shortest and longest longer side, pixels, before it is turned.
-        turn: degrees, to either side.
+        code: An OpenMoji file.
+        rng: The random generator of all choices.
+        sides: Minimum and maximum of the longer side before rotation, pixels.
+        turn: Maximum rotation in either direction, degrees.
 
     Returns:
-        RGBA image and the area it covers (mode L, 0 or 255), of one size.
+        RGBA image and the area it covers (mode L, 0 or 255), both of the same size.
     """
     image, solid = draw(code)
     side = math.exp(rng.uniform(math.log(sides[0]), math.log(sides[1])))
@@ -131,7 +131,7 @@ def turned(code: str, rng: Rng, sides: tuple[float, float], turn: float) -> tupl
 
 
 def toned(image: Image.Image, rng: Rng, tone: Tone) -> Image.Image:
-    """Give an image a tone drawn from ``tone``."""
+    """Apply a random tone, drawn from the ranges of ``tone``, to an image."""
     pixels = np.asarray(image).astype(np.float32)
     mean = pixels.mean((0, 1))
     pixels = mean + rng.uniform(*tone.contrast) * (pixels - mean)
@@ -142,7 +142,7 @@ def toned(image: Image.Image, rng: Rng, tone: Tone) -> Image.Image:
 
 
 def _blurred(pixels: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """Gauss of up to five taps, along rows and columns; edges are repeated."""
+    """Apply a separable Gaussian blur with five taps; edge pixels are repeated."""
     weights = np.exp(-(np.arange(-2, 3) ** 2) / (2 * max(sigma, 0.2) ** 2))
     weights = (weights / weights.sum()).astype(np.float32)
     for axis in (0, 1):
@@ -153,26 +153,29 @@ def _blurred(pixels: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
 
 
 def _clutter(canvas: Image.Image, rng: Rng) -> None:
-    """A few shapes in colours near the background's."""
+    """Draw a few shapes in colors close to the background."""
     pen = ImageDraw.Draw(canvas)
     for _ in range(rng.integers(2, 7)):
         x, y = (int(value) for value in rng.integers(-10, SIDE, 2))
         width, height = (int(value) for value in rng.integers(6, 60, 2))
         middle = canvas.getpixel((min(max(x, 0), SIDE - 1), min(max(y, 0), SIDE - 1)))
-        colour = tuple(int(value) for value in np.clip(np.array(middle) + rng.normal(0, 22, 3), 0, 255))
+        color = tuple(int(value) for value in np.clip(np.array(middle) + rng.normal(0, 22, 3), 0, 255))
         kind = rng.integers(3)
         if kind == 0:
-            pen.rectangle((x, y, x + width, y + height), fill=colour)
+            pen.rectangle((x, y, x + width, y + height), fill=color)
         elif kind == 1:
-            pen.ellipse((x, y, x + width, y + height), fill=colour)
+            pen.ellipse((x, y, x + width, y + height), fill=color)
         else:
-            pen.line((x, y, x + 2 * width, y + height), fill=colour, width=int(rng.integers(1, 5)))
+            pen.line((x, y, x + 2 * width, y + height), fill=color, width=int(rng.integers(1, 5)))
 
 
 def _free_place(
     size: tuple[int, int], boxes: list[tuple[int, int, int, int]], rng: Rng
 ) -> tuple[int, int, int, int] | None:
-    """A place (xyxy) that covers no more than ``OVERLAP`` of any smaller box; a tenth may lie outside the image."""
+    """Return a random position (xyxy) that overlaps no other box by more than ``OVERLAP``, or None.
+
+    Up to a tenth of the width and height can lie outside the image.
+    """
     width, height = size
     for _ in range(_TRIES):
         x = int(rng.integers(-(width // 10), SIDE - width + width // 10 + 1))

@@ -1,9 +1,10 @@
-"""The training of the Pocket CLIP: single pictograms with their names, as web images with captions in miniature.
+"""Training of the Pocket CLIP on single pictograms with their names, a small version of web images with captions.
 
-The recipe of CLIP (arXiv 2103.00020, figure 3): a batch of images and their captions, cross-entropy both ways. A
-image is one pictogram on a calm background, mildly turned, resized and toned; its caption is its name in one of a
-few prompts. Novel names of the split ``pocket`` are among them, as CLIP has seen novel things with their names. What
-it never sees is the detection world: clutter, overlap, strong turns, dim and tinted light, noise.
+The training follows CLIP (arXiv 2103.00020, figure 3): a batch of images and captions, with cross-entropy in both
+directions. An image shows one pictogram on a smooth background, slightly rotated, resized and toned; its caption is
+its name in one of a few prompts. The novel names of the split ``pocket`` are included, because CLIP has seen novel
+objects with their names. Detection scenes are not included: no clutter, overlap, strong rotation, dim or tinted light
+or strong noise.
 """
 
 from __future__ import annotations
@@ -40,39 +41,39 @@ BATCH = 128
 LR = 2e-3
 WEIGHT_DECAY = 0.05
 WARMUP = 50
-NOTHING = "background"  # the name of an image that shows none of them
-EMPTY = 0.08  # share of such images
-COLLAGES = (1, 4)  # pictograms along a side of an image, in turns
-COMMON = 3.0  # times as often as others: pictograms of COCO names, as common things are on the web
+NOTHING = "background"  # the name of an image without a pictogram
+EMPTY = 0.08  # fraction of images without a pictogram
+COLLAGES = (1, 4)  # pictograms per side of an image; steps alternate between the values
+COMMON = 3.0  # sampling weight of pictograms with COCO names; others have 1
 PROMPTS = ("a photo of a {}", "{}", "a picture of a {}", "a drawing of a {}", "one {}")
 SIDE = 64  # pixels
 _TEST_ROUNDS = 4
 
 
 class Variety(NamedTuple):
-    """The ranges a training image is drawn from, uniformly."""
+    """Ranges of the uniform distributions that a training image is drawn from."""
 
-    size: tuple[float, float] = (0.6, 1.0)  # longer side of the pictogram, of the image's
-    turn: float = 25.0  # degrees, to either side
-    shift: float = 0.08  # of the image's side, to any side
+    size: tuple[float, float] = (0.6, 1.0)  # longer side of the pictogram / side of the image
+    turn: float = 25.0  # maximum rotation in either direction, degrees
+    shift: float = 0.08  # maximum shift / side of the image
     contrast: tuple[float, float] = (0.7, 1.1)
     gain: tuple[float, float] = (0.7, 1.1)
-    tint: tuple[float, float] = (0.85, 1.1)  # for each channel
+    tint: tuple[float, float] = (0.85, 1.1)  # factor per channel
     blur: tuple[float, float] = (0.0, 1.0)  # sigma, pixels
-    noise: tuple[float, float] = (0.0, 0.02)  # standard deviation, of 1
+    noise: tuple[float, float] = (0.0, 0.02)  # standard deviation, pixel values 0..1
 
 
 VARIETY = Variety()
 
 
 class Album:
-    """Pictograms with their names, and nothing at all, from which any number of different images is made.
+    """Pictograms with their names, plus an empty one, from which random training images are rendered.
 
     Args:
-        pictograms: (file of OpenMoji, name).
+        pictograms: Pairs (OpenMoji file, name).
 
     Raises:
-        MissingExtraError: the extra ``pocket`` is not installed.
+        MissingExtraError: The extra ``pocket`` is not installed.
     """
 
     def __init__(self, pictograms: list[tuple[str, str]]) -> None:
@@ -80,22 +81,22 @@ class Album:
         drawn = []
         with track(len(pictograms), "Drawing pictograms") as advance:
             for code, _ in pictograms:
-                drawn.append(_centred(draw(code)[0]))
+                drawn.append(_centered(draw(code)[0]))
                 advance(1, "")
-        self.stack = torch.stack([*drawn, torch.zeros_like(drawn[0])])  # [P, 4, SIDE, SIDE], 0..1, colours times alpha
+        self.stack = torch.stack([*drawn, torch.zeros_like(drawn[0])])  # [P, 4, SIDE, SIDE], premultiplied alpha
         place = {name: index for index, name in enumerate(self.names)}
         self.labels = torch.tensor([*(place[name] for _, name in pictograms), place[NOTHING]])
         shares = torch.tensor([COMMON if name in PICTOGRAMS else 1.0 for _, name in pictograms])
         empty = shares.sum() * EMPTY / (1 - EMPTY)
-        self.shares = torch.cat([shares, empty[None]])  # how often each is drawn
+        self.shares = torch.cat([shares, empty[None]])  # sampling weights
 
     def batch(self, numbers: torch.Generator, count: int, collage: int = 1) -> tuple[Tensor, Tensor]:
-        """Images as :func:`rendered` makes them of ``count`` pictograms, and the pictograms' labels ``[count]``."""
+        """Draw ``count`` pictograms; return their images, see :func:`rendered`, and their labels ``[count]``."""
         places = torch.multinomial(self.shares, count, replacement=True, generator=numbers)
         return rendered(self.stack[places], numbers, collage=collage), self.labels[places]
 
 
-def _centred(image: Image.Image) -> Tensor:
+def _centered(image: Image.Image) -> Tensor:
     factor = SIDE / max(image.size)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     canvas = Image.new("RGBA", (SIDE, SIDE))
@@ -105,16 +106,19 @@ def _centred(image: Image.Image) -> Tensor:
 
 
 def rendered(stack: Tensor, numbers: torch.Generator, variety: Variety = VARIETY, collage: int = 1) -> Tensor:
-    """Photograph pictograms: each with a size, turn, flip and place of its own; background and light by image.
+    """Render images of pictograms with random size, rotation, flip and position, and random background and tone.
+
+    Size, rotation, flip and position are drawn for each pictogram, background and tone for each image.
 
     Args:
-        stack: ``[n, 4, S, S]``, values 0..1, colours times alpha.
-        numbers: every choice is drawn from it.
-        variety: the ranges.
-        collage: pictograms along a side of an image; n is a multiple of its square.
+        stack: Pictograms ``[n, 4, S, S]``, values 0..1, colors premultiplied by alpha.
+        numbers: The random generator of all choices.
+        variety: The ranges.
+        collage: Pictograms per side of an image; n must be a multiple of its square.
 
     Returns:
-        ``[n / collage**2, 3, S * collage, S * collage]``, values 0..1; pictograms in rows, as they are in ``stack``.
+        Images ``[n / collage**2, 3, S * collage, S * collage]``, values 0..1; pictograms row by row in the order of
+        ``stack``.
     """
     placed = _placed(stack, numbers, variety)
     side = placed.shape[-1] * collage
@@ -125,7 +129,7 @@ def rendered(stack: Tensor, numbers: torch.Generator, variety: Variety = VARIETY
         return torch.rand(count, channels, 1, 1, generator=numbers) * (high - low) + low
 
     base = drawn(0.43, 0.96, 3)
-    base = base.mean(1, keepdim=True) + 0.5 * (base - base.mean(1, keepdim=True))  # muted, as in data/scenes.py
+    base = base.mean(1, keepdim=True) + 0.5 * (base - base.mean(1, keepdim=True))  # muted, as in pocket/scenes.py
     cells = base + 0.05 * torch.randn(count, 3, 4 * collage, 4 * collage, generator=numbers)
     pixels = placed[:, :3] + (1 - placed[:, 3:]) * F.interpolate(cells, (side, side), mode="bicubic")
     mean = pixels.mean((2, 3), keepdim=True)
@@ -135,7 +139,7 @@ def rendered(stack: Tensor, numbers: torch.Generator, variety: Variety = VARIETY
 
 
 def _placed(stack: Tensor, numbers: torch.Generator, variety: Variety) -> Tensor:
-    """Resize, turn, mirror and move pictograms, each its own way: ``[n, 4, S, S]`` -> the same shape."""
+    """Apply a random affine transform to each pictogram: ``[n, 4, S, S]`` -> same shape."""
     count = len(stack)
 
     def drawn(low: float, high: float, *shape: int) -> Tensor:
@@ -152,7 +156,7 @@ def _placed(stack: Tensor, numbers: torch.Generator, variety: Variety) -> Tensor
 
 
 def _blurred(pixels: Tensor, sigma: Tensor) -> Tensor:
-    """Gauss of five taps a side, a sigma for each image."""
+    """Apply a separable Gaussian blur with five taps and one sigma per image."""
     taps = torch.exp(-(torch.arange(-2, 3) ** 2) / (2 * sigma.clamp(min=0.2)[:, None] ** 2))
     taps = (taps / taps.sum(1, keepdim=True)).repeat_interleave(3, 0)
     flat = F.pad(pixels.flatten(0, 1)[None], (2, 2, 2, 2), mode="replicate")
@@ -161,21 +165,21 @@ def _blurred(pixels: Tensor, sigma: Tensor) -> Tensor:
 
 
 def train_pocket_teacher(out: Path, seed: int = 0, steps: int = STEPS, album: Album | None = None) -> dict[str, Any]:
-    """Train the Pocket CLIP; run again after a stop, it goes on.
+    """Train the Pocket CLIP. An interrupted training resumes from its last checkpoint.
 
     Args:
-        out: the weights (.safetensors, fp16); a card of the same name (.json) tells how they were made. Load them
-            with ``teacher: open_clip:ezsd_pocket/OUT``.
-        seed: of weights, images and captions.
-        steps: of ``BATCH`` images.
-        album: the pictograms; all that have a name if not given.
+        out: The weights file to write (.safetensors, fp16). A card with the same name (.json) records how the weights
+            were made. Load them with ``teacher: open_clip:ezsd_pocket/OUT``.
+        seed: The seed of weights, images and captions.
+        steps: The number of training steps, each with ``BATCH`` images.
+        album: The pictograms; default: all pictograms with a name.
 
     Returns:
-        What the card holds.
+        The content of the card.
 
     Raises:
-        MissingExtraError: the extra ``pocket`` is not installed.
-        ArtifactError: a file cannot be written, or the checkpoint beside ``out`` is of another training.
+        MissingExtraError: The extra ``pocket`` is not installed.
+        ArtifactError: A file cannot be written, or the checkpoint next to ``out`` belongs to a different training.
     """
     album = album or Album(named_pictograms())
     register_architecture()
@@ -195,8 +199,8 @@ def train_pocket_teacher(out: Path, seed: int = 0, steps: int = STEPS, album: Al
 
 
 def _learn(model: Any, album: Album, seed: int, steps: int, checkpoints: Path) -> float:
-    """Train from the last checkpoint to the end; returns the seconds of all tries together."""
-    accelerator = new_accelerator("fp32")  # autocast is around the towers alone, logits are float32
+    """Train from the last checkpoint to the end; return the total seconds, including interrupted attempts."""
+    accelerator = new_accelerator("fp32")  # autocast is used for the towers only; logits are float32
     optimizer = accelerator.prepare_optimizer(_optimizer(model), device_placement=False)
     tokens = open_clip.get_tokenizer(ARCHITECTURE)(
         [prompt.format(name) for name in album.names for prompt in PROMPTS]
@@ -230,37 +234,37 @@ def _learn(model: Any, album: Album, seed: int, steps: int, checkpoints: Path) -
 
 
 def contrastive_loss(model: Any, images: Tensor, tokens: Tensor, own: Tensor) -> Tensor:
-    """Cross-entropy both ways.
+    """Return the cross-entropy in both directions, image to text and text to image.
 
     Args:
-        model: CLIP.
-        images: ``[B, 3, S, S]``, values 0..1.
-        tokens: captions ``[C, ...]``.
-        own: index ``[n]`` of the caption of each pictogram.
+        model: The CLIP model.
+        images: Images ``[B, 3, S, S]``, values 0..1.
+        tokens: Tokens of the captions ``[C, ...]``.
+        own: Index ``[n]`` of the caption of each pictogram.
     """
     with autocast("cpu", "bf16"):
         image_embeddings = _embedded(model, images).float()
         texts = model.encode_text(tokens).float()
     logits = model.logit_scale.exp() * F.normalize(image_embeddings, dim=-1) @ F.normalize(texts, dim=-1).T
     others = own[:, None] != torch.arange(len(tokens))
-    # A caption may have several images: together they should have all of its probability.
+    # A caption can have several images: the sum of their probabilities is maximized.
     of_texts = (logits.logsumexp(0) - logits.masked_fill(others, -torch.inf).logsumexp(0)).mean()
     return (F.cross_entropy(logits, own) + of_texts) / 2
 
 
 def _embedded(model: Any, images: Tensor) -> Tensor:
-    """Embed every part of ``SIDE`` x ``SIDE`` pixels, with what is around it in sight: ``[n, D]``, parts in rows.
+    """Embed every cell of ``SIDE`` x ``SIDE`` pixels within its context: ``[n, D]``, row by row.
 
-    A single pictogram is embedded as open_clip does it. Parts of a collage are read from the feature map of the
-    whole, as stage propose reads boxes, so that this map tells things apart that stand side by side.
+    A single pictogram is embedded in the same way as by open_clip. Cells of a collage are pooled from the feature map
+    of the full image, as boxes are in stage propose, so that the map learns to separate neighboring objects.
     """
     visual = model.visual
-    features = visual.trunk.forward_features(_normalised(model, images))
+    features = visual.trunk.forward_features(_normalized(model, images))
     parts = F.avg_pool2d(features, SIDE * features.shape[-1] // images.shape[-1])
     return visual.head(parts.permute(0, 2, 3, 1).flatten(0, 2))
 
 
-def _normalised(model: Any, images: Tensor) -> Tensor:
+def _normalized(model: Any, images: Tensor) -> Tensor:
     settings = open_clip.get_model_preprocess_cfg(model)
     mean, std = (torch.tensor(settings[key]).view(3, 1, 1) for key in ("mean", "std"))
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
@@ -274,7 +278,7 @@ def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _rate(step: int, steps: int) -> float:
-    """Factor on the learning rate: a linear start, then half a cosine."""
+    """Return the factor on the learning rate: linear warmup, then cosine decay."""
     warmup = min(WARMUP, steps // 4)
     if step < warmup:
         return (step + 1) / warmup
@@ -283,11 +287,12 @@ def _rate(step: int, steps: int) -> float:
 
 @torch.no_grad()
 def measure(model: Any, album: Album, seed: int) -> dict[str, float | None]:
-    """Accuracy (0..1) on new images of single pictograms, as they were trained on.
+    """Measure the accuracy on new images of single pictograms, drawn from the training distribution.
 
     Returns:
-        ``accuracy_all``: every pictogram among all names; ``accuracy_base`` and ``accuracy_novel``: those of the
-        split ``pocket`` among its names. None where the album has no such pictogram.
+        Accuracies (0..1). ``accuracy_all``: all pictograms, classified among all names. ``accuracy_base`` and
+        ``accuracy_novel``: pictograms of the split ``pocket``, classified among its names; None if the album has no
+        such pictogram.
     """
     model.eval()
     tokens = open_clip.get_tokenizer(ARCHITECTURE)([PROMPTS[0].format(name) for name in album.names])
@@ -295,7 +300,7 @@ def measure(model: Any, album: Album, seed: int) -> dict[str, float | None]:
     image_embeddings = []
     for test in range(_TEST_ROUNDS):
         images = torch.split(rendered(album.stack, seeded(seed, -1, test)), BATCH)
-        image_embeddings += [F.normalize(model.encode_image(_normalised(model, part)), dim=-1) for part in images]
+        image_embeddings += [F.normalize(model.encode_image(_normalized(model, part)), dim=-1) for part in images]
     cosines, labels = torch.cat(image_embeddings) @ texts.T, album.labels.repeat(_TEST_ROUNDS)
     split = load_split(SPLIT)
     base, novel = (torch.tensor([name in side for name in album.names]) for side in (split.base, split.novel))
