@@ -1,4 +1,4 @@
-"""Train a plain closed-set detector with the same components on the same boxes, as a reference for the base AP of a run.
+"""Train a plain closed-set detector with the same components on the same boxes: a reference for the base AP of a run.
 
     python benchmarks/closed_set.py recipes/coco2k.yaml --out runs/closed_set
 

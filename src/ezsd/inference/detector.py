@@ -27,7 +27,7 @@ _READ_AT_ONCE = 8  # batches; images of the same padded size are batched togethe
 class Detector:
     """A trained detector for any vocabulary.
 
-    Example:
+    Examples:
         >>> detector = Detector.load("runs/pocket/train/model")
         >>> detections = detector("street.jpg", ["cat", "traffic cone"])
         >>> detections["class_name"], detections.confidence, detections.xyxy
