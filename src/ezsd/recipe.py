@@ -90,7 +90,7 @@ class AdaptConfig(_Section):
 class ProposeConfig(_Section):
     """Stage 2: compute CLIP proposals, and the teacher's embeddings of them and of the base boxes."""
 
-    scoring: Literal["dense", "exhaustive", "rpn"] = "dense"
+    scoring: Literal["dense", "regions", "exhaustive", "rpn"] = "dense"
     objectness: NotNegative = 0.0  # exponent of the RPN objectness in a box's score; 0: no RPN, as published
     rpn_epochs: Positive = 12  # training epochs of the RPN (used by scoring rpn and objectness)
     ranking: Literal["entropy", "max_probability", "novel"] = "entropy"
@@ -99,6 +99,7 @@ class ProposeConfig(_Section):
     sides: Sides = (32, 64, 128, 256, 512)
     ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     dense_sides: Sides = (640, 1280)  # long sides of the teacher's full-image input
+    size_power: NotNegative = 0.1  # ranking novel: exponent of the area, relative to the largest box
     nms: Fraction = 0.7
     shortlist: Count = 1000  # boxes kept after NMS
     base_filter: Flag = True  # drop boxes whose best name is a base name
@@ -112,7 +113,7 @@ class ProposeConfig(_Section):
     @property
     def asks_rpn(self) -> bool:
         """Whether an RPN is trained on base boxes, for its regions or for the objectness."""
-        return self.scoring == "rpn" or self.objectness > 0
+        return self.scoring in ("regions", "rpn") or self.objectness > 0
 
     @property
     def wanted(self) -> int:
@@ -137,8 +138,12 @@ class DetectorConfig(_Section):
     masks: Literal["auto"] | Flag = "auto"  # auto: if the annotations have them
     semantic_regression: Flag = True
     semantic_top_k: Count = 5  # top names of a region with separately regressed boxes; 1 = paper
+    box_quality: Flag = False  # predict the IoU of boxes, in the RPN and the box head, and use it in the scores
+    objectness_power: NotNegative = 0.0  # exponent of a region's objectness in the scores of its detections
+    quality_power: NotNegative = 1.0  # exponent of a box's predicted IoU in its score
     score_threshold: Fraction = 0.001
     nms: Fraction = 0.5
+    soft_nms: NotNegative = 0.0  # sigma of a Gaussian soft-NMS; 0 = hard NMS
     detections_per_image: Count = 100
 
 
@@ -157,8 +162,11 @@ class TrainConfig(_Section):
     warmup_steps: CountOrZero = 500
     clip_norm: Positive = 10.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    from_rpn: Flag = False  # start backbone, FPN and RPN from the RPN of stage propose, if it trains one
     flip: Fraction = 0.5
-    distillation_weight: NotNegative = 1.0  # 0 = no distillation
+    distillation_weight: NotNegative = 1.0  # of the L1 between embeddings; 0 = none
+    names_weight: NotNegative = 0.0  # of the cross-entropy between name distributions; 0 = none, as in the paper
+    base_labels: Fraction = 1.0  # share of the label in the name distribution of base boxes; the teacher has the rest
     proposals_per_image: CountOrZero = 200
     ignore_top: CountOrZero = 0  # ignore negatives on this number of best CLIP proposals; 0 = paper
     novel_negatives: Flag = False  # background is also classified against novel names; false = paper
@@ -374,4 +382,4 @@ def _problem(key: str, entries: Sequence[Any]) -> str:
 
 def needs_targets(config: TrainConfig) -> bool:
     """Return whether the training needs the targets of stage propose."""
-    return bool(config.distillation_weight or config.ignore_top)
+    return bool(config.distillation_weight or config.names_weight or config.ignore_top)

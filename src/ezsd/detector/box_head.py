@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ezsd.recipe import DetectorConfig
+
 
 class BoxHead(nn.Module):
     """Shared convolutions, followed by a branch for the region embedding and a branch for the box.
@@ -15,19 +17,15 @@ class BoxHead(nn.Module):
 
     Args:
         channels: Number of channels of the pooled features.
-        roi_size: Side of the pooled features.
         embedding_dim: D, the dimension of text embeddings.
-        convs: Number of shared 3x3 convolutions.
-        width: Number of channels of the convolutions.
-        hidden: Number of units of the hidden layers of both branches.
-        semantic: Whether the box branch takes text embeddings.
+        config: The recipe's section ``detector``; uses roi_size, head_convs, head_channels, head_features,
+            semantic_regression and box_quality.
     """
 
-    def __init__(
-        self, channels: int, roi_size: int, embedding_dim: int, convs: int, width: int, hidden: int, semantic: bool
-    ) -> None:
+    def __init__(self, channels: int, embedding_dim: int, config: DetectorConfig) -> None:
         super().__init__()
-        self.semantic = semantic
+        width, hidden, roi_size, convs = config.head_channels, config.head_features, config.roi_size, config.head_convs
+        self.semantic = semantic = config.semantic_regression
         self.shared = nn.Sequential(*(_conv(channels if i == 0 else width, width) for i in range(convs)))
         flat = width * roi_size**2
         self.to_embedding = nn.Sequential(
@@ -43,6 +41,7 @@ class BoxHead(nn.Module):
         with torch.no_grad():
             guided.weight[:, hidden:] = 0
         self.to_deltas = nn.Sequential(nn.Sequential(guided, nn.ReLU()), _output(hidden, 4))
+        self.to_quality = _output(hidden, 1) if config.box_quality else None
 
     def embed(self, shared: Tensor) -> Tensor:
         """Return region embeddings [N, D], unit length, of shared features [N, width, S, S]."""
@@ -59,6 +58,13 @@ class BoxHead(nn.Module):
             box_features = torch.cat([box_features, text.to(box_features.dtype)], dim=1)
         deltas: Tensor = self.to_deltas(box_features)
         return deltas.float()
+
+    def quality(self, box_features: Tensor) -> Tensor:
+        """Return the logit [N] of the predicted IoU of each region's box with its object."""
+        if self.to_quality is None:
+            raise ValueError("the head has no quality branch (detector.box_quality)")
+        logits: Tensor = self.to_quality(box_features)[:, 0]
+        return logits.float()
 
 
 def _conv(channels: int, width: int) -> nn.Module:

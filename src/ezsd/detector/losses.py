@@ -35,6 +35,37 @@ def box_regression_loss(deltas: Tensor, labels: Tensor, target_deltas: Tensor) -
     return total / max(1, labels.numel())
 
 
+def quality_loss(logits: Tensor, ious: Tensor, least: float) -> Tensor:
+    """Return the binary cross-entropy between predicted and true IoU, over boxes that overlap a base object.
+
+    Boxes elsewhere are left out, so that objects without boxes are not learned as bad boxes (OLN, Kim et al. 2022).
+
+    Args:
+        logits: [N] logits of the predicted IoU.
+        ious: [N] IoU of the box with its object, in 0..1.
+        least: Boxes with a smaller IoU are left out.
+    """
+    kept = ious >= least
+    if not kept.any():
+        return logits.sum() * 0
+    return F.binary_cross_entropy_with_logits(logits[kept].float(), ious[kept])
+
+
+def names_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted cross-entropy between the student's and the target distribution over names.
+
+    The background is one of the student's columns, so a region with a name is also trained not to be background.
+
+    Args:
+        logits: [N, 1 + C]; column 0 is the background.
+        targets: [N, 1 + C], rows sum to 1.
+        weights: [N], with mean 1 in each image.
+    """
+    if logits.shape[0] == 0:
+        return logits.sum()
+    return (weights * F.cross_entropy(logits.float(), targets, reduction="none")).mean()
+
+
 def distillation_loss(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
     """Return the weighted L1 distance between student and teacher region embeddings (METHOD: EZSD, stage 3).
 

@@ -53,7 +53,7 @@ class ProposalNetwork(nn.Module):
             by descending objectness.
         """
         images = batch_images([resize_image(image, self.image_size)])
-        boxes, scores = self.rpn.propose(images, self.backbone(images.tensors))
+        (boxes,), (scores,) = self.rpn.propose(images, self.backbone(images.tensors))
         (height, width), (small_height, small_width) = image.shape[-2:], images.image_sizes[0]
         limits = boxes.new_tensor([width, height] * 2)
         boxes = torch.minimum(boxes * (limits / boxes.new_tensor([small_width, small_height] * 2)), limits)

@@ -15,7 +15,7 @@ from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 from ezsd.data.transforms import resize_image
 from ezsd.detector.backbone import Backbone
 from ezsd.detector.box_head import BoxHead
-from ezsd.detector.roi_heads import Detections, Target, ZeroShotRoIHeads, paste_masks
+from ezsd.detector.roi_heads import Detections, Scoring, Target, TrainingNames, ZeroShotRoIHeads, paste_masks
 from ezsd.detector.rpn import Rpn, build_rpn
 from ezsd.detector.text_classifier import TextClassifier
 from ezsd.recipe import DetectorConfig
@@ -49,6 +49,7 @@ class Rcnn(nn.Module):
         targets: list[Target],
         text_embeddings: Tensor,
         other_names: Tensor | None = None,
+        distilled_names: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the losses of a batch.
 
@@ -57,10 +58,17 @@ class Rcnn(nn.Module):
             targets: See :meth:`ZeroShotRoIHeads.forward`; boxes are xyxy in pixels of the resized images.
             text_embeddings: [C, D], unit length, the vocabulary of training.
             other_names: [U, D], unit length, names without boxes; additional negatives for background regions.
+            distilled_names: [V, D], unit length, names of ``distill_names`` beyond the vocabulary.
         """
+        none = text_embeddings[:0]
+        names = TrainingNames(
+            text_embeddings,
+            none if other_names is None else other_names,
+            none if distilled_names is None else distilled_names,
+        )
         batch, features = self._features(images)
         proposals, rpn_losses = self.rpn(batch, features, targets)
-        _, losses = self.roi_heads(features, proposals, batch.image_sizes, text_embeddings, targets, other_names)
+        losses = self.roi_heads.losses(features, proposals, batch.image_sizes, targets, names)
         return {**rpn_losses, **losses}
 
     @torch.inference_mode()
@@ -76,8 +84,8 @@ class Rcnn(nn.Module):
         """
         resized = [resize_image(image, self.image_size) for image in images]
         batch, features = self._features(resized)
-        proposals, _ = self.rpn(batch, features)
-        found, _ = self.roi_heads(features, proposals, batch.image_sizes, text_embeddings)
+        proposals, objectness = self.rpn.propose(batch, features)
+        found = self.roi_heads.detect(features, proposals, objectness, batch.image_sizes, text_embeddings)
         for detections, image, small in zip(found, images, resized, strict=True):
             height, width = image.shape[-2:]
             scale = torch.tensor([width / small.shape[-1], height / small.shape[-2]] * 2, device=small.device)
@@ -118,15 +126,7 @@ def build_detector(
     # The FPN paper pools boxes of 224 px at stride 16, with smallest anchors of 32 px; keep this ratio for any anchors.
     # The bins of a box are then at most two cells wide, so one sample per bin is enough.
     canonical = 7 * config.anchor_sides[0]
-    box_head = BoxHead(
-        channels,
-        config.roi_size,
-        embedding_dim,
-        config.head_convs,
-        config.head_channels,
-        config.head_features,
-        config.semantic_regression,
-    )
+    box_head = BoxHead(channels, embedding_dim, config)
     mask_parts = {
         "mask_roi_pool": MultiScaleRoIAlign(FEATURE_LEVELS, 14, 2, canonical_scale=canonical),
         "mask_head": MaskRCNNHeads(channels, (channels,) * 4, 1),
@@ -135,7 +135,7 @@ def build_detector(
     roi_heads = ZeroShotRoIHeads(
         box_head,
         TextClassifier(embedding_dim, logit_scale),
-        config.semantic_top_k,
+        Scoring(config.semantic_top_k, config.objectness_power, config.quality_power, config.soft_nms),
         box_roi_pool=MultiScaleRoIAlign(FEATURE_LEVELS, config.roi_size, 1, canonical_scale=canonical),
         **roi_options(config),
         **(mask_parts if masks else {}),

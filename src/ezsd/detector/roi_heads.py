@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_loss, paste_masks_in_image
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
 from ezsd.detector.box_head import BoxHead
-from ezsd.detector.losses import box_regression_loss, classification_loss, distillation_loss
+from ezsd.detector.losses import (
+    box_regression_loss,
+    classification_loss,
+    distillation_loss,
+    names_loss,
+    quality_loss,
+)
 from ezsd.detector.rpn import on_ignored
 from ezsd.detector.text_classifier import TextClassifier
+from ezsd.utils.boxes import paired_iou
 
 Target = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
+_LEAST_IOU = 0.1  # boxes that overlap their base object less do not train the predicted IoU
 CANDIDATES = 1000  # maximum number of (region, name) pairs per image before NMS
 
 
@@ -37,57 +45,153 @@ class Detections:
     masks: Tensor | None = None
 
 
+class TrainingNames(NamedTuple):
+    """Text embeddings of the names used by the losses.
+
+    Attributes:
+        vocabulary: [C, D] names with boxes.
+        negatives: [U, D] names without boxes, against which background regions are classified too.
+        distilled: [V, D] names of ``distill_names`` beyond the vocabulary.
+    """
+
+    vocabulary: Tensor
+    negatives: Tensor
+    distilled: Tensor
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How detections are scored and thinned out.
+
+    Attributes:
+        semantic_top_k: Number of best names of a region that get their own box, regressed with their text embedding;
+            the other names of the region use the box of its best name. 1 = as in the paper.
+        objectness_power: Exponent of the region's objectness in the score.
+        quality_power: Exponent of the predicted IoU in the score, if the head predicts it.
+        soft_nms: Sigma of the Gaussian soft-NMS; 0 = hard NMS.
+    """
+
+    semantic_top_k: int = 5
+    objectness_power: float = 0.0
+    quality_power: float = 1.0
+    soft_nms: float = 0.0
+
+
+class RoiSamples(NamedTuple):
+    """Regions sampled for the box losses, one entry per image.
+
+    Attributes:
+        boxes: [N, 4] regions.
+        matched: [N] index of the base box.
+        labels: [N], 0 = background.
+        deltas: [N, 4] from the region to its base box.
+        objects: [N, 4] base boxes; the region itself if the image has none.
+    """
+
+    boxes: list[Tensor]
+    matched: list[Tensor]
+    labels: list[Tensor]
+    deltas: list[Tensor]
+    objects: list[Tensor]
+
+
 class ZeroShotRoIHeads(RoIHeads):
     """torchvision's RoI heads with a text classifier, distillation and semantic regression.
 
     Args:
         box_head: Computes region embeddings and boxes from pooled features.
         classifier: Computes logits from region and text embeddings.
-        semantic_top_k: Number of best names of a region that get their own box, regressed with their text embedding;
-            the other names of the region use the box of its best name. 1 = as in the paper.
+        scoring: How detections are scored.
         parts: Further arguments of torchvision's RoIHeads (pooling, thresholds, mask branch).
     """
 
-    def __init__(self, box_head: BoxHead, classifier: TextClassifier, semantic_top_k: int, **parts: Any) -> None:
+    def __init__(self, box_head: BoxHead, classifier: TextClassifier, scoring: Scoring, **parts: Any) -> None:
         super().__init__(box_head=box_head, box_predictor=classifier, **parts)
-        self.semantic_top_k = semantic_top_k
+        self.scoring = scoring
 
-    def forward(
+    def losses(
         self,
         features: dict[str, Tensor],
         proposals: list[Tensor],
-        image_shapes: Sizes,
-        text_embeddings: Tensor,
-        targets: list[Target] | None = None,
-        other_names: Tensor | None = None,
-    ) -> tuple[list[Detections], dict[str, Tensor]]:
-        """Return detections (inference) or losses (training, if targets are given).
+        sizes: Sizes,
+        targets: list[Target],
+        names: TrainingNames,
+    ) -> dict[str, Tensor]:
+        """Return the losses of a batch.
 
         Args:
             features: Pyramid levels, each [B, F, h, w].
             proposals: [N, 4] of each image, xyxy in pixels of the batched image.
-            image_shapes: (height, width) of each image without padding.
-            text_embeddings: [C, D], unit length, the vocabulary.
+            sizes: (height, width) of each image without padding.
             targets: ``boxes`` [N, 4], ``labels`` [N] (1-based index in the vocabulary), ``crowd_boxes``,
                 ``ignored_boxes``, ``distill_boxes`` [K, 4], ``distill_embeddings`` [K, D], ``distill_weights`` [K] of
-                each image, and ``masks`` [N, H, W] if the model has a mask branch.
-            other_names: [U, D], unit length, names without boxes; additional negatives for background regions in
-                training.
+                each image, ``distill_names`` [K, 1 + C + V] if names are distilled, and ``masks`` [N, H, W] if the
+                model has a mask branch.
+            names: The names of the losses.
         """
-        if targets is None:
-            return self._detect(features, proposals, image_shapes, text_embeddings), {}
-        if other_names is None:
-            other_names = text_embeddings[:0]
-        return [], self._losses(features, proposals, image_shapes, text_embeddings, targets, other_names)
+        samples = self.select_training_samples(proposals, targets)
+        labels = torch.cat(samples.labels)
+        distilled = [target["distill_boxes"] for target in targets]
+        is_distilled = torch.cat(
+            [
+                torch.arange(len(some) + len(more), device=labels.device) >= len(some)
+                for some, more in zip(samples.boxes, distilled, strict=True)
+            ]
+        )
+        regions = [torch.cat(pair) for pair in zip(samples.boxes, distilled, strict=True)]
+        shared = self._shared_features(features, regions, sizes)
+        embeddings = self.box_head.embed(shared)
+        vocabulary = names.vocabulary
+        logits = self.box_predictor(embeddings[~is_distilled], torch.cat([vocabulary, names.negatives]))
+        box_features = self.box_head.to_box_features(shared[~is_distilled])
+        deltas = self.box_head.deltas(box_features, _text_of(labels, vocabulary))
+        losses = {
+            "loss_classifier": classification_loss(logits, labels, len(vocabulary)),
+            "loss_box": box_regression_loss(deltas, labels, torch.cat(samples.deltas)),
+        }
+        if self.box_head.to_quality is not None:
+            losses["loss_quality"] = self._quality_loss(box_features, deltas, samples, targets)
+        losses |= self._distillation(embeddings[is_distilled], targets, torch.cat([vocabulary, names.distilled]))
+        if self.has_mask():
+            losses["loss_mask"] = self._mask_loss(features, samples, sizes, targets)
+        return losses
 
-    def select_training_samples(
-        self, proposals: list[Tensor], targets: list[Target]
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """Sample regions of each image; background regions on crowd boxes or ignored boxes are never sampled.
+    def detect(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        objectness: list[Tensor],
+        sizes: Sizes,
+        text_embeddings: Tensor,
+    ) -> list[Detections]:
+        """Return the detections of each image.
 
-        Returns:
-            For each image: regions [N, 4], indices of the matched base boxes [N], labels [N], target deltas [N, 4].
+        Args:
+            features: Pyramid levels, each [B, F, h, w].
+            proposals: [N, 4] of each image, xyxy in pixels of the batched image.
+            objectness: [N] of each image, scores of the proposals in 0..1.
+            sizes: (height, width) of each image without padding.
+            text_embeddings: [C, D], unit length, the vocabulary.
         """
+        shared = self._shared_features(features, proposals, sizes)
+        scores = self.box_predictor(self.box_head.embed(shared), text_embeddings).softmax(dim=1)[:, 1:]
+        box_features = self.box_head.to_box_features(shared)
+        factors = torch.cat(objectness) ** self.scoring.objectness_power
+        if self.box_head.to_quality is not None:
+            factors = factors * self.box_head.quality(box_features).sigmoid() ** self.scoring.quality_power
+        counts = [len(boxes) for boxes in proposals]
+        by_image = zip(
+            box_features.split(counts), scores.split(counts), factors.split(counts), proposals, sizes, strict=True
+        )
+        found = [self._detect_in_image(*parts, text_embeddings) for parts in by_image]
+        if self.has_mask():
+            logits = self._mask_logits(features, [detections.boxes for detections in found], sizes)
+            for detections, masks in zip(found, logits.split([len(d.boxes) for d in found]), strict=True):
+                detections.masks = masks.sigmoid()
+        return found
+
+    def select_training_samples(self, proposals: list[Tensor], targets: list[Target]) -> RoiSamples:
+        """Sample regions of each image; background regions on crowd boxes or ignored boxes are never sampled."""
         gt_boxes = [target["boxes"] for target in targets]
         proposals = self.add_gt_proposals(proposals, gt_boxes)
         matched, labels = self.assign_targets_to_proposals(proposals, gt_boxes, [t["labels"] for t in targets])
@@ -97,94 +201,66 @@ class ZeroShotRoIHeads(RoIHeads):
         proposals, matched, labels = (
             [values[index] for values, index in zip(part, kept, strict=True)] for part in (proposals, matched, labels)
         )
-        matched_boxes = [
+        objects = [
             boxes[index] if len(boxes) else regions
             for boxes, index, regions in zip(gt_boxes, matched, proposals, strict=True)
         ]
-        return proposals, matched, labels, self.box_coder.encode(matched_boxes, proposals)
+        return RoiSamples(proposals, matched, labels, list(self.box_coder.encode(objects, proposals)), objects)
 
-    def _losses(
-        self,
-        features: dict[str, Tensor],
-        proposals: list[Tensor],
-        sizes: Sizes,
-        text_embeddings: Tensor,
-        targets: list[Target],
-        other_names: Tensor,
-    ) -> dict[str, Tensor]:
-        sampled, matched, labels_by_image, deltas_by_image = self.select_training_samples(proposals, targets)
-        labels, target_deltas = torch.cat(labels_by_image), torch.cat(deltas_by_image)
-        distilled = [target["distill_boxes"] for target in targets]
-        is_distilled = torch.cat(
+    def _quality_loss(self, box_features: Tensor, deltas: Tensor, samples: RoiSamples, targets: list[Target]) -> Tensor:
+        """Return the loss of the predicted IoU of the boxes after regression, near base objects."""
+        regions, objects = torch.cat(samples.boxes), torch.cat(samples.objects)
+        boxes = self.box_coder.decode_single(deltas.detach(), regions)
+        known = torch.cat(
             [
-                torch.arange(len(some) + len(more), device=labels.device) >= len(some)
-                for some, more in zip(sampled, distilled, strict=True)
+                torch.full_like(label, len(target["boxes"]) > 0, dtype=torch.bool)
+                for label, target in zip(samples.labels, targets, strict=True)
             ]
         )
-        regions = [torch.cat(pair) for pair in zip(sampled, distilled, strict=True)]
-        shared = self._shared_features(features, regions, sizes)
-        embeddings = self.box_head.embed(shared)
-        logits = self.box_predictor(embeddings[~is_distilled], torch.cat([text_embeddings, other_names]))
-        deltas = self.box_head.deltas(
-            self.box_head.to_box_features(shared[~is_distilled]), _text_of(labels, text_embeddings)
-        )
-        losses = {
-            "loss_classifier": classification_loss(logits, labels, len(text_embeddings)),
-            "loss_box": box_regression_loss(deltas, labels, target_deltas),
-            "loss_distillation": distillation_loss(
-                embeddings[is_distilled],
-                torch.cat([target["distill_embeddings"] for target in targets]),
-                torch.cat([target["distill_weights"] for target in targets]),
-            ),
-        }
-        if self.has_mask():
-            losses["loss_mask"] = self._mask_loss(features, sampled, matched, labels_by_image, sizes, targets)
+        ious = paired_iou(boxes, objects).masked_fill(~known, -1.0)
+        return quality_loss(self.box_head.quality(box_features), ious, _LEAST_IOU)
+
+    def _distillation(self, embeddings: Tensor, targets: list[Target], names: Tensor) -> dict[str, Tensor]:
+        weights = torch.cat([target["distill_weights"] for target in targets])
+        teacher = torch.cat([target["distill_embeddings"] for target in targets])
+        losses = {"loss_distillation": distillation_loss(embeddings, teacher, weights)}
+        if "distill_names" in targets[0]:
+            wanted = torch.cat([target["distill_names"] for target in targets])
+            losses["loss_names"] = names_loss(self.box_predictor(embeddings, names), wanted, weights)
         return losses
 
     def _mask_loss(
-        self,
-        features: dict[str, Tensor],
-        sampled: list[Tensor],
-        matched: list[Tensor],
-        labels: list[Tensor],
-        sizes: Sizes,
-        targets: list[Target],
+        self, features: dict[str, Tensor], samples: RoiSamples, sizes: Sizes, targets: list[Target]
     ) -> Tensor:
-        foreground = [label > 0 for label in labels]
-        regions = [boxes[keep] for boxes, keep in zip(sampled, foreground, strict=True)]
+        foreground = [label > 0 for label in samples.labels]
+        regions = [boxes[keep] for boxes, keep in zip(samples.boxes, foreground, strict=True)]
         logits = self._mask_logits(features, regions, sizes)
         # The mask branch has one class-agnostic channel, so label 0 selects it for every region.
         channel = [torch.zeros_like(target["labels"]) for target in targets]
-        index = [values[keep] for values, keep in zip(matched, foreground, strict=True)]
+        index = [values[keep] for values, keep in zip(samples.matched, foreground, strict=True)]
         loss: Tensor = maskrcnn_loss(logits, regions, [target["masks"] for target in targets], channel, index)
         return loss
 
-    def _detect(
-        self, features: dict[str, Tensor], proposals: list[Tensor], sizes: Sizes, text_embeddings: Tensor
-    ) -> list[Detections]:
-        shared = self._shared_features(features, proposals, sizes)
-        scores = self.box_predictor(self.box_head.embed(shared), text_embeddings).softmax(dim=1)[:, 1:]
-        counts = [len(boxes) for boxes in proposals]
-        box_features = self.box_head.to_box_features(shared)
-        found = [
-            self._detect_in_image(*parts, text_embeddings)
-            for parts in zip(box_features.split(counts), scores.split(counts), proposals, sizes, strict=True)
-        ]
-        if self.has_mask():
-            logits = self._mask_logits(features, [detections.boxes for detections in found], sizes)
-            for detections, masks in zip(found, logits.split([len(d.boxes) for d in found]), strict=True):
-                detections.masks = masks.sigmoid()
-        return found
-
     def _detect_in_image(
-        self, box_features: Tensor, scores: Tensor, proposals: Tensor, size: tuple[int, int], text_embeddings: Tensor
+        self,
+        box_features: Tensor,
+        scores: Tensor,
+        factors: Tensor,
+        proposals: Tensor,
+        size: tuple[int, int],
+        text_embeddings: Tensor,
     ) -> Detections:
-        region, name = torch.where(scores > self.score_thresh)
-        best = scores[region, name].topk(min(CANDIDATES, len(region))).indices
+        weighted = scores * factors[:, None]
+        region, name = torch.where(weighted > self.score_thresh)
+        best = weighted[region, name].topk(min(CANDIDATES, len(region))).indices
         region, name = region[best], name[best]
         boxes = self._regress(box_features, scores, proposals, region, name, text_embeddings)
-        boxes, confidence = clip_boxes_to_image(boxes, size), scores[region, name]
-        keep = batched_nms(boxes, confidence, name, self.nms_thresh)[: self.detections_per_img]
+        boxes, confidence = clip_boxes_to_image(boxes, size), weighted[region, name]
+        if self.scoring.soft_nms:
+            confidence = soft_nms(boxes, confidence, name, self.scoring.soft_nms)
+            keep = confidence.topk(min(self.detections_per_img, len(confidence))).indices
+        else:
+            keep = batched_nms(boxes, confidence, name, self.nms_thresh)[: self.detections_per_img]
         return Detections(boxes[keep], name[keep], confidence[keep])
 
     def _regress(
@@ -194,7 +270,7 @@ class ZeroShotRoIHeads(RoIHeads):
         if not self.box_head.semantic:
             deltas = self.box_head.deltas(box_features, text[:0])[region]
         else:
-            top = scores.topk(min(self.semantic_top_k, scores.shape[1]), dim=1).indices
+            top = scores.topk(min(self.scoring.semantic_top_k, scores.shape[1]), dim=1).indices
             guide = torch.where((top[region] == name[:, None]).any(dim=1), name, top[region, 0])
             deltas = self.box_head.deltas(box_features[region], text[guide])
         boxes: Tensor = self.box_coder.decode_single(deltas, proposals[region])
@@ -214,6 +290,30 @@ class ZeroShotRoIHeads(RoIHeads):
 def _text_of(labels: Tensor, text_embeddings: Tensor) -> Tensor:
     """Return the text embedding of each label, [N, D]; zeros for the background (label 0)."""
     return torch.cat([torch.zeros_like(text_embeddings[:1]), text_embeddings])[labels]
+
+
+def soft_nms(boxes: Tensor, scores: Tensor, labels: Tensor, sigma: float) -> Tensor:
+    """Return scores that are lower the more a box overlaps better boxes of the same label.
+
+    The decay is that of Matrix NMS (Wang et al. 2020, eq. 4, Gaussian): all pairs are compared at once, so there is no
+    loop over boxes.
+
+    Args:
+        boxes: [N, 4] xyxy.
+        scores: [N], in descending order.
+        labels: [N] int64.
+        sigma: Width of the Gaussian; larger values decay less.
+
+    Returns:
+        [N] scores; the best box of a label keeps its score.
+    """
+    if not len(boxes):
+        return scores
+    same = labels[:, None] == labels[None, :]
+    ious = (box_iou(boxes, boxes) * same).triu(diagonal=1)  # row: better box, column: worse box
+    covered = ious.amax(dim=0)  # how far the better box is itself covered
+    decay = ((covered[:, None] ** 2 - ious**2) / sigma).exp().masked_fill(ious == 0, 1.0)
+    return scores * decay.amin(dim=0).clamp(max=1.0)
 
 
 def paste_masks(detections: Detections, size: tuple[int, int]) -> Detections:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,49 +11,119 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import box_iou
 
+from ezsd.detector.losses import quality_loss
 from ezsd.recipe import DetectorConfig
-from ezsd.utils.boxes import covered_share
+from ezsd.utils.boxes import covered_share, paired_iou
 
 
 class Rpn(RegionProposalNetwork):
-    """torchvision's RPN that ignores negatives on crowd boxes and on the best CLIP proposals."""
+    """torchvision's RPN that ignores negatives on crowd boxes and on the best CLIP proposals.
 
-    def assign_targets_to_anchors(
-        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the labels of anchors (1 = object, 0 = background, -1 = ignored) and their matched boxes."""
-        labels, matched = super().assign_targets_to_anchors(anchors, targets)
-        for label, anchor, target in zip(labels, anchors, targets, strict=True):
+    Its head can also predict the IoU of its boxes, trained only near base objects. The score of a region is then the
+    geometric mean of objectness and predicted IoU: objects without boxes are learned as background, but not as bad
+    boxes (OLN, Kim et al. 2022).
+    """
+
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Return the regions [N, 4] of each image, and the losses if ``targets`` are given."""
+        found = self._read(images, features)
+        boxes, _ = self.filter_proposals(found.boxes, found.scores, images.image_sizes, found.counts)
+        if targets is None:
+            return boxes, {}
+        objects = [_with_pseudo_boxes(target) for target in targets]
+        labels, matched = super().assign_targets_to_anchors(found.anchors, objects)
+        losses = {}
+        if found.quality is not None:
+            losses["loss_rpn_quality"] = self._quality_loss(found.quality, found, labels, matched, targets)
+        for label, anchor, target in zip(labels, found.anchors, targets, strict=True):
             label[(label == 0) & on_ignored(anchor, target)] = -1
-        return labels, matched
+        deltas = self.box_coder.encode(matched, found.anchors)
+        losses["loss_objectness"], losses["loss_rpn_box_reg"] = self.compute_loss(
+            found.objectness, found.deltas, labels, list(deltas)
+        )
+        return boxes, losses
 
-    def propose(self, images: ImageList, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the regions and scores of a batch of one image; torchvision's ``forward`` does not return scores.
+    def propose(self, images: ImageList, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the regions and scores of each image; torchvision's ``forward`` does not return scores.
 
         Returns:
-            Boxes [N, 4] (xyxy, pixels of the image) after NMS on each level and objectness [N] in 0..1, sorted by
-            descending objectness.
+            Boxes [N, 4] (xyxy, pixels of the image) after NMS on each level, and scores [N] in 0..1, sorted by
+            descending score.
         """
+        found = self._read(images, features)
+        boxes, scores = self.filter_proposals(found.boxes, found.scores, images.image_sizes, found.counts)
+        return boxes, scores
+
+    def _read(self, images: ImageList, features: dict[str, Tensor]) -> _Found:
         levels = list(features.values())
-        objectness, deltas = self.head(levels)
+        objectness, deltas, quality = self.head(levels)
+        anchors = self.anchor_generator(images, levels)
         counts = [level[0].numel() for level in objectness]
         flat_objectness, flat_deltas = concat_box_prediction_layers(objectness, deltas)
-        anchors = self.anchor_generator(images, levels)
-        decoded = self.box_coder.decode(flat_deltas, anchors).view(1, -1, 4)
-        boxes, scores = self.filter_proposals(decoded, flat_objectness, images.image_sizes, counts)
-        return boxes[0], scores[0]
+        boxes = self.box_coder.decode(flat_deltas.detach(), anchors).view(len(anchors), -1, 4)
+        scores, flat_quality = flat_objectness.detach(), None
+        if quality is not None:
+            flat_quality, _ = concat_box_prediction_layers(quality, deltas)
+            both = (scores.sigmoid() * flat_quality.detach().sigmoid()).sqrt()
+            scores = both.logit(eps=1e-6)
+        return _Found(anchors, boxes, flat_objectness, flat_deltas, flat_quality, scores, counts)
+
+    def _quality_loss(
+        self,
+        logits: Tensor,
+        found: _Found,
+        labels: list[Tensor],
+        matched: list[Tensor],
+        targets: list[dict[str, Tensor]],
+    ) -> Tensor:
+        logits = logits.view(len(targets), -1)
+        ious, near = [], []
+        for boxes, label, objects, target in zip(found.boxes, labels, matched, targets, strict=True):
+            near.append((label != 0) & (len(target["boxes"]) > 0))  # anchors with an IoU of at least 0.3
+            ious.append(paired_iou(boxes[near[-1]], objects[near[-1]]))
+        return quality_loss(logits[torch.stack(near)], torch.cat(ious), least=0.0)
 
 
-class _FullPrecision(nn.Module):
-    """An RPN head with float32 outputs; half precision causes ties between scores."""
+class _Found(NamedTuple):
+    """The outputs of the head for a batch of B images with A anchors each."""
 
-    def __init__(self, head: RPNHead) -> None:
+    anchors: list[Tensor]  # [A, 4] of each image
+    boxes: Tensor  # [B, A, 4] decoded, without gradient
+    objectness: Tensor  # [B * A, 1] logits
+    deltas: Tensor  # [B * A, 4]
+    quality: Tensor | None  # [B * A, 1] logits of the predicted IoU
+    scores: Tensor  # [B * A, 1] logits that rank the boxes, without gradient
+    counts: list[int]  # anchors of each level
+
+
+def _with_pseudo_boxes(target: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add confident CLIP proposals to the objects of the RPN."""
+    more = target.get("pseudo_boxes")
+    return target if more is None or not len(more) else {"boxes": torch.cat([target["boxes"], more])}
+
+
+class _Head(nn.Module):
+    """An RPN head with float32 outputs (half precision causes ties between scores) and optional predicted IoU."""
+
+    def __init__(self, head: RPNHead, quality: bool) -> None:
         super().__init__()
         self.head = head
+        channels, anchors = head.cls_logits.in_channels, head.cls_logits.out_channels
+        self.quality = nn.Conv2d(channels, anchors, 1) if quality else None
+        if self.quality is not None:
+            nn.init.normal_(self.quality.weight, std=0.01)
 
-    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        objectness, deltas = self.head(features)
-        return [level.float() for level in objectness], [level.float() for level in deltas]
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor] | None]:
+        objectness, deltas, quality = [], [], []
+        for level in features:
+            hidden = self.head.conv(level)
+            objectness.append(self.head.cls_logits(hidden).float())
+            deltas.append(self.head.bbox_pred(hidden).float())
+            if self.quality is not None:
+                quality.append(self.quality(hidden).float())
+        return objectness, deltas, quality or None
 
 
 class _ExactAnchors(AnchorGenerator):
@@ -78,7 +148,7 @@ def build_rpn(config: DetectorConfig, channels: int) -> Rpn:
         "post_nms_top_n": kept,
         "nms_thresh": 0.7,
     }
-    return Rpn(anchors, _FullPrecision(RPNHead(channels, 3)), **options)
+    return Rpn(anchors, _Head(RPNHead(channels, 3), config.box_quality), **options)
 
 
 def on_ignored(boxes: Tensor, target: dict[str, Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ selects the method:
 
 - ``dense``: score all grid boxes from the teacher's features of the full image; crop only the boxes that are kept.
 - ``exhaustive``: the published method, the reference for recall.
+- ``regions``: score the regions of an RPN trained on base boxes in the same way, without a grid.
 - ``rpn``: take the regions of an RPN trained on base boxes; the baseline.
 
 The teacher can be confident about a part of an object or about background. With ``objectness``, regions of the same RPN
@@ -129,12 +130,12 @@ def _cost(
 ) -> dict[str, Any]:
     """Return the counts and the cost of a shard. They are stored in its notes, so that a resumed run can add them."""
     base_boxes = sum(len(image.boxes) for image in job.images)
-    gridded = [] if config.scoring == "rpn" else job.images
+    gridded = [] if config.scoring in ("regions", "rpn") else job.images
     return {
         "images": len(job.images),
         "grid_boxes": sum(len(anchor_grid(image.height, image.width, config)) for image in gridded),
         "proposals": sum(map(len, regions.values())) - base_boxes, "base_boxes": base_boxes, "crops": crops,
-        "dense_passes": len(job.images) * len(config.dense_sides) if config.scoring == "dense" else 0,
+        "dense_passes": len(job.images) * len(config.dense_sides) if config.scoring in ("dense", "regions") else 0,
         "seconds": seconds,
     }  # fmt: skip
 

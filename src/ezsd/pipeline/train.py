@@ -10,14 +10,16 @@ from ezsd.detector.model_folder import ModelConfig, save_model
 from ezsd.detector.rcnn import build_detector
 from ezsd.errors import RecipeError
 from ezsd.pipeline.context import RunContext
+from ezsd.proposals.base_rpn import WEIGHTS
 from ezsd.recipe import Recipe, needs_targets
 from ezsd.run_folder import TrainMetrics, write_metrics
 from ezsd.teacher import Teacher, text_embeddings
-from ezsd.training.dataset import TrainingDataset
+from ezsd.training.dataset import DistilledNames, TrainingDataset
 from ezsd.training.loop import OnStep
 from ezsd.training.trainer import Job, train_model
 from ezsd.utils.device import process_state
 from ezsd.utils.environment import versions
+from ezsd.utils.files import read_tensors
 
 
 def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: OnStep | None = None) -> TrainMetrics:
@@ -45,11 +47,17 @@ def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: 
     model = build_detector(
         recipe.detector, teacher.embedding_dim, masks, recipe.detector.pretrained, teacher.logit_scale
     )
+    if config.from_rpn and store is not None and recipe.propose.asks_rpn:
+        weights_of_rpn, _ = read_tensors(context.folder.of("propose") / WEIGHTS)
+        model.load_state_dict(weights_of_rpn, strict=False)
     names = text_embeddings(teacher, split.names, recipe.prompt)
-    dataset = TrainingDataset(images, store, teacher.embedding_dim, config, recipe.detector.image_size, masks)
+    distilled = DistilledNames(names.cpu(), teacher.logit_scale) if config.names_weight else None
+    dataset = TrainingDataset(
+        images, store, teacher.embedding_dim, config, recipe.detector.image_size, masks, distilled
+    )
     base, novel = names.split([len(split.base), len(split.novel)])
-    inputs = [base, novel] if config.novel_negatives else [base]
-    weights = {"loss_distillation": config.distillation_weight}
+    inputs = [base, novel if config.novel_negatives else novel[:0], novel]
+    weights = {"loss_distillation": config.distillation_weight, "loss_names": config.names_weight}
     job = Job("train", context.folder.training, recipe.seed, recipe.data.workers, on_step)
     metrics = train_model(model, dataset, job, inputs, weights)
     if process_state().is_main_process:

@@ -131,7 +131,7 @@ def _propose(recipe: Recipe, train: ImageSet) -> StagePlan:
     units: dict[Work, float] = {"propose in an image": images}
     grid = _grid(config, train)
     work = f"{images:,} images, about {grid:,} grid boxes in each, at most {config.keep} kept"
-    if config.scoring == "rpn":
+    if config.scoring in ("regions", "rpn"):
         work = f"{images:,} images, at most {config.keep} RPN regions kept in each"
     if config.asks_rpn:
         units["rpn step"] = _batches(recipe, train).steps(config.rpn_epochs)
@@ -179,7 +179,7 @@ def _evaluate(recipe: Recipe, split: CategorySplit, val: ImageSet) -> StagePlan:
 
 
 def _passes(crops: int, images: int, config: ProposeConfig) -> str:
-    dense = images * len(config.dense_sides) if config.scoring == "dense" else 0
+    dense = images * len(config.dense_sides) if config.scoring in ("dense", "regions") else 0
     parts = [f"{dense:,} dense passes" if dense else "", f"at most {crops:,} crops" if crops else ""]
     return ", ".join(filter(None, parts))
 

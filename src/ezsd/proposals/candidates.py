@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +12,6 @@ from torchvision.ops import box_iou, nms
 from ezsd.recipe import ProposeConfig
 from ezsd.utils.boxes import covered_share, resize_scale
 
-_SIZE_POWER = 0.1
 _NMS_MARGIN = 8  # initial number of boxes for NMS, as a multiple of the number to keep
 _GRIDS = 64  # image sizes whose grids are cached
 
@@ -45,31 +43,29 @@ def anchor_grid(height: int, width: int, config: ProposeConfig) -> Tensor:
     return boxes[((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)]
 
 
-def confidence(
-    probabilities: Tensor, boxes: Tensor, base_names: int, ranking: Literal["entropy", "max_probability", "novel"]
-) -> Tensor:
+def confidence(probabilities: Tensor, boxes: Tensor, base_names: int, config: ProposeConfig) -> Tensor:
     """Score how likely boxes are objects to propose.
 
     ``entropy`` (as in the paper) is (log C - entropy) / log C, and ``max_probability`` is the probability of the best
     name. ``novel`` is the probability of the best novel name, times the area relative to the largest box to the power
-    of 0.1. The teacher is often as confident about a part of an object as about the object, so this prefers the larger
-    of two boxes with the same probability.
+    of ``size_power``. The teacher is often as confident about a part of an object as about the object, so this prefers
+    the larger of two boxes with the same probability.
 
     Args:
         probabilities: ``[N, C]`` over base names, then novel names.
         boxes: ``[N, 4]`` xyxy.
         base_names: The number of base names among the C names.
-        ranking: The score to use.
+        config: Uses ranking and size_power.
 
     Returns:
         ``[N]`` in 0..1.
     """
-    if ranking == "max_probability":
+    if config.ranking == "max_probability":
         return probabilities.amax(1)
-    if ranking == "novel":
+    if config.ranking == "novel":
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
         wanted = probabilities[:, base_names:] if base_names < probabilities.shape[1] else probabilities
-        return wanted.amax(1) * (areas / areas.amax()) ** _SIZE_POWER if len(boxes) else areas
+        return wanted.amax(1) * (areas / areas.amax()) ** config.size_power if len(boxes) else areas
     entropy: Tensor = torch.special.entr(probabilities).sum(1)
     return 1 - entropy / math.log(max(probabilities.shape[1], 2))
 
@@ -108,7 +104,7 @@ def select(boxes: Tensor, probabilities: Tensor, objectness: Tensor, base_names:
     Returns:
         The indices of at most ``keep`` boxes, in descending order of score.
     """
-    scores = objectness * confidence(probabilities, boxes, base_names, config.ranking)
+    scores = objectness * confidence(probabilities, boxes, base_names, config)
     return keep_best(first_of_nms(boxes, scores, config.nms, config.wanted), probabilities, base_names, config)
 
 

@@ -99,11 +99,14 @@ class Proposer:
         regions, objectness = self._regions(pixels, image.boxes)
         if config.scoring == "rpn":
             return _Candidates(image, regions, objectness)
-        grid = anchor_grid(image.height, image.width, config)
-        boxes = torch.cat([grid[~lie_on(grid, image.boxes, config.base_overlap)], regions])
-        factor = torch.ones(len(boxes))
-        if config.objectness:
-            factor = agreement(boxes, regions, objectness) ** config.objectness
+        if config.scoring == "regions":
+            boxes, factor = regions, objectness**config.objectness
+        else:
+            grid = anchor_grid(image.height, image.width, config)
+            boxes = torch.cat([grid[~lie_on(grid, image.boxes, config.base_overlap)], regions])
+            factor = torch.ones(len(boxes))
+            if config.objectness:
+                factor = agreement(boxes, regions, objectness) ** config.objectness
         if config.scoring == "exhaustive":
             return _Candidates(image, boxes, factor)
         with autocast(self.device, config.precision):
@@ -122,7 +125,8 @@ class Proposer:
         with autocast(self.device, config.precision):
             found, objectness = self.rpn.propose(pixels)
         boxes = found.float().cpu()
-        count = config.wanted if config.scoring == "rpn" else config.keep
+        counts = {"rpn": config.wanted, "regions": config.shortlist}
+        count = counts.get(config.scoring, config.keep)
         kept = torch.where(~lie_on(boxes, base_boxes, config.base_overlap))[0][:count]
         return boxes[kept], objectness.float().cpu()[kept]
 
@@ -131,7 +135,7 @@ class Proposer:
         config, base_names = self.config, self.base_names
         boxes, objectness, dense = candidates.boxes, candidates.objectness, candidates.probabilities
         probabilities = (self.teacher.logit_scale * embeddings @ self.text.T).softmax(1)
-        scores = objectness * confidence(probabilities, boxes, base_names, config.ranking)
+        scores = objectness * confidence(probabilities, boxes, base_names, config)
         if config.scoring == "rpn":
             scores = objectness  # already sorted
             order = keep_best(torch.arange(len(boxes)), probabilities, base_names, config)
@@ -139,7 +143,7 @@ class Proposer:
             order = select(boxes, probabilities, objectness, base_names, config)
         else:
             share = config.crop_rank
-            scores = share * scores + (1 - share) * objectness * confidence(dense, boxes, base_names, config.ranking)
+            scores = share * scores + (1 - share) * objectness * confidence(dense, boxes, base_names, config)
             order = scores.argsort(descending=True, stable=True)
         weights, names = probabilities.max(1)
         if config.scoring != "rpn":
@@ -152,4 +156,4 @@ def ranked_without_crops(config: ProposeConfig) -> bool:
     """Return whether the proposals can be ranked without cropping them."""
     if config.scoring == "rpn":
         return not config.base_filter
-    return config.scoring == "dense" and not config.crop_rank
+    return config.scoring in ("dense", "regions") and not config.crop_rank

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -19,6 +21,19 @@ from ezsd.utils.seeding import seeded
 Example = tuple[Tensor, dict[str, Tensor]]
 
 
+@dataclass(frozen=True)
+class DistilledNames:
+    """The names over which the teacher's word about a region is distilled.
+
+    Attributes:
+        text: [C, D] text embeddings, base names first.
+        logit_scale: The logit scale of the teacher.
+    """
+
+    text: Tensor
+    logit_scale: float
+
+
 class TrainingDataset(Dataset[Example]):
     """Images with base boxes and regions for distillation.
 
@@ -29,6 +44,7 @@ class TrainingDataset(Dataset[Example]):
         config: The recipe's section ``train``.
         image_size: Short side and maximum long side of the resized images.
         masks: Whether to create masks.
+        names: The names of the target distributions of regions; None = no distributions.
     """
 
     def __init__(
@@ -39,6 +55,7 @@ class TrainingDataset(Dataset[Example]):
         config: TrainConfig,
         image_size: tuple[int, int],
         masks: bool,
+        names: DistilledNames | None = None,
     ) -> None:
         self.images = images
         self.store = store
@@ -46,6 +63,7 @@ class TrainingDataset(Dataset[Example]):
         self.config = config
         self.image_size = image_size
         self.masks = masks
+        self.names = names
 
     def __len__(self) -> int:
         return len(self.images)
@@ -59,7 +77,10 @@ class TrainingDataset(Dataset[Example]):
         sample = resize(Sample.of(read_image(image), image.boxes, image.labels, masks, regions.boxes), self.image_size)
         if torch.rand((), generator=seeded(seed)) < self.config.flip:
             sample = flip(sample)
-        return sample.image.as_subclass(Tensor), training_target(sample, image.crowd, regions, self.config)
+        target = training_target(sample, image.crowd, regions, self.config)
+        if self.names is not None:
+            target["distill_names"] = name_targets(regions, self.names, self.config.base_labels)
+        return sample.image.as_subclass(Tensor), target
 
     def _regions(self, image: AnnotatedImage) -> Regions:
         if self.store is None:
@@ -82,7 +103,7 @@ def training_target(sample: Sample, crowd: Tensor, regions: Regions, config: Tra
         regions: Regions of the teacher: base boxes, followed by proposals sorted by descending score.
         config: The recipe's section ``train`` (distillation weight, number of ignored proposals).
     """
-    distilled = len(regions.boxes) if config.distillation_weight else 0
+    distilled = len(regions.boxes) if config.distillation_weight or config.names_weight else 0
     target = {
         "boxes": sample.boxes[~crowd],
         "labels": sample.labels[~crowd],
@@ -95,6 +116,23 @@ def training_target(sample: Sample, crowd: Tensor, regions: Regions, config: Tra
     if sample.masks is not None:
         target["masks"] = sample.masks[~crowd]
     return target
+
+
+def name_targets(regions: Regions, names: DistilledNames, base_labels: float) -> Tensor:
+    """Return the target distribution of each region over background and names.
+
+    Args:
+        regions: Regions of the teacher; the labels of base boxes are 1-based indices of base names.
+        names: C names and the scale of the teacher.
+        base_labels: Share of the one-hot label in the target of a base box; the teacher's distribution has the rest.
+
+    Returns:
+        [K, 1 + C]; the background, column 0, is 0.
+    """
+    found = (names.logit_scale * regions.embeddings.float() @ names.text.T).softmax(1)
+    labels = F.one_hot(regions.labels.clamp(min=1, max=len(names.text)) - 1, len(names.text)).float()
+    share = (base_labels * regions.is_base_box)[:, None]
+    return F.pad(share * labels + (1 - share) * found, (1, 0))
 
 
 def mean_one(weights: Tensor) -> Tensor:
