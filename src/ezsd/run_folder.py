@@ -37,7 +37,7 @@ class TrainingFolder:
 
     @property
     def tensorboard(self) -> Path:
-        """What TensorBoard reads, if the recipe asks for it."""
+        """The event files of TensorBoard, if the recipe sets that tracker."""
         return self.path / "tensorboard"
 
     @property
