@@ -171,6 +171,8 @@ def _teacher(name: str, problem: Report) -> str:
     except EzsdError as error:
         problem(f"teacher {name} cannot be loaded: {error}", "Install the extra named above if you need this teacher.")
         return "cannot be loaded"
+    except (ImportError, OSError, RuntimeError, AttributeError, ValueError) as error:
+        return f"cannot be loaded: {_first_line(error)}"
     return f"loads in {time.monotonic() - started:.1f} s"
 
 
