@@ -30,4 +30,4 @@ lint: install
 	$(VENV)/bin/lint-imports
 
 docs: install
-	$(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet

@@ -33,7 +33,7 @@ def test_quiet_shows_warnings_only_and_the_log_keeps_everything(recipe: Path, tm
     result = _ezsd("-q", "run", recipe, "--out", tmp_path / "run", "--until", "adapt")
     assert result.exit_code == 0 and result.stderr == ""
     log = (tmp_path / "run" / "run.log").read_text()
-    assert "INFO ezsd.pipeline.run: adapt: finished in" in log and "INFO ezsd.pipeline.adapt: Adapt:" in log
+    assert "INFO ezsd.pipeline.run: adapt: finished in" in log and "INFO ezsd.pipeline.adapt: adapt:" in log
 
 
 def test_info_is_the_default_and_verbose_adds_details(recipe: Path, tmp_path: Path) -> None:

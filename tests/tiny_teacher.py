@@ -12,17 +12,17 @@ from ezsd.teacher.base import fingerprint_of, frozen, norms_of
 from ezsd.teacher.regions import crop_regions
 from ezsd.utils.files import digest
 
-TEACHER = "tiny_teacher:ColourTeacher"
+TEACHER = "tiny_teacher:ColorTeacher"
 
 
-class ColourTeacher:
+class ColorTeacher:
     """A tiny :class:`ezsd.teacher.base.Teacher`."""
 
     name = TEACHER
     embedding_dim = 16
     input_size = 16
     logit_scale = 10.0
-    weights_digest = "colours"
+    weights_digest = "colors"
 
     def __init__(self) -> None:
         with torch.random.fork_rng():
@@ -50,7 +50,7 @@ class ColourTeacher:
         modules = {"image": self._image, "text": self._text}
         return {name: value for tower in towers for name, value in norms_of(modules[tower], tower).items()}
 
-    def to(self, device: str) -> ColourTeacher:
+    def to(self, device: str) -> ColorTeacher:
         for module in (self._image, self._to_embedding, self._text):
             module.to(device)
         return self

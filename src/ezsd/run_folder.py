@@ -37,7 +37,7 @@ class TrainingFolder:
 
     @property
     def tensorboard(self) -> Path:
-        """What TensorBoard reads, if the recipe asks for it."""
+        """The event files of TensorBoard, if the recipe sets that tracker."""
         return self.path / "tensorboard"
 
     @property
@@ -319,8 +319,14 @@ def read_metrics_if_exist(path: Path, kind: type[Kind]) -> Kind:
 
 
 def write_metrics(path: Path, metrics: _Metrics) -> None:
-    """Write a metrics.json."""
-    write_json(path, metrics.to_json())
+    """Write a metrics.json; numbers are rounded to four decimals."""
+    write_json(path, _rounded(metrics.to_json()))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def _parsed(path: Path, kind: type[Kind], values: Any) -> Kind:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +47,17 @@ def test_broken_operators_exit_with_1_and_say_what_to_install(monkeypatch: pytes
     assert result.exit_code == 1
     text = " ".join(result.stdout.split())
     assert "torchvision::nms does not exist" in text and "pip install" in text
+
+
+def test_torch_that_cannot_be_imported_is_a_problem_that_stops(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so not found')")
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    command = [sys.executable, "-m", "ezsd", "doctor", "--json"]
+    result = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    found = json.loads(result.stdout)
+    assert any("libcudart.so not found" in problem["what"] and problem["stops"] for problem in found["problems"])
+    assert "cannot be loaded" in found["teachers"]["offline"]
 
 
 def test_low_disk_and_shared_memory_are_problems_that_do_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:

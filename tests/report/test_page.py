@@ -41,7 +41,7 @@ class _Page(HTMLParser):
         super().__init__()
         self.loads: list[str] = []
         self.tags: list[str] = []
-        self.unlabelled = 0
+        self.unlabeled = 0
         self.texts: list[str] = []
         self.ids: list[str] = []
         self.feed(text)
@@ -50,7 +50,7 @@ class _Page(HTMLParser):
         values = dict(attrs)
         self.tags.append(tag)
         self.loads += [value or "" for key, value in attrs if key in ("src", "href", "xlink:href", "srcset", "data")]
-        self.unlabelled += tag == "svg" and not (values.get("aria-label") or values.get("aria-hidden"))
+        self.unlabeled += tag == "svg" and not (values.get("aria-label") or values.get("aria-hidden"))
         self.ids += [values["id"] or ""] if "id" in values else []
 
     def handle_data(self, data: str) -> None:
@@ -81,7 +81,7 @@ def test_report_is_one_file_without_external_resources(make: Callable[..., Path]
     text = (folder / "report.html").read_text()
     assert "http" not in text and "@import" not in text and "url(" not in text
     assert "prefers-color-scheme: dark" in text and "width=device-width" in text
-    assert page.unlabelled == 0
+    assert page.unlabeled == 0
     assert len(page.ids) == len(set(page.ids))
     assert {load[1:] for load in page.loads if load.startswith("#")} <= set(page.ids)
 

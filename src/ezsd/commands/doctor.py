@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ezsd._version import __version__
+from ezsd.utils.format import byte_size
 
 _PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "accelerate", "numpy", "pillow", "supervision",
              "faster-coco-eval", "transformers")  # fmt: skip
@@ -82,9 +83,11 @@ def _devices(problem: Report) -> dict[str, Any]:
         problem(f"torch cannot be imported: {error}", "Reinstall it: pip install --force-reinstall torch", True)
         return {}
     devices: dict[str, Any] = {"cpu": f"{torch.get_num_threads()} threads of {os.cpu_count()} processors"}
+    if not torch.cuda.is_available():
+        devices["cuda"] = "not available"
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        devices[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"
+        devices[f"cuda:{index}"] = f"{properties.name}, {_size(properties.total_memory)}"
     devices["mps"] = "available" if torch.backends.mps.is_available() else "not available"
     if shutil.which("nvidia-smi") and not torch.cuda.is_available():
         problem("an NVIDIA driver is installed, but torch finds no GPU", "Install the torch build for this driver.")
@@ -113,15 +116,15 @@ def _operators(problem: Report) -> dict[str, str]:
 
 
 def _disk(problem: Report) -> dict[str, str]:
-    from ezsd.teacher.text_cache import cache_folder
+    from ezsd.utils.files import cache_folder
 
     free = {}
     for name, path in (("working directory", Path.cwd()), ("cache", cache_folder())):
         existing = next(folder for folder in (path, *path.parents) if folder.exists())
         count = shutil.disk_usage(existing).free
-        free[f"{name} ({path})"] = f"{count / 1e9:.1f} GB free"
+        free[f"{name} ({path})"] = f"{_size(count)} free"
         if count < _LEAST_DISK:
-            problem(f"only {count / 1e9:.1f} GB are free for {path}", "Free some disk space, or use another --out.")
+            problem(f"only {_size(count)} are free for {path}", "Free some disk space, or use another --out.")
         if not os.access(existing, os.W_OK):
             problem(f"{existing} cannot be written", "Change its permissions, or set EZSD_CACHE to a writable folder.")
     return free
@@ -134,10 +137,10 @@ def _shared_memory(problem: Report) -> dict[str, str]:
     size = shutil.disk_usage(path).total
     if size < _LEAST_SHARED:
         problem(
-            f"shared memory has only {size / 1e6:.0f} MB",
+            f"shared memory has only {_size(size)}",
             "Set data.workers: 0, or start the container with --shm-size=2g.",
         )
-    return {str(path): f"{size / 1e9:.1f} GB"}
+    return {str(path): _size(size)}
 
 
 def _extras() -> dict[str, str]:
@@ -168,7 +171,13 @@ def _teacher(name: str, problem: Report) -> str:
     except EzsdError as error:
         problem(f"teacher {name} cannot be loaded: {error}", "Install the extra named above if you need this teacher.")
         return "cannot be loaded"
+    except (ImportError, OSError, RuntimeError, AttributeError, ValueError) as error:
+        return f"cannot be loaded: {_first_line(error)}"
     return f"loads in {time.monotonic() - started:.1f} s"
+
+
+def _size(count: int) -> str:
+    return byte_size(count).replace("\N{NO-BREAK SPACE}", " ")  # plain text for JSON
 
 
 def _first_line(error: BaseException) -> str:

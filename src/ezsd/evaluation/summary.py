@@ -15,6 +15,7 @@ from rich.table import Table
 from ezsd.data.samples import ImageSet
 from ezsd.evaluation.metrics import Figures, harmonic_mean, mean_figures
 from ezsd.run_folder import Counts, EvaluateMetrics, GzsdMetrics, LvisMetrics, ZsdMetrics
+from ezsd.utils.format import byte_size, duration
 
 SETTINGS = {
     "strict": " (novel names unknown while training)",
@@ -99,13 +100,12 @@ def summary(metrics: EvaluateMetrics) -> Group:
 
 def _cost_line(metrics: EvaluateMetrics) -> str:
     counts, cost = metrics.counts, metrics.cost
-    stored = None if cost.target_bytes is None else cost.target_bytes / 1e6
     return (
         f"{counts.images} images, {counts.boxes_base} base and {counts.boxes_novel} novel boxes, "
         f"{counts.skipped} skipped; - = not measured\n"
-        f"Cost: adapt {_shown(cost.adapt_s)} s, propose {_shown(cost.propose_s)} s, train {_shown(cost.train_s)} s; "
+        f"Cost: adapt {duration(cost.adapt_s)}, propose {duration(cost.propose_s)}, train {duration(cost.train_s)}; "
         f"teacher: {_shown(cost.teacher_crops)} crops, {_shown(cost.teacher_dense_passes)} dense passes, "
-        f"{_shown(stored)} MB stored"
+        f"targets: {byte_size(cost.target_bytes)}"
     )
 
 

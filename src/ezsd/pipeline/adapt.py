@@ -63,7 +63,7 @@ def run_adapt(context: RunContext, teacher: Teacher, train: ImageSet, val: Image
         batches = CropBatches(train, split.base, config, recipe.seed)
         steps, crops = batches.steps, config.epochs * len(batches.boxes)
         logger.info(
-            f"Adapt: {len(batches.boxes)} base boxes, {config.epochs} epochs = {steps} steps of {config.batch_size} "
+            f"adapt: {len(batches.boxes)} base boxes, {config.epochs} epochs = {steps} steps of {config.batch_size} "
             f"crops, forward and backward ({config.precision})."
         )
         job = NormsJob(folder.adapt_checkpoints, folder.adapt_log, begin=lambda: {"before": measure()})

@@ -38,10 +38,11 @@ from ezsd.run_folder import (
     TrainMetrics,
     read_metrics,
     read_metrics_if_exist,
+    write_metrics,
 )
 from ezsd.teacher import Teacher, text_embeddings
 from ezsd.utils.device import process_state
-from ezsd.utils.files import digest, write_json, write_text
+from ezsd.utils.files import digest, write_text
 
 
 def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None) -> EvaluateMetrics:
@@ -102,7 +103,7 @@ def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None)
             **optional,
         )
         write_text(folder.per_category, per_category_csv(images, figures["bbox"]["gzsd"], base))
-        write_json(folder.metrics("evaluate"), _rounded(metrics.to_json()))
+        write_metrics(folder.metrics("evaluate"), metrics)
         shutil.rmtree(folder.parts, ignore_errors=True)
     process_state().wait_for_everyone()
     return read_metrics(folder.metrics("evaluate"), EvaluateMetrics)
@@ -124,12 +125,6 @@ def _earlier_stages(folder: RunFolder) -> dict[str, Any]:
             target_bytes=propose.bytes,
         ),
     }
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(entry) for key, entry in value.items()}
-    return round(value, 4) if isinstance(value, float) else value
 
 
 def _write_detections(path: Path, found: Sequence[Mapping[str, Any]], category_ids: Sequence[int]) -> None:

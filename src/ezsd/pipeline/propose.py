@@ -70,8 +70,8 @@ def run_propose(context: RunContext, images: ImageSet, teacher: Teacher) -> Prop
     mine = share_of_process(jobs)
     missing = [job for job in mine if (read_notes(job.path) or {}).get("key") != job.key]
     total, rest = (sum(len(job.images) for job in some) for some in (mine, missing))
-    logger.info(f"Propose: {rest} of {total} images left ({config.precision})")
-    with track(total, "Propose", start=total - rest) as advance:
+    logger.info(f"propose: {rest} of {total} images left ({config.precision})")
+    with track(total, "propose", start=total - rest) as advance:
         for job in missing:
             started, crops = time.monotonic(), 0
             regions: dict[int, Regions] = {}

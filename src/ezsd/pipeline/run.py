@@ -35,6 +35,7 @@ from ezsd.teacher import Teacher, load_teacher
 from ezsd.utils.device import check_trackers, process_state, this_device
 from ezsd.utils.environment import environment
 from ezsd.utils.files import write_json
+from ezsd.utils.format import duration
 from ezsd.utils.lock import only_process
 from ezsd.utils.log import collected_warnings, log_to_file
 
@@ -161,7 +162,7 @@ class _Stages:
                 "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "environment": environment(),
             })  # fmt: skip
-            logger.info(f"{stage}: finished in {seconds:.0f} s")
+            logger.info(f"{stage}: finished in {duration(seconds)}")
         return metrics
 
     def _metrics(self, stage: Stage) -> Metrics:

@@ -121,7 +121,7 @@ def detection_card(outcome: Outcome, names: Sequence[str], base: int) -> Card:
              ("false", _with_scores(false)))  # fmt: skip
     drawn = "" if len(false) <= _DRAWN_FALSE else f" (the {_DRAWN_FALSE} highest-scoring of {len(false)} false ones)"
     detected = Panel(f"Detections{drawn}", f"Found: {notes[0][1]}. Missed: {notes[1][1]}. False: {notes[2][1]}.",
-                     _labelled((*hits, *missed, *false[:_DRAWN_FALSE]), image))  # fmt: skip
+                     _labeled((*hits, *missed, *false[:_DRAWN_FALSE]), image))  # fmt: skip
     return _card(image, (_truth_panel(truth, image), detected), notes)
 
 
@@ -155,7 +155,7 @@ def proposal_card(image: AnnotatedImage, regions: Regions, names: Sequence[str],
             "none" if not rows else f"{_counted(novel)}: {sum(met)} of {len(rows)} covered by a proposal",
         ),
     )
-    panel = Panel("Proposals of the teacher", f"Names of the proposals: {described}.", _labelled(marks, image))
+    panel = Panel("Proposals of the teacher", f"Names of the proposals: {described}.", _labeled(marks, image))
     return _card(image, (_truth_panel(_truth(image, names, base), image), panel), notes)
 
 
@@ -173,10 +173,10 @@ def _truth(image: AnnotatedImage, names: Sequence[str], base: int) -> list[Mark]
 
 def _truth_panel(marks: Sequence[Mark], image: AnnotatedImage) -> Panel:
     described = f"Objects: {_counted([mark.text for mark in marks])}."
-    return Panel("Ground truth", described, _labelled(sorted(marks, key=lambda mark: _ORDER.index(mark.kind)), image))
+    return Panel("Ground truth", described, _labeled(sorted(marks, key=lambda mark: _ORDER.index(mark.kind)), image))
 
 
-def _labelled(marks: Sequence[Mark], image: AnnotatedImage) -> tuple[Mark, ...]:
+def _labeled(marks: Sequence[Mark], image: AnnotatedImage) -> tuple[Mark, ...]:
     """Place the labels of marks (most important first) where they fit; return the marks, most important last."""
     size = _text_size(image)
     taken: list[tuple[float, float, float, float]] = []

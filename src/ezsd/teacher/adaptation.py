@@ -64,7 +64,7 @@ def train_norms(teacher: Teacher, batches: CropBatches, split: CategorySplit, pr
         yield {"loss_names": loss_of(*batches.crops(step, teacher.input_size, device))}
 
     task = Task(
-        name="Adapt",
+        name="adapt",
         parameters=list(parameters.values()),
         tensors=parameters,
         optimizer=accelerator.prepare(optimizer),

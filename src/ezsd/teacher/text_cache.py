@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ezsd.errors import ArtifactError
 from ezsd.teacher.base import Teacher
-from ezsd.utils.files import digest, read_tensors, write_tensors
-
-
-def cache_folder() -> Path:
-    """Return ``$EZSD_CACHE``, or ``~/.cache/ezsd`` if it is not set."""
-    return Path(os.environ.get("EZSD_CACHE") or Path.home() / ".cache" / "ezsd")
+from ezsd.utils.files import cache_folder, digest, read_tensors, write_tensors
 
 
 @torch.no_grad()

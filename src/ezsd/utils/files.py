@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from torch import Tensor  # reading recipes does not load torch
 
 
+def cache_folder() -> Path:
+    """Return ``$EZSD_CACHE``, or ``~/.cache/ezsd`` if it is not set."""
+    return Path(os.environ.get("EZSD_CACHE") or Path.home() / ".cache" / "ezsd")
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to ``path``; on success it replaces ``path``, on failure it is removed.

@@ -136,10 +136,11 @@ def collected_warnings(title: str) -> Iterator[None]:
         if messages:
             lines = [text if count == 1 else f"{text} ({count} times)" for text, count in messages.items()]
             for handler in handlers:
-                record = _LOGGER.makeRecord(
-                    _LOGGER.name, logging.INFO, "", 0, "\n  ".join([f"{title}:", *lines]), (), None
-                )
-                handler.emit(record)
+                if handler.level <= logging.WARNING:
+                    record = _LOGGER.makeRecord(
+                        _LOGGER.name, logging.INFO, "", 0, "\n  ".join([f"{title}:", *lines]), (), None
+                    )
+                    handler.emit(record)
 
 
 def _console_handlers() -> list[ConsoleHandler]:
