@@ -8,7 +8,13 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezsd.detector.losses import box_regression_loss, classification_loss, distillation_loss
+from ezsd.detector.losses import (
+    box_regression_loss,
+    classification_loss,
+    distillation_loss,
+    names_loss,
+    quality_loss,
+)
 from ezsd.training.dataset import mean_one
 
 counts = st.integers(1, 12)
@@ -100,3 +106,40 @@ def test_names_without_boxes_only_affect_background_regions(names: int, others: 
     assert loss.item() == pytest.approx(expected.mean().item(), rel=1e-5)
     assert logits.grad is not None
     assert (logits.grad[objects, 1 + names :] == 0).all() and (logits.grad[background, 1:] > 0).all()
+
+
+@given(counts, seeds)
+def test_names_loss_is_the_weighted_mean_of_cross_entropies(count: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    logits, targets, weights = torch.randn(count, 5), torch.rand(count, 5).softmax(1), torch.rand(count)
+    by_hand = sum(
+        -float(weights[i]) * float((targets[i] * logits[i].log_softmax(0)).sum()) for i in range(count)
+    ) / count  # fmt: skip
+    assert names_loss(logits, targets, weights).item() == pytest.approx(by_hand, rel=1e-4, abs=1e-6)
+
+
+def test_names_loss_lowers_the_background_of_regions_with_a_name() -> None:
+    logits = torch.zeros(1, 3, requires_grad=True)
+    names_loss(logits, torch.tensor([[0.0, 0.5, 0.5]]), torch.ones(1)).backward()
+    assert logits.grad is not None and logits.grad[0, 0] > 0 and (logits.grad[0, 1:] < 0).all()
+
+
+def test_names_loss_without_regions_is_zero() -> None:
+    assert names_loss(torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0)).item() == 0
+
+
+def test_quality_loss_ignores_boxes_far_from_objects() -> None:
+    logits, ious = torch.tensor([3.0, -1.0, 0.5], requires_grad=True), torch.tensor([0.05, 0.3, 0.8])
+    loss = quality_loss(logits, ious, 0.1)
+    assert loss.item() == pytest.approx(F.binary_cross_entropy_with_logits(logits[1:], ious[1:]).item())
+    loss.backward()
+    assert logits.grad is not None and logits.grad[0] == 0 and (logits.grad[1:] != 0).all()
+    assert quality_loss(logits, torch.zeros(3), 0.1).item() == 0
+
+
+def test_best_predicted_quality_is_the_true_iou() -> None:
+    logits, ious = torch.zeros(1, requires_grad=True), torch.tensor([0.7])
+    for _ in range(300):
+        (gradient,) = torch.autograd.grad(quality_loss(logits, ious, 0.1), logits)
+        logits = (logits - 2 * gradient).detach().requires_grad_()
+    assert logits.sigmoid().item() == pytest.approx(0.7, abs=0.01)

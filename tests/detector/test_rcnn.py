@@ -194,11 +194,43 @@ def test_top_k_2_gives_the_second_name_its_own_box() -> None:
     assert not torch.allclose(apart[2], best[2])
 
 
+def test_predicted_quality_and_objectness_lower_scores_but_keep_most_boxes() -> None:
+    plain = model(box_quality=True, quality_power=0.0)
+    weighted = model(box_quality=True, quality_power=1.0, objectness_power=0.5)
+    weighted.load_state_dict(plain.state_dict())
+    (first,), (second,) = (some.eval().detect([image()], text()) for some in (plain, weighted))
+    assert len(first.boxes) and second.scores.max() < first.scores.max()
+    assert (torch.cdist(second.boxes, first.boxes).amin(1) < 1e-3).sum() > len(second.boxes) / 2
+
+
+def test_soft_nms_keeps_overlapping_boxes_with_lower_scores() -> None:
+    hard, soft = model(nms=0.3), model(nms=0.3, soft_nms=0.3, detections_per_image=300)
+    soft.load_state_dict(hard.state_dict())
+    (first,), (second,) = (some.eval().detect([image()], text()) for some in (hard, soft))
+    assert len(second.boxes) > len(first.boxes)
+    assert (second.scores[:-1] >= second.scores[1:]).all() and second.scores[0] == first.scores[0]
+
+
+def test_name_distillation_adds_a_loss_that_reaches_the_classifier() -> None:
+    detector, wanted = model().train(), target()
+    wanted["distill_names"] = torch.full((4, 6), 0.2).index_fill(1, torch.tensor([0]), 0.0)
+    losses = detector([image()], [wanted], text(3), None, text(2, seed=5))
+    (losses["loss_names"] * 1.0).backward()
+    gradient = detector.roi_heads.box_predictor.background_embedding.grad
+    assert losses["loss_names"] > 0 and gradient is not None and gradient.abs().sum() > 0
+
+
+def test_quality_losses_of_images_without_boxes_are_zero() -> None:
+    losses = model(box_quality=True).train()([image()], [target(0, 0)], text())
+    assert losses["loss_quality"] == 0 and losses["loss_rpn_quality"] == 0
+
+
 def test_crowd_regions_are_never_sampled_as_background() -> None:
     detector = model().train()
     crowd = {**target(1, 0), "crowd_boxes": torch.tensor([[60.0, 0, 128, 96]])}
     regions = torch.tensor([[70.0, 10, 90, 40], [0, 60, 20, 90], [80, 50, 120, 90]])
-    sampled, _, labels, _ = detector.roi_heads.select_training_samples([regions], [crowd])
+    samples = detector.roi_heads.select_training_samples([regions], [crowd])
+    sampled, labels = samples.boxes, samples.labels
     background = sampled[0][labels[0] == 0]
     assert torch.equal(background, regions[1:2])
 

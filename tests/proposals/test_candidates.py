@@ -43,17 +43,21 @@ def test_confidence_is_one_for_a_certain_teacher_and_lowest_for_uniform_probabil
     sure, flat = torch.eye(4)[:1], torch.full((1, 4), 0.25)
     both = torch.cat([sure, flat])
     boxes = torch.tensor([[0.0, 0, 10, 10]]).repeat(2, 1)
-    torch.testing.assert_close(confidence(both, boxes, 2, "entropy"), torch.tensor([1.0, 0.0]))
-    torch.testing.assert_close(confidence(both, boxes, 2, "max_probability"), torch.tensor([1.0, 0.25]))
+    torch.testing.assert_close(confidence(both, boxes, 2, ProposeConfig(ranking="entropy")), torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(
+        confidence(both, boxes, 2, ProposeConfig(ranking="max_probability")), torch.tensor([1.0, 0.25])
+    )
 
 
 def test_the_novel_ranking_ignores_base_names_and_prefers_larger_boxes() -> None:
     probabilities = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.4, 0.6]])  # base, novel
     boxes = torch.tensor([[0.0, 0, 50, 50], [0, 0, 10, 10], [0, 0, 40, 40]])
-    scores = confidence(probabilities, boxes, 1, "novel")
+    scores = confidence(probabilities, boxes, 1, ProposeConfig(ranking="novel"))
     assert scores.argsort(descending=True).tolist() == [2, 1, 0]
-    assert (confidence(probabilities, boxes, 2, "novel") > 0).all()  # a split without novel names
-    assert confidence(probabilities[:0], boxes[:0], 1, "novel").shape == (0,)
+    assert (
+        confidence(probabilities, boxes, 2, ProposeConfig(ranking="novel")) > 0
+    ).all()  # a split without novel names
+    assert confidence(probabilities[:0], boxes[:0], 1, ProposeConfig(ranking="novel")).shape == (0,)
 
 
 def test_agreement_is_the_maximum_of_objectness_times_iou() -> None:

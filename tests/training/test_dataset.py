@@ -15,7 +15,7 @@ from ezsd.data.formats.coco import load_images
 from ezsd.data.samples import ImageSet
 from ezsd.data.target_store import Regions, TargetStore, write_index, write_shard
 from ezsd.recipe import TrainConfig
-from ezsd.training.dataset import TrainingDataset, best_regions, load_batches
+from ezsd.training.dataset import DistilledNames, TrainingDataset, best_regions, load_batches, name_targets
 from ezsd.training.sampler import BatchPlan, PlannedBatches
 from tiny import CROWD_IMAGE, SPLIT, TinyCoco
 
@@ -156,3 +156,17 @@ def test_number_of_workers_does_not_change_batches(images: ImageSet, store: Targ
         for (image, target), (again, target_again) in zip(one, other, strict=True):
             assert torch.equal(image, again)
             assert all(torch.equal(target[key], target_again[key]) for key in target)
+
+
+@given(st.floats(0, 1))
+def test_base_boxes_mix_their_label_with_the_teachers_distribution(share: float) -> None:
+    text = F.normalize(torch.randn(5, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    known = regions(2, 3)
+    found = name_targets(known, DistilledNames(text, 10.0), share)
+    assert found.shape == (5, 6) and (found[:, 0] == 0).all()
+    torch.testing.assert_close(found.sum(1), torch.ones(5))
+    teacher = (10.0 * known.embeddings.float() @ text.T).softmax(1)
+    base = known.is_base_box
+    torch.testing.assert_close(found[~base, 1:], teacher[~base])
+    own = F.one_hot(known.labels[base] - 1, 5).float()
+    torch.testing.assert_close(found[base, 1:], share * own + (1 - share) * teacher[base])
