@@ -137,6 +137,8 @@ def test_label_whose_objects_are_all_missed_gains_nothing_from_missed_if_it_has_
     matching = match_detections(_truth((CAT, BOX)), _found((CAT, FAR_BOX, 0.9)))
     assert ap50_after(matching, ["missed"]) == {CAT: 0.0}
     assert ap50_after(matching, ["missed", "background"]) == {CAT: 100.0}
+    corrected = match_detections(_truth((CAT, BOX)), _found((CAT, LOOSE, 0.9)))
+    assert ap50_after(corrected, ["missed", "place"]) == pytest.approx({CAT: 100.0})  # no longer missed
 
 
 @given(st.integers(0, 10_000))

@@ -20,8 +20,15 @@ from numpy.typing import NDArray
 from ezsd.evaluation.metrics import COCO_DETECTIONS, LVIS_DETECTIONS, harmonic_mean
 
 ERRORS = ("name", "place", "name_and_place", "duplicate", "background")
-# ``second_box`` is the part of ``place`` on objects that are found.
-FIXES = ("name", "place", "second_box", "name_and_place", "duplicate", "background", "missed")
+FIXES = {
+    "name": "box on an object of another name (IoU of at least 0.5)",
+    "place": "box beside an object of its name (IoU 0.1 to 0.5)",
+    "second_box": "part of place: boxes beside an object that is found",
+    "name_and_place": "box beside an object of another name",
+    "duplicate": "box on an object of its name that a better one has found",
+    "background": "box away from all objects (IoU below 0.1)",
+    "missed": "objects that no detection finds",
+}
 AS_IS, ALL = "as_is", "all"
 NAME, PLACE, NAME_AND_PLACE, DUPLICATE, BACKGROUND = range(len(ERRORS))
 FOUND = -1  # the detection finds an object
@@ -129,7 +136,7 @@ def ap50_by_fix(matching: Matching) -> dict[str, ByLabel]:
     A name or place error becomes correct if its object is not found yet and no better such error is on it; the other
     errors are removed. Missed objects are taken out of the count. Labels without objects are None.
     """
-    sets = {AS_IS: (), **{fix: (fix,) for fix in FIXES}, ALL: FIXES}
+    sets = {AS_IS: (), **{fix: (fix,) for fix in FIXES}, ALL: tuple(FIXES)}
     return {name: ap50_after(matching, fixes) for name, fixes in sets.items()}
 
 
