@@ -181,12 +181,22 @@ def test_found_missed_and_false_are_counted_for_all_images(make: Callable[..., P
     assert f"base {sum(sides['base'])} 0 0 1.000 1.000 1.000" in text
 
 
-def test_errors_are_split_by_type(make: Callable[..., Path]) -> None:
+def test_errors_are_split_by_type(make: Callable[..., Path], coco: TinyCoco) -> None:
     folder = make()
     text = _page(folder).text
     assert "AP50 is 0.0 for novel and 100.0 for base names" in text
     rows = text.partition("What AP50 is lost to")[2].partition("Detections with a score")[0]
     assert "background box away from all objects (IoU below 0.1) +0.0 +0.0 1 0" in rows
+    path = folder / "evaluate/detections.json"
+    found = json.loads(path.read_text())
+    first = (found[0]["image_id"], found[0]["category_id"])  # of a base object
+    left = [entry for entry in found if (entry["image_id"], entry["category_id"]) != first]
+    path.write_text(json.dumps(left))
+    missed = _page(folder).text.partition("missed objects that no detection finds ")[2].split()
+    novel = sum(CATEGORIES[entry["category_id"]] in SPLIT.novel for entry in coco.content["annotations"])
+    assert missed[0] == "+50.0"  # one of the two novel names has no detections, the other only a false one
+    assert float(missed[1]) > 1 and missed[1].startswith("+")
+    assert missed[2:4] == [str(novel), str(len(found) - len(left))]
     assert "Names on the exact boxes of objects not measured" in text
     path = folder / "evaluate/metrics.json"
     metrics = json.loads(path.read_text())
