@@ -258,6 +258,30 @@ class TeacherMetrics(_Metrics):
     accuracy_novel_after: float | None = None
 
 
+class ExactBoxCounts(_Metrics):
+    """What the box head says on the exact boxes of val objects: counts, and the share called background, in 0..1."""
+
+    right: int | None = None
+    other_name: int | None = None
+    background: int | None = None
+    called_background: float | None = None
+
+
+class ExactBoxMetrics(_Metrics):
+    """What the box head says on the exact boxes of base and of novel objects."""
+
+    base: ExactBoxCounts = ExactBoxCounts()
+    novel: ExactBoxCounts = ExactBoxCounts()
+
+
+class FalseAlarmMetrics(_Metrics):
+    """Random boxes that touch no object, and the shares of them that get a base and a novel name, in 0..1."""
+
+    boxes: int | None = None
+    base: float | None = None
+    novel: float | None = None
+
+
 class Counts(_Metrics):
     """Counts of validation images, boxes, crowd boxes, and skipped (invalid) images and boxes."""
 
@@ -280,7 +304,7 @@ class Cost(_Metrics):
 
 
 class EvaluateMetrics(_Metrics):
-    """Metrics of stage evaluate. ``lvis`` and ``masks`` are None if they were not measured."""
+    """Metrics of stage evaluate. Optional sections are None if they were not measured."""
 
     setting: str = ""
     split: str = ""
@@ -290,6 +314,8 @@ class EvaluateMetrics(_Metrics):
     teacher: TeacherMetrics = TeacherMetrics()
     counts: Counts = Counts()
     cost: Cost = Cost()
+    exact_boxes: ExactBoxMetrics | None = None
+    false_alarms: FalseAlarmMetrics | None = None
     lvis: LvisMetrics | None = None
     masks: Headline | None = None
 

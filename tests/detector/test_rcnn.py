@@ -240,3 +240,17 @@ def test_images_are_padded_at_the_right_and_bottom_to_multiples_of_32() -> None:
     assert batch.tensors.shape == (2, 3, 64, 64) and batch.image_sizes == [(40, 60), (64, 33)]
     assert torch.equal(batch.tensors[0, :, :40, :60], image(0, 40, 60).float() / 255)
     assert batch.tensors[0, :, 40:].abs().sum() == 0
+
+
+def test_classified_boxes_have_the_scores_of_detections_that_are_not_moved() -> None:
+    detector, names = model(nms=1.0, detections_per_image=30).eval(), text()
+    torch.nn.init.zeros_(detector.roi_heads.box_head.to_deltas[-1].weight)
+    images = [image(1, 192, 256), image(2)]  # the first is twice as large as the input of the model
+    found = detector.detect(images, names)
+    probabilities = detector.classify_boxes(images, [each.boxes for each in found], names)
+    assert probabilities.shape == (60, 4)
+    assert torch.allclose(probabilities.sum(dim=1), torch.ones(60))
+    labels, scores = torch.cat([each.labels for each in found]), torch.cat([each.scores for each in found])
+    assert scores.std() > 0.01
+    assert torch.allclose(probabilities[torch.arange(60), labels + 1], scores, atol=1e-3)
+    assert detector.classify_boxes(images[:1], [torch.zeros(0, 4)], names).shape == (0, 4)

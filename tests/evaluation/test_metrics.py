@@ -14,54 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ezsd.evaluation.metrics import Figures, coco_metrics, harmonic_mean, mean_figures
-
-SIDE = 200
-
-
-def _box(rng: np.random.Generator) -> list[float]:
-    x, y = rng.uniform(0, SIDE - 12, 2)
-    width, height = rng.uniform(4, [SIDE - x, SIDE - y])
-    return [float(x), float(y), float(width), float(height)]
-
-
-def _truth(rng: np.random.Generator, images: int = 12, categories: int = 5, crowds: bool = True) -> dict[str, Any]:
-    """Return a random ground truth: image 1 and the last category have no boxes, one box in six is a crowd."""
-    annotations: list[dict[str, Any]] = []
-    for image in range(2, images + 1):
-        for _ in range(rng.integers(0, 7)):
-            box = _box(rng)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image,
-                    "category_id": int(rng.integers(1, categories)),
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": int(crowds and rng.random() < 1 / 6),
-                }
-            )
-    ids = range(1, images + 1)
-    return {
-        "images": [{"id": image, "width": SIDE, "height": SIDE, "file_name": f"{image}.png"} for image in ids],
-        "annotations": annotations,
-        "categories": [{"id": category, "name": f"name {category}"} for category in range(1, categories + 1)],
-    }
-
-
-def _detections(rng: np.random.Generator, truth: dict[str, Any], many: int = 1) -> list[dict[str, Any]]:
-    """Return boxes near the true ones and random boxes, with scores in steps of 0.1, so many are equal."""
-    found = []
-    for annotation in truth["annotations"]:
-        for _ in range(rng.integers(0, 3)):
-            x, y, width, height = annotation["bbox"]
-            moved = [x + rng.normal(0, 0.05) * width, y, width * rng.uniform(0.8, 1.2), height]
-            found.append({"image_id": annotation["image_id"], "category_id": annotation["category_id"], "bbox": moved})
-    for image in truth["images"]:
-        for _ in range(rng.integers(0, 4) * many):
-            category = int(rng.integers(1, len(truth["categories"]) + 1))
-            found.append({"image_id": image["id"], "category_id": category, "bbox": _box(rng)})
-    rng.shuffle(found)  # type: ignore[arg-type]
-    return [{**entry, "score": float(rng.integers(1, 11)) / 10} for entry in found]
+from random_boxes import SIDE, random_detections, random_federated_truth, random_truth
 
 
 def _pycocotools(truth: dict[str, Any], detections: list[dict[str, Any]], kind: str = "bbox") -> dict[int, Figures]:
@@ -97,16 +50,16 @@ def _assert_same(ours: dict[int, Figures], reference: dict[int, Figures]) -> Non
 @given(st.integers(0, 2**31))
 def test_figures_equal_pycocotools(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    truth = _truth(rng)
-    detections = _detections(rng, truth)
+    truth = random_truth(rng)
+    detections = random_detections(rng, truth)
     if detections:
         _assert_same(coco_metrics(truth, detections), _pycocotools(truth, detections))
 
 
 def test_only_the_100_best_detections_per_image_and_category_count() -> None:
     rng = np.random.default_rng(0)
-    truth = _truth(rng, images=4, categories=2)
-    detections = _detections(rng, truth, many=150)
+    truth = random_truth(rng, images=4, categories=2)
+    detections = random_detections(rng, truth, many=150)
     _assert_same(coco_metrics(truth, detections), _pycocotools(truth, detections))
 
 
@@ -114,8 +67,8 @@ def test_mask_figures_equal_pycocotools() -> None:
     from faster_coco_eval.core import mask as mask_api
 
     rng = np.random.default_rng(1)
-    truth = _truth(rng)
-    detections = _detections(rng, truth)
+    truth = random_truth(rng)
+    detections = random_detections(rng, truth)
     for annotation in truth["annotations"]:
         x, y, width, height = annotation["bbox"]
         annotation["segmentation"] = [[x, y, x + width, y, x + width / 2, y + height]]
@@ -137,7 +90,7 @@ def _perfect(truth: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_perfect_detections_give_100_and_no_detections_give_0() -> None:
-    truth = _truth(np.random.default_rng(2))
+    truth = random_truth(np.random.default_rng(2))
     perfect, nothing = coco_metrics(truth, _perfect(truth)), coco_metrics(truth, [])
     for category in range(1, 5):
         for name in ("ap", "ap50", "ar"):
@@ -146,7 +99,7 @@ def test_perfect_detections_give_100_and_no_detections_give_0() -> None:
 
 
 def test_category_without_boxes_is_not_measured_even_if_detected() -> None:
-    truth = _truth(np.random.default_rng(3))
+    truth = random_truth(np.random.default_rng(3))
     detections = [*_perfect(truth), {"image_id": 2, "category_id": 5, "bbox": [1, 1, 9, 9], "score": 0.5}]
     figures = coco_metrics(truth, detections)
     assert figures[5] == Figures(None, None, None)
@@ -156,16 +109,16 @@ def test_category_without_boxes_is_not_measured_even_if_detected() -> None:
 
 
 def test_ground_truth_without_boxes_or_images_is_not_measured() -> None:
-    empty = {**_truth(np.random.default_rng(4)), "annotations": []}
+    empty = {**random_truth(np.random.default_rng(4)), "annotations": []}
     assert set(coco_metrics(empty, []).values()) == {Figures(None, None, None)}
     assert set(coco_metrics({**empty, "images": []}, []).values()) == {Figures(None, None, None)}
-    assert coco_metrics(_truth(np.random.default_rng(4)), [], categories=[]) == {}
+    assert coco_metrics(random_truth(np.random.default_rng(4)), [], categories=[]) == {}
 
 
 def test_excluded_categories_do_not_change_figures() -> None:
     rng = np.random.default_rng(5)
-    truth = _truth(rng)
-    detections = _detections(rng, truth)
+    truth = random_truth(rng)
+    detections = random_detections(rng, truth)
     only = {
         **truth,
         "annotations": [entry for entry in truth["annotations"] if entry["category_id"] in (3, 4)],
@@ -177,23 +130,11 @@ def test_excluded_categories_do_not_change_figures() -> None:
 
 def test_inputs_are_not_modified() -> None:
     rng = np.random.default_rng(6)
-    truth = _truth(rng)
-    detections = _detections(rng, truth)
+    truth = random_truth(rng)
+    detections = random_detections(rng, truth)
     before = json.dumps([truth, detections])
     coco_metrics(truth, detections)
     assert json.dumps([truth, detections]) == before
-
-
-def _federated(rng: np.random.Generator) -> dict[str, Any]:
-    truth = _truth(rng, images=15, categories=7, crowds=False)
-    for image in truth["images"]:
-        present = {entry["category_id"] for entry in truth["annotations"] if entry["image_id"] == image["id"]}
-        absent = [category for category in range(1, 8) if category not in present]
-        image["neg_category_ids"] = [category for category in absent if rng.random() < 0.4]
-        image["not_exhaustive_category_ids"] = [category for category in present if rng.random() < 0.4]
-    for category in truth["categories"]:
-        category["frequency"] = "rcf"[category["id"] % 3]
-    return truth
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -202,8 +143,8 @@ def test_federated_figures_equal_the_lvis_package(seed: int, tmp_path: Path, mon
 
     monkeypatch.setattr(np, "float", float, raising=False)  # lvis 0.5.3 uses np.float, which numpy removed
     rng = np.random.default_rng(seed)
-    truth = _federated(rng)
-    detections = _detections(rng, truth, many=1 if seed else 250)  # seed 0: more than 300 detections per image
+    truth = random_federated_truth(rng)
+    detections = random_detections(rng, truth, many=1 if seed else 250)  # seed 0: more than 300 detections per image
     path = tmp_path / "lvis.json"
     path.write_text(json.dumps({**truth, "annotations": [{**a, "segmentation": []} for a in truth["annotations"]]}))
     reference = LVISEval(LVIS(str(path)), json.loads(json.dumps(detections)), "bbox")
@@ -218,14 +159,14 @@ def test_federated_figures_equal_the_lvis_package(seed: int, tmp_path: Path, mon
 
 def test_limit_of_100_detections_applies_per_category() -> None:
     rng = np.random.default_rng(7)
-    truth = _truth(rng, images=2, categories=6)
-    detections = _detections(rng, truth, many=300)
+    truth = random_truth(rng, images=2, categories=6)
+    detections = random_detections(rng, truth, many=300)
     assert len(detections) > 400
     _assert_same(coco_metrics(truth, detections), _pycocotools(truth, detections))
 
 
 def test_federated_limit_of_300_detections_applies_per_image() -> None:
-    truth = _truth(np.random.default_rng(8), images=1, categories=2)
+    truth = random_truth(np.random.default_rng(8), images=1, categories=2)
     truth["images"][0] |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
     truth["annotations"] = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 0}]
     wrong = [{"image_id": 1, "category_id": 1, "bbox": [50, 50, 9, 9], "score": 0.9}] * 150
@@ -236,14 +177,14 @@ def test_federated_limit_of_300_detections_applies_per_image() -> None:
 
 def test_federated_figures_do_not_require_frequencies() -> None:
     rng = np.random.default_rng(9)
-    truth = _federated(rng)
-    detections = _detections(rng, truth)
+    truth = random_federated_truth(rng)
+    detections = random_detections(rng, truth)
     without = {**truth, "categories": [{"id": each["id"], "name": each["name"]} for each in truth["categories"]]}
     _assert_same(coco_metrics(without, detections), coco_metrics(truth, detections))
 
 
 def test_boxes_smaller_than_a_pixel_count() -> None:
-    truth = _truth(np.random.default_rng(10), images=1, categories=1)
+    truth = random_truth(np.random.default_rng(10), images=1, categories=1)
     truth["annotations"] = [
         {"id": 1, "image_id": 1, "category_id": 1, "bbox": [3, 3, 0.5, 0.5], "area": 0.25, "iscrowd": 0}
     ]

@@ -43,6 +43,8 @@ KEYS = {  # the documented keys
     "teacher": {"accuracy_base_before", "accuracy_base_after", "accuracy_novel_before", "accuracy_novel_after"},
     "counts": {"images", "boxes_base", "boxes_novel", "crowds", "skipped"},
     "cost": {"adapt_s", "propose_s", "train_s", "teacher_crops", "teacher_dense_passes", "target_bytes"},
+    "exact_boxes": {"base", "novel"},
+    "false_alarms": {"boxes", "base", "novel"},
 }
 
 
@@ -167,6 +169,9 @@ def test_metrics_have_the_documented_keys(made: tuple[TinyCoco, Recipe, ImageSet
     for names, key in boxes:
         rows = [entry for entry in made[0].content["annotations"] if ids[entry["category_id"]] in names]
         assert metrics["counts"][key] == sum(not entry["iscrowd"] for entry in rows)
+        exact = metrics["exact_boxes"][key.removeprefix("boxes_")]
+        assert set(exact) == {"right", "other_name", "background", "called_background"}
+        assert exact["right"] + exact["other_name"] + exact["background"] == metrics["counts"][key]
     assert metrics["counts"]["crowds"] == 1
     assert metrics["counts"]["images"] == 8
 

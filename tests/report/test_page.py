@@ -139,6 +139,7 @@ def test_report_without_images_still_shows_metrics(make: Callable[..., Path], co
     for path in coco.images.iterdir():
         path.unlink()
     page = _page(folder)
+    assert "The val images cannot be read" in page.text
     assert "The val images cannot be shown" in page.text and "the image does not exist" in page.text
     assert "AP50 novel names 12.5" in page.text
 
@@ -176,8 +177,50 @@ def test_found_missed_and_false_are_counted_for_all_images(make: Callable[..., P
     boxes = [entry for entry in coco.content["annotations"] if not entry["iscrowd"]]
     sides = {side: [CATEGORIES[entry["category_id"]] in names for entry in boxes]
              for side, names in (("novel", SPLIT.novel), ("base", SPLIT.base))}  # fmt: skip
-    assert f"novel 0 {sum(sides['novel'])} 1" in text
-    assert f"base {sum(sides['base'])} 0 0" in text
+    assert f"novel 0 {sum(sides['novel'])} 1 0.000 0.000 0.000" in text  # then precision, recall, F1
+    assert f"base {sum(sides['base'])} 0 0 1.000 1.000 1.000" in text
+
+
+def test_errors_are_split_by_type(make: Callable[..., Path], coco: TinyCoco) -> None:
+    folder = make()
+    text = _page(folder).text
+    assert "AP50 is 0.0 for novel and 100.0 for base names" in text
+    rows = text.partition("What AP50 is lost to")[2].partition("Detections with a score")[0]
+    assert "background box away from all objects (IoU below 0.1) +0.0 +0.0 1 0" in rows
+    path = folder / "evaluate/detections.json"
+    found = json.loads(path.read_text())
+    first = (found[0]["image_id"], found[0]["category_id"])  # of a base object
+    left = [entry for entry in found if (entry["image_id"], entry["category_id"]) != first]
+    path.write_text(json.dumps(left))
+    missed = _page(folder).text.partition("missed objects that no detection finds ")[2].split()
+    novel = sum(CATEGORIES[entry["category_id"]] in SPLIT.novel for entry in coco.content["annotations"])
+    assert missed[0] == "+50.0"  # one of the two novel names has no detections, the other only a false one
+    assert float(missed[1]) > 1 and missed[1].startswith("+")
+    assert missed[2:4] == [str(novel), str(len(found) - len(left))]
+    assert "Names on the exact boxes of objects not measured" in text
+    path = folder / "evaluate/metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["exact_boxes"] = {
+        "base": {"right": 8, "other_name": 2, "background": 1, "called_background": 0.09},
+        "novel": {"right": 1, "other_name": 2, "background": 5, "called_background": 0.625},
+    }
+    metrics["false_alarms"] = {"boxes": 1234, "base": 0.25, "novel": 0.0}
+    path.write_text(json.dumps(metrics))
+    text = _page(folder).text
+    assert "novel 8 0.125 0.250 0.625" in text
+    assert "base 11 0.727 0.182 0.091" in text
+    assert "Of 1,234 random boxes that touch no object, a share of 0.000 has a novel name and 0.250 a base name" in text
+    assert "novel objects called background 0.625" in text  # in the table of metrics
+
+
+def test_report_without_novel_boxes_has_no_gains_for_novel_names(make: Callable[..., Path], coco: TinyCoco) -> None:
+    folder = make()
+    novel = [key for key, name in CATEGORIES.items() if name in SPLIT.novel]
+    coco.content["annotations"] = [e for e in coco.content["annotations"] if e["category_id"] not in novel]
+    coco.save()
+    text = _page(folder).text
+    assert "AP50 is not measured for novel and 100.0 for base names" in text
+    assert "background box away from all objects (IoU below 0.1) not measured +0.0 1 0" in text
 
 
 def test_proposals_have_one_color_per_name(make: Callable[..., Path]) -> None:

@@ -99,6 +99,27 @@ class Rcnn(nn.Module):
         batch = batch_images(images)
         return batch, self.backbone(batch.tensors)
 
+    @torch.inference_mode()
+    def classify_boxes(self, images: Sequence[Tensor], boxes: Sequence[Tensor], text_embeddings: Tensor) -> Tensor:
+        """Return the probabilities [N, 1 + C] of given boxes, image after image; column 0 is the background.
+
+        Args:
+            images: Images of any size, each [3, H, W], uint8 or float in 0..1.
+            boxes: [N_i, 4] of each image, xyxy in its pixels.
+            text_embeddings: [C, D], unit length, any vocabulary.
+        """
+        resized = [resize_image(image, self.image_size) for image in images]
+        regions = []
+        for own, image, small in zip(boxes, images, resized, strict=True):
+            scale = [small.shape[-1] / image.shape[-1], small.shape[-2] / image.shape[-2]] * 2
+            regions.append(own.to(small.device) * torch.tensor(scale, device=small.device))
+        batch, features = self._features(resized)
+        heads = self.roi_heads
+        pooled = heads.box_roi_pool(features, regions, batch.image_sizes)
+        shared = heads.box_head.shared(pooled.contiguous(memory_format=torch.channels_last))
+        probabilities: Tensor = heads.box_predictor(heads.box_head.embed(shared), text_embeddings).softmax(dim=1)
+        return probabilities
+
 
 def batch_images(images: Sequence[Tensor]) -> ImageList:
     """Pad images [3, H, W] (uint8 or float in 0..1) at the right and bottom to one size; return floats in 0..1."""

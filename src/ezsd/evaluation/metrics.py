@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-_COCO_DETECTIONS = 100  # per image and category, as in the COCO evaluator
-_LVIS_DETECTIONS = 300  # per image
+COCO_DETECTIONS = 100  # per image and category, as in the COCO evaluator
+LVIS_DETECTIONS = 300  # per image
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ def coco_metrics(
             ],  # the evaluator requires the key
         }
     )
-    found = truth.loadRes(_best_of_each_image(kept, _LVIS_DETECTIONS) if federated else kept)
+    found = truth.loadRes(_best_of_each_image(kept, LVIS_DETECTIONS) if federated else kept)
     evaluator = COCOeval_faster(truth, found, kind, lvis_style=federated)
     evaluator.params.catIds = wanted
-    evaluator.params.maxDets = [_LVIS_DETECTIONS if federated else _COCO_DETECTIONS]
+    evaluator.params.maxDets = [LVIS_DETECTIONS if federated else COCO_DETECTIONS]
     evaluator.params.areaRng, evaluator.params.areaRngLbl = [[0.0, 1e10]], ["all"]
     evaluator.evaluate()
     evaluator.accumulate()

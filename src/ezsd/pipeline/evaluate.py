@@ -22,6 +22,7 @@ from ezsd.evaluation.summary import (
     per_category_csv,
 )
 from ezsd.inference.batching import detect_in_parts
+from ezsd.inference.exact_boxes import measure_exact_boxes
 from ezsd.pipeline.context import RunContext
 from ezsd.proposals.base_rpn import load_base_rpn
 from ezsd.proposals.proposer import Proposer
@@ -58,7 +59,8 @@ def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None)
         teacher: The adapted teacher, to measure the novel recall of proposals. If None, it is not measured.
 
     Returns:
-        The metrics. ``lvis`` is set for LVIS annotations, ``masks`` if the model and the annotations have masks.
+        The metrics. ``lvis`` is set for LVIS annotations, ``masks`` if the model and the annotations have masks,
+        ``exact_boxes`` and ``false_alarms`` if the images have boxes.
 
     Raises:
         ArtifactError: The model cannot be used, or its names differ from those of ``images``.
@@ -88,7 +90,7 @@ def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None)
                 figures[kind][protocol] = coco_metrics(truth, found, labels, kind)
             _write_detections(path, found, rules.category_ids)
     if main:
-        optional: dict[str, Any] = {}
+        optional: dict[str, Any] = measure_exact_boxes(model, images, text, base)
         if rules.frequencies:
             optional["lvis"] = by_frequency(figures["bbox"]["gzsd"], rules.frequencies)
         if "segm" in kinds:

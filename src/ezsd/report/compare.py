@@ -77,7 +77,7 @@ class Comparison:
 
     Attributes:
         columns: The runs, in the given order.
-        figures: The rows. Rows of masks and LVIS are included only if a run has such metrics.
+        figures: The rows. Rows of optional metrics are included only if a run has them.
         recipes: Pairs (recipe key, value in each column as text) of the keys whose values differ.
         warnings: Why the metrics are not comparable (only with ``mixed``).
     """

@@ -62,6 +62,11 @@ _GROUPS: tuple[tuple[str, str, Unit, tuple[tuple[str, str], ...]], ...] = (
         ("accuracy_novel_after", "novel names, after adaptation"))),
     ("proposals", "Proposals: recall of novel boxes", "share", (
         ("novel_recall_at_100", "recall at 100 proposals"), ("novel_recall_at_300", "recall at 300 proposals"))),
+    ("exact_boxes", "Box head on exact boxes of objects", "share", (
+        ("novel.called_background", "novel objects called background"),
+        ("base.called_background", "base objects called background"))),
+    ("false_alarms", "Box head on plain background", "share", (
+        ("novel", "boxes given a novel name"), ("base", "boxes given a base name"))),
     ("cost", "Cost: time of each stage", "seconds", (
         ("adapt_s", "adapt"), ("propose_s", "propose"), ("train_s", "train"), ("evaluate_s", "evaluate"))),
     ("cost", "Cost: the teacher", "count", (
@@ -71,4 +76,4 @@ _GROUPS: tuple[tuple[str, str, Unit, tuple[tuple[str, str], ...]], ...] = (
 FIGURES = tuple(
     Figure(f"{section}.{key}", group, title, unit) for section, group, unit, lines in _GROUPS for key, title in lines
 )
-OPTIONAL_PREFIXES = ("masks.", "lvis.")  # metrics that exist only for some data
+OPTIONAL_PREFIXES = ("masks.", "lvis.", "exact_boxes.", "false_alarms.")  # metrics that not every run has

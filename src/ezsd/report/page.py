@@ -12,7 +12,6 @@ from typing import Any
 
 from ezsd._version import __version__
 from ezsd.data.formats.coco import load_images
-from ezsd.data.formats.lvis import read_rules
 from ezsd.data.target_store import INDEX, TargetStore
 from ezsd.errors import ArtifactError, DataError
 from ezsd.evaluation.summary import SETTINGS
@@ -20,9 +19,11 @@ from ezsd.recipe import Part, Recipe, load_run_recipe
 from ezsd.report.charts import Curve, Plot, ceiling, plot
 from ezsd.report.compare import Run, mismatches, read_run, tabulate
 from ezsd.report.confusion import read_confusion
+from ezsd.report.error_split import split_errors
 from ezsd.report.gallery import Card, detection_card, proposal_card
-from ezsd.report.matching import SHOWN_SCORE, Outcome, hardest, judge, worst_and_best
+from ezsd.report.matching import SHOWN_SCORE, hardest, judge, worst_and_best
 from ezsd.report.render import render
+from ezsd.report.results import Results, read_results
 from ezsd.run_folder import (
     STAGES,
     AdaptMetrics,
@@ -34,7 +35,7 @@ from ezsd.run_folder import (
     read_metrics,
     read_metrics_if_exist,
 )
-from ezsd.utils.files import digest, read_json, read_json_if_exists, write_text
+from ezsd.utils.files import digest, read_json_if_exists, write_text
 from ezsd.utils.format import number
 
 _MARK = '<meta name="ezsd-inputs" content="'
@@ -73,13 +74,11 @@ class CardSection:
     Attributes:
         cards: The cards, the worst first.
         best: The number of cards at the end of ``cards`` that show the best images.
-        totals: Counts of found and missed objects and of false detections, for base and novel names.
         problem: The reason why the section has no cards; empty otherwise.
     """
 
     cards: tuple[Card, ...] = ()
     best: int = 0
-    totals: dict[str, dict[str, int]] | None = None
     problem: str = ""
 
 
@@ -108,6 +107,7 @@ def write_report(folder: Path, baseline: Path | None = None) -> Path:
     recipe = load_run_recipe(files.recipe)
     names = (*run.inputs["split.base"], *run.inputs["split.novel"])
     base = len(run.inputs["split.base"])
+    results = _results(files, recipe, names)
     runs = [run] if other is None else [run, other]
     baseline_files = None if baseline is None else RunFolder(baseline)
     write_text(path, render(
@@ -129,7 +129,8 @@ def write_report(folder: Path, baseline: Path | None = None) -> Path:
         confusion=read_confusion(files.confusion),
         proposals=_proposal_images(files, recipe, names, base),
         proposals_shown=_PROPOSALS,
-        gallery=_gallery(files, recipe, names, base),
+        errors=results if isinstance(results, str) else split_errors(results, base),
+        gallery=CardSection(problem=results) if isinstance(results, str) else _gallery(results, base),
         shown_score=SHOWN_SCORE,
     ))  # fmt: skip
     return path
@@ -246,32 +247,26 @@ def _categories(run: RunFolder) -> dict[str, dict[str, str]]:
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
-def _gallery(run: RunFolder, recipe: Recipe, names: Sequence[str], base: int) -> CardSection:
-    """Return the cards of val images: the worst first, then the best of the others."""
+def _results(run: RunFolder, recipe: Recipe, names: Sequence[str]) -> Results | str:
+    """Return the results on the val images, or why they cannot be read."""
     try:
-        images = load_images(recipe.data.val, names, recipe.data.skip_bad)
-        rules = read_rules(recipe.data.val.annotations, names)
-        labels = {category: label for label, category in enumerate(rules.category_ids, start=1)}
-        found: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for entry in read_json(run.detections):
-            if entry["score"] >= SHOWN_SCORE:
-                found[entry["image_id"]].append({**entry, "category_id": labels[entry["category_id"]]})
-        outcomes = [judge(image, found[image.image_id]) for image in images]
-        worst, best = worst_and_best(outcomes, base, _WORST, _BEST)
-        cards = [detection_card(outcome, names, base) for outcome in (*worst, *best)]
+        return read_results(run, recipe, names)
+    except DataError as error:
+        return str(error)
+
+
+def _gallery(results: Results, base: int) -> CardSection:
+    """Return the cards of val images: the worst first, then the best of the others."""
+    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for entry in results.detections:
+        found[entry["image_id"]].append(entry)
+    outcomes = [judge(image, found[image.image_id]) for image in results.images]
+    worst, best = worst_and_best(outcomes, base, _WORST, _BEST)
+    try:
+        cards = [detection_card(outcome, results.images.names, base) for outcome in (*worst, *best)]
     except DataError as error:
         return CardSection(problem=str(error))
-    return CardSection(tuple(cards), len(best), _totals(outcomes, base))
-
-
-def _totals(outcomes: Sequence[Outcome], base: int) -> dict[str, dict[str, int]]:
-    totals = {side: {"found": 0, "missed": 0, "false": 0} for side in ("novel", "base")}
-    for outcome in outcomes:
-        for row in outcome.missed:
-            totals["base" if int(outcome.image.labels[row]) <= base else "novel"]["missed"] += 1
-        for entry, hit in zip(outcome.detections, outcome.found, strict=True):
-            totals["base" if entry["category_id"] <= base else "novel"]["found" if hit else "false"] += 1
-    return totals
+    return CardSection(tuple(cards), len(best))
 
 
 def _proposal_images(run: RunFolder, recipe: Recipe, names: Sequence[str], base: int) -> CardSection:
