@@ -169,6 +169,8 @@ class TrainConfig(_Section):
     base_labels: Fraction = 1.0  # share of the label in the name distribution of base boxes; the teacher has the rest
     proposals_per_image: CountOrZero = 200
     ignore_top: CountOrZero = 0  # ignore negatives on this number of best CLIP proposals; 0 = paper
+    pseudo_boxes: CountOrZero = 0  # best CLIP proposals of an image that are trained as objects; 0 = paper
+    pseudo_score: Fraction = 0.5  # smallest score of such a proposal
     novel_negatives: Flag = False  # background is also classified against novel names; false = paper
     checkpoint_steps: Count = 500
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()  # in addition to log.jsonl
@@ -382,4 +384,4 @@ def _problem(key: str, entries: Sequence[Any]) -> str:
 
 def needs_targets(config: TrainConfig) -> bool:
     """Return whether the training needs the targets of stage propose."""
-    return bool(config.distillation_weight or config.names_weight or config.ignore_top)
+    return any((config.distillation_weight, config.names_weight, config.ignore_top, config.pseudo_boxes))

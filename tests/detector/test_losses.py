@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ezsd.detector.losses import (
     box_regression_loss,
-    classification_loss,
+    classification_losses,
     distillation_loss,
     names_loss,
     quality_loss,
@@ -90,22 +90,29 @@ def test_box_loss_is_smooth_l1_with_a_beta_of_one_ninth() -> None:
 
 def test_classification_loss_is_lower_for_the_correct_label() -> None:
     logits = torch.tensor([[0.0, 9.0, 0.0]])
-    assert classification_loss(logits, torch.tensor([1]), 2) < classification_loss(logits, torch.tensor([0]), 2)
+    none = torch.zeros(0, dtype=torch.bool)
+    right, wrong = (classification_losses(logits, torch.tensor([label]), none) for label in (1, 0))
+    assert right < wrong
 
 
-@given(st.integers(1, 6), st.integers(0, 5), seeds)
-def test_names_without_boxes_only_affect_background_regions(names: int, others: int, seed: int) -> None:
+@given(st.integers(1, 6), st.lists(st.booleans(), max_size=5), seeds)
+def test_names_without_boxes_only_affect_background_regions(names: int, negatives: list[bool], seed: int) -> None:
     torch.manual_seed(seed)
-    logits = torch.randn(8, 1 + names + others, requires_grad=True)
+    used = torch.tensor(negatives, dtype=torch.bool)
+    logits = torch.randn(8, 1 + names + len(used), requires_grad=True)
     labels = torch.arange(8) % (1 + names)
-    loss = classification_loss(logits, labels, names)
-    loss.backward()
+    losses = classification_losses(logits, labels, used)
+    losses.sum().backward()
     objects, background = labels > 0, labels == 0
-    expected = torch.cat([F.cross_entropy(logits[objects, : 1 + names], labels[objects], reduction="none"),
-                          F.cross_entropy(logits[background], labels[background], reduction="none")])  # fmt: skip
-    assert loss.item() == pytest.approx(expected.mean().item(), rel=1e-5)
-    assert logits.grad is not None
-    assert (logits.grad[objects, 1 + names :] == 0).all() and (logits.grad[background, 1:] > 0).all()
+    columns = torch.cat([torch.ones(1 + names, dtype=torch.bool), used])
+    torch.testing.assert_close(
+        losses[objects], F.cross_entropy(logits[objects, : 1 + names], labels[objects], reduction="none")
+    )
+    torch.testing.assert_close(
+        losses[background], F.cross_entropy(logits[background][:, columns], labels[background], reduction="none")
+    )
+    assert logits.grad is not None and (logits.grad[:, ~columns] == 0).all()
+    assert (logits.grad[objects, 1 + names :] == 0).all() and (logits.grad[background][:, columns][:, 1:] > 0).all()
 
 
 @given(counts, seeds)

@@ -214,10 +214,22 @@ def test_soft_nms_keeps_overlapping_boxes_with_lower_scores() -> None:
 def test_name_distillation_adds_a_loss_that_reaches_the_classifier() -> None:
     detector, wanted = model().train(), target()
     wanted["distill_names"] = torch.full((4, 6), 0.2).index_fill(1, torch.tensor([0]), 0.0)
-    losses = detector([image()], [wanted], text(3), None, text(2, seed=5))
+    losses = detector([image()], [wanted], text(3), text(2, seed=5))
     (losses["loss_names"] * 1.0).backward()
     gradient = detector.roi_heads.box_predictor.background_embedding.grad
     assert losses["loss_names"] > 0 and gradient is not None and gradient.abs().sum() > 0
+
+
+def test_pseudo_boxes_are_objects_of_rpn_and_box_head() -> None:
+    detector = model().train()
+    box = torch.tensor([[60.0, 40, 110, 90]])
+    wanted = {**target(1, 0), "pseudo_boxes": box, "pseudo_names": torch.tensor([[0, 0.1, 0, 0, 0.9, 0]])}
+    samples = detector.roi_heads.select_training_samples([box + 3], [wanted])
+    assert samples.labels[0].tolist().count(4) == 2  # the pseudo-box itself and the region on it
+    plain = detector([image()], [target(1, 0)], text(3), text(2, seed=5))
+    losses = detector([image()], [wanted], text(3), text(2, seed=5))
+    assert losses["loss_classifier"].isfinite() and losses["loss_classifier"] != plain["loss_classifier"]
+    losses["loss_box"].backward()
 
 
 def test_quality_losses_of_images_without_boxes_are_zero() -> None:

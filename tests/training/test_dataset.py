@@ -162,7 +162,7 @@ def test_number_of_workers_does_not_change_batches(images: ImageSet, store: Targ
 def test_base_boxes_mix_their_label_with_the_teachers_distribution(share: float) -> None:
     text = F.normalize(torch.randn(5, 16, generator=torch.Generator().manual_seed(0)), dim=1)
     known = regions(2, 3)
-    found = name_targets(known, DistilledNames(text, 10.0), share)
+    found = name_targets(known, DistilledNames(text, 3, 10.0), share)
     assert found.shape == (5, 6) and (found[:, 0] == 0).all()
     torch.testing.assert_close(found.sum(1), torch.ones(5))
     teacher = (10.0 * known.embeddings.float() @ text.T).softmax(1)

@@ -6,20 +6,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LEAST_IOU = 0.1  # boxes that overlap their base object less do not train the predicted IoU
 
-def classification_loss(logits: Tensor, labels: Tensor, names: int) -> Tensor:
-    """Return the cross-entropy over background and vocabulary; background regions also use names without boxes.
 
-    Names without boxes are masked for foreground regions: a base object that resembles a novel category can have an
-    embedding close to that of the novel name.
+def classification_losses(logits: Tensor, labels: Tensor, negatives: Tensor) -> Tensor:
+    """Return the cross-entropy of each region over background and vocabulary, [N].
+
+    Background regions can also use names without boxes. For foreground regions these are masked: a base object that
+    resembles a novel category can have an embedding close to that of the novel name.
 
     Args:
-        logits: [N, 1 + C + U]; column 0 is the background, the last U columns are names without boxes.
+        logits: [N, 1 + C + V]; column 0 is the background, the last V columns are names without boxes.
         labels: [N] int64, 0 = background, at most C.
-        names: C, the number of names with boxes.
+        negatives: [V] bool, the names without boxes that background regions use.
     """
-    others = torch.arange(logits.shape[1], device=logits.device) > names
-    return F.cross_entropy(logits.float().masked_fill(others & (labels > 0)[:, None], -torch.inf), labels)
+    names = logits.shape[1] - len(negatives)
+    masked = torch.ones_like(logits, dtype=torch.bool)
+    masked[:, :names] = False
+    masked[:, names:] = (labels > 0)[:, None] | ~negatives
+    return F.cross_entropy(logits.float().masked_fill(masked, -torch.inf), labels, reduction="none")
 
 
 def box_regression_loss(deltas: Tensor, labels: Tensor, target_deltas: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class Rcnn(nn.Module):
         targets: list[Target],
         text_embeddings: Tensor,
         other_names: Tensor | None = None,
-        distilled_names: Tensor | None = None,
+        negatives: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the losses of a batch.
 
@@ -57,15 +57,13 @@ class Rcnn(nn.Module):
             images: Resized images, each [3, H, W], uint8 or float in 0..1.
             targets: See :meth:`ZeroShotRoIHeads.forward`; boxes are xyxy in pixels of the resized images.
             text_embeddings: [C, D], unit length, the vocabulary of training.
-            other_names: [U, D], unit length, names without boxes; additional negatives for background regions.
-            distilled_names: [V, D], unit length, names of ``distill_names`` beyond the vocabulary.
+            other_names: [V, D], unit length, names without boxes.
+            negatives: [V] bool, the names without boxes that background regions are classified against; default: none.
         """
-        none = text_embeddings[:0]
-        names = TrainingNames(
-            text_embeddings,
-            none if other_names is None else other_names,
-            none if distilled_names is None else distilled_names,
-        )
+        others = text_embeddings[:0] if other_names is None else other_names
+        if negatives is None:
+            negatives = torch.zeros(len(others), dtype=torch.bool, device=others.device)
+        names = TrainingNames(text_embeddings, others, negatives)
         batch, features = self._features(images)
         proposals, rpn_losses = self.rpn(batch, features, targets)
         losses = self.roi_heads.losses(features, proposals, batch.image_sizes, targets, names)

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_loss, paste_masks_in_image
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
 from ezsd.detector.box_head import BoxHead
 from ezsd.detector.losses import (
+    LEAST_IOU,
     box_regression_loss,
-    classification_loss,
+    classification_losses,
     distillation_loss,
     names_loss,
     quality_loss,
@@ -24,7 +26,6 @@ from ezsd.utils.boxes import paired_iou
 
 Target = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
-_LEAST_IOU = 0.1  # boxes that overlap their base object less do not train the predicted IoU
 CANDIDATES = 1000  # maximum number of (region, name) pairs per image before NMS
 
 
@@ -50,13 +51,13 @@ class TrainingNames(NamedTuple):
 
     Attributes:
         vocabulary: [C, D] names with boxes.
-        negatives: [U, D] names without boxes, against which background regions are classified too.
-        distilled: [V, D] names of ``distill_names`` beyond the vocabulary.
+        others: [V, D] names without boxes.
+        negatives: [V] bool, those of the others that background regions are classified against.
     """
 
     vocabulary: Tensor
+    others: Tensor
     negatives: Tensor
-    distilled: Tensor
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,10 @@ class RoiSamples(NamedTuple):
 
     Attributes:
         boxes: [N, 4] regions.
-        matched: [N] index of the base box.
-        labels: [N], 0 = background.
-        deltas: [N, 4] from the region to its base box.
-        objects: [N, 4] base boxes; the region itself if the image has none.
+        matched: [N] index of the base box, then pseudo-box.
+        labels: [N], 0 = background, more than C = the best name of a pseudo-box.
+        deltas: [N, 4] from the region to its base box or pseudo-box.
+        objects: [N, 4] these boxes; the region itself if the image has none.
     """
 
     boxes: list[Tensor]
@@ -125,8 +126,9 @@ class ZeroShotRoIHeads(RoIHeads):
             sizes: (height, width) of each image without padding.
             targets: ``boxes`` [N, 4], ``labels`` [N] (1-based index in the vocabulary), ``crowd_boxes``,
                 ``ignored_boxes``, ``distill_boxes`` [K, 4], ``distill_embeddings`` [K, D], ``distill_weights`` [K] of
-                each image, ``distill_names`` [K, 1 + C + V] if names are distilled, and ``masks`` [N, H, W] if the
-                model has a mask branch.
+                each image, ``distill_names`` [K, 1 + C + V] if names are distilled, ``pseudo_boxes`` [P, 4] and
+                ``pseudo_names`` [P, 1 + C + V] if there are pseudo-boxes, and ``masks`` [N, H, W] if the model has a
+                mask branch.
             names: The names of the losses.
         """
         samples = self.select_training_samples(proposals, targets)
@@ -141,17 +143,17 @@ class ZeroShotRoIHeads(RoIHeads):
         regions = [torch.cat(pair) for pair in zip(samples.boxes, distilled, strict=True)]
         shared = self._shared_features(features, regions, sizes)
         embeddings = self.box_head.embed(shared)
-        vocabulary = names.vocabulary
-        logits = self.box_predictor(embeddings[~is_distilled], torch.cat([vocabulary, names.negatives]))
+        all_names = torch.cat([names.vocabulary, names.others])
+        logits = self.box_predictor(embeddings[~is_distilled], all_names)
         box_features = self.box_head.to_box_features(shared[~is_distilled])
-        deltas = self.box_head.deltas(box_features, _text_of(labels, vocabulary))
+        deltas = self.box_head.deltas(box_features, _text_of(labels, all_names))
         losses = {
-            "loss_classifier": classification_loss(logits, labels, len(vocabulary)),
+            "loss_classifier": self._classification_loss(logits, samples, targets, names),
             "loss_box": box_regression_loss(deltas, labels, torch.cat(samples.deltas)),
         }
         if self.box_head.to_quality is not None:
             losses["loss_quality"] = self._quality_loss(box_features, deltas, samples, targets)
-        losses |= self._distillation(embeddings[is_distilled], targets, torch.cat([vocabulary, names.distilled]))
+        losses |= self._distillation(embeddings[is_distilled], targets, all_names)
         if self.has_mask():
             losses["loss_mask"] = self._mask_loss(features, samples, sizes, targets)
         return losses
@@ -192,9 +194,9 @@ class ZeroShotRoIHeads(RoIHeads):
 
     def select_training_samples(self, proposals: list[Tensor], targets: list[Target]) -> RoiSamples:
         """Sample regions of each image; background regions on crowd boxes or ignored boxes are never sampled."""
-        gt_boxes = [target["boxes"] for target in targets]
+        gt_boxes = [_objects(target) for target in targets]
         proposals = self.add_gt_proposals(proposals, gt_boxes)
-        matched, labels = self.assign_targets_to_proposals(proposals, gt_boxes, [t["labels"] for t in targets])
+        matched, labels = self.assign_targets_to_proposals(proposals, gt_boxes, [_labels(t) for t in targets])
         for label, boxes, target in zip(labels, proposals, targets, strict=True):
             label[(label == 0) & on_ignored(boxes, target)] = -1
         kept = self.subsample(labels)
@@ -212,13 +214,28 @@ class ZeroShotRoIHeads(RoIHeads):
         regions, objects = torch.cat(samples.boxes), torch.cat(samples.objects)
         boxes = self.box_coder.decode_single(deltas.detach(), regions)
         known = torch.cat(
-            [
-                torch.full_like(label, len(target["boxes"]) > 0, dtype=torch.bool)
-                for label, target in zip(samples.labels, targets, strict=True)
-            ]
+            [index < len(target["boxes"]) for index, target in zip(samples.matched, targets, strict=True)]
         )
         ious = paired_iou(boxes, objects).masked_fill(~known, -1.0)
-        return quality_loss(self.box_head.quality(box_features), ious, _LEAST_IOU)
+        return quality_loss(self.box_head.quality(box_features), ious, LEAST_IOU)
+
+    def _classification_loss(
+        self, logits: Tensor, samples: RoiSamples, targets: list[Target], names: TrainingNames
+    ) -> Tensor:
+        """Return the mean over regions: labels for base objects and background, distributions for pseudo-boxes."""
+        labels = torch.cat(samples.labels)
+        plain = labels <= len(names.vocabulary)
+        losses = classification_losses(logits[plain], labels[plain], names.negatives)
+        if plain.all():
+            return losses.mean()
+        wanted = torch.cat(
+            [
+                target["pseudo_names"][index[label > len(names.vocabulary)] - len(target["boxes"])]
+                for label, index, target in zip(samples.labels, samples.matched, targets, strict=True)
+            ]
+        )
+        pseudo = F.cross_entropy(logits[~plain].float(), wanted, reduction="sum")
+        return (losses.sum() + pseudo) / len(labels)
 
     def _distillation(self, embeddings: Tensor, targets: list[Target], names: Tensor) -> dict[str, Tensor]:
         weights = torch.cat([target["distill_weights"] for target in targets])
@@ -285,6 +302,18 @@ class ZeroShotRoIHeads(RoIHeads):
         pooled = self.mask_roi_pool(features, regions, sizes)
         logits: Tensor = self.mask_predictor(self.mask_head(pooled)).float()
         return logits
+
+
+def _objects(target: Target) -> Tensor:
+    """Return the base boxes and pseudo-boxes [N + P, 4] of an image."""
+    more = target.get("pseudo_boxes")
+    return target["boxes"] if more is None else torch.cat([target["boxes"], more])
+
+
+def _labels(target: Target) -> Tensor:
+    """Return the labels [N + P] of base boxes, and the best names of pseudo-boxes."""
+    names = target.get("pseudo_names")
+    return target["labels"] if names is None else torch.cat([target["labels"], names.argmax(dim=1)])
 
 
 def _text_of(labels: Tensor, text_embeddings: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import box_iou
 
-from ezsd.detector.losses import quality_loss
+from ezsd.detector.losses import LEAST_IOU, quality_loss
 from ezsd.recipe import DetectorConfig
 from ezsd.utils.boxes import covered_share, paired_iou
 
@@ -32,18 +32,25 @@ class Rpn(RegionProposalNetwork):
         boxes, _ = self.filter_proposals(found.boxes, found.scores, images.image_sizes, found.counts)
         if targets is None:
             return boxes, {}
-        objects = [_with_pseudo_boxes(target) for target in targets]
-        labels, matched = super().assign_targets_to_anchors(found.anchors, objects)
+        labels, matched = self.assign_targets_to_anchors(found.anchors, targets)
         losses = {}
         if found.quality is not None:
             losses["loss_rpn_quality"] = self._quality_loss(found.quality, found, labels, matched, targets)
-        for label, anchor, target in zip(labels, found.anchors, targets, strict=True):
-            label[(label == 0) & on_ignored(anchor, target)] = -1
         deltas = self.box_coder.encode(matched, found.anchors)
         losses["loss_objectness"], losses["loss_rpn_box_reg"] = self.compute_loss(
             found.objectness, found.deltas, labels, list(deltas)
         )
         return boxes, losses
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the labels of anchors (1 = object, 0 = background, -1 = ignored) and their matched boxes."""
+        objects = [_with_pseudo_boxes(target) for target in targets]
+        labels, matched = super().assign_targets_to_anchors(anchors, objects)
+        for label, anchor, target in zip(labels, anchors, targets, strict=True):
+            label[(label == 0) & on_ignored(anchor, target)] = -1
+        return labels, matched
 
     def propose(self, images: ImageList, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return the regions and scores of each image; torchvision's ``forward`` does not return scores.
@@ -81,9 +88,9 @@ class Rpn(RegionProposalNetwork):
         logits = logits.view(len(targets), -1)
         ious, near = [], []
         for boxes, label, objects, target in zip(found.boxes, labels, matched, targets, strict=True):
-            near.append((label != 0) & (len(target["boxes"]) > 0))  # anchors with an IoU of at least 0.3
+            near.append((label != 0) & (len(target["boxes"]) > 0))  # IoU of at least 0.3, or ignored
             ious.append(paired_iou(boxes[near[-1]], objects[near[-1]]))
-        return quality_loss(logits[torch.stack(near)], torch.cat(ious), least=0.0)
+        return quality_loss(logits[torch.stack(near)], torch.cat(ious), LEAST_IOU)
 
 
 class _Found(NamedTuple):

@@ -24,7 +24,8 @@ _NOT_OF_RPN = (
     "detector.head_features", "detector.rois_per_image", "detector.masks", "detector.semantic_regression",
     "detector.semantic_top_k", "detector.score_threshold", "detector.nms", "detector.detections_per_image",
     "train.epochs", "train.distillation_weight", "train.proposals_per_image", "train.ignore_top",
-    "train.novel_negatives", "train.names_weight", "train.base_labels", "train.from_rpn", "detector.soft_nms",
+    "train.novel_negatives", "train.pseudo_boxes", "train.pseudo_score", "train.names_weight", "train.base_labels",
+    "train.from_rpn", "detector.soft_nms",
     "detector.objectness_power", "detector.quality_power",
 )  # fmt: skip
 # Keys that do not affect the regions of ``scoring: rpn``: the anchor grid and its ranking.

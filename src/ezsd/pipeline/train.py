@@ -51,12 +51,13 @@ def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: 
         weights_of_rpn, _ = read_tensors(context.folder.of("propose") / WEIGHTS)
         model.load_state_dict(weights_of_rpn, strict=False)
     names = text_embeddings(teacher, split.names, recipe.prompt)
-    distilled = DistilledNames(names.cpu(), teacher.logit_scale) if config.names_weight else None
+    with_names = config.names_weight or config.pseudo_boxes
+    distilled = DistilledNames(names.cpu(), len(split.base), teacher.logit_scale) if with_names else None
     dataset = TrainingDataset(
         images, store, teacher.embedding_dim, config, recipe.detector.image_size, masks, distilled
     )
     base, novel = names.split([len(split.base), len(split.novel)])
-    inputs = [base, novel if config.novel_negatives else novel[:0], novel]
+    inputs = [base, novel, torch.full((len(novel),), config.novel_negatives)]
     weights = {"loss_distillation": config.distillation_weight, "loss_names": config.names_weight}
     job = Job("train", context.folder.training, recipe.seed, recipe.data.workers, on_step)
     metrics = train_model(model, dataset, job, inputs, weights)

@@ -53,7 +53,8 @@ def train_base_rpn(
     if not (folder / WEIGHTS).exists():
         torch.manual_seed(recipe.seed)
         network = build_proposal_network(recipe.detector, recipe.detector.pretrained)
-        plain = {"epochs": recipe.propose.rpn_epochs, "distillation_weight": 0.0, "ignore_top": 0}
+        none = {"distillation_weight": 0.0, "names_weight": 0.0, "ignore_top": 0, "pseudo_boxes": 0}
+        plain = {"epochs": recipe.propose.rpn_epochs, **none}
         config = recipe.train.model_copy(update=plain)
         known = [_base_only(image, images.names, base) for image in images]
         part = replace(images, images=known, names=tuple(base), has_masks=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +28,12 @@ class DistilledNames:
 
     Attributes:
         text: [C, D] text embeddings, base names first.
+        base: The number of base names.
         logit_scale: The logit scale of the teacher.
     """
 
     text: Tensor
+    base: int
     logit_scale: float
 
 
@@ -79,7 +82,7 @@ class TrainingDataset(Dataset[Example]):
             sample = flip(sample)
         target = training_target(sample, image.crowd, regions, self.config)
         if self.names is not None:
-            target["distill_names"] = name_targets(regions, self.names, self.config.base_labels)
+            target |= named_targets(target, sample.proposals, regions, self.names, self.config)
         return sample.image.as_subclass(Tensor), target
 
     def _regions(self, image: AnnotatedImage) -> Regions:
@@ -116,6 +119,27 @@ def training_target(sample: Sample, crowd: Tensor, regions: Regions, config: Tra
     if sample.masks is not None:
         target["masks"] = sample.masks[~crowd]
     return target
+
+
+def named_targets(
+    target: Mapping[str, Tensor], boxes: Tensor, regions: Regions, names: DistilledNames, config: TrainConfig
+) -> dict[str, Tensor]:
+    """Return the part of the training target that needs the names: distributions and pseudo-boxes.
+
+    Args:
+        target: The result of :func:`training_target`.
+        boxes: The boxes of ``regions`` in pixels of the resized image.
+        regions: Base boxes, followed by proposals sorted by descending score.
+        names: The names and the scale of the teacher.
+        config: Uses base_labels, pseudo_boxes and pseudo_score.
+    """
+    found = name_targets(regions, names, config.base_labels)
+    parts = {"distill_names": found[: len(target["distill_boxes"])]}
+    if config.pseudo_boxes:
+        confident = ~regions.is_base_box & (regions.labels > names.base) & (regions.scores >= config.pseudo_score)
+        chosen = confident.nonzero()[:, 0][: config.pseudo_boxes]
+        parts |= {"pseudo_boxes": boxes[chosen].as_subclass(Tensor), "pseudo_names": found[chosen]}
+    return parts
 
 
 def name_targets(regions: Regions, names: DistilledNames, base_labels: float) -> Tensor:
