@@ -123,7 +123,7 @@ class ProposeConfig(_Section):
 class DetectorConfig(_Section):
     """The detector: backbone + FPN + RPN + RoI heads."""
 
-    backbone: Literal["resnet50", "tf_efficientnet_lite0"] = "resnet50"
+    backbone: str = "resnet50"  # any model of timm with features at strides 4 to 32
     pretrained: Flag = True
     image_size: ImageSize = (800, 1333)  # short side of the input, and maximum long side
     fpn_channels: Count = 256

@@ -19,6 +19,7 @@ from typing import Literal
 from ezsd.data.categories import load_split
 from ezsd.data.formats.coco import load_images
 from ezsd.data.samples import ImageSet
+from ezsd.detector.backbone import check_backbone
 from ezsd.errors import ArtifactError, DataError
 from ezsd.pipeline.adapt import run_adapt
 from ezsd.pipeline.context import RunContext
@@ -92,6 +93,7 @@ def run_stage(folder: Path, stage: Stage, overwrite: bool = False) -> dict[Stage
 
 def _run(recipe: Recipe, run: RunFolder, wanted: Sequence[Stage], overwrite: bool) -> dict[Stage, Metrics]:
     check_trackers(recipe.train.trackers)
+    check_backbone(recipe.detector.backbone, recipe.detector.pretrained)
     context = _context(recipe, run)
     with _held(run):
         inputs = stage_inputs(context.recipe, context.split)
