@@ -23,6 +23,7 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0)]
 Flag = Annotated[bool, Field(strict=True)]
 Sides = Annotated[tuple[Count, ...], Field(min_length=1)]
+TORCHVISION_COCO = "torchvision:coco"
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 
 
@@ -125,6 +126,7 @@ class DetectorConfig(_Section):
 
     backbone: str = "resnet50"  # any model of timm with features at strides 4 to 32
     pretrained: Flag = True
+    start_from: str | None = None  # a model folder, or TORCHVISION_COCO; replaces the ImageNet weights
     image_size: ImageSize = (800, 1333)  # short side of the input, and maximum long side
     fpn_channels: Count = 256
     anchor_sides: Annotated[tuple[Count, ...], Field(min_length=5, max_length=5)] = (32, 64, 128, 256, 512)

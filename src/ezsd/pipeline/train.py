@@ -6,6 +6,7 @@ import torch
 
 from ezsd.data.samples import ImageSet
 from ezsd.data.target_store import TargetStore
+from ezsd.detector.initial_weights import read_initial_weights
 from ezsd.detector.model_folder import ModelConfig, save_model
 from ezsd.detector.rcnn import build_detector
 from ezsd.errors import RecipeError
@@ -42,9 +43,11 @@ def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: 
     store = TargetStore(context.folder.of("propose")) if needs_targets(config) else None
     torch.manual_seed(recipe.seed)
     # The classifier starts with the logit scale of the teacher (100 for CLIP).
-    model = build_detector(
-        recipe.detector, teacher.embedding_dim, masks, recipe.detector.pretrained, teacher.logit_scale
-    )
+    start = read_initial_weights(recipe.detector, recipe.teacher)
+    pretrained = recipe.detector.pretrained and start is None
+    model = build_detector(recipe.detector, teacher.embedding_dim, masks, pretrained, teacher.logit_scale)
+    if start is not None:
+        start.load_into(model)
     names = text_embeddings(teacher, split.names, recipe.prompt)
     dataset = TrainingDataset(images, store, teacher.embedding_dim, config, recipe.detector.image_size, masks)
     base, novel = names.split([len(split.base), len(split.novel)])
@@ -52,6 +55,7 @@ def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: 
     weights = {"loss_distillation": config.distillation_weight}
     job = Job("train", context.folder.training, recipe.seed, recipe.data.workers, on_step)
     metrics = train_model(model, dataset, job, inputs, weights)
+    setting = "strict" if store is None and not config.novel_negatives else "named"
     if process_state().is_main_process:
         model_config = ModelConfig(
             detector=recipe.detector,
@@ -60,7 +64,7 @@ def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: 
             base=split.base,
             novel=split.novel,
             split=split.name,
-            setting="strict" if store is None and not config.novel_negatives else "named",
+            setting=setting if start is None else start.joint_setting(setting, split.novel),
             teacher=recipe.teacher,
             prompt=recipe.prompt,
             versions=versions(),
