@@ -130,6 +130,9 @@ class DetectorConfig(_Section):
     image_size: ImageSize = (800, 1333)  # short side of the input, and maximum long side
     fpn_channels: Count = 256
     anchor_sides: Annotated[tuple[Count, ...], Field(min_length=5, max_length=5)] = (32, 64, 128, 256, 512)
+    anchor_scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (
+        1.0,
+    )  # factors on the side, all on each level
     rpn_proposals: Count = 1000  # after NMS, in training and inference
     roi_size: Count = 7
     head_convs: Count = 3

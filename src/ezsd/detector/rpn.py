@@ -14,6 +14,8 @@ from torchvision.ops import box_iou
 from ezsd.recipe import DetectorConfig
 from ezsd.utils.boxes import covered_share
 
+ANCHOR_RATIOS = (0.5, 1.0, 2.0)  # height / width
+
 
 class Rpn(RegionProposalNetwork):
     """torchvision's RPN that ignores negatives on crowd boxes and on the best CLIP proposals."""
@@ -66,8 +68,9 @@ class _ExactAnchors(AnchorGenerator):
 
 
 def build_rpn(config: DetectorConfig, channels: int) -> Rpn:
-    """Build the RPN with one anchor side per pyramid level and three aspect ratios."""
-    anchors = _ExactAnchors(sizes=tuple((side,) for side in config.anchor_sides), aspect_ratios=((0.5, 1.0, 2.0),) * 5)
+    """Build the RPN; a position of a pyramid level has an anchor for each anchor scale and aspect ratio."""
+    sizes = tuple(tuple(side * scale for scale in config.anchor_scales) for side in config.anchor_sides)
+    anchors = _ExactAnchors(sizes=sizes, aspect_ratios=(ANCHOR_RATIOS,) * len(sizes))
     kept = {"training": config.rpn_proposals, "testing": config.rpn_proposals}
     options: dict[str, Any] = {
         "fg_iou_thresh": 0.7,
@@ -78,7 +81,7 @@ def build_rpn(config: DetectorConfig, channels: int) -> Rpn:
         "post_nms_top_n": kept,
         "nms_thresh": 0.7,
     }
-    return Rpn(anchors, _FullPrecision(RPNHead(channels, 3)), **options)
+    return Rpn(anchors, _FullPrecision(RPNHead(channels, anchors.num_anchors_per_location()[0])), **options)
 
 
 def on_ignored(boxes: Tensor, target: dict[str, Tensor]) -> Tensor:

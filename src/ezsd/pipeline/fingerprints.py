@@ -32,7 +32,7 @@ _NOT_OF_RPN = (
 )  # fmt: skip
 # Keys added after version 0.1.0, with the value that is the behavior before them. With that value they are left out, so
 # that earlier run folders stay valid.
-_ADDED: Inputs = {"detector.start_from": None}
+_ADDED: Inputs = {"detector.start_from": None, "detector.anchor_scales": [1.0]}
 # Keys that do not affect the regions of ``scoring: rpn``: the anchor grid and its ranking.
 _NOT_OF_REGIONS = (
     "propose.ranking", "propose.objectness", "propose.image_size", "propose.stride", "propose.sides", "propose.ratios",
