@@ -45,6 +45,14 @@ def test_sides_scale_with_the_input_unless_others_fit_clearly_better() -> None:
     assert "Anchors of 8 to 128 px: 100 % of the base boxes have an anchor with IoU 0.5" in small.advice
 
 
+@pytest.mark.parametrize("small, smallest", [(1, 16), (4, 11)])
+def test_a_few_boxes_do_not_change_the_sides(small: int, smallest: int) -> None:
+    usual, tiny = _squares(60), _squares(9)  # a box of 9 px fits an anchor of 11 px, but none of 16 px
+    boxes = torch.cat([usual.boxes.repeat(5, 1), tiny.boxes[:small]])
+    labeled = LabeledBoxes(boxes, usual.sizes[:1].repeat(len(boxes), 1))
+    assert choose_anchors(labeled, (288, 384), 16 / 384).sides[0] == smallest
+
+
 def test_boxes_are_measured_in_the_resized_image() -> None:
     large = _squares(60, (3840, 2880))  # 6 pixels in an input of 384
     assert choose_anchors(large, (288, 384), 16 / 384).sides[0] == 8
