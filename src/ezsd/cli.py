@@ -62,6 +62,14 @@ class Level(str, Enum):
     error = "error"
 
 
+class Target(str, Enum):
+    """The devices that a recipe can be written for."""
+
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
@@ -226,14 +234,18 @@ def init(
     teacher: Annotated[
         str, typer.Option(metavar="TEACHER", help="offline, open_clip:ViT-B-32/openai or others, see docs/teachers.md.")
     ] = "offline",
+    device: Annotated[
+        Target, typer.Option("--for", help="The device to write the recipe for; auto: a GPU if there is one.")
+    ] = Target.auto,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
     """Write a recipe for your own images. Base names are the categories that have boxes."""
     with _error_messages():
-        from ezsd.commands.init import make_recipe
+        from ezsd.commands.init import OwnFiles, make_recipe
 
         names = [name.strip() for name in novel.split(",") if name.strip()]
-        made = make_recipe(images, annotations, names, out, val_annotations, teacher, overwrite)
+        files = OwnFiles(images, annotations, val_annotations)
+        made = make_recipe(files, names, out, teacher, device.value, overwrite)
         for path in made.files:
             typer.echo(f"wrote {path}")
         for text in made.advice:

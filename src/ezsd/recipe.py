@@ -23,6 +23,7 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0)]
 Flag = Annotated[bool, Field(strict=True)]
 Sides = Annotated[tuple[Count, ...], Field(min_length=1)]
+TORCHVISION_COCO = "torchvision:coco"
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 
 
@@ -124,11 +125,15 @@ class ProposeConfig(_Section):
 class DetectorConfig(_Section):
     """The detector: backbone + FPN + RPN + RoI heads."""
 
-    backbone: Literal["resnet50", "tf_efficientnet_lite0"] = "resnet50"
+    backbone: str = "resnet50"  # any model of timm with features at strides 4 to 32
     pretrained: Flag = True
+    start_from: str | None = None  # a model folder, or TORCHVISION_COCO; replaces the ImageNet weights
     image_size: ImageSize = (800, 1333)  # short side of the input, and maximum long side
     fpn_channels: Count = 256
     anchor_sides: Annotated[tuple[Count, ...], Field(min_length=5, max_length=5)] = (32, 64, 128, 256, 512)
+    anchor_scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (
+        1.0,
+    )  # factors on the side, all on each level
     rpn_proposals: Count = 1000  # after NMS, in training and inference
     roi_size: Count = 7
     head_convs: Count = 3

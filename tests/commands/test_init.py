@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
-from ezsd.commands.init import OwnRecipe
+from ezsd.cli import app
+from ezsd.commands.init import OwnFiles, OwnRecipe
 from ezsd.commands.init import make_recipe as make_recipe_with
 from ezsd.commands.validate import check_recipe
 from ezsd.errors import ArtifactError, DataError, EzsdError, RecipeError
@@ -23,8 +25,12 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
 
 
-def make_recipe(*arguments: Any, **options: Any) -> OwnRecipe:
-    return make_recipe_with(*arguments, **{"teacher": TEACHER, **options})
+def make_recipe(
+    images: Path, annotations: Path, novel: list[str], out: Path, val: Path | None = None, **options: Any
+) -> OwnRecipe:
+    return make_recipe_with(
+        OwnFiles(images, annotations, val), novel, out, **{"teacher": TEACHER, "device": "cpu", **options}
+    )
 
 
 @pytest.fixture
@@ -178,3 +184,29 @@ def test_missing_data_is_reported_with_other_problems(tmp_path: Path) -> None:
     with pytest.raises(EzsdError) as caught:
         check_recipe(path)
     assert {"color", "split", "teacher", "data"} <= set(" ".join(caught.value.problems).replace(".", " ").split())
+
+
+def test_advice_says_how_well_the_anchors_fit_the_base_boxes(coco: TinyCoco, tmp_path: Path) -> None:
+    coco.content["annotations"].append({"id": 1, "image_id": 999, "category_id": 3, "bbox": [0, 0, 5, 5]})
+    coco.content["annotations"].append({"id": 2, "image_id": 11, "category_id": 3, "bbox": [0, 0, -1, 5]})
+    coco.save()  # ezsd validate lists these two; they do not stop init
+    made = make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml")
+    sides = load_recipe(tmp_path / "r.yaml").detector.anchor_sides
+    expected = f"Anchors of {sides[0]} to {sides[-1]} px: 100 % of the base boxes have an anchor with IoU 0.5 or more"
+    assert [text for text in made.advice if text.startswith(expected)]
+
+
+@pytest.mark.parametrize("device, backbone", [("cpu", "tf_efficientnet_lite0"), ("gpu", "resnet50")])
+def test_recipe_is_valid_for_each_device(coco: TinyCoco, tmp_path: Path, device: str, backbone: str) -> None:
+    make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml", device=device)
+    assert check_recipe(tmp_path / "r.yaml").startswith("OK: ")
+    assert load_recipe(tmp_path / "r.yaml").detector.backbone == backbone
+
+
+def test_command_writes_a_recipe_for_the_device_that_it_is_given(coco: TinyCoco, tmp_path: Path) -> None:
+    out = tmp_path / "r.yaml"
+    options = ["--images", str(coco.images), "--annotations", str(coco.annotations), "--novel", "bar"]
+    result = CliRunner().invoke(app, ["init", *options, "--teacher", TEACHER, "--out", str(out), "--for", "gpu"])
+    assert result.exit_code == 0, result.output
+    assert "note: Anchors of" in result.output and f"next: ezsd plan {out}" in result.output
+    assert load_recipe(out).detector.image_size == (800, 1333)

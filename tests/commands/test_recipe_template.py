@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from ezsd.commands import recipe_template as own_recipe
-from ezsd.commands.recipe_template import OwnData, recipe_text
+from ezsd.commands.anchors import LabeledBoxes
+from ezsd.commands.recipe_template import OwnData, choose_settings, recipe_text
 from ezsd.data.categories import CategorySplit
-from ezsd.recipe import Recipe, load_recipe
+from ezsd.recipe import DetectorConfig, Recipe, load_recipe
 
 SPLIT = CategorySplit("custom", ("cat", "horse"), ("dog",))
 
 
 def _recipe(
-    tmp_path: Path, images: int = 1000, size: tuple[int, int] = (384, 256), boxes: int = 4000, teacher: str = "offline"
+    tmp_path: Path,
+    images: int = 1000,
+    size: tuple[int, int] = (384, 256),
+    boxes: int = 4000,
+    teacher: str = "offline",
+    device: str = "cpu",
 ) -> Recipe:
     train = images - images // 5
     files = {"train": Path("train.json"), "val": Path("val.json")}
     numbers = {"train": train, "val": images // 5}
-    data = OwnData(Path("images"), files, numbers, [size] * images, {"cat": boxes // 2, "horse": boxes // 2, "dog": 9})
+    counts = {"cat": boxes // 2, "horse": boxes // 2, "dog": 9}
+    part = torch.tensor([[0.1, 0.1, 0.2, 0.2], [0.1, 0.1, 0.5, 0.7]]) * max(size)
+    data = OwnData(
+        Path("images"), files, numbers, [size] * images, counts, LabeledBoxes(part, torch.tensor([size] * 2).float())
+    )
     path = tmp_path / "r.yaml"
-    path.write_text(recipe_text(data, SPLIT, teacher, path), encoding="utf-8")
+    path.write_text(recipe_text(data, SPLIT, teacher, path, choose_settings(data, device)), encoding="utf-8")
     return load_recipe(path)
 
 
@@ -74,3 +86,39 @@ def test_comments_give_the_numbers_of_boxes_images_and_steps(tmp_path: Path) -> 
     for part in ('"cat"  # 2000 boxes', "train:  # 24 images", "passes over 24 images: 1,980 steps", "ezsd plan"):
         assert part in text
     assert '"dog"\n' in text
+
+
+@pytest.mark.parametrize("size, sides", [((384, 256), (16, 32, 64, 128, 256)), ((4000, 3000), (27, 53, 107, 213, 427))])
+def test_anchors_scale_with_the_input_size(tmp_path: Path, size: tuple[int, int], sides: tuple[int, ...]) -> None:
+    assert _recipe(tmp_path, size=size).detector.anchor_sides == sides
+
+
+def test_gpu_recipe_has_the_published_network_and_the_same_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_recipe.torch.cuda, "is_available", lambda: False)
+    cpu, gpu = _recipe(tmp_path), _recipe(tmp_path, device="gpu")
+    assert gpu.detector == DetectorConfig()
+    assert (gpu.train.batch_size, gpu.train.precision, gpu.train.epochs) == (16, "bf16", 40)
+    for section, different in (
+        ("adapt", {"precision"}), ("propose", {"precision"}), ("train", {"precision", "batch_size", "epochs"}),
+    ):  # fmt: skip
+        one, other = (getattr(recipe, section).model_dump(exclude=different) for recipe in (cpu, gpu))
+        assert one == other
+
+
+@pytest.mark.parametrize("memory, batch", [(80, 16), (40, 16), (24, 8), (16, 4), (6, 2)])
+def test_batch_follows_the_memory_of_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, batch: int
+) -> None:
+    monkeypatch.setattr(own_recipe.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(own_recipe.torch.cuda, "is_bf16_supported", lambda **_: False)
+    properties = SimpleNamespace(total_memory=memory * 10**9)
+    monkeypatch.setattr(own_recipe.torch.cuda, "get_device_properties", lambda _: properties)
+    recipe = _recipe(tmp_path, device="auto")
+    assert (recipe.detector.backbone, recipe.train.batch_size, recipe.train.precision) == ("resnet50", batch, "fp32")
+
+
+def test_auto_is_a_cpu_recipe_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_recipe.torch.cuda, "is_available", lambda: False)
+    assert _recipe(tmp_path, device="auto") == _recipe(tmp_path, device="cpu")

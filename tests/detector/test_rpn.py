@@ -100,6 +100,23 @@ def test_anchors_have_one_side_per_level_and_three_ratios() -> None:
         assert torch.allclose(sides[level].prod(1).sqrt(), torch.tensor(float(side)), rtol=0.1)
 
 
+def test_anchor_scales_multiply_the_anchors_of_a_position() -> None:
+    one, two = (
+        build_rpn(DetectorConfig(anchor_sides=(16, 32, 64, 128, 256), anchor_scales=scales), 8)
+        for scales in ((1.0,), (1.0, 1.5))
+    )
+    images = ImageList(torch.zeros(1, 3, 64, 64), [(64, 64)])
+    levels = [torch.zeros(1, 8, 16 // 2**level, 16 // 2**level) for level in range(5)]
+    few, many = (rpn.anchor_generator(images, levels)[0] for rpn in (one, two))
+    assert len(many) == 2 * len(few) == sum(level.numel() for level in two.head(levels)[0])
+    found = {tuple(anchor) for anchor in many.tolist()}
+    assert {tuple(anchor) for anchor in few.tolist()} < found
+    assert (-12.0, -12.0, 12.0, 12.0) in found  # side 16 x 1.5 at the first position
+    two.eval()
+    boxes, scores = two.propose(images, dict(zip("0123p", levels, strict=True)))
+    assert len(boxes) == len(scores) > 0
+
+
 def test_anchors_are_objects_from_an_iou_of_0_7_and_background_below_0_3() -> None:
     rpn = build_rpn(DetectorConfig(), 8)
     anchors = torch.tensor([[0.0, 0, 100, 95], [0, 0, 100, 72], [0, 0, 100, 65], [0, 0, 100, 32], [0, 0, 100, 28]])

@@ -12,6 +12,7 @@ from ezsd.data.categories import load_split
 from ezsd.pipeline.fingerprints import Inputs, differences, fingerprint, stage_inputs
 from ezsd.recipe import Recipe, parse_recipe
 from tiny import TinyCoco, make_tiny_coco
+from tiny_run import make_model_folder
 from tiny_teacher import tiny_values
 
 
@@ -135,6 +136,22 @@ def test_changed_teacher_checkpoint_is_detected(coco: TinyCoco, tmp_path: Path) 
     before = _inputs(recipe)
     weights.write_bytes(b"2")
     assert len(_changed(before, _inputs(recipe))) == 4
+
+
+def test_changed_initial_weights_are_detected_and_a_moved_folder_is_not(coco: TinyCoco, tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path / "model")
+    plain, started = _inputs(_recipe(coco)), _inputs(_recipe(coco, detector__start_from=str(folder)))
+    assert _changed(plain, started) == ["train", "evaluate"]
+    folder.rename(tmp_path / "moved")
+    moved = _recipe(coco, detector__start_from=str(tmp_path / "moved"), propose__scoring="rpn")
+    before = _inputs(moved)
+    assert before["train"]["detector.start_from"] == started["train"]["detector.start_from"]
+    make_model_folder(tmp_path / "moved", seed=1)
+    assert _changed(before, _inputs(moved)) == ["train", "evaluate"]
+
+
+def test_new_keys_with_their_defaults_do_not_change_earlier_runs(coco: TinyCoco) -> None:
+    assert "detector.start_from" not in _inputs(_recipe(coco))["train"]
 
 
 def test_differences_are_listed_by_recipe_key() -> None:

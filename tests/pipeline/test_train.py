@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import ezsd.detector.backbone
 import ezsd.training.loop
 from ezsd.errors import ArtifactError, RecipeError
 from ezsd.pipeline.run import run_recipe
@@ -178,3 +179,22 @@ def test_classifier_starts_with_the_logit_scale_of_the_teacher(
     run_recipe(recipe(tiny_coco(tmp_path / "coco"), lr=1e-9), tmp_path / "run", until="train")
     scale = weights(tmp_path / "run")["roi_heads.box_predictor.log_logit_scale"].exp().item()
     assert scale == pytest.approx(10, rel=0.01)  # logit_scale of ColorTeacher
+
+
+def test_training_starts_from_a_model_folder_without_imagenet_weights(
+    tiny_coco: Callable[..., TinyCoco], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ezsd.detector.backbone, "_pretrained_body", None)  # a call would fail
+    coco = tiny_coco(tmp_path / "coco")
+    run_recipe(recipe(coco, lr=1e-9), tmp_path / "first", until="train")
+    start = tmp_path / "first" / "train" / "model"
+    config = json.loads((start / "config.json").read_text())
+    (start / "config.json").write_text(json.dumps(config | {"setting": "open"}))
+    settings = recipe(coco, lr=1e-9).model_copy(update={"seed": 1})
+    detector = settings.detector.model_copy(update={"start_from": str(tmp_path / "first"), "pretrained": True})
+    run_recipe(settings.model_copy(update={"detector": detector}), tmp_path / "second", until="train")
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    del first["text_embeddings"]  # the seed changes the adaptation of the teacher
+    assert all(torch.allclose(value, second[name], atol=1e-5) for name, value in first.items())
+    found = json.loads((tmp_path / "second" / "train" / "model" / "config.json").read_text())
+    assert found["setting"] == "open" and found["detector"]["start_from"] == str(start)

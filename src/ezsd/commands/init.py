@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ezsd.commands.advice import advice_on_data, advice_on_names, advice_on_teacher
-from ezsd.commands.recipe_template import PROMPT, OwnData, recipe_text
+from ezsd.commands.anchors import LabeledBoxes
+from ezsd.commands.recipe_template import PROMPT, OwnData, choose_settings, recipe_text
 from ezsd.data.categories import load_split
 from ezsd.data.formats.coco_json import read_annotations
 from ezsd.errors import ArtifactError, DataError, RecipeError
@@ -32,25 +35,38 @@ class OwnRecipe:
     advice: list[str]
 
 
+@dataclass(frozen=True)
+class OwnFiles:
+    """The user's files.
+
+    Attributes:
+        images: The folder of the images.
+        annotations: A COCO JSON file. Without ``val_annotations``, its images are split: every fifth image by id is
+            used for validation, and two annotation files are written next to the recipe.
+        val_annotations: A COCO JSON file of other images in the same folder.
+    """
+
+    images: Path
+    annotations: Path
+    val_annotations: Path | None = None
+
+
 def make_recipe(
-    images: Path,
-    annotations: Path,
+    files: OwnFiles,
     novel: Sequence[str],
     out: Path,
-    val_annotations: Path | None = None,
     teacher: str = "offline",
+    device: str = "auto",
     overwrite: bool = False,
 ) -> OwnRecipe:
     """Write a commented recipe for the user's images. The base names are the categories that have boxes.
 
     Args:
-        images: The folder of the images.
-        annotations: A COCO JSON file. Without ``val_annotations``, its images are split: every fifth image by id is
-            used for validation, and two annotation files are written next to the recipe.
+        files: The images and their boxes.
         novel: The names to detect without boxes.
         out: The recipe file to write.
-        val_annotations: A COCO JSON file of other images in the same folder.
         teacher: The teacher, as in a recipe. It is also used to find names that it would confuse.
+        device: ``cpu``, ``gpu``, or ``auto`` for a GPU if this machine has one.
         overwrite: Replace existing files.
 
     Raises:
@@ -58,6 +74,7 @@ def make_recipe(
         RecipeError: ``novel`` is empty, no base name remains, or the teacher is unknown.
         ArtifactError: A file already exists or cannot be written.
     """
+    images, annotations, val_annotations = files.images, files.annotations, files.val_annotations
     content = read_annotations(annotations)
     texts: dict[Path, str] = {}
     parts = {"train": annotations}
@@ -81,7 +98,9 @@ def make_recipe(
     split = load_split({"base": base, "novel": list(dict.fromkeys(novel))})
     if not found:
         raise DataError(f"{images} contains no image of {annotations}. Give the folder that file_name is relative to.")
-    texts[out] = recipe_text(OwnData(images, parts, numbers, sizes, counts), split, teacher, out)
+    data = OwnData(images, parts, numbers, sizes, counts, _base_boxes(content, base))
+    settings = choose_settings(data, device)
+    texts[out] = recipe_text(data, split, teacher, out, settings)
     existing = [str(path) for path in texts if path.exists()]
     if existing and not overwrite:
         raise ArtifactError(f"{', '.join(existing)} already exists. Use another --out, or replace it with --overwrite.")
@@ -89,6 +108,7 @@ def make_recipe(
         *advice_on_data(split, counts, val_counts, numbers["train"], numbers["val"]),
         *advice_on_names(split, novel),
         *advice_on_teacher(teacher, split, PROMPT),
+        settings.anchors.advice,
     ]
     for path, text in texts.items():
         write_text(path, text)
@@ -102,6 +122,27 @@ def _boxes_by_name(content: Mapping[str, list[Any]]) -> dict[str, int]:
     for entry in sorted(content["categories"], key=lambda entry: entry["id"]):
         counts[str(entry["name"])] = counts.get(str(entry["name"]), 0) + boxes[entry["id"]]
     return counts
+
+
+def _base_boxes(content: Mapping[str, list[Any]], base: Sequence[str]) -> LabeledBoxes:
+    """Return the boxes of base names, crowd boxes excluded. Invalid boxes are skipped; ezsd validate lists them."""
+    names = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
+    sizes = {entry["id"]: (float(entry["width"]), float(entry["height"])) for entry in content["images"]}
+    rows = [
+        (*map(float, entry["bbox"]), *sizes[entry["image_id"]])
+        for entry in content["annotations"]
+        if names.get(entry["category_id"]) in base
+        and not entry.get("iscrowd")
+        and entry.get("image_id") in sizes
+        and _is_box(entry.get("bbox"))
+    ]
+    table = torch.tensor(rows).reshape(-1, 6)
+    return LabeledBoxes(torch.cat([table[:, :2], table[:, :2] + table[:, 2:4]], dim=1), table[:, 4:])
+
+
+def _is_box(box: Any) -> bool:
+    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, (int, float)) for value in box)
+    return numbers and min(box[2:]) > 0
 
 
 def _split_images(content: Mapping[str, list[Any]], annotations: Path) -> dict[str, dict[str, list[Any]]]:

@@ -14,6 +14,7 @@ from ezsd.commands.timing import Measured, measure
 from ezsd.data.categories import CategorySplit, load_split
 from ezsd.data.formats.coco import load_images
 from ezsd.data.samples import ImageSet
+from ezsd.detector.initial_weights import check_detector
 from ezsd.errors import DataError
 from ezsd.pipeline.workload import (
     Pace,
@@ -47,6 +48,7 @@ def make_plan(recipe: Recipe, name: str) -> Group:
         EzsdError: The split, the data or the teacher cannot be used.
     """
     busy = _load()
+    check_detector(recipe.detector)
     split = load_split(recipe.split, recipe.data.train.annotations)
     images = _images(recipe, split)
     stages = count_work(recipe, split, images)

@@ -11,15 +11,102 @@ from pathlib import Path
 
 import torch
 
+from ezsd.commands.anchors import AnchorChoice, LabeledBoxes, choose_anchors
 from ezsd.data.categories import CategorySplit
 
 PROMPT = "a photo of a {name}"
-_BATCH, _CROPS = 4, 64  # images and crops per step
+_CROPS = 64  # per step
 _STEPS, _FEWEST_EPOCHS = 2000, 12  # length of the training: the longer of the two
 _ADAPT_STEPS, _MOST_ADAPT_EPOCHS = 300, 12
 _SMALLEST, _LONG = 256, 640  # minimum short side and maximum long side of the detector's input, pixels
 _GRID_LONG, _GRID_STRIDE = 384, 16
 _TINY = 0.04  # fraction of the image's long side; smaller boxes are too small to recognize their object
+
+
+@dataclass(frozen=True)
+class DeviceValues:
+    """The values of a recipe that depend on the device. The method is the same on all devices.
+
+    Attributes:
+        backbone: The backbone.
+        note: The comment on the backbone.
+        image_size: Short and long side of the detector's input; None for the size of the images, within limits.
+        smallest_anchor: The smallest anchor side as a fraction of the long side of the input.
+        widths: The keys of ``detector`` that set widths and numbers of regions.
+        widths_note: The comment on them.
+        batch_size: Images per step; None for as many as the memory of the GPU allows.
+        workers: Processes that read images.
+    """
+
+    backbone: str
+    note: str
+    image_size: tuple[int, int] | None
+    smallest_anchor: float
+    widths: Mapping[str, int]
+    widths_note: str
+    batch_size: int | None
+    workers: int
+
+
+DEVICES = {
+    "cpu": DeviceValues(
+        backbone="tf_efficientnet_lite0",
+        note="fast enough for a CPU; for a GPU, write the recipe with ezsd init --for gpu",
+        image_size=None,
+        smallest_anchor=16 / 384,
+        widths={
+            "fpn_channels": 96,
+            "rpn_proposals": 256,
+            "head_convs": 1,
+            "head_channels": 96,
+            "head_features": 512,
+            "rois_per_image": 48,
+        },
+        widths_note="this and the next five values are small, for a CPU; remove them to use the published values",
+        batch_size=4,
+        workers=2,
+    ),
+    "gpu": DeviceValues(
+        backbone="resnet50",
+        note="download; on a CPU, write the recipe with ezsd init --for cpu",
+        image_size=(800, 1333),
+        smallest_anchor=32 / 1333,
+        widths={
+            "fpn_channels": 256,
+            "rpn_proposals": 1000,
+            "head_convs": 3,
+            "head_channels": 256,
+            "head_features": 1024,
+            "rois_per_image": 512,
+        },
+        widths_note="this and the next five values are the published ones",
+        batch_size=None,
+        workers=4,
+    ),
+}
+_MOST_IMAGES, _FEWEST_IMAGES = 16, 2  # per step on a GPU
+_BYTES_PER_IMAGE = 2 * 10**9  # estimated GPU memory of a training step at [800, 1333] in half precision
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a recipe that follow from the device and the user's data.
+
+    Attributes:
+        values: The values of the device.
+        image_size: Short and long side of the detector's input.
+        anchors: The anchor sides.
+        batch_size: Images per step.
+        precision: The precision of all stages.
+        precision_note: The comment on it.
+    """
+
+    values: DeviceValues
+    image_size: tuple[int, int]
+    anchors: AnchorChoice
+    batch_size: int
+    precision: str
+    precision_note: str
 
 
 @dataclass(frozen=True)
@@ -32,6 +119,7 @@ class OwnData:
         counts: The number of images of "train" and "val".
         sizes: Width and height of the images, pixels.
         boxes: The number of boxes by category name.
+        base_boxes: The boxes of base names.
     """
 
     images: Path
@@ -39,9 +127,19 @@ class OwnData:
     counts: Mapping[str, int]
     sizes: Sequence[tuple[int, int]]
     boxes: Mapping[str, int]
+    base_boxes: LabeledBoxes
 
 
-def recipe_text(data: OwnData, split: CategorySplit, teacher: str, out: Path) -> str:
+def choose_settings(data: OwnData, device: str) -> Settings:
+    """Choose the settings for a device: ``cpu``, ``gpu``, or ``auto`` for a GPU if this machine has one."""
+    gpu = device == "gpu" or (device == "auto" and torch.cuda.is_available())
+    values = DEVICES["gpu" if gpu else "cpu"]
+    size = values.image_size or _seen(data.sizes)
+    anchors = choose_anchors(data.base_boxes, size, values.smallest_anchor)
+    return Settings(values, size, anchors, values.batch_size or _gpu_batch(), *_precision(gpu))
+
+
+def recipe_text(data: OwnData, split: CategorySplit, teacher: str, out: Path, settings: Settings) -> str:
     """Return a recipe as commented YAML.
 
     Args:
@@ -49,9 +147,9 @@ def recipe_text(data: OwnData, split: CategorySplit, teacher: str, out: Path) ->
         split: Base and novel names.
         teacher: The teacher, as in a recipe.
         out: The path of the recipe, used in the commands of its header.
+        settings: The settings of :func:`choose_settings`.
     """
-    precision, why = _precision()
-    short, long = _seen(data.sizes)
+    precision = settings.precision
     return f"""\
 # Trains a detector that finds the novel names without training boxes for them.
 #   ezsd validate {out}   list all problems of the recipe, the boxes and the images
@@ -70,22 +168,13 @@ seed: 0
 data:
 {_parts(data)}
   skip_bad: false  # true: skip bad images and boxes instead of stopping
+  workers: {settings.values.workers}  # processes that read images
 {_adapt(data, split, teacher)}
-  precision: {precision}  # {why}
-{_propose(short, long, teacher)}
+  precision: {precision}  # {settings.precision_note}
+{_propose(*_seen(data.sizes), teacher)}
   precision: {precision}
-detector:
-  backbone: tf_efficientnet_lite0  # fast enough for a CPU; use resnet50 (download) with a GPU
-  image_size: [{short}, {long}]  # short and long side; larger (up to [800, 1333]) finds smaller objects, but is slower
-  fpn_channels: 96  # this and the next five values are small, for a CPU; remove them to use the published values
-  rpn_proposals: 256
-  head_convs: 1
-  head_channels: 96
-  head_features: 512
-  rois_per_image: 48
-  anchor_sides: [16, 32, 64, 128, 256]
-  masks: auto  # train masks if the annotations have them
-{_train(data.counts["train"])}
+{_detector(settings)}
+{_train(data.counts["train"], settings.batch_size)}
   precision: {precision}
 """
 
@@ -137,13 +226,30 @@ propose:  # stage 2: find boxes that may contain novel objects, and embed them w
   crop_rank: 0.0  # rank by dense scores only: about as accurate here, at half the cost"""
 
 
-def _train(images: int) -> str:
-    epochs = _rounded(max(_FEWEST_EPOCHS, _STEPS * _BATCH / images))
-    steps = math.ceil(images * epochs / _BATCH)
+def _detector(settings: Settings) -> str:
+    values, (short, long) = settings.values, settings.image_size
+    first, *others = (f"  {key}: {value}" for key, value in values.widths.items())
+    half, most = (round(100 * share) for share in settings.anchors.shares)
+    return "\n".join([
+        "detector:",
+        f"  backbone: {values.backbone}  # {values.note}",
+        f"  image_size: [{short}, {long}]  # short and long side; larger (up to [800, 1333]) finds smaller objects, "
+        "but is slower",
+        f"{first}  # {values.widths_note}",
+        *others,
+        f"  anchor_sides: {list(settings.anchors.sides)}  # {half} % of the base boxes have an anchor with IoU 0.5, "
+        f"{most} % with 0.7",
+        "  masks: auto  # train masks if the annotations have them",
+    ])  # fmt: skip
+
+
+def _train(images: int, batch: int) -> str:
+    epochs = _rounded(max(_FEWEST_EPOCHS, _STEPS * batch / images))
+    steps = math.ceil(images * epochs / batch)
     return f"""\
 train:  # stage 3: train the detector
   epochs: {epochs}  # passes over {images} images: {steps:,} steps; increase it as long as the figures improve
-  batch_size: {_BATCH}  # decrease it if memory is insufficient
+  batch_size: {batch}  # decrease it if memory is insufficient
   optimizer: adamw
   lr: 5.0e-4
   backbone_lr: 0.2
@@ -172,9 +278,21 @@ def _rounded(epochs: float) -> int:
     return round(round(epochs), -digits)
 
 
-def _precision() -> tuple[str, str]:
-    """Return the faster precision on this machine, and the reason as a comment."""
+def _gpu_batch() -> int:
+    """Return the images per step that fit the memory of the GPU; the most without a GPU on this machine."""
+    batch = _MOST_IMAGES
     if torch.cuda.is_available():
+        memory = 0.9 * torch.cuda.get_device_properties(0).total_memory
+        while batch > _FEWEST_IMAGES and batch * _BYTES_PER_IMAGE > memory:
+            batch //= 2
+    return batch
+
+
+def _precision(gpu: bool) -> tuple[str, str]:
+    """Return the faster precision on the device, and the reason as a comment."""
+    if gpu and not torch.cuda.is_available():
+        return "bf16", "fast on recent GPUs; use fp16 on older ones"
+    if gpu:
         known = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         capabilities = torch.cpu.get_capabilities()

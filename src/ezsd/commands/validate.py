@@ -9,6 +9,7 @@ from typing import Any
 from ezsd.data.categories import CategorySplit, load_split
 from ezsd.data.formats.coco import load_images, validate_part
 from ezsd.data.samples import ImageSet
+from ezsd.detector.initial_weights import check_detector
 from ezsd.errors import DataError, EzsdError, RecipeError
 from ezsd.recipe import Part, Recipe, parse_recipe, read_values
 from ezsd.recipe_files import find_recipe
@@ -26,6 +27,10 @@ def check_recipe(path: str | Path, changes: Sequence[str] = ()) -> str:
     path = find_recipe(path)
     values, problems = read_values(path, changes)
     recipe = _readable(values, str(path), problems)
+    try:
+        check_detector(recipe.detector)
+    except EzsdError as error:
+        problems += error.problems
     split: CategorySplit | None = None
     try:
         split = load_split(recipe.split, recipe.data.train.annotations)

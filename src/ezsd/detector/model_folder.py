@@ -82,14 +82,7 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[Rcnn, 
     Raises:
         ArtifactError: If a file is missing or damaged, or the weights do not fit the architecture in config.json.
     """
-    try:
-        values = read_json(folder / CONFIG)
-        values["detector"] = renamed_keys(values["detector"], "detector")
-        config = ModelConfig.model_validate(values)
-    except ValidationError as error:
-        raise ArtifactError(f"{folder / CONFIG} is not a valid model config: {error.errors()[0]['msg']}.") from None
-    except (KeyError, TypeError, AttributeError):
-        raise ArtifactError(f"{folder / CONFIG} is not a valid model config: it has no section detector.") from None
+    config = read_config(folder)
     tensors, _ = read_tensors(folder / MODEL)
     model = build_detector(config.detector, config.embedding_dim, config.masks, pretrained=False)
     text_embeddings = tensors.pop(_TEXT, torch.zeros(0, 0))
@@ -103,6 +96,22 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[Rcnn, 
         first = str(error).splitlines()[1].strip()
         raise ArtifactError(f"{folder / MODEL} does not fit the architecture in {CONFIG}: {first} {_ADVICE}") from None
     return model.eval().to(device), config, text_embeddings.to(device)
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read ``config.json`` of a model folder.
+
+    Raises:
+        ArtifactError: If the file is missing or not a model config.
+    """
+    try:
+        values = read_json(folder / CONFIG)
+        values["detector"] = renamed_keys(values["detector"], "detector")
+        return ModelConfig.model_validate(values)
+    except ValidationError as error:
+        raise ArtifactError(f"{folder / CONFIG} is not a valid model config: {error.errors()[0]['msg']}.") from None
+    except (KeyError, TypeError, AttributeError):
+        raise ArtifactError(f"{folder / CONFIG} is not a valid model config: it has no section detector.") from None
 
 
 def norms_of_folder(folder: Path) -> Path | None:

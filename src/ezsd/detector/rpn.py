@@ -15,6 +15,8 @@ from ezsd.detector.losses import LEAST_IOU, quality_loss
 from ezsd.recipe import DetectorConfig
 from ezsd.utils.boxes import covered_share, paired_iou
 
+ANCHOR_RATIOS = (0.5, 1.0, 2.0)  # height / width
+
 
 class Rpn(RegionProposalNetwork):
     """torchvision's RPN that ignores negatives on crowd boxes and on the best CLIP proposals.
@@ -143,8 +145,9 @@ class _ExactAnchors(AnchorGenerator):
 
 
 def build_rpn(config: DetectorConfig, channels: int) -> Rpn:
-    """Build the RPN with one anchor side per pyramid level and three aspect ratios."""
-    anchors = _ExactAnchors(sizes=tuple((side,) for side in config.anchor_sides), aspect_ratios=((0.5, 1.0, 2.0),) * 5)
+    """Build the RPN; a position of a pyramid level has an anchor for each anchor scale and aspect ratio."""
+    sizes = tuple(tuple(side * scale for scale in config.anchor_scales) for side in config.anchor_sides)
+    anchors = _ExactAnchors(sizes=sizes, aspect_ratios=(ANCHOR_RATIOS,) * len(sizes))
     kept = {"training": config.rpn_proposals, "testing": config.rpn_proposals}
     options: dict[str, Any] = {
         "fg_iou_thresh": 0.7,
@@ -155,7 +158,7 @@ def build_rpn(config: DetectorConfig, channels: int) -> Rpn:
         "post_nms_top_n": kept,
         "nms_thresh": 0.7,
     }
-    return Rpn(anchors, _Head(RPNHead(channels, 3), config.box_quality), **options)
+    return Rpn(anchors, _Head(RPNHead(channels, anchors.num_anchors_per_location()[0]), config.box_quality), **options)
 
 
 def on_ignored(boxes: Tensor, target: dict[str, Tensor]) -> Tensor:

@@ -11,8 +11,12 @@ from pydantic import BaseModel
 
 from ezsd.data.categories import CategorySplit
 from ezsd.data.formats.coco_json import find_records, read_annotations
-from ezsd.recipe import Part, Recipe, needs_targets
+from ezsd.detector.initial_weights import start_folder
+from ezsd.detector.model_folder import CONFIG, MODEL
+from ezsd.recipe import DetectorConfig, Part, Recipe, needs_targets
 from ezsd.utils.files import digest
+
+Inputs = dict[str, Any]
 
 FORMAT = 1  # increased when a stage writes different files, or different values for the same recipe
 _CONTENT = "sha256:"
@@ -26,15 +30,29 @@ _NOT_OF_RPN = (
     "train.epochs", "train.distillation_weight", "train.proposals_per_image", "train.ignore_top",
     "train.novel_negatives", "train.pseudo_boxes", "train.pseudo_score", "train.names_weight", "train.base_labels",
     "train.from_rpn", "detector.soft_nms",
-    "detector.objectness_power", "detector.quality_power",
+    "detector.objectness_power", "detector.quality_power", "detector.start_from",
 )  # fmt: skip
+# Keys added after version 0.1.0, with the value that is the behavior before them. With that value they are left out, so
+# that earlier run folders stay valid.
+_ADDED: Inputs = {
+    "propose.size_power": 0.1,
+    "detector.start_from": None,
+    "detector.anchor_scales": [1.0],
+    "detector.box_quality": False,
+    "detector.objectness_power": 0.0,
+    "detector.quality_power": 1.0,
+    "detector.soft_nms": 0.0,
+    "train.names_weight": 0.0,
+    "train.base_labels": 1.0,
+    "train.from_rpn": False,
+    "train.pseudo_boxes": 0,
+    "train.pseudo_score": 0.5,
+}
 # Keys that do not affect the regions of ``scoring: rpn``: the anchor grid and its ranking.
 _NOT_OF_REGIONS = (
     "propose.ranking", "propose.objectness", "propose.image_size", "propose.stride", "propose.sides", "propose.ratios",
     "propose.dense_sides", "propose.nms", "propose.crop_rank",
 )  # fmt: skip
-
-Inputs = dict[str, Any]
 
 
 def stage_inputs(recipe: Recipe, split: CategorySplit) -> dict[str, Inputs]:
@@ -57,7 +75,7 @@ def stage_inputs(recipe: Recipe, split: CategorySplit) -> dict[str, Inputs]:
     val = _of_part("data.val", recipe.data.val)
     proposing = _of_proposing(recipe)
     adapted = common | (_of_section("adapt", recipe.adapt) if recipe.adapt.enabled else {"adapt.enabled": False})
-    trained = adapted | _of_section("detector", recipe.detector) | _of_section("train", recipe.train)
+    trained = adapted | _of_detector(recipe.detector) | _of_section("train", recipe.train)
     if needs_targets(recipe.train):
         trained |= proposing
     return {
@@ -106,7 +124,19 @@ def _of_proposing(recipe: Recipe) -> Inputs:
 
 def _of_section(name: str, section: BaseModel) -> Inputs:
     values = {f"{name}.{key}": value for key, value in section.model_dump(mode="json").items()}
-    return {key: value for key, value in values.items() if key not in _SPEED_ONLY}
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in _SPEED_ONLY and not (key in _ADDED and value == _ADDED[key])
+    }
+
+
+def _of_detector(config: DetectorConfig) -> Inputs:
+    """Return the section; a model folder to start from is represented by its content."""
+    values, folder = _of_section("detector", config), start_folder(config)
+    if folder is not None:
+        values["detector.start_from"] = _CONTENT + digest(folder / MODEL, folder / CONFIG)
+    return values
 
 
 def _of_part(name: str, part: Part) -> Inputs:

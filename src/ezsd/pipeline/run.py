@@ -19,6 +19,7 @@ from typing import Literal
 from ezsd.data.categories import load_split
 from ezsd.data.formats.coco import load_images
 from ezsd.data.samples import ImageSet
+from ezsd.detector.initial_weights import check_detector, start_folder
 from ezsd.errors import ArtifactError, DataError
 from ezsd.pipeline.adapt import run_adapt
 from ezsd.pipeline.context import RunContext
@@ -93,6 +94,7 @@ def run_stage(folder: Path, stage: Stage, overwrite: bool = False) -> dict[Stage
 
 def _run(recipe: Recipe, run: RunFolder, wanted: Sequence[Stage], overwrite: bool) -> dict[Stage, Metrics]:
     check_trackers(recipe.train.trackers)
+    check_detector(recipe.detector)
     context = _context(recipe, run)
     with _held(run):
         inputs = stage_inputs(context.recipe, context.split)
@@ -227,4 +229,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     teacher, weights = recipe.teacher, weights_path(recipe.teacher)
     if weights is not None:
         teacher = f"{teacher.partition('/')[0]}/{weights.absolute()}"
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=data), "teacher": teacher})
+    start = start_folder(recipe.detector)
+    detector = recipe.detector.model_copy(update={"start_from": str(start.absolute())} if start else {})
+    changes = {"data": recipe.data.model_copy(update=data), "teacher": teacher, "detector": detector}
+    return recipe.model_copy(update=changes)

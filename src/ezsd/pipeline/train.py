@@ -6,6 +6,7 @@ import torch
 
 from ezsd.data.samples import ImageSet
 from ezsd.data.target_store import TargetStore
+from ezsd.detector.initial_weights import read_initial_weights
 from ezsd.detector.model_folder import ModelConfig, save_model
 from ezsd.detector.rcnn import build_detector
 from ezsd.errors import RecipeError
@@ -44,10 +45,12 @@ def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: 
     store = TargetStore(context.folder.of("propose")) if needs_targets(config) else None
     torch.manual_seed(recipe.seed)
     # The classifier starts with the logit scale of the teacher (100 for CLIP).
-    model = build_detector(
-        recipe.detector, teacher.embedding_dim, masks, recipe.detector.pretrained, teacher.logit_scale
-    )
-    if config.from_rpn and store is not None and recipe.propose.asks_rpn:
+    start = read_initial_weights(recipe.detector, recipe.teacher)
+    pretrained = recipe.detector.pretrained and start is None
+    model = build_detector(recipe.detector, teacher.embedding_dim, masks, pretrained, teacher.logit_scale)
+    if start is not None:
+        start.load_into(model)
+    elif config.from_rpn and store is not None and recipe.propose.asks_rpn:
         weights_of_rpn, _ = read_tensors(context.folder.of("propose") / WEIGHTS)
         model.load_state_dict(weights_of_rpn, strict=False)
     names = text_embeddings(teacher, split.names, recipe.prompt)
@@ -61,6 +64,7 @@ def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: 
     weights = {"loss_distillation": config.distillation_weight, "loss_names": config.names_weight}
     job = Job("train", context.folder.training, recipe.seed, recipe.data.workers, on_step)
     metrics = train_model(model, dataset, job, inputs, weights)
+    setting = "strict" if store is None and not config.novel_negatives else "named"
     if process_state().is_main_process:
         model_config = ModelConfig(
             detector=recipe.detector,
@@ -69,7 +73,7 @@ def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: 
             base=split.base,
             novel=split.novel,
             split=split.name,
-            setting="strict" if store is None and not config.novel_negatives else "named",
+            setting=setting if start is None else start.joint_setting(setting, split.novel),
             teacher=recipe.teacher,
             prompt=recipe.prompt,
             versions=versions(),

@@ -1,0 +1,108 @@
+"""Anchor sides that fit the user's boxes and the input size of the detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ezsd.detector.rpn import ANCHOR_RATIOS
+
+_STRIDES = (4, 8, 16, 32, 64)  # of the five pyramid levels
+_FACTORS = (1.0, 0.71, 1.41, 0.5, 2.0)  # tried on the sides; the first one is preferred
+_CLEARLY = 0.03  # another factor must match so many more of the boxes
+_MOST = 20_000  # boxes
+
+
+@dataclass(frozen=True)
+class LabeledBoxes:
+    """Boxes and the images they are in.
+
+    Attributes:
+        boxes: [N, 4] xyxy, pixels of the image.
+        sizes: [N, 2] width and height of the image of each box, pixels.
+    """
+
+    boxes: Tensor
+    sizes: Tensor
+
+    def resized(self, image_size: tuple[int, int]) -> LabeledBoxes:
+        """Return the boxes in images that are resized to this short side and maximum long side."""
+        short, long = image_size
+        scale = torch.minimum(short / self.sizes.amin(1), long / self.sizes.amax(1))[:, None]
+        return LabeledBoxes(self.boxes * scale, self.sizes * scale)
+
+
+@dataclass(frozen=True)
+class AnchorChoice:
+    """Anchor sides, and how well they fit.
+
+    Attributes:
+        sides: The side on each of the five levels, pixels of the detector's input.
+        shares: The fractions of the boxes with an anchor of at least IoU 0.5 and 0.7; 0 without boxes.
+    """
+
+    sides: tuple[int, ...]
+    shares: tuple[float, float]
+
+    @property
+    def advice(self) -> str:
+        """One sentence on the fit."""
+        half, most = (f"{100 * share:.0f} %" for share in self.shares)
+        return (
+            f"Anchors of {self.sides[0]} to {self.sides[-1]} px: {half} of the base boxes have an anchor with IoU 0.5 "
+            f"or more, {most} with 0.7 or more."
+        )
+
+
+def choose_anchors(labeled: LabeledBoxes, image_size: tuple[int, int], smallest: float) -> AnchorChoice:
+    """Choose anchor sides by the fraction of boxes that have an anchor with IoU 0.5 or more.
+
+    Args:
+        labeled: The base boxes.
+        image_size: Short side and maximum long side of the detector's input.
+        smallest: The smallest side as a fraction of the long side; multiples of it are tried too.
+    """
+    step = max(1, len(labeled.boxes) // _MOST)
+    some = LabeledBoxes(labeled.boxes[::step], labeled.sizes[::step]).resized(image_size)
+    by_factor = [_choice(some, factor * smallest * image_size[1]) for factor in _FACTORS]
+    usual, best = by_factor[0], max(by_factor, key=lambda choice: choice.shares[0])
+    return best if best.shares[0] >= usual.shares[0] + _CLEARLY else usual
+
+
+def _choice(labeled: LabeledBoxes, smallest: float) -> AnchorChoice:
+    sides = tuple(max(1, round(smallest * 2**level)) for level in range(len(_STRIDES)))
+    overlaps = best_overlaps(labeled, sides)
+    half, most = (float((overlaps >= limit).float().mean()) if len(overlaps) else 0.0 for limit in (0.5, 0.7))
+    return AnchorChoice(sides, (half, most))
+
+
+def best_overlaps(labeled: LabeledBoxes, sides: Sequence[float], scales: Sequence[float] = (1.0,)) -> Tensor:
+    """Return the IoU [N] of each box with the best anchor of the RPN.
+
+    Args:
+        labeled: Boxes in pixels of the detector's input.
+        sides: The anchor side on each level.
+        scales: Factors on it; one anchor for each factor, aspect ratio and position.
+    """
+    centers = (labeled.boxes[:, :2] + labeled.boxes[:, 2:]) / 2
+    best = torch.zeros(len(labeled.boxes))
+    for stride, side in zip(_STRIDES, sides, strict=True):
+        # For each shape, the anchor at the nearest position is the best one.
+        last = (labeled.sizes / stride).ceil() - 1
+        nearest = torch.minimum((centers / stride).round().clamp(min=0), last) * stride
+        for scale in scales:
+            for ratio in ANCHOR_RATIOS:
+                half = torch.tensor([ratio**-0.5, ratio**0.5]).mul(side * scale / 2).round()
+                anchors = torch.cat([nearest - half, nearest + half], dim=1)
+                best = torch.maximum(best, _pairwise_iou(anchors, labeled.boxes))
+    return best
+
+
+def _pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
+    inner = (torch.minimum(first[:, 2:], second[:, 2:]) - torch.maximum(first[:, :2], second[:, :2])).clamp(min=0)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (first, second)]
+    inside = inner.prod(1)
+    return inside / (areas[0] + areas[1] - inside).clamp(min=1e-9)
