@@ -42,7 +42,14 @@ def _with_name_placeholder(prompt: str) -> str:
     return prompt
 
 
+def _low_then_high(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("expected the smaller factor first, as in [0.7, 1.4]")
+    return bounds
+
+
 ImageSize = Annotated[tuple[Count, Count], AfterValidator(_short_then_long)]
+Factors = Annotated[tuple[Positive, Positive], AfterValidator(_low_then_high)]
 
 
 class _Section(BaseModel):
@@ -158,6 +165,8 @@ class TrainConfig(_Section):
     clip_norm: Positive = 10.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     flip: Fraction = 0.5
+    scale_jitter: Factors = (1.0, 1.0)  # range of a random factor on the scale of images; [1, 1]: none
+    color_jitter: Fraction = 0.0  # strength of random changes of brightness, contrast, saturation and hue
     distillation_weight: NotNegative = 1.0  # 0 = no distillation
     proposals_per_image: CountOrZero = 200
     ignore_top: CountOrZero = 0  # ignore negatives on this number of best CLIP proposals; 0 = paper
