@@ -167,6 +167,7 @@ class TrainConfig(_Section):
     flip: Fraction = 0.5
     scale_jitter: Factors = (1.0, 1.0)  # range of a random factor on the scale of images; [1, 1]: none
     color_jitter: Fraction = 0.0  # strength of random changes of brightness, contrast, saturation and hue
+    ema: Fraction = 0.0  # decay of the moving averages of the weights that the model ends with; 0: none
     distillation_weight: NotNegative = 1.0  # 0 = no distillation
     proposals_per_image: CountOrZero = 200
     ignore_top: CountOrZero = 0  # ignore negatives on this number of best CLIP proposals; 0 = paper

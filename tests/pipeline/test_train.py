@@ -97,11 +97,15 @@ def test_novel_negatives_change_the_training_and_the_setting(
         assert_same(weights(tmp_path / "False"), weights(tmp_path / "True"))
 
 
+CRAFT = {"scale_jitter": [0.6, 1.7], "color_jitter": 0.3, "ema": 0.8}
+
+
+@pytest.mark.parametrize("more", [{}, CRAFT], ids=["plain", "craft"])
 def test_resumed_training_gives_the_same_weights(
-    tiny_coco: Callable[..., TinyCoco], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    more: dict[str, Any], tiny_coco: Callable[..., TinyCoco], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coco = tiny_coco(tmp_path / "images")
-    settings = recipe(coco, epochs=2, checkpoint_steps=1, accumulate=2)
+    settings = recipe(coco, epochs=2, checkpoint_steps=1, accumulate=2, **more)
     run_recipe(settings, tmp_path / "uninterrupted", until="train")
     for stop in (1, 3):
         run_recipe(settings, tmp_path / f"stopped-{stop}", until="propose")
@@ -117,6 +121,24 @@ def test_resumed_training_gives_the_same_weights(
         monkeypatch.undo()
         run_recipe(settings, tmp_path / f"stopped-{stop}", until="train")
         assert_same(weights(tmp_path / "uninterrupted"), weights(tmp_path / f"stopped-{stop}"))
+
+
+def test_model_has_averages_of_the_weights_and_the_training_does_not_depend_on_them(
+    tiny_coco: Callable[..., TinyCoco], tmp_path: Path
+) -> None:
+    coco = tiny_coco(tmp_path / "images")
+    trained = {}
+    for ema in (0.0, 0.5):
+        folder = tmp_path / str(ema)
+        run_recipe(recipe(coco, epochs=1, ema=ema, checkpoint_steps=1), folder, until="train")
+        trained[ema] = read_tensors(next((folder / "train/checkpoints").glob("*/tensors.safetensors")))[0]
+    plain, averaged = weights(tmp_path / "0.0"), weights(tmp_path / "0.5")
+    assert trained[0.0].keys() < trained[0.5].keys()
+    assert_same(trained[0.0], {name: trained[0.5][name] for name in trained[0.0]})
+    averages = {name: value for name, value in trained[0.5].items() if name.startswith("model.average.")}
+    assert_same(averages, {name: averaged[name.removeprefix("model.average.")] for name in averages})
+    assert len(averages) > 50
+    assert any(not torch.equal(plain[name], averaged[name]) for name in plain)
 
 
 def test_log_of_a_resumed_training_has_each_line_once(

@@ -34,7 +34,7 @@ _NOT_OF_REGIONS = (
 
 # Keys of later versions, with the value that does what earlier versions did. It is left out of the inputs, so that
 # older run folders stay valid.
-_ADDED: Mapping[str, Any] = {"train.scale_jitter": [1.0, 1.0], "train.color_jitter": 0.0}
+_ADDED: Mapping[str, Any] = {"train.scale_jitter": [1.0, 1.0], "train.color_jitter": 0.0, "train.ema": 0.0}
 
 Inputs = dict[str, Any]
 

@@ -53,7 +53,7 @@ class Task:
         checkpoint_steps: Steps between checkpoints; None = one every 30 seconds.
         key: Digest of everything the result depends on; a checkpoint with another key raises. Empty = not checked.
         begin: Called if no checkpoint exists; the JSON values it returns are kept in checkpoints and in the result.
-        after_step: Called after each optimizer step.
+        after_step: Called after each optimizer step with the number of completed steps.
         sum_gradients: Whether to sum gradients and losses over processes, for models that are not wrapped in DDP.
     """
 
@@ -72,7 +72,7 @@ class Task:
     checkpoint_steps: int | None = None
     key: str = ""
     begin: Callable[[], Mapping[str, Any]] = dict
-    after_step: Callable[[], None] | None = None
+    after_step: Callable[[int], None] | None = None
     sum_gradients: bool = False
 
 
@@ -167,7 +167,7 @@ def _take_step(task: Task, accelerator: Accelerator, step: int) -> dict[str, Ten
     task.optimizer.step()
     task.optimizer.zero_grad()
     if task.after_step is not None:
-        task.after_step()
+        task.after_step(step + 1)
     return means
 
 

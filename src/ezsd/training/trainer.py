@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ezsd.recipe import TrainConfig
 from ezsd.run_folder import TrainingFolder, TrainMetrics
+from ezsd.training.averages import WeightAverages
 from ezsd.training.dataset import TrainingDataset, load_batches
 from ezsd.training.loop import OnStep, Task, run_loop
 from ezsd.training.sampler import BatchPlan
@@ -49,6 +50,8 @@ def train_model(
 ) -> TrainMetrics:
     """Train a model in place, resuming from the last checkpoint if one exists.
 
+    With ``train.ema``, the model ends with the moving averages of its weights.
+
     Args:
         model: The model; ``forward(images, targets, *inputs)`` returns losses by name. It is moved to the device.
         dataset: The training data; ``dataset.config`` is the training config.
@@ -71,6 +74,7 @@ def train_model(
     steps = plan.steps(config.epochs)
     wrapped, optimizer = accelerator.prepare(model, build_optimizer(model, config))
     wrapped.train()
+    averages = WeightAverages(model, config.ema) if config.ema else None
     fixed = [tensor.to(accelerator.device) for tensor in inputs]
     loader: Iterator[Any] | None = None
 
@@ -87,7 +91,7 @@ def train_model(
     task = Task(
         name=job.name,
         parameters=list(model.parameters()),
-        tensors=model.state_dict(),
+        tensors={**model.state_dict(), **(averages.tensors if averages else {})},
         optimizer=optimizer,
         losses=losses,
         steps=steps,
@@ -98,12 +102,15 @@ def train_model(
         steps_per_epoch=len(dataset) / plan.images_per_step,
         log=job.folder.log,
         checkpoint_steps=config.checkpoint_steps,
+        after_step=averages.update if averages else None,
     )
     logger.info(
         "%s: %d steps of %d images (%g epochs of %d images)",
         job.name, steps, plan.images_per_step, config.epochs, len(dataset),
     )  # fmt: skip
     result = run_loop(task, accelerator, job.seed, job.on_step)
+    if averages:
+        averages.apply()
     shown = steps * plan.images_per_step
     return TrainMetrics(steps=steps, images=shown, seconds=result.seconds, images_per_second=shown / result.seconds)
 
