@@ -168,6 +168,9 @@ class TrainConfig(_Section):
     scale_jitter: Factors = (1.0, 1.0)  # range of a random factor on the scale of images; [1, 1]: none
     color_jitter: Fraction = 0.0  # strength of random changes of brightness, contrast, saturation and hue
     ema: Fraction = 0.0  # decay of the moving averages of the weights that the model ends with; 0: none
+    validate_steps: CountOrZero = 0  # steps between validations on base boxes of val images; 0: none
+    validate_images: Count = 64
+    patience: CountOrZero = 0  # validations without improvement after which the training stops; 0: never stops
     distillation_weight: NotNegative = 1.0  # 0 = no distillation
     proposals_per_image: CountOrZero = 200
     ignore_top: CountOrZero = 0  # ignore negatives on this number of best CLIP proposals; 0 = paper

@@ -116,6 +116,14 @@ def test_after_step_runs_after_the_optimizer_step(tmp_path: Path) -> None:
     assert completed == [1, 2, 3, 4, 5, 6]
 
 
+def test_finished_training_takes_no_more_steps_even_when_resumed(tmp_path: Path) -> None:
+    completed: list[int] = []
+    for _ in range(2):
+        _, task = _task(tmp_path, after_step=completed.append, is_finished=lambda: len(completed) == 3)
+        assert _run(task).steps == 3
+    assert completed == [1, 2, 3]
+
+
 def test_non_finite_loss_raises(tmp_path: Path) -> None:
     def losses(step: int) -> Iterator[Mapping[str, Tensor]]:
         yield {"loss": value.sum() * torch.inf}

@@ -18,13 +18,14 @@ FORMAT = 1  # increased when a stage writes different files, or different values
 _CONTENT = "sha256:"
 _SPEED_ONLY = ("propose.batch_size", "train.checkpoint_steps", "train.trackers", "evaluate.batch_size")
 
+_OF_VALIDATION = ("train.validate_steps", "train.validate_images", "train.patience")
 # Keys that do not affect the training of the RPN in stage propose: RoI heads and distillation.
 _NOT_OF_RPN = (
     "detector.rpn_proposals", "detector.roi_size", "detector.head_convs", "detector.head_channels",
     "detector.head_features", "detector.rois_per_image", "detector.masks", "detector.semantic_regression",
     "detector.semantic_top_k", "detector.score_threshold", "detector.nms", "detector.detections_per_image",
     "train.epochs", "train.distillation_weight", "train.proposals_per_image", "train.ignore_top",
-    "train.novel_negatives",
+    "train.novel_negatives", *_OF_VALIDATION,
 )  # fmt: skip
 # Keys that do not affect the regions of ``scoring: rpn``: the anchor grid and its ranking.
 _NOT_OF_REGIONS = (
@@ -34,7 +35,14 @@ _NOT_OF_REGIONS = (
 
 # Keys of later versions, with the value that does what earlier versions did. It is left out of the inputs, so that
 # older run folders stay valid.
-_ADDED: Mapping[str, Any] = {"train.scale_jitter": [1.0, 1.0], "train.color_jitter": 0.0, "train.ema": 0.0}
+_ADDED: Mapping[str, Any] = {
+    "train.scale_jitter": [1.0, 1.0],
+    "train.color_jitter": 0.0,
+    "train.ema": 0.0,
+    "train.validate_steps": 0,
+    "train.validate_images": 64,
+    "train.patience": 0,
+}
 
 Inputs = dict[str, Any]
 
@@ -62,6 +70,10 @@ def stage_inputs(recipe: Recipe, split: CategorySplit) -> dict[str, Inputs]:
     trained = adapted | _of_section("detector", recipe.detector) | _of_section("train", recipe.train)
     if needs_targets(recipe.train):
         trained |= proposing
+    if recipe.train.validate_steps:
+        trained |= val
+    else:
+        trained = {key: value for key, value in trained.items() if key not in _OF_VALIDATION}
     return {
         "adapt": adapted | val,  # its metrics are measured on the val images
         "propose": adapted | proposing,

@@ -10,6 +10,7 @@ from ezsd.detector.model_folder import ModelConfig, save_model
 from ezsd.detector.rcnn import build_detector
 from ezsd.errors import RecipeError
 from ezsd.pipeline.context import RunContext
+from ezsd.pipeline.validation import measure_base, validation_images
 from ezsd.recipe import Recipe, needs_targets
 from ezsd.run_folder import TrainMetrics, write_metrics
 from ezsd.teacher import Teacher, text_embeddings
@@ -20,7 +21,13 @@ from ezsd.utils.device import process_state
 from ezsd.utils.environment import versions
 
 
-def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: OnStep | None = None) -> TrainMetrics:
+def run_train(
+    context: RunContext,
+    images: ImageSet,
+    teacher: Teacher,
+    on_step: OnStep | None = None,
+    val: ImageSet | None = None,
+) -> TrainMetrics:
     """Train the detector and write its model folder; resume from the last checkpoint if one exists.
 
     Args:
@@ -28,12 +35,14 @@ def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: 
         images: The train part, with base boxes only.
         teacher: The adapted teacher, which embeds the names.
         on_step: See :func:`ezsd.training.loop.run_loop`.
+        val: The val part; with ``train.validate_steps``, its base boxes choose the best weights. None: no validation.
 
     Returns:
         The metrics, also written to metrics.json.
 
     Raises:
-        RecipeError: The recipe requires masks, but the annotations have no segmentations.
+        RecipeError: The recipe requires masks, but the annotations have no segmentations, or validation, but the val
+            images have no base boxes.
         ArtifactError: The target store is missing, a checkpoint has other shapes, a loss is not finite, or the disk is
             full.
     """
@@ -50,7 +59,10 @@ def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: 
     base, novel = names.split([len(split.base), len(split.novel)])
     inputs = [base, novel] if config.novel_negatives else [base]
     weights = {"loss_distillation": config.distillation_weight}
-    job = Job("train", context.folder.training, recipe.seed, recipe.data.workers, on_step)
+    measure = None
+    if config.validate_steps and val is not None:
+        measure = measure_base(context, validation_images(context, val), base)
+    job = Job("train", context.folder.training, recipe.seed, recipe.data.workers, on_step, measure)
     metrics = train_model(model, dataset, job, inputs, weights)
     if process_state().is_main_process:
         model_config = ModelConfig(
