@@ -43,7 +43,14 @@ def _with_name_placeholder(prompt: str) -> str:
     return prompt
 
 
+def _low_then_high(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("expected the smaller factor first, as in [0.7, 1.4]")
+    return bounds
+
+
 ImageSize = Annotated[tuple[Count, Count], AfterValidator(_short_then_long)]
+Factors = Annotated[tuple[Positive, Positive], AfterValidator(_low_then_high)]
 
 
 class _Section(BaseModel):
@@ -169,6 +176,12 @@ class TrainConfig(_Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     from_rpn: Flag = False  # start backbone, FPN and RPN from the RPN of stage propose, if it trains one
     flip: Fraction = 0.5
+    scale_jitter: Factors = (1.0, 1.0)  # range of a random factor on the scale of images; [1, 1]: none
+    color_jitter: Fraction = 0.0  # strength of random changes of brightness, contrast, saturation and hue
+    ema: Fraction = 0.0  # decay of the moving averages of the weights that the model ends with; 0: none
+    validate_steps: CountOrZero = 0  # steps between validations on base boxes of val images; 0: none
+    validate_images: Count = 64
+    patience: CountOrZero = 0  # validations without improvement after which the training stops; 0: never stops
     distillation_weight: NotNegative = 1.0  # of the L1 between embeddings; 0 = none
     names_weight: NotNegative = 0.0  # of the cross-entropy between name distributions; 0 = none, as in the paper
     base_labels: Fraction = 1.0  # share of the label in the name distribution of base boxes; the teacher has the rest

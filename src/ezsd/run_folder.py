@@ -36,6 +36,16 @@ class TrainingFolder:
         return self.path / "log.jsonl"
 
     @property
+    def validation(self) -> Path:
+        """The results of validations, one JSON line each."""
+        return self.path / "validation.jsonl"
+
+    @property
+    def best(self) -> Path:
+        """The best weights so far, by validation."""
+        return self.path / "best.safetensors"
+
+    @property
     def tensorboard(self) -> Path:
         """The event files of TensorBoard, if the recipe sets that tracker."""
         return self.path / "tensorboard"
@@ -199,12 +209,13 @@ class ProposeMetrics(_Metrics):
 
 
 class TrainMetrics(_Metrics):
-    """Metrics of a training. Seconds are summed over all calls."""
+    """Metrics of a training. Seconds are summed over all calls. ``best_step`` is None without validation."""
 
     steps: int | None = None
     images: int | None = _renamed("images", "photos")
     seconds: float | None = None
     images_per_second: float | None = _renamed("images_per_second", "photos_per_second")
+    best_step: int | None = None
 
 
 class GzsdMetrics(_Metrics):

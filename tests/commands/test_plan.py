@@ -64,6 +64,12 @@ def test_counts_match_the_run(coco: TinyCoco, tmp_path: Path) -> None:
     assert plans["evaluate"].units["detect in an image"] == done["evaluate"].counts.images
 
 
+def test_validations_are_work_of_the_training(coco: TinyCoco) -> None:
+    plan = _counted(_recipe(coco, train={"validate_steps": 3, "validate_images": 6}))["train"]
+    assert "3 validations on at most 6 val images" in plan.work  # at steps 3, 6 and 8
+    assert plan.units == {"train step": 8, "detect in an image": 9}  # a pace is that of two rounds
+
+
 def test_unneeded_stages_are_not_planned(coco: TinyCoco) -> None:
     plans = _counted(_recipe(coco, adapt={"enabled": False}, train={"distillation_weight": 0.0},
                              evaluate={"proposals": False}))  # fmt: skip

@@ -48,6 +48,10 @@ def _changed(before: dict[str, Inputs], now: dict[str, Inputs]) -> list[str]:
         ({"propose__keep": 3}, "propose train evaluate"),
         ({"detector__nms": 0.3}, "train evaluate"),
         ({"train__lr": 0.5}, "train evaluate"),
+        ({"train__ema": 0.5}, "train evaluate"),
+        ({"train__validate_steps": 5}, "train evaluate"),
+        ({"train__validate_images": 5}, ""),
+        ({"train__patience": 5}, ""),
         ({"evaluate__proposals": False}, "evaluate"),
         ({"data__workers": 1}, ""),
         ({"train__checkpoint_steps": 7}, ""),
@@ -66,6 +70,8 @@ def test_setting_affects_its_stage_and_later_stages(coco: TinyCoco, changes: dic
         ({"propose__keep": 3}, "propose train evaluate"),
         ({"detector__fpn_channels": 16}, "propose train evaluate"),
         ({"train__lr": 0.5}, "propose train evaluate"),
+        ({"train__scale_jitter": [0.5, 1.0]}, "propose train evaluate"),
+        ({"train__validate_steps": 5}, "train evaluate"),
         ({"detector__nms": 0.3}, "train evaluate"),
         ({"detector__semantic_regression": False}, "train evaluate"),
         ({"train__epochs": 3}, "train evaluate"),
@@ -109,15 +115,19 @@ def test_changed_boxes_and_images_are_detected(coco: TinyCoco) -> None:
     assert _changed(changed_image, _inputs(recipe)) == ["adapt", "propose", "train", "evaluate"]
 
 
-def test_val_part_affects_only_stages_that_measure_on_it(coco: TinyCoco, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("steps", "again"), [(0, "adapt evaluate"), (5, "adapt train evaluate")])
+def test_val_part_affects_only_stages_that_measure_on_it(
+    coco: TinyCoco, tmp_path: Path, steps: int, again: str
+) -> None:
     other = tmp_path / "val.json"
     other.write_text(json.dumps(coco.content))
     part = {"images": str(coco.images), "annotations": str(coco.annotations)}
-    recipe = _recipe(coco, data={"train": part, "val": {**part, "annotations": str(other)}})
+    data = {"train": part, "val": {**part, "annotations": str(other)}}
+    recipe = _recipe(coco, data=data, train__validate_steps=steps)
     before = _inputs(recipe)
     coco.content["annotations"].pop()
     other.write_text(json.dumps(coco.content))
-    assert _changed(before, _inputs(recipe)) == ["adapt", "evaluate"]
+    assert _changed(before, _inputs(recipe)) == again.split()
 
 
 def test_moved_data_gives_the_same_inputs(coco: TinyCoco, tmp_path: Path) -> None:

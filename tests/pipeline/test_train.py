@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import ezsd.detector.backbone
+import ezsd.pipeline.train
 import ezsd.training.loop
 from ezsd.errors import ArtifactError, RecipeError
 from ezsd.pipeline.run import run_recipe
@@ -24,10 +25,8 @@ from tiny_teacher import tiny_values
 BASE_IDS = {key for key, name in CATEGORIES.items() if name in SPLIT.base}
 
 
-def recipe(coco: TinyCoco, val: TinyCoco | None = None, **train: Any) -> Recipe:
+def recipe(coco: TinyCoco, **train: Any) -> Recipe:
     values: Any = tiny_values(str(coco.images), str(coco.annotations))
-    if val is not None:
-        values["data"]["val"] = {"images": str(val.images), "annotations": str(val.annotations)}
     values["train"].update(train)
     return parse_recipe(values, "test")
 
@@ -60,11 +59,14 @@ def _added(entries: list[dict[str, Any]], chance: random.Random) -> list[dict[st
     return sorted(entries + novel, key=lambda entry: chance.random() if entry["category_id"] == 20 else 0.5)
 
 
+CRAFT = {"scale_jitter": [0.6, 1.7], "color_jitter": 0.3, "ema": 0.8, "validate_steps": 3, "validate_images": 4}
+
+
 @pytest.mark.parametrize("change", [_removed, _moved, _added])
 def test_novel_annotations_do_not_change_any_stage(
     change: Callable[..., list[dict[str, Any]]], tiny_coco: Callable[..., TinyCoco], tmp_path: Path
 ) -> None:
-    original, altered, val = (tiny_coco(tmp_path / name) for name in ("original", "altered", "val"))
+    original, altered = (tiny_coco(tmp_path / name) for name in ("original", "altered"))
     entries = altered.content["annotations"]
     order = [entry["id"] for entry in entries if entry["category_id"] in BASE_IDS]
     entries = change(entries, random.Random(7))
@@ -73,10 +75,12 @@ def test_novel_annotations_do_not_change_any_stage(
     altered.content["annotations"] = entries
     altered.save()
     for name, coco in (("a", original), ("b", altered)):
-        chosen = recipe(coco, val, ignore_top=2, novel_negatives=True)
+        chosen = recipe(coco, ignore_top=2, novel_negatives=True, **CRAFT)
         propose = chosen.propose.model_copy(update={"base_overlap": 0.5})
         run_recipe(chosen.model_copy(update={"propose": propose}), tmp_path / name, until="train")
     assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    results = [(tmp_path / name / "train/validation.jsonl").read_text() for name in ("a", "b")]
+    assert results[0] == results[1] and results[0].count("\n") == 3
     for file in ("adapt/norms.safetensors", "targets/shard-00000.arrow"):
         tensors = [(tmp_path / name / file).read_bytes() for name in ("a", "b")]
         assert len(tensors[0]) == len(tensors[1]) and len(tensors[0]) > 100
@@ -98,11 +102,12 @@ def test_novel_negatives_change_the_training_and_the_setting(
         assert_same(weights(tmp_path / "False"), weights(tmp_path / "True"))
 
 
+@pytest.mark.parametrize("more", [{}, CRAFT], ids=["plain", "craft"])
 def test_resumed_training_gives_the_same_weights(
-    tiny_coco: Callable[..., TinyCoco], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    more: dict[str, Any], tiny_coco: Callable[..., TinyCoco], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coco = tiny_coco(tmp_path / "images")
-    settings = recipe(coco, epochs=2, checkpoint_steps=1, accumulate=2)
+    settings = recipe(coco, epochs=2, checkpoint_steps=1, accumulate=2, **more)
     run_recipe(settings, tmp_path / "uninterrupted", until="train")
     for stop in (1, 3):
         run_recipe(settings, tmp_path / f"stopped-{stop}", until="propose")
@@ -118,6 +123,61 @@ def test_resumed_training_gives_the_same_weights(
         monkeypatch.undo()
         run_recipe(settings, tmp_path / f"stopped-{stop}", until="train")
         assert_same(weights(tmp_path / "uninterrupted"), weights(tmp_path / f"stopped-{stop}"))
+        if more:
+            first, second = (
+                tmp_path / name / "train/validation.jsonl" for name in ("uninterrupted", f"stopped-{stop}")
+            )
+            assert first.read_text() == second.read_text() and first.read_text().count("\n") == 2
+
+
+def test_model_has_averages_of_the_weights_and_the_training_does_not_depend_on_them(
+    tiny_coco: Callable[..., TinyCoco], tmp_path: Path
+) -> None:
+    coco = tiny_coco(tmp_path / "images")
+    trained = {}
+    for ema in (0.0, 0.5):
+        folder = tmp_path / str(ema)
+        run_recipe(recipe(coco, epochs=1, ema=ema, checkpoint_steps=1), folder, until="train")
+        trained[ema] = read_tensors(next((folder / "train/checkpoints").glob("*/tensors.safetensors")))[0]
+    plain, averaged = weights(tmp_path / "0.0"), weights(tmp_path / "0.5")
+    assert trained[0.0].keys() < trained[0.5].keys()
+    assert_same(trained[0.0], {name: trained[0.5][name] for name in trained[0.0]})
+    averages = {name: value for name, value in trained[0.5].items() if name.startswith("model.average.")}
+    assert_same(averages, {name: averaged[name.removeprefix("model.average.")] for name in averages})
+    assert len(averages) > 50
+    assert any(not torch.equal(plain[name], averaged[name]) for name in plain)
+
+
+def test_best_validated_weights_become_the_model_and_bad_results_stop_the_training(
+    tiny_coco: Callable[..., TinyCoco], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    results = [5.0, 7.0, 6.0, 6.5, 9.0]
+
+    def measure(model: torch.nn.Module) -> float:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return results[len(seen) - 1]
+
+    monkeypatch.setattr(ezsd.pipeline.train, "measure_base", lambda *_: measure)
+    settings = recipe(tiny_coco(tmp_path / "images"), epochs=3, validate_steps=2, patience=2, ema=0.5)
+    metrics = run_recipe(settings, tmp_path / "run", until="train")["train"]
+    assert (metrics.steps, metrics.images, metrics.best_step) == (8, 16, 4)
+    found = weights(tmp_path / "run")
+    assert_same(seen[1], {name: value for name, value in found.items() if name in seen[1]})
+    assert len(seen) == 4 and any(not torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
+
+
+def test_validation_does_not_change_the_training(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+    coco = tiny_coco(tmp_path / "images")
+    trained = {}
+    for steps in (0, 1):
+        folder = tmp_path / str(steps)
+        run_recipe(recipe(coco, epochs=1, validate_steps=steps, checkpoint_steps=1), folder, until="train")
+        trained[steps] = read_tensors(next((folder / "train/checkpoints").glob("*/tensors.safetensors")))[0]
+        assert (folder / "train/validation.jsonl").exists() == bool(steps)
+    results = trained[1].pop("model.validation.results")
+    assert len(results) == 4 and not results.isnan().any()
+    assert_same(trained[0], trained[1])
 
 
 def test_log_of_a_resumed_training_has_each_line_once(

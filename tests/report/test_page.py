@@ -134,6 +134,15 @@ def test_missing_values_are_marked(make: Callable[..., Path]) -> None:
     assert f"{SPLIT.names[-1]} not measured: no val boxes" in page.text
 
 
+def test_validation_is_a_curve_of_its_own(make: Callable[..., Path]) -> None:
+    folder = make()
+    assert "validation: AP50" not in _page(folder).text
+    results = [{"step": 8, "ap50_base": 31.25}, {"step": 16, "ap50_base": 47.5}]
+    (folder / "train/validation.jsonl").write_text("".join(json.dumps(line) + "\n" for line in results))
+    assert not is_current(RunFolder(folder))
+    assert "validation: AP50 of base names 31.25 → 47.50 50 0 0 16 steps" in _page(folder).text
+
+
 def test_report_without_images_still_shows_metrics(make: Callable[..., Path], coco: TinyCoco) -> None:
     folder = make()
     for path in coco.images.iterdir():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from ezsd.data.formats.coco import load_images
 from ezsd.data.samples import ImageSet
@@ -47,7 +49,7 @@ def store(images: ImageSet, tmp_path: Path) -> TargetStore:
     return TargetStore(folder)
 
 
-def training(images: ImageSet, store: TargetStore | None, **changes: float) -> TrainingDataset:
+def training(images: ImageSet, store: TargetStore | None, **changes: Any) -> TrainingDataset:
     return TrainingDataset(images, store, 16, TrainConfig(proposals_per_image=5, **changes), (64, 96), masks=True)
 
 
@@ -79,6 +81,45 @@ def test_boxes_are_scaled_with_the_image(images: ImageSet, store: TargetStore) -
     scale = torch.tensor([small.shape[-1] / big.shape[-1], small.shape[-2] / big.shape[-2]] * 2)
     assert torch.allclose(small_target["boxes"], big_target["boxes"] * scale, atol=1e-3)
     assert torch.allclose(small_target["distill_boxes"], big_target["distill_boxes"] * scale, atol=1e-3)
+
+
+def test_scale_jitter_keeps_rows_together(images: ImageSet, store: TargetStore) -> None:
+    """Each region has its own embedding, weight and label, so that rows can be recognized."""
+    lost = 0
+    for index in range(len(images)):
+        found = regions(2, 9, images[index].image_id)
+        for seed in range(6):
+            _, target = training(images, store, scale_jitter=(1.5, 2.5), flip=0.0, ignore_top=9)[index, seed]
+            rows = [_row(found, embedding) for embedding in target["distill_embeddings"]]
+            lost += 7 - len(rows)
+            assert len(rows) == len(target["distill_boxes"]) == len(target["distill_weights"])
+            if rows:  # scaling and clipping keep the order of coordinates
+                before, after = found.boxes[rows], target["distill_boxes"]
+                assert ((after[:, None] - after[None])[before[:, None] > before[None]] >= 0).all()
+                ratio = target["distill_weights"] / found.weights[rows]
+                assert torch.allclose(ratio, ratio[:1].expand_as(ratio), rtol=1e-4)
+            proposals = target["distill_boxes"][[not found.is_base_box[row] for row in rows]]
+            assert torch.equal(target["ignored_boxes"], proposals)
+            objects = ~images[index].crowd
+            assert len(target["boxes"]) == len(target["labels"]) == len(target["masks"]) <= int(objects.sum())
+            assert set(target["labels"].tolist()) <= set(images[index].labels[objects].tolist())
+    assert lost > 0
+
+
+def _row(found: Regions, embedding: Tensor) -> int:
+    (row,) = (found.embeddings.float() == embedding).all(1).nonzero()[:, 0].tolist()
+    return row
+
+
+def test_augmentations_depend_only_on_the_seed_and_change_only_their_part(images: ImageSet, store: TargetStore) -> None:
+    plain, plain_target = training(images, store)[0, 1]
+    color, color_target = training(images, store, color_jitter=0.4)[0, 1]
+    assert plain.shape == color.shape and not torch.equal(plain, color)
+    assert all(torch.equal(plain_target[key], color_target[key]) for key in plain_target)
+    jittered = training(images, store, scale_jitter=(0.5, 2.0), color_jitter=0.4)
+    first, again, other = jittered[0, 1], jittered[0, 1], jittered[0, 2]
+    assert torch.equal(first[0], again[0]) and all(torch.equal(first[1][key], again[1][key]) for key in first[1])
+    assert first[0].shape != other[0].shape or not torch.equal(first[0], other[0])
 
 
 def test_crowd_boxes_are_excluded_from_objects_and_returned_separately(images: ImageSet, store: TargetStore) -> None:

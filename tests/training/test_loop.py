@@ -103,15 +103,25 @@ def test_gradient_is_clipped_and_the_rate_is_scaled_by_the_share_of_the_group(tm
 
 
 def test_after_step_runs_after_the_optimizer_step(tmp_path: Path) -> None:
-    value, task = _task(tmp_path)
+    completed: list[int] = []
 
     @torch.no_grad()
-    def limit() -> None:
+    def limit(steps: int) -> None:
+        completed.append(steps)
         value.clamp_(min=3.95)
 
-    value, task = _task(tmp_path, after_step=lambda: limit())
+    value, task = _task(tmp_path, after_step=limit)
     _run(task)
     assert float(value.detach()) == pytest.approx(3.95)
+    assert completed == [1, 2, 3, 4, 5, 6]
+
+
+def test_finished_training_takes_no_more_steps_even_when_resumed(tmp_path: Path) -> None:
+    completed: list[int] = []
+    for _ in range(2):
+        _, task = _task(tmp_path, after_step=completed.append, is_finished=lambda: len(completed) == 3)
+        assert _run(task).steps == 3
+    assert completed == [1, 2, 3]
 
 
 def test_non_finite_loss_raises(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ FORMAT = 1  # increased when a stage writes different files, or different values
 _CONTENT = "sha256:"
 _SPEED_ONLY = ("propose.batch_size", "train.checkpoint_steps", "train.trackers", "evaluate.batch_size")
 
+_OF_VALIDATION = ("train.validate_steps", "train.validate_images", "train.patience")
 # Keys that do not affect the training of the RPN in stage propose: RoI heads and distillation.
 _NOT_OF_RPN = (
     "detector.rpn_proposals", "detector.roi_size", "detector.head_convs", "detector.head_channels",
@@ -30,7 +31,7 @@ _NOT_OF_RPN = (
     "train.epochs", "train.distillation_weight", "train.proposals_per_image", "train.ignore_top",
     "train.novel_negatives", "train.pseudo_boxes", "train.pseudo_score", "train.names_weight", "train.base_labels",
     "train.from_rpn", "detector.soft_nms",
-    "detector.objectness_power", "detector.quality_power", "detector.start_from",
+    "detector.objectness_power", "detector.quality_power", "detector.start_from", *_OF_VALIDATION,
 )  # fmt: skip
 # Keys added after version 0.1.0, with the value that is the behavior before them. With that value they are left out, so
 # that earlier run folders stay valid.
@@ -47,6 +48,12 @@ _ADDED: Inputs = {
     "train.from_rpn": False,
     "train.pseudo_boxes": 0,
     "train.pseudo_score": 0.5,
+    "train.scale_jitter": [1.0, 1.0],
+    "train.color_jitter": 0.0,
+    "train.ema": 0.0,
+    "train.validate_steps": 0,
+    "train.validate_images": 64,
+    "train.patience": 0,
 }
 # Keys that do not affect the regions of ``scoring: rpn``: the anchor grid and its ranking.
 _NOT_OF_REGIONS = (
@@ -78,6 +85,10 @@ def stage_inputs(recipe: Recipe, split: CategorySplit) -> dict[str, Inputs]:
     trained = adapted | _of_detector(recipe.detector) | _of_section("train", recipe.train)
     if needs_targets(recipe.train):
         trained |= proposing
+    if recipe.train.validate_steps:
+        trained |= val
+    else:
+        trained = {key: value for key, value in trained.items() if key not in _OF_VALIDATION}
     return {
         "adapt": adapted | val,  # its metrics are measured on the val images
         "propose": adapted | proposing,

@@ -175,7 +175,7 @@ class _Stages:
         if stage == "propose":
             return run_propose(context, images["train"], self.teacher)
         if stage == "train":
-            return run_train(context, images["train"], self.teacher)
+            return run_train(context, images["train"], self.teacher, val=images.get("val"))
         return run_evaluate(context, images["val"], self.teacher if context.recipe.evaluate.proposals else None)
 
     @cached_property
@@ -190,7 +190,7 @@ def _load_images(context: RunContext, todo: Sequence[Stage]) -> dict[str, ImageS
     parts: list[tuple[str, Part, tuple[str, ...], tuple[str, ...]]] = []
     if {"adapt", "propose", "train"} & set(todo):
         parts.append(("train", data.train, base, base))
-    if {"adapt", "evaluate"} & set(todo):
+    if {"adapt", "evaluate"} & set(todo) or ("train" in todo and context.recipe.train.validate_steps):
         parts.append(("val", data.val, context.split.names, ()))
     images: dict[str, ImageSet] = {}
     problems: list[str] = []

@@ -11,6 +11,7 @@ from ezsd.detector.model_folder import ModelConfig, save_model
 from ezsd.detector.rcnn import build_detector
 from ezsd.errors import RecipeError
 from ezsd.pipeline.context import RunContext
+from ezsd.pipeline.validation import measure_base, validation_images
 from ezsd.proposals.base_rpn import WEIGHTS
 from ezsd.recipe import Recipe, needs_targets
 from ezsd.run_folder import TrainMetrics, write_metrics
@@ -23,7 +24,13 @@ from ezsd.utils.environment import versions
 from ezsd.utils.files import read_tensors
 
 
-def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: OnStep | None = None) -> TrainMetrics:
+def run_train(
+    context: RunContext,
+    images: ImageSet,
+    teacher: Teacher,
+    on_step: OnStep | None = None,
+    val: ImageSet | None = None,
+) -> TrainMetrics:
     """Train the detector and write its model folder; resume from the last checkpoint if one exists.
 
     Args:
@@ -31,12 +38,14 @@ def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: 
         images: The train part, with base boxes only.
         teacher: The adapted teacher, which embeds the names.
         on_step: See :func:`ezsd.training.loop.run_loop`.
+        val: The val part; with ``train.validate_steps``, its base boxes choose the best weights. None: no validation.
 
     Returns:
         The metrics, also written to metrics.json.
 
     Raises:
-        RecipeError: The recipe requires masks, but the annotations have no segmentations.
+        RecipeError: The recipe requires masks, but the annotations have no segmentations, or validation, but the val
+            images have no base boxes.
         ArtifactError: The target store is missing, a checkpoint has other shapes, a loss is not finite, or the disk is
             full.
     """
@@ -62,7 +71,10 @@ def run_train(context: RunContext, images: ImageSet, teacher: Teacher, on_step: 
     base, novel = names.split([len(split.base), len(split.novel)])
     inputs = [base, novel, torch.full((len(novel),), config.novel_negatives)]
     weights = {"loss_distillation": config.distillation_weight, "loss_names": config.names_weight}
-    job = Job("train", context.folder.training, recipe.seed, recipe.data.workers, on_step)
+    measure = None
+    if config.validate_steps and val is not None:
+        measure = measure_base(context, validation_images(context, val), base)
+    job = Job("train", context.folder.training, recipe.seed, recipe.data.workers, on_step, measure)
     metrics = train_model(model, dataset, job, inputs, weights)
     setting = "strict" if store is None and not config.novel_negatives else "named"
     if process_state().is_main_process:

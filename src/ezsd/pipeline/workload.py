@@ -154,7 +154,12 @@ def _train(recipe: Recipe, train: ImageSet) -> StagePlan:
     plan = _batches(recipe, train)
     steps = plan.steps(config.epochs)
     work = f"{steps:,} steps of {plan.images_per_step} images: {images:,} images x {config.epochs:g} epochs"
-    return StagePlan("train", work, "", {"train step": steps})
+    units: dict[Work, float] = {"train step": steps}
+    if config.validate_steps:
+        rounds = math.ceil(steps / config.validate_steps)
+        units["detect in an image"] = rounds * config.validate_images / 2  # the pace is that of gzsd and zsd together
+        work += f"; {rounds:,} validations on at most {config.validate_images:,} val images"
+    return StagePlan("train", work, "", units)
 
 
 def _batches(recipe: Recipe, train: ImageSet) -> BatchPlan:

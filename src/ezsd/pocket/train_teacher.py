@@ -214,7 +214,7 @@ def _learn(model: Any, album: Album, seed: int, steps: int, checkpoints: Path) -
         yield {"loss_contrastive": contrastive_loss(model, images, tokens[named, prompts], own)}
 
     @torch.no_grad()
-    def limit_scale() -> None:
+    def limit_scale(steps: int) -> None:
         model.logit_scale.clamp_(max=math.log(100))
 
     task = Task(

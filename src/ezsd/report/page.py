@@ -44,7 +44,7 @@ _TRAIN_IMAGES = 1000  # maximum train images among which the cards of proposals 
 _PROPOSALS = 12  # maximum proposals drawn on an image
 
 
-_LOSSES = {
+_CURVES = {
     "loss": "all losses",
     "loss_classifier": "classification",
     "loss_box": "box regression",
@@ -52,6 +52,7 @@ _LOSSES = {
     "loss_mask": "masks",
     "loss_objectness": "RPN objectness",
     "loss_rpn_box_reg": "RPN box regression",
+    "ap50_base": "validation: AP50 of base names",
 }
 
 
@@ -151,7 +152,7 @@ def _digest(run: RunFolder) -> str:
     """Return a digest of the files that a report is made from, except images."""
     files = [
         *(run.metrics(stage) for stage in STAGES), *(run.done(stage) for stage in STAGES), run.inputs("evaluate"),
-        run.confusion, run.training.log, run.per_category, run.detections,
+        run.confusion, run.training.log, run.training.validation, run.per_category, run.detections,
     ]  # fmt: skip
     return digest(__version__, *(file if file.is_file() else "" for file in files))
 
@@ -211,18 +212,18 @@ def _plots(run: RunFolder, baseline: RunFolder | None) -> list[Plot]:
     own, other = _curves(run), {} if baseline is None else _curves(baseline)
     return [
         plot(title, own[name], other.get(name, ()))
-        for name, title in {**_LOSSES, **{name: name for name in own if name not in _LOSSES}}.items()
+        for name, title in {**_CURVES, **{name: name for name in own if name not in _CURVES}}.items()
         if any(value for _, value in own.get(name, ()))  # a disabled loss is always 0
     ]
 
 
 def _curves(run: RunFolder) -> dict[str, Curve]:
-    path = run.training.log
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    files = [path for path in (run.training.log, run.training.validation) if path.is_file()]
+    lines = [json.loads(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
     curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for line in lines:
         for name, value in line.items():
-            if name.startswith("loss"):
+            if name.startswith("loss") or name == "ap50_base":
                 curves[name].append((line["step"], value))
     return dict(curves)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ezsd.data.samples import AnnotatedImage, ImageSet, masks_of, read_image
 from ezsd.data.target_store import Regions, TargetStore
-from ezsd.data.transforms import Sample, flip, resize
+from ezsd.data.transforms import Sample, flip, jitter_color, jitter_scale, resize
 from ezsd.recipe import TrainConfig
 from ezsd.training.sampler import BatchPlan, Key, PlannedBatches
 from ezsd.utils.seeding import seeded
@@ -74,15 +74,23 @@ class TrainingDataset(Dataset[Example]):
     def __getitem__(self, key: Key) -> Example:
         """Return the image [3, H, W], uint8, and its target."""
         index, seed = key
-        image = self.images[index]
-        regions = self._regions(image)
+        image, config, chance = self.images[index], self.config, seeded(seed)
+        regions, crowd = self._regions(image), image.crowd
         masks = masks_of(image) if self.masks else None
-        sample = resize(Sample.of(read_image(image), image.boxes, image.labels, masks, regions.boxes), self.image_size)
-        if torch.rand((), generator=seeded(seed)) < self.config.flip:
+        sample = Sample.of(read_image(image), image.boxes, image.labels, masks, regions.boxes)
+        flipped = torch.rand((), generator=chance) < config.flip
+        if config.scale_jitter == (1.0, 1.0):
+            sample = resize(sample, self.image_size)
+        else:
+            sample, boxes, proposals = jitter_scale(sample, self.image_size, config.scale_jitter, chance)
+            crowd, regions = crowd[boxes], regions[proposals]
+        if flipped:
             sample = flip(sample)
-        target = training_target(sample, image.crowd, regions, self.config)
+        if config.color_jitter:
+            sample = replace(sample, image=jitter_color(sample.image, config.color_jitter, chance))
+        target = training_target(sample, crowd, regions, config)
         if self.names is not None:
-            target |= named_targets(target, sample.proposals, regions, self.names, self.config)
+            target |= named_targets(target, sample.proposals, regions, self.names, config)
         return sample.image.as_subclass(Tensor), target
 
     def _regions(self, image: AnnotatedImage) -> Regions:
@@ -101,8 +109,8 @@ def training_target(sample: Sample, crowd: Tensor, regions: Regions, config: Tra
     """Return the training target of one image (see ``ZeroShotRoIHeads.forward``).
 
     Args:
-        sample: The resized and flipped image; its proposals are the boxes of ``regions``.
-        crowd: [N] bool; crowd boxes are not objects, negatives on them are ignored.
+        sample: The resized and augmented image; its proposals are the boxes of ``regions``.
+        crowd: [N] bool, of the boxes of ``sample``; crowd boxes are not objects, negatives on them are ignored.
         regions: Regions of the teacher: base boxes, followed by proposals sorted by descending score.
         config: The recipe's section ``train`` (distillation weight, number of ignored proposals).
     """

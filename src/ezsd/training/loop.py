@@ -53,7 +53,8 @@ class Task:
         checkpoint_steps: Steps between checkpoints; None = one every 30 seconds.
         key: Digest of everything the result depends on; a checkpoint with another key raises. Empty = not checked.
         begin: Called if no checkpoint exists; the JSON values it returns are kept in checkpoints and in the result.
-        after_step: Called after each optimizer step.
+        after_step: Called after each optimizer step with the number of completed steps.
+        is_finished: Called before each step; the training ends early if it returns True.
         sum_gradients: Whether to sum gradients and losses over processes, for models that are not wrapped in DDP.
     """
 
@@ -72,7 +73,8 @@ class Task:
     checkpoint_steps: int | None = None
     key: str = ""
     begin: Callable[[], Mapping[str, Any]] = dict
-    after_step: Callable[[], None] | None = None
+    after_step: Callable[[int], None] | None = None
+    is_finished: Callable[[], bool] | None = None
     sum_gradients: bool = False
 
 
@@ -83,11 +85,13 @@ class LoopResult:
     Attributes:
         seconds: Duration of this call and of earlier, interrupted calls.
         earlier_seconds: Duration of earlier, interrupted calls.
+        steps: Number of completed steps, including those of earlier calls.
         kept: Values returned by ``begin`` when the training started.
     """
 
     seconds: float
     earlier_seconds: float
+    steps: int
     kept: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -118,13 +122,15 @@ def run_loop(task: Task, accelerator: Accelerator, seed: int, on_step: OnStep | 
         kept |= task.begin()
     elif accelerator.scaler is not None and kept.get("scaler"):
         accelerator.scaler.load_state_dict(kept["scaler"])
-    log = TrainingLog(task.log, start, accelerator)
+    completed, log = start, TrainingLog(task.log, start, accelerator)
     with track(task.steps, task.name, start) as advance:
         for step in range(start, task.steps):
+            if task.is_finished is not None and task.is_finished():
+                break
             step_began = time.monotonic()
             torch.manual_seed(seeded(seed, step, accelerator.process_index).initial_seed())
             _set_rates(task.optimizer, task.rate(step))
-            losses = _take_step(task, accelerator, step)
+            losses, completed = _take_step(task, accelerator, step), step + 1
             advance(1, log.add(step + 1, losses, task.rate(step), (step + 1) / task.steps_per_epoch))
             now = time.monotonic()
             if accelerator.is_main_process and _is_due(task, step + 1, now - saved):
@@ -137,7 +143,7 @@ def run_loop(task: Task, accelerator: Accelerator, seed: int, on_step: OnStep | 
                 break
     log.close()
     accelerator.wait_for_everyone()
-    return LoopResult(kept["seconds"] + time.monotonic() - began, kept["seconds"], kept)
+    return LoopResult(kept["seconds"] + time.monotonic() - began, kept["seconds"], completed, kept)
 
 
 def _is_due(task: Task, step: int, seconds: float) -> bool:
@@ -167,7 +173,7 @@ def _take_step(task: Task, accelerator: Accelerator, step: int) -> dict[str, Ten
     task.optimizer.step()
     task.optimizer.zero_grad()
     if task.after_step is not None:
-        task.after_step()
+        task.after_step(step + 1)
     return means
 
 

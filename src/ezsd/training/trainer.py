@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ezsd.recipe import TrainConfig
 from ezsd.run_folder import TrainingFolder, TrainMetrics
 from ezsd.training.dataset import TrainingDataset, load_batches
+from ezsd.training.final_weights import FinalWeights, Measure
 from ezsd.training.loop import OnStep, Task, run_loop
 from ezsd.training.sampler import BatchPlan
 from ezsd.utils.device import new_accelerator
@@ -31,6 +32,7 @@ class Job:
         seed: The seed of the run; the random numbers of a step depend only on the seed and the step.
         workers: Number of processes that read images.
         on_step: See :func:`ezsd.training.loop.run_loop`.
+        measure: Measures a model for validation (see :class:`ezsd.training.final_weights.FinalWeights`); None = none.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Job:
     seed: int
     workers: int = 0
     on_step: OnStep | None = None
+    measure: Measure | None = None
 
 
 def train_model(
@@ -48,6 +51,8 @@ def train_model(
     loss_weights: Mapping[str, float] | None = None,
 ) -> TrainMetrics:
     """Train a model in place, resuming from the last checkpoint if one exists.
+
+    See :class:`ezsd.training.final_weights.FinalWeights` for the weights that the model ends with.
 
     Args:
         model: The model; ``forward(images, targets, *inputs)`` returns losses by name. It is moved to the device.
@@ -71,6 +76,7 @@ def train_model(
     steps = plan.steps(config.epochs)
     wrapped, optimizer = accelerator.prepare(model, build_optimizer(model, config))
     wrapped.train()
+    final = FinalWeights(model, config, steps, job.folder, job.measure)
     fixed = [tensor.to(accelerator.device) for tensor in inputs]
     loader: Iterator[Any] | None = None
 
@@ -87,7 +93,7 @@ def train_model(
     task = Task(
         name=job.name,
         parameters=list(model.parameters()),
-        tensors=model.state_dict(),
+        tensors={**model.state_dict(), **final.tensors},
         optimizer=optimizer,
         losses=losses,
         steps=steps,
@@ -98,14 +104,20 @@ def train_model(
         steps_per_epoch=len(dataset) / plan.images_per_step,
         log=job.folder.log,
         checkpoint_steps=config.checkpoint_steps,
+        after_step=final.after_step,
+        is_finished=final.is_finished,
     )
     logger.info(
         "%s: %d steps of %d images (%g epochs of %d images)",
         job.name, steps, plan.images_per_step, config.epochs, len(dataset),
     )  # fmt: skip
     result = run_loop(task, accelerator, job.seed, job.on_step)
-    shown = steps * plan.images_per_step
-    return TrainMetrics(steps=steps, images=shown, seconds=result.seconds, images_per_second=shown / result.seconds)
+    final.apply()
+    chosen = {} if final.best_step is None else {"best_step": final.best_step}
+    shown = result.steps * plan.images_per_step
+    return TrainMetrics(
+        steps=result.steps, images=shown, seconds=result.seconds, images_per_second=shown / result.seconds, **chosen
+    )
 
 
 def _on_device(
