@@ -137,7 +137,8 @@ class DetectorConfig(_Section):
     start_from: str | None = None  # a model folder, or TORCHVISION_COCO; replaces the ImageNet weights
     image_size: ImageSize = (800, 1333)  # short side of the input, and maximum long side
     fpn_channels: Count = 256
-    anchor_sides: Annotated[tuple[Count, ...], Field(min_length=5, max_length=5)] = (32, 64, 128, 256, 512)
+    # of each pyramid level; four sides: no level of stride 4
+    anchor_sides: Annotated[tuple[Count, ...], Field(min_length=4, max_length=5)] = (32, 64, 128, 256, 512)
     anchor_scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (
         1.0,
     )  # factors on the side, all on each level

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import timm
@@ -33,22 +33,27 @@ _PROBE_ERRORS = (RuntimeError, AssertionError, AttributeError, LookupError, Type
 class Backbone(nn.Module):
     """Backbone (strides 4 to 32) and FPN: levels "0".."3" at strides 4, 8, 16, 32 and "pool" at stride 64.
 
-    Running statistics of batch norm are frozen. With pretrained weights, the layers up to stride 4 are frozen too.
+    With four levels, the pyramid starts with level "1": the level at stride 4 takes most of the time of FPN and RPN, and
+    only small objects need it. Running statistics of batch norm are frozen. With pretrained weights, the layers up to
+    stride 4 are frozen too.
 
     Args:
         name: The name of a timm model, with or without the tag of its weights; see :func:`check_backbone`.
         fpn_channels: Number of channels of every level.
         pretrained: Whether to start from ImageNet weights.
+        levels: Number of levels, 5 or 4 (without stride 4).
 
     Raises:
         RecipeError: If the model does not exist or has no feature pyramid.
         ArtifactError: If the weights cannot be loaded or downloaded.
     """
 
-    def __init__(self, name: str, fpn_channels: int, pretrained: bool) -> None:
+    def __init__(self, name: str, fpn_channels: int, pretrained: bool, levels: int = 5) -> None:
         super().__init__()
         self._first_layers = _layout(name).first_layers
-        self.body = _pretrained_body(name) if pretrained else _body(name)
+        self.first_level = 5 - levels
+        self.body = _pretrained_body(name, self.first_level) if pretrained else _body(name, self.first_level)
+        _keep_depthwise_in_float32(self.body)
         self.fpn = FeaturePyramidNetwork(
             self.body.feature_info.channels(), fpn_channels, extra_blocks=LastLevelMaxPool()
         )
@@ -77,10 +82,8 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return the levels of the pyramid for images [B, 3, H, W] in 0..1 (H and W multiples of 32)."""
-        # On CPUs, gradients of depthwise convolutions are several times slower in half precision than in float32.
-        with torch.autocast("cpu", enabled=False):
-            levels = self.body((images - self.mean) / self.std)
-        pyramid: dict[str, Tensor] = self.fpn({str(index): level for index, level in enumerate(levels)})
+        levels = self.body((images - self.mean) / self.std)
+        pyramid: dict[str, Tensor] = self.fpn({str(i): level for i, level in enumerate(levels, self.first_level)})
         return pyramid
 
 
@@ -168,17 +171,18 @@ def _config(name: str) -> Any:
     return timm.get_pretrained_cfg(_WEIGHTS.get(name, name)) or timm.models.PretrainedCfg()
 
 
-def _body(name: str, **options: Any) -> Any:
-    return timm.create_model(name, features_only=True, out_indices=_layout(name).indices, **options)
+def _body(name: str, first_level: int = 0, **options: Any) -> Any:
+    indices = _layout(name).indices
+    return timm.create_model(name, features_only=True, out_indices=indices[first_level:], **options)
 
 
-def _pretrained_body(name: str) -> Any:
+def _pretrained_body(name: str, first_level: int) -> Any:
     if name == _PACKAGED:
-        body = _body(name)
+        body = _body(name, first_level)
         body.load_state_dict(packaged_image_tower().state_dict(), strict=False)
         return body
     try:
-        return _body(_WEIGHTS.get(name, name), pretrained=True)
+        return _body(_WEIGHTS.get(name, name), first_level, pretrained=True)
     except (OSError, RuntimeError) as error:
         reason = str(error).rstrip(".")
         raise ArtifactError(
@@ -186,3 +190,28 @@ def _pretrained_body(name: str) -> Any:
             "first run, or set detector.backbone: tf_efficientnet_lite0 (weights from a package), or "
             "detector.pretrained: false."
         ) from error
+
+
+def _keep_depthwise_in_float32(body: nn.Module) -> None:
+    """Exclude grouped convolutions from autocast in training on CPUs, where their bf16 gradients are far slower.
+
+    The class of the modules changes, so that the names of their parameters do not.
+    """
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            module.__class__ = _in_float32(type(module))
+
+
+@cache
+def _in_float32(kind: Any) -> Any:
+    """Return the subclass of a convolution class that runs in float32 if gradients are needed."""
+
+    class Float32Conv(kind):  # type: ignore[misc]
+        def forward(self, features: Tensor) -> Any:
+            trained = torch.is_grad_enabled() and (features.requires_grad or self.weight.requires_grad)
+            if features.device.type != "cpu" or not trained:
+                return super().forward(features)
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(features.float())
+
+    return Float32Conv

@@ -68,5 +68,5 @@ def build_proposal_network(config: DetectorConfig, pretrained: bool) -> Proposal
         config: The recipe's section ``detector``; ``rpn_proposals`` is the maximum number of regions per image.
         pretrained: Whether the backbone starts from ImageNet weights (False when weights are loaded afterwards).
     """
-    backbone = Backbone(config.backbone, config.fpn_channels, pretrained)
+    backbone = Backbone(config.backbone, config.fpn_channels, pretrained, len(config.anchor_sides))
     return channels_last(ProposalNetwork(backbone, build_rpn(config, backbone.out_channels), config.image_size))

@@ -20,7 +20,6 @@ from ezsd.detector.rpn import Rpn, build_rpn
 from ezsd.detector.text_classifier import TextClassifier
 from ezsd.recipe import DetectorConfig
 
-FEATURE_LEVELS = ["0", "1", "2", "3"]
 PADDED_TO = 32  # the largest stride of the backbone
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -140,14 +139,15 @@ def build_detector(
         pretrained: Whether the backbone starts from ImageNet weights (False when weights are loaded afterwards).
         logit_scale: The initial logit scale of the classifier.
     """
-    backbone = Backbone(config.backbone, config.fpn_channels, pretrained)
+    backbone = Backbone(config.backbone, config.fpn_channels, pretrained, len(config.anchor_sides))
     channels = backbone.out_channels
     # The FPN paper pools boxes of 224 px at stride 16, with smallest anchors of 32 px; keep this ratio for any anchors.
     # The bins of a box are then at most two cells wide, so one sample per bin is enough.
-    canonical = 7 * config.anchor_sides[0]
+    canonical = 7 * config.anchor_sides[0] // 2**backbone.first_level
+    levels = [str(level) for level in range(backbone.first_level, 4)]
     box_head = BoxHead(channels, embedding_dim, config)
     mask_parts = {
-        "mask_roi_pool": MultiScaleRoIAlign(FEATURE_LEVELS, 14, 2, canonical_scale=canonical),
+        "mask_roi_pool": MultiScaleRoIAlign(levels, 14, 2, canonical_scale=canonical),
         "mask_head": MaskRCNNHeads(channels, (channels,) * 4, 1),
         "mask_predictor": MaskRCNNPredictor(channels, channels, 1),
     }
@@ -155,7 +155,7 @@ def build_detector(
         box_head,
         TextClassifier(embedding_dim, logit_scale),
         Scoring(config.semantic_top_k, config.objectness_power, config.quality_power, config.soft_nms),
-        box_roi_pool=MultiScaleRoIAlign(FEATURE_LEVELS, config.roi_size, 1, canonical_scale=canonical),
+        box_roi_pool=MultiScaleRoIAlign(levels, config.roi_size, 1, canonical_scale=canonical),
         **roi_options(config),
         **(mask_parts if masks else {}),
     )
