@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import timm
@@ -34,8 +34,9 @@ class Backbone(nn.Module):
     """Backbone (strides 4 to 32) and FPN: levels "0".."3" at strides 4, 8, 16, 32 and "pool" at stride 64.
 
     With four levels, the pyramid starts with level "1": the level at stride 4 takes most of the time of FPN and RPN, and
-    only small objects need it. Running statistics of batch norm are frozen. With pretrained weights, the layers up to
-    stride 4 are frozen too.
+    only small objects need it.
+
+    Running statistics of batch norm are frozen. With pretrained weights, the layers up to stride 4 are frozen too.
 
     Args:
         name: The name of a timm model, with or without the tag of its weights; see :func:`check_backbone`.
@@ -202,11 +203,10 @@ def _keep_depthwise_in_float32(body: nn.Module) -> None:
             module.__class__ = _in_float32(type(module))
 
 
-@cache
 def _in_float32(kind: Any) -> Any:
     """Return the subclass of a convolution class that runs in float32 if gradients are needed."""
 
-    class Float32Conv(kind):  # type: ignore[misc]
+    class Float32Conv(kind):
         def forward(self, features: Tensor) -> Any:
             trained = torch.is_grad_enabled() and (features.requires_grad or self.weight.requires_grad)
             if features.device.type != "cpu" or not trained:
