@@ -33,8 +33,8 @@ _PROBE_ERRORS = (RuntimeError, AssertionError, AttributeError, LookupError, Type
 class Backbone(nn.Module):
     """Backbone (strides 4 to 32) and FPN: levels "0".."3" at strides 4, 8, 16, 32 and "pool" at stride 64.
 
-    With four levels, the pyramid starts with level "1": the level at stride 4 takes most of the time of FPN and RPN, and
-    only small objects need it.
+    With four levels, the pyramid starts with level "1": the level at stride 4 takes most of the time of FPN and RPN,
+    and only small objects need it.
 
     Running statistics of batch norm are frozen. With pretrained weights, the layers up to stride 4 are frozen too.
 
