@@ -89,7 +89,7 @@ def test_torchvision_weights_give_the_features_and_regions_of_torchvision(monkey
         features = theirs.backbone((image - mean.view(3, 1, 1)) / std.view(3, 1, 1))
         expected = theirs.rpn.head(list(features.values()))
         own = model.eval().backbone(image)
-        found = model.rpn.head(list(own.values()))
+        found = model.rpn.head(list(own.values()))[:2]
     for ours, other in [(list(own.values()), list(features.values())), *zip(found, expected, strict=True)]:
         for a, b in zip(ours, other, strict=True):
             assert (a - b).abs().max() < 1e-5 * b.abs().max()
