@@ -26,6 +26,7 @@ from ezsd.teacher.adaptation import (
     train_norms,
     usable_boxes,
 )
+from ezsd.teacher.norms import copy_norms, interpolate_norms, set_norms
 from ezsd.utils.device import process_state
 from ezsd.utils.files import write_text
 
@@ -66,8 +67,10 @@ def run_adapt(context: RunContext, teacher: Teacher, train: ImageSet, val: Image
             f"Adapt: {len(batches.boxes)} base boxes, {config.epochs} epochs = {steps} steps of {config.batch_size} "
             f"crops, forward and backward ({config.precision})."
         )
+        raw = copy_norms(teacher, config.towers)
         job = NormsJob(folder.adapt_checkpoints, folder.adapt_log, begin=lambda: {"before": measure()})
         result = train_norms(teacher, batches, split, recipe.prompt, job)
+        set_norms(teacher, interpolate_norms(raw, copy_norms(teacher, config.towers), config.share))
         before, after, seconds = result.kept["before"], measure(), result.earlier_seconds
         if process_state().is_main_process:
             save_norms(teacher, folder.norms, config.towers)
