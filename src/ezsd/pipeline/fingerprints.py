@@ -32,6 +32,12 @@ _NOT_OF_REGIONS = (
     "propose.dense_sides", "propose.nms", "propose.crop_rank",
 )  # fmt: skip
 
+# Keys of later versions, with the value that does what earlier versions did. It is left out of the inputs, so that
+# older run folders stay valid.
+_ADDED: Mapping[str, Any] = {
+    "adapt.share": 1.0,
+}
+
 Inputs = dict[str, Any]
 
 
@@ -104,6 +110,7 @@ def _of_proposing(recipe: Recipe) -> Inputs:
 
 def _of_section(name: str, section: BaseModel) -> Inputs:
     values = {f"{name}.{key}": value for key, value in section.model_dump(mode="json").items()}
+    values = {key: value for key, value in values.items() if key not in _ADDED or value != _ADDED[key]}
     return {key: value for key, value in values.items() if key not in _SPEED_ONLY}
 
 
