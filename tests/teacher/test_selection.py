@@ -83,8 +83,9 @@ def test_best_share_balances_both_groups_and_prefers_small_shares() -> None:
         return ShareScore(share=share, left_out=left_out, kept=kept, score=score(left_out, kept))
 
     assert best_share([row(0, 0.4, 0.3), row(0.25, 0.38, 0.4), row(1, 0.05, 0.9)]) == 0.25
-    assert best_share([row(0, 0.4, 0.4), row(1, 0.4, 0.4)]) == 0
-    assert best_share([row(0, 0.2, 0.2), row(1, 0.3, 0.6)]) == 1
+    assert best_share([row(0.25, 0.4, 0.4), row(1, 0.4, 0.4)]) == 0.25
+    assert best_share([row(0.25, 0.2, 0.2), row(1, 0.3, 0.6)]) == 1
+    assert best_share([row(0, 0.9, 0.9), row(0.25, 0.3, 0.3), row(1, 0.2, 0.2)]) == 0.25
 
 
 def test_auto_is_the_adaptation_with_the_chosen_share(

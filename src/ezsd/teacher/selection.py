@@ -34,10 +34,10 @@ from ezsd.utils.files import digest, read_json_if_exists, write_json
 from ezsd.utils.seeding import seeded
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-CAUTIOUS_SHARE = 0.25  # with too few base names to leave some out
+CAUTIOUS_SHARE = 0.25  # with too few base names to leave some out, and the smallest choice: folds train on fewer names
 FEWEST_NAMES = 4
 FOLDS = 3
-STEPS_DIVISOR = 3  # a fold takes this part of the steps of the adaptation, so all folds cost about one adaptation
+BATCH_DIVISOR = 4  # folds take as many steps as the adaptation, because the shift grows with them, of fewer crops
 _HELD_OUT = 5  # every fifth image is not trained on; crops of kept names are taken from these images
 _FEWEST_BOXES = 5  # names with fewer boxes are not measured
 _CROPS = 800  # about as many crops are classified for each share and fold
@@ -130,8 +130,8 @@ def name_folds(boxes: Mapping[str, int], folds: int = FOLDS) -> list[Fold]:
 
 
 def best_share(table: Sequence[ShareScore]) -> float:
-    """Return the share with the best score; the smallest of equally good ones."""
-    return max(table, key=lambda row: (row.score, -row.share)).share
+    """Return the share with the best score of those from 0.25; the smallest of equally good ones."""
+    return max((row for row in table if row.share >= CAUTIOUS_SHARE), key=lambda row: (row.score, -row.share)).share
 
 
 def _table(results: Sequence[Mapping[str, Sequence[float]]]) -> tuple[ShareScore, ...]:
@@ -213,8 +213,8 @@ class _FoldMeasurement:
     def _adapt(self, fold: Fold, checkpoints: Path) -> float:
         """Train the norms on boxes of the kept names; return the seconds of earlier, interrupted calls."""
         images = [image for place, image in enumerate(self.train.images) if not _is_held_out(place)]
-        steps = -(-self.steps // STEPS_DIVISOR)
-        batches = CropBatches(replace(self.train, images=images), fold.kept, self.config, self.recipe.seed, steps)
+        config = self.config.model_copy(update={"batch_size": -(-self.config.batch_size // BATCH_DIVISOR)})
+        batches = CropBatches(replace(self.train, images=images), fold.kept, config, self.recipe.seed, self.steps)
         split = CategorySplit("fold", fold.kept, fold.left_out)
         return train_norms(self.teacher, batches, split, self.recipe.prompt, NormsJob(checkpoints)).earlier_seconds
 
