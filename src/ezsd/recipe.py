@@ -90,6 +90,7 @@ class AdaptConfig(_Section):
     weight_decay: NotNegative = 1e-4
     clip_norm: Positive = 0.1
     balance: Fraction = 0.0  # fraction of the base names' log frequency added to the training logits; 0 = paper
+    share: Fraction | Literal["auto"] = 1.0  # norms = raw + share * (trained - raw); 1 = paper
     jitter: Fraction = 0.1  # box corners move by up to this fraction of the box's sides
     min_side: NotNegative = 0  # boxes with a shorter longer side (pixels) are skipped
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

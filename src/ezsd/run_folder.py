@@ -123,6 +123,11 @@ class RunFolder:
         return self.of("adapt") / "checkpoint"
 
     @property
+    def adapt_folds(self) -> Path:
+        """The results of folds that choose the share of the norm shift, removed when the adaptation finishes."""
+        return self.of("adapt") / "folds"
+
+    @property
     def model(self) -> Path:
         """The model folder."""
         return self.of("train") / "model"
@@ -175,11 +180,21 @@ def _renamed(new: str, old: str) -> Any:
     return Field(default=None, validation_alias=AliasChoices(new, old))
 
 
+class ShareScore(_Metrics):
+    """Accuracies with one share of the norm shift, in 0..1, of base names that are left out and that are trained on."""
+
+    share: float
+    left_out: float
+    kept: float
+    score: float
+
+
 class AdaptMetrics(_Metrics):
     """Metrics of stage adapt. Accuracies are in 0..1, before and after the adaptation.
 
     ``accuracy_base`` and ``accuracy_novel`` are measured with all names as candidates, ``accuracy_novel_among_novel``
-    with novel names only.
+    with novel names only. ``share`` is the share of the norm shift that is kept; ``share_table`` and ``share_seconds``
+    are set if it was chosen by leaving base names out.
     """
 
     accuracy_base_before: float | None = None
@@ -191,6 +206,9 @@ class AdaptMetrics(_Metrics):
     val_crops: int | None = None
     crops: int | None = None
     steps: int | None = None
+    share: float | None = None
+    share_table: tuple[ShareScore, ...] | None = None
+    share_seconds: float | None = None
     seconds: float | None = None
 
 

@@ -46,6 +46,13 @@ def _counted(recipe: Recipe) -> dict[str, StagePlan]:
     return {plan.stage: plan for plan in count_work(recipe, split, images)}
 
 
+def test_plan_counts_the_steps_that_choose_the_share(coco: TinyCoco) -> None:
+    fixed, chosen = (_counted(_recipe(coco, adapt={"epochs": 5, "share": share}))["adapt"] for share in (1.0, "auto"))
+    extra = chosen.units["adapt step"] - fixed.units["adapt step"]
+    assert extra == -(-fixed.units["adapt step"] * 3 // 4)  # three folds, with a quarter of the crops in each step
+    assert "to choose the share" in chosen.work and "to choose" not in fixed.work
+
+
 def test_counts_match_the_run(coco: TinyCoco, tmp_path: Path) -> None:
     recipe = _recipe(coco, adapt={"min_side": 20}, propose={"dense_sides": [64, 96]})
     plans = _counted(recipe)

@@ -99,10 +99,31 @@ def test_teacher_is_frozen_afterwards_and_its_norms_are_saved(parts: tuple[Image
     assert fresh.fingerprint == teacher.fingerprint != ColorTeacher().fingerprint
 
 
+def test_share_moves_the_norms_by_a_part_of_the_shift(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+    raw = ColourTeacher().norm_parameters()
+    full, half = (
+        _run(parts, tmp_path / str(share), SETTINGS.model_copy(update={"share": share})).norm_parameters()
+        for share in (1.0, 0.5)
+    )
+    saved, _ = read_tensors(tmp_path / "0.5/adapt/norms.safetensors")
+    for name, value in raw.items():
+        torch.testing.assert_close(half[name], (value + full[name]) / 2)
+        assert torch.equal(saved[name], half[name]) and not torch.equal(half[name], full[name])
+
+
+def test_accuracy_is_measured_with_the_share_of_the_shift(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+    teacher = _run(parts, tmp_path, SETTINGS.model_copy(update={"share": 0.0}))
+    assert teacher.fingerprint == ColourTeacher().fingerprint
+    confusion = json.loads((tmp_path / "adapt/confusion.json").read_text())
+    assert confusion["after"] == confusion["before"]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3])
 def test_resumed_adaptation_is_bit_identical(
-    parts: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    share: float, parts: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _run(parts, tmp_path / "uninterrupted")
+    settings = SETTINGS.model_copy(update={"share": share})
+    _run(parts, tmp_path / "uninterrupted", settings)
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     save, saved = loop.save_checkpoint, []
 
@@ -114,9 +135,9 @@ def test_resumed_adaptation_is_bit_identical(
 
     monkeypatch.setattr(loop, "save_checkpoint", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        _run(parts, tmp_path / "interrupted")
+        _run(parts, tmp_path / "interrupted", settings)
     assert not (tmp_path / "interrupted" / "adapt/norms.safetensors").exists()
-    _run(parts, tmp_path / "interrupted")
+    _run(parts, tmp_path / "interrupted", settings)
     assert saved[7] == 8
     first, second = (
         read_tensors(tmp_path / name / "adapt/norms.safetensors")[0] for name in ("uninterrupted", "interrupted")

@@ -26,6 +26,8 @@ from ezsd.teacher.adaptation import (
     train_norms,
     usable_boxes,
 )
+from ezsd.teacher.norms import copy_norms, interpolate_norms, set_norms
+from ezsd.teacher.selection import ShareChoice, choose_share
 from ezsd.utils.device import process_state
 from ezsd.utils.files import write_text
 
@@ -53,8 +55,9 @@ def run_adapt(context: RunContext, teacher: Teacher, train: ImageSet, val: Image
     """
     recipe, split, folder = context.recipe, context.split, context.folder
     config = recipe.adapt
-    started = time.monotonic()
     seconds, steps, crops = 0.0, 0, 0
+    choice = _choose_share(context, teacher, train)
+    started = time.monotonic()
 
     def measure() -> dict[str, Any] | None:
         return name_crops(teacher, val, split, config, recipe.prompt, context.device)
@@ -66,16 +69,18 @@ def run_adapt(context: RunContext, teacher: Teacher, train: ImageSet, val: Image
             f"adapt: {len(batches.boxes)} base boxes, {config.epochs} epochs = {steps} steps of {config.batch_size} "
             f"crops, forward and backward ({config.precision})."
         )
+        raw = copy_norms(teacher, config.towers)
         job = NormsJob(folder.adapt_checkpoints, folder.adapt_log, begin=lambda: {"before": measure()})
         result = train_norms(teacher, batches, split, recipe.prompt, job)
-        before, after, seconds = result.kept["before"], measure(), result.earlier_seconds
+        set_norms(teacher, interpolate_norms(raw, copy_norms(teacher, config.towers), choice.share))
+        before, after, seconds = result.kept["before"], measure(), choice.seconds + result.earlier_seconds
         if process_state().is_main_process:
             save_norms(teacher, folder.norms, config.towers)
     else:
         before, after = measure(), None
     val_crops = 0 if val is None else sum(len(usable_boxes(image, config.min_side)) for image in val)
     metrics = AdaptMetrics(
-        **_before_and_after(before, after, len(split.base)),
+        **_before_and_after(before, after, len(split.base)), **(_shares(choice) if config.enabled else {}),
         val_crops=val_crops, crops=crops, steps=steps, seconds=round(seconds + time.monotonic() - started, 1),
     )  # fmt: skip
     if process_state().is_main_process:
@@ -85,12 +90,25 @@ def run_adapt(context: RunContext, teacher: Teacher, train: ImageSet, val: Image
             write_text(folder.confusion, json.dumps(confusion))  # not indented: many names give many lines
         write_metrics(folder.metrics("adapt"), metrics)
         shutil.rmtree(folder.adapt_checkpoints, ignore_errors=True)
+        shutil.rmtree(folder.adapt_folds, ignore_errors=True)
     process_state().wait_for_everyone()
     return metrics
 
 
-def _before_and_after(
-    before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, base: int
-) -> dict[str, float | None]:
+def _choose_share(context: RunContext, teacher: Teacher, train: ImageSet) -> ShareChoice:
+    recipe = context.recipe
+    if not recipe.adapt.enabled:
+        return ShareChoice(0.0)
+    if recipe.adapt.share != "auto":
+        return ShareChoice(recipe.adapt.share)
+    return choose_share(teacher, train, context.split, recipe, context.folder.adapt_folds, context.device)
+
+
+def _shares(choice: ShareChoice) -> dict[str, Any]:
+    table = {"share_table": choice.table, "share_seconds": round(choice.seconds, 1)} if choice.table else {}
+    return {"share": choice.share, **table}
+
+
+def _before_and_after(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, base: int) -> dict[str, Any]:
     first, last = accuracies(before, base), accuracies(after, base)
     return {f"{name}_{when}": values[name] for name in first for when, values in (("before", first), ("after", last))}

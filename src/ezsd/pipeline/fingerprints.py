@@ -36,6 +36,7 @@ _NOT_OF_RPN = (
 # Keys added after version 0.1.0, with the value that is the behavior before them. With that value they are left out, so
 # that earlier run folders stay valid.
 _ADDED: Inputs = {
+    "adapt.share": 1.0,
     "propose.size_power": 0.1,
     "detector.start_from": None,
     "detector.anchor_scales": [1.0],

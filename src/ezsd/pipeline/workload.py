@@ -15,6 +15,7 @@ from ezsd.proposals.proposer import ranked_without_crops
 from ezsd.proposals.recall import RECALL_AT
 from ezsd.recipe import ProposeConfig, Recipe, needs_targets
 from ezsd.teacher.adaptation import KEPT_IMAGES, usable_boxes
+from ezsd.teacher.selection import BATCH_DIVISOR, FOLDS
 from ezsd.training.sampler import BatchPlan
 from ezsd.utils.device import process_state
 
@@ -118,9 +119,13 @@ def _adapt(recipe: Recipe, train: ImageSet, val: ImageSet | None) -> StagePlan:
     boxes = sum(len(usable_boxes(image, config.min_side)) for image in train)
     steps = config.epochs * math.ceil(boxes / config.batch_size)
     reads = len(train) * (config.epochs if len(train) > KEPT_IMAGES else 1)
+    work = f"{steps:,} steps of {config.batch_size} crops: {boxes:,} base boxes x {config.epochs} epochs"
+    if config.share == "auto":
+        work += f"; {FOLDS} x {steps:,} steps of {math.ceil(config.batch_size / BATCH_DIVISOR)} to choose the share"
+        steps += math.ceil(steps * FOLDS / BATCH_DIVISOR)
     return StagePlan(
         "adapt",
-        f"{steps:,} steps of {config.batch_size} crops: {boxes:,} base boxes x {config.epochs} epochs",
+        work,
         f"{config.epochs * boxes:,} crops forward and backward, {seen:,} forward",
         {"adapt step": steps, "read an image": reads, "look at a crop": seen},
     )

@@ -55,7 +55,8 @@ def train_norms(teacher: Teacher, batches: CropBatches, split: CategorySplit, pr
     accelerator = new_accelerator(config.precision)
     parameters = teacher.norm_parameters(config.towers)
     optimizer = torch.optim.AdamW(parameters.values(), lr=config.lr, weight_decay=config.weight_decay)
-    depends_on = (teacher.weights_digest, config.model_dump_json(), prompt, *split.names, batches.digest)
+    settings = config.model_dump_json(exclude={"share"})  # the share is applied after the training
+    depends_on = (teacher.weights_digest, settings, prompt, *split.names, batches.digest)
     texts = [prompt.format(name=name) for name in split.base]
     loss_of = _crop_loss(teacher, texts, config.balance * batches.log_shares(len(split.base)), config)
     device = str(accelerator.device)
@@ -142,12 +143,15 @@ class CropBatches:
         base: Base names; they can be ordered differently from ``train.names``.
         config: The recipe's section ``adapt``.
         seed: The seed of the run.
+        steps: The number of steps; None = ``config.epochs`` epochs.
 
     Raises:
         DataError: If no image has a usable base box.
     """
 
-    def __init__(self, train: ImageSet, base: Sequence[str], config: AdaptConfig, seed: int) -> None:
+    def __init__(
+        self, train: ImageSet, base: Sequence[str], config: AdaptConfig, seed: int, steps: int | None = None
+    ) -> None:
         self.images, self.config, self.seed = train.images, config, seed
         self.of_image: list[list[int]] = []  # indices of boxes, by image
         owners: list[int] = []
@@ -164,7 +168,7 @@ class CropBatches:
                             f"{config.min_side:g} pixels. Lower adapt.min_side, or check the split.")  # fmt: skip
         self.boxes, self.labels, self.owners = torch.cat(boxes), torch.cat(labels), owners
         self.steps_an_epoch = math.ceil(len(owners) / config.batch_size)
-        self.steps = self.steps_an_epoch * config.epochs
+        self.steps = steps or self.steps_an_epoch * config.epochs
         self._order = lru_cache(maxsize=2)(self._order_of)
         self._reader = ImageCache(train.images, KEPT_IMAGES)
 

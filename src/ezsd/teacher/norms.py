@@ -1,16 +1,35 @@
-"""Save and load the adapted norm parameters of a teacher, with a digest of the weights they belong to."""
+"""Copy, interpolate, save and load the norm parameters of a teacher, with a digest of the weights they belong to."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ezsd.errors import ArtifactError
 from ezsd.teacher.base import Teacher
 from ezsd.utils.files import read_tensors, write_tensors
+
+
+def copy_norms(teacher: Teacher, towers: Sequence[str]) -> dict[str, Tensor]:
+    """Return copies of the norm parameters of ``towers``, by name."""
+    return {name: value.detach().clone() for name, value in teacher.norm_parameters(towers).items()}
+
+
+def interpolate_norms(raw: Mapping[str, Tensor], trained: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Return ``raw + share * (trained - raw)`` for each parameter; exact for share 0 and share 1."""
+    return {name: torch.lerp(value, trained[name], share) for name, value in raw.items()}
+
+
+@torch.no_grad()
+def set_norms(teacher: Teacher, values: Mapping[str, Tensor]) -> None:
+    """Copy ``values`` into the norm parameters of ``teacher`` with the same names."""
+    parameters = teacher.norm_parameters()
+    for name, value in values.items():
+        parameters[name].copy_(value)
 
 
 def save_norms(teacher: Teacher, path: Path, towers: Sequence[str]) -> None:
@@ -19,7 +38,6 @@ def save_norms(teacher: Teacher, path: Path, towers: Sequence[str]) -> None:
     write_tensors(path, dict(teacher.norm_parameters(towers)), metadata)
 
 
-@torch.no_grad()
 def load_norms(teacher: Teacher, path: Path) -> None:
     """Load saved norm parameters into ``teacher``, bit-identically.
 
@@ -38,5 +56,4 @@ def load_norms(teacher: Teacher, path: Path) -> None:
         raise ArtifactError(
             f"{path} contains parameters that {teacher.name} does not have: {', '.join(wrong)}. Run stage adapt again."
         )
-    for name, value in tensors.items():
-        parameters[name].copy_(value)
+    set_norms(teacher, tensors)
