@@ -100,7 +100,7 @@ def test_teacher_is_frozen_afterwards_and_its_norms_are_saved(parts: tuple[Image
 
 
 def test_share_moves_the_norms_by_a_part_of_the_shift(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
-    raw = ColourTeacher().norm_parameters()
+    raw = ColorTeacher().norm_parameters()
     full, half = (
         _run(parts, tmp_path / str(share), SETTINGS.model_copy(update={"share": share})).norm_parameters()
         for share in (1.0, 0.5)
@@ -113,7 +113,7 @@ def test_share_moves_the_norms_by_a_part_of_the_shift(parts: tuple[ImageSet, Ima
 
 def test_accuracy_is_measured_with_the_share_of_the_shift(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     teacher = _run(parts, tmp_path, SETTINGS.model_copy(update={"share": 0.0}))
-    assert teacher.fingerprint == ColourTeacher().fingerprint
+    assert teacher.fingerprint == ColorTeacher().fingerprint
     confusion = json.loads((tmp_path / "adapt/confusion.json").read_text())
     assert confusion["after"] == confusion["before"]
 
