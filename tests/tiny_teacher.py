@@ -12,17 +12,17 @@ from ezsd.teacher.base import fingerprint_of, frozen, norms_of
 from ezsd.teacher.regions import crop_regions
 from ezsd.utils.files import digest
 
-TEACHER = "tiny_teacher:ColorTeacher"
+TEACHER = "tiny_teacher:ColourTeacher"
 
 
-class ColorTeacher:
-    """A tiny :class:`ezsd.teacher.base.Teacher`."""
+class ColourTeacher:
+    """A tiny :class:`ezsd.teacher.base.Teacher`; the run folder of version 0.1.0 in the fixtures names it."""
 
     name = TEACHER
     embedding_dim = 16
     input_size = 16
     logit_scale = 10.0
-    weights_digest = "colors"
+    weights_digest = "colours"
 
     def __init__(self) -> None:
         with torch.random.fork_rng():
@@ -50,7 +50,7 @@ class ColorTeacher:
         modules = {"image": self._image, "text": self._text}
         return {name: value for tower in towers for name, value in norms_of(modules[tower], tower).items()}
 
-    def to(self, device: str) -> ColorTeacher:
+    def to(self, device: str) -> ColourTeacher:
         for module in (self._image, self._to_embedding, self._text):
             module.to(device)
         return self

@@ -13,7 +13,7 @@ from torch import Tensor
 from ezsd.commands.advice import advice_on_data, advice_on_names, advice_on_teacher
 from ezsd.data.categories import CategorySplit
 from ezsd.errors import ArtifactError, RecipeError
-from tiny_teacher import TEACHER, ColorTeacher
+from tiny_teacher import TEACHER, ColourTeacher
 
 PROMPT = "a photo of a {name}"
 
@@ -71,7 +71,7 @@ def test_long_lists_are_truncated() -> None:
     assert expected[0].count('"') == 20 and "and 15 more" in expected[0]
 
 
-class _Near(ColorTeacher):
+class _Near(ColourTeacher):
     """A teacher with random name embeddings, except that sofa is close to couch and mug is similar to cup."""
 
     def encode_names(self, texts: Any) -> Tensor:

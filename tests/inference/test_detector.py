@@ -21,7 +21,7 @@ from ezsd.inference.inputs import read_any, vocabulary_names
 from ezsd.teacher import save_norms
 from tiny import SPLIT
 from tiny_run import EMBEDDING_DIM, assert_same_detections, make_model_folder
-from tiny_teacher import ColorTeacher
+from tiny_teacher import ColourTeacher
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_other_names_are_encoded_once_by_the_teacher(
 
 def test_other_names_are_encoded_by_the_adapted_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
-    adapted = ColorTeacher()
+    adapted = ColourTeacher()
     torch.nn.init.normal_(adapted.norm_parameters()["text.weight"])
     save_norms(adapted, tmp_path / "norms.safetensors", ("text",))
     folder = make_model_folder(tmp_path / "model", norms=tmp_path / "norms.safetensors")
@@ -160,7 +160,7 @@ def test_other_names_are_encoded_by_the_adapted_teacher(tmp_path: Path, monkeypa
     made = Detector.load(folder, "cpu").embed(["traffic cone", "stop sign"])
     text = ["a photo of a traffic cone", "a photo of a stop sign"]
     torch.testing.assert_close(made, adapted.encode_names(text).detach())
-    assert not torch.allclose(made, ColorTeacher().encode_names(text), atol=0.01)
+    assert not torch.allclose(made, ColourTeacher().encode_names(text), atol=0.01)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from ezsd.teacher import adaptation, load_norms
 from ezsd.training import loop
 from ezsd.utils.files import read_tensors
 from tiny import SPLIT, TinyCoco
-from tiny_teacher import ColorTeacher, tiny_values
+from tiny_teacher import ColourTeacher, tiny_values
 
 SETTINGS = AdaptConfig(epochs=6, batch_size=4, lr=0.02, clip_norm=1.0)
 PROMPT = "a photo of a {name}"
@@ -33,8 +33,8 @@ def parts(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> tuple[ImageSet,
 
 def _run(
     parts: tuple[ImageSet, ImageSet | None], folder: Path, settings: AdaptConfig = SETTINGS, seed: int = 0
-) -> ColorTeacher:
-    teacher = ColorTeacher()
+) -> ColourTeacher:
+    teacher = ColourTeacher()
     values = tiny_values("images", "annotations.json")
     recipe = parse_recipe(values, "test").model_copy(update={"adapt": settings, "prompt": PROMPT, "seed": seed})
     run_adapt(RunContext(recipe, SPLIT, RunFolder(folder), "cpu"), teacher, *parts)
@@ -46,7 +46,7 @@ def _metrics(folder: Path) -> dict[str, float | None]:
     return metrics
 
 
-def _weights(teacher: ColorTeacher) -> dict[str, Tensor]:
+def _weights(teacher: ColourTeacher) -> dict[str, Tensor]:
     return {
         f"{place}.{name}": value.clone()
         for place, module in enumerate((teacher._image, teacher._to_embedding, teacher._text))
@@ -83,7 +83,7 @@ def test_confusion_counts_match_the_accuracies(parts: tuple[ImageSet, ImageSet],
 
 
 def test_only_affine_norm_parameters_change(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
-    before, after = _weights(ColorTeacher()), _weights(_run(parts, tmp_path))
+    before, after = _weights(ColourTeacher()), _weights(_run(parts, tmp_path))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"0.1.weight", "0.1.bias", "2.weight", "2.bias"}
     image_only = _weights(_run(parts, tmp_path / "image", SETTINGS.model_copy(update={"towers": ("image",)})))
@@ -94,13 +94,13 @@ def test_only_affine_norm_parameters_change(parts: tuple[ImageSet, ImageSet], tm
 def test_teacher_is_frozen_afterwards_and_its_norms_are_saved(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     teacher = _run(parts, tmp_path)
     assert all(not value.requires_grad and value.grad is None for value in teacher.norm_parameters().values())
-    fresh = ColorTeacher()
+    fresh = ColourTeacher()
     load_norms(fresh, tmp_path / "adapt/norms.safetensors")
-    assert fresh.fingerprint == teacher.fingerprint != ColorTeacher().fingerprint
+    assert fresh.fingerprint == teacher.fingerprint != ColourTeacher().fingerprint
 
 
 def test_share_moves_the_norms_by_a_part_of_the_shift(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
-    raw = ColorTeacher().norm_parameters()
+    raw = ColourTeacher().norm_parameters()
     full, half = (
         _run(parts, tmp_path / str(share), SETTINGS.model_copy(update={"share": share})).norm_parameters()
         for share in (1.0, 0.5)
@@ -113,7 +113,7 @@ def test_share_moves_the_norms_by_a_part_of_the_shift(parts: tuple[ImageSet, Ima
 
 def test_accuracy_is_measured_with_the_share_of_the_shift(parts: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     teacher = _run(parts, tmp_path, SETTINGS.model_copy(update={"share": 0.0}))
-    assert teacher.fingerprint == ColorTeacher().fingerprint
+    assert teacher.fingerprint == ColourTeacher().fingerprint
     confusion = json.loads((tmp_path / "adapt/confusion.json").read_text())
     assert confusion["after"] == confusion["before"]
 
@@ -193,7 +193,7 @@ def test_disabled_adaptation_measures_only_the_raw_teacher(parts: tuple[ImageSet
     teacher = _run(parts, tmp_path, SETTINGS.model_copy(update={"enabled": False}))
     metrics = _metrics(tmp_path)
     assert metrics["accuracy_base_before"] is not None and metrics["accuracy_base_after"] is None
-    assert metrics["crops"] == 0 and teacher.fingerprint == ColorTeacher().fingerprint
+    assert metrics["crops"] == 0 and teacher.fingerprint == ColourTeacher().fingerprint
     assert not (tmp_path / "adapt/norms.safetensors").exists()
     expected = json.loads((tmp_path / "adapt/confusion.json").read_text())
     assert expected["before"] and expected["after"] is None
@@ -206,7 +206,7 @@ def test_too_small_boxes_raise_an_error(parts: tuple[ImageSet, ImageSet], tmp_pa
 
 @pytest.mark.parametrize("towers", [("image",), ("image", "text")])
 def test_log_class_shares_are_added_to_the_training_logits(towers: tuple[str, ...]) -> None:
-    teacher, texts = ColorTeacher(), ["circle", "square"]
+    teacher, texts = ColourTeacher(), ["circle", "square"]
     crops, labels = (
         torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
         torch.tensor([0, 0, 0, 0, 0, 1]),

@@ -311,7 +311,7 @@ def test_summary_shows_setting_cost_and_missing_values() -> None:
     }  # fmt: skip
     console = Console(width=160, file=io.StringIO(), record=True)
     console.print(summary(EvaluateMetrics.model_validate(metrics)))
-    text = console.export_text()
+    text = console.export_text().replace("\N{NO-BREAK SPACE}", " ")
     for expected in ("setting named", "20.0", " - ", "adapt 1.5 s", "12,345 crops", "2.5 MB", "2 skipped"):
         assert expected in text
 

@@ -19,7 +19,7 @@ from ezsd.recipe import ProposeConfig, Recipe, parse_recipe
 from ezsd.run_folder import RunFolder
 from ezsd.teacher.regions import crop_regions
 from tiny import EMPTY_IMAGE, SPLIT, TinyCoco
-from tiny_teacher import ColorTeacher, tiny_values
+from tiny_teacher import ColourTeacher, tiny_values
 
 PROMPT = "a photo of a {name}"
 SETTINGS = ProposeConfig(
@@ -39,7 +39,7 @@ def tiny(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> TinyCoco:
 
 
 def _run(images: ImageSet, folder: Path, settings: ProposeConfig = SETTINGS) -> TargetStore:
-    run_propose(RunContext(_recipe(settings), SPLIT, RunFolder(folder), "cpu"), images, ColorTeacher())
+    run_propose(RunContext(_recipe(settings), SPLIT, RunFolder(folder), "cpu"), images, ColourTeacher())
     return TargetStore(folder / "targets")
 
 
@@ -52,7 +52,7 @@ def test_each_image_gets_proposals_and_base_boxes_with_crop_embeddings(tiny: Tin
     images = load_images(tiny.part(), SPLIT.base)
     store = _run(images, tmp_path / "targets")
     store.verify()
-    teacher = ColorTeacher()
+    teacher = ColourTeacher()
     for image in images:
         regions = store[image.image_id]
         proposals, base = ~regions.is_base_box, regions.is_base_box
@@ -142,7 +142,7 @@ def test_changed_settings_or_boxes_rewrite_the_shards(tiny: TinyCoco, tmp_path: 
 def test_metrics_count_the_actual_teacher_passes(tiny: TinyCoco, tmp_path: Path, scoring: str) -> None:
     images, passes = load_images(tiny.part(), SPLIT.base), []
 
-    class Counting(ColorTeacher):
+    class Counting(ColourTeacher):
         def encode_crops(self, crops: Tensor) -> Tensor:
             passes.append(len(crops))
             return super().encode_crops(crops)
@@ -177,7 +177,7 @@ def test_dense_and_exhaustive_scoring_agree_for_equal_embeddings(tiny: TinyCoco,
 def test_crop_rank_changes_the_order_of_proposals(tiny: TinyCoco, tmp_path: Path) -> None:
     images = load_images(tiny.part(limit=1), SPLIT.base)
 
-    class Blurred(ColorTeacher):
+    class Blurred(ColourTeacher):
         def dense_embeddings(self, image: Tensor, boxes: Tensor, sides: object) -> Tensor:
             return torch.nn.functional.normalize(torch.rand(len(boxes), 16, generator=torch.Generator()), dim=1)
 

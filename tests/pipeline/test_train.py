@@ -238,7 +238,7 @@ def test_classifier_starts_with_the_logit_scale_of_the_teacher(
 ) -> None:
     run_recipe(recipe(tiny_coco(tmp_path / "coco"), lr=1e-9), tmp_path / "run", until="train")
     scale = weights(tmp_path / "run")["roi_heads.box_predictor.log_logit_scale"].exp().item()
-    assert scale == pytest.approx(10, rel=0.01)  # logit_scale of ColorTeacher
+    assert scale == pytest.approx(10, rel=0.01)  # logit_scale of ColourTeacher
 
 
 def test_training_starts_from_a_model_folder_without_imagenet_weights(

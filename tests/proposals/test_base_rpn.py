@@ -29,7 +29,7 @@ from ezsd.teacher.regions import crop_regions
 from ezsd.utils.checkpoint import save_checkpoint
 from ezsd.utils.files import write_tensors
 from tiny import CATEGORIES, EMPTY_IMAGE, SIZES, SPLIT, TinyCoco
-from tiny_teacher import ColorTeacher, tiny_values
+from tiny_teacher import ColourTeacher, tiny_values
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def _recipe(coco: TinyCoco, **changes: Any) -> Recipe:
 def _propose(coco: TinyCoco, folder: Path, **changes: Any) -> tuple[TargetStore, Mapping[str, Any]]:
     images = load_images(coco.part(), SPLIT.base)
     run = RunFolder(folder)
-    metrics = run_propose(RunContext(_recipe(coco, **changes), SPLIT, run, "cpu"), images, ColorTeacher())
+    metrics = run_propose(RunContext(_recipe(coco, **changes), SPLIT, run, "cpu"), images, ColourTeacher())
     return TargetStore(run.of("propose")), metrics.to_json()
 
 
@@ -69,7 +69,7 @@ def _assert_same(first: TargetStore, second: TargetStore) -> None:
 def test_the_best_regions_of_the_rpn_are_stored_with_crop_embeddings(coco: TinyCoco, tmp_path: Path) -> None:
     store, metrics = _propose(coco, tmp_path)
     store.verify()
-    rpn, teacher = load_base_rpn(tmp_path / "targets", 40, "cpu"), ColorTeacher()
+    rpn, teacher = load_base_rpn(tmp_path / "targets", 40, "cpu"), ColourTeacher()
     text = teacher.encode_names([f"a photo of a {name}" for name in SPLIT.names])
     images = load_images(coco.part(), SPLIT.base)
     for image in images:
@@ -123,13 +123,13 @@ def test_objectness_adds_regions_to_the_grid_and_ranks_boxes_that_agree_with_the
     store, metrics = _propose(coco, tmp_path, propose__objectness=2.0, **changes)
     plain, _ = _propose(coco, tmp_path / "plain", **changes)
     rpn = load_base_rpn(tmp_path / "targets", 40, "cpu")
-    text = ColorTeacher().encode_names([f"a photo of a {name}" for name in SPLIT.names])
+    text = ColourTeacher().encode_names([f"a photo of a {name}" for name in SPLIT.names])
     joined, agreed, before = 0, [], []
     for image in load_images(coco.part(), SPLIT.base).images:
         boxes, objectness = (part[:10] for part in rpn.propose(read_image(image).float() / 255))
         found = store[image.image_id][~store[image.image_id].is_base_box]
         likeness = agreement(found.boxes, boxes, objectness)
-        crops = ColorTeacher().encode_crops(crop_regions(read_image(image), found.boxes, 16))
+        crops = ColourTeacher().encode_crops(crop_regions(read_image(image), found.boxes, 16))
         expected = likeness**2 * (10 * crops @ text.T).softmax(1).amax(1)
         torch.testing.assert_close(found.scores, expected, atol=1e-4, rtol=0)
         torch.testing.assert_close(found.weights, expected, atol=1e-4, rtol=0)

@@ -17,7 +17,7 @@ from ezsd.proposals.recall import measure_proposals, novel_recall, random_recall
 from ezsd.recipe import ProposeConfig
 from ezsd.teacher import text_embeddings
 from tiny import SPLIT, TinyCoco
-from tiny_teacher import ColorTeacher
+from tiny_teacher import ColourTeacher
 
 PROMPT = "a photo of a {name}"
 SETTINGS = ProposeConfig(
@@ -65,7 +65,7 @@ def test_the_iou_threshold_of_recall_is_one_half(tiny: TinyCoco) -> None:
 def test_recall_is_measured_on_images_with_novel_boxes(tiny: TinyCoco) -> None:
     images = load_images(tiny.part(), SPLIT.names)
     every = SETTINGS.model_copy(update={"sides": (32,), "shortlist": 5000, "nms": 1.0})
-    proposer = Proposer(ColorTeacher(), text_embeddings(ColorTeacher(), SPLIT.names, PROMPT), 2, every, "cpu")
+    proposer = Proposer(ColourTeacher(), text_embeddings(ColourTeacher(), SPLIT.names, PROMPT), 2, every, "cpu")
     found = measure_proposals(proposer, images, SPLIT)
     chance = random_recall(images, SPLIT, every)
     assert set(found) == {"novel_recall_at_100", "novel_recall_at_300"}

@@ -13,10 +13,10 @@ from ezsd.data.samples import read_image
 from ezsd.teacher.encode import encode_regions
 from ezsd.teacher.regions import crop_regions
 from tiny import CATEGORIES, TinyCoco
-from tiny_teacher import ColorTeacher
+from tiny_teacher import ColourTeacher
 
 
-class _Counting(ColorTeacher):
+class _Counting(ColourTeacher):
     """Records the number of crops of each forward pass."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ def test_boxes_are_embedded_in_full_batches_and_returned_by_image(batch_size: in
     assert teacher.passes == [batch_size] * (20 // batch_size) + [20 % batch_size] * (20 % batch_size > 0)
     assert [len(part) for part in found] == counts
     for image, own, embeddings in zip(images, boxes, found, strict=True):
-        expected = ColorTeacher().encode_crops(crop_regions(image, own, 16))
+        expected = ColourTeacher().encode_crops(crop_regions(image, own, 16))
         torch.testing.assert_close(embeddings, expected, atol=1e-5, rtol=0)
 
 

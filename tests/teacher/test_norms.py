@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ezsd.teacher.norms import copy_norms, interpolate_norms, set_norms
-from tiny_teacher import ColorTeacher
+from tiny_teacher import ColourTeacher
 
 RAW = {"weight": torch.tensor([1.0, 0.1]), "bias": torch.tensor([-2.0, 0.0])}
 TRAINED = {"weight": torch.tensor([3.0, 0.7]), "bias": torch.tensor([0.0, 1e-7])}
@@ -24,7 +24,7 @@ def test_share_0_and_share_1_are_exact() -> None:
 
 
 def test_copies_do_not_change_with_the_teacher_and_restore_it() -> None:
-    teacher = ColorTeacher()
+    teacher = ColourTeacher()
     raw, before = copy_norms(teacher, ("image",)), teacher.fingerprint
     assert set(raw) == set(teacher.norm_parameters(("image",))) < set(teacher.norm_parameters())
     set_norms(teacher, {name: value + 1 for name, value in raw.items()})
