@@ -49,7 +49,7 @@ def _problems(folder: Path, more: str = "", changes: tuple[str, ...] = ()) -> st
         ("detector: {image_size: [800, 400]}", "detector.image_size = [800, 400]: expected the short side first"),
         ("detector: {anchor_sides: [1, 2]}", "detector.anchor_sides = [1, 2]"),
         ("propose: {ratios: [1, -1]}", "propose.ratios.1 = -1: expected greater than 0"),
-        ("propose: {scoring: rnp}", "propose.scoring = 'rnp': expected 'dense', 'exhaustive' or 'rpn'"),
+        ("propose: {scoring: rnp}", "propose.scoring = 'rnp': expected 'dense', 'regions', 'exhaustive' or 'rpn'"),
         ("propose: {rpn_epochs: 0}", "propose.rpn_epochs = 0: expected greater than 0"),
         ("prompt: an image", "prompt = 'an image': expected a text with {name}"),
         ("prompt: '{name} in {place}'", "no other braces"),

@@ -146,3 +146,33 @@ def test_commands_refuse_a_backbone_before_any_stage(tmp_path: Path) -> None:
         result = CliRunner().invoke(app, [command[0], str(path), *command[1:], "--set", change])
         assert result.exit_code == 2 and "Did you mean resnet50" in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_pyramid_of_four_levels_starts_at_stride_8() -> None:
+    model = Backbone("tf_efficientnet_lite0", 16, pretrained=False, levels=4).eval()
+    levels = model(torch.rand(1, 3, 128, 192))
+    assert {name: tuple(level.shape[2:]) for name, level in levels.items()} == {
+        "1": (16, 24), "2": (8, 12), "3": (4, 6), "pool": (2, 3),
+    }  # fmt: skip
+
+
+def test_depthwise_convolutions_train_in_float32_under_autocast() -> None:
+    model = Backbone("tf_efficientnet_lite0", 16, pretrained=False).train()
+    seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    for module in model.body.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda layer, _, output: seen[layer.groups > 1].add(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.rand(1, 3, 64, 64))
+    assert seen == {True: {torch.float32}, False: {torch.bfloat16}}
+
+
+def test_classes_of_the_convolutions_do_not_change_names_or_values() -> None:
+    torch.manual_seed(0)
+    model = Backbone("tf_efficientnet_lite0", 16, pretrained=False).eval()
+    torch.manual_seed(0)
+    plain = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(1, 2, 3, 4)).eval()
+    assert list(model.body.state_dict()) == list(plain.state_dict())
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert all(torch.equal(ours, other) for ours, other in zip(model.body(image), plain(image), strict=True))

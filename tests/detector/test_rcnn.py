@@ -220,6 +220,14 @@ def test_name_distillation_adds_a_loss_that_reaches_the_classifier() -> None:
     assert losses["loss_names"] > 0 and gradient is not None and gradient.abs().sum() > 0
 
 
+def test_detector_without_the_finest_level_trains_and_detects() -> None:
+    detector = model(anchor_sides=(24, 32, 48, 96), anchor_scales=(0.71, 1.0))
+    losses = detector.train()([image()], [target()], text())
+    assert all(value.isfinite() for value in losses.values())
+    (found,) = detector.eval().detect([image()], text())
+    assert len(found.boxes)
+
+
 def test_pseudo_boxes_are_objects_of_rpn_and_box_head() -> None:
     detector = model().train()
     box = torch.tensor([[60.0, 40, 110, 90]])

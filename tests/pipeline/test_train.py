@@ -59,7 +59,10 @@ def _added(entries: list[dict[str, Any]], chance: random.Random) -> list[dict[st
     return sorted(entries + novel, key=lambda entry: chance.random() if entry["category_id"] == 20 else 0.5)
 
 
-CRAFT = {"scale_jitter": [0.6, 1.7], "color_jitter": 0.3, "ema": 0.8, "validate_steps": 3, "validate_images": 4}
+CRAFT = {
+    "scale_jitter": [0.6, 1.7], "color_jitter": 0.3, "ema": 0.8, "validate_steps": 3, "validate_images": 4,
+    "names_weight": 1.0, "pseudo_boxes": 2, "pseudo_score": 0.0,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("change", [_removed, _moved, _added])
@@ -258,3 +261,21 @@ def test_training_starts_from_a_model_folder_without_imagenet_weights(
     assert all(torch.allclose(value, second[name], atol=1e-5) for name, value in first.items())
     found = json.loads((tmp_path / "second" / "train" / "model" / "config.json").read_text())
     assert found["setting"] == "open" and found["detector"]["start_from"] == str(start)
+
+
+def test_training_starts_from_the_rpn_of_stage_propose(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+    settings = recipe(tiny_coco(tmp_path / "coco"), from_rpn=True, lr=1e-9, epochs=1)
+    propose = settings.propose.model_copy(update={"scoring": "regions", "rpn_epochs": 1.0})
+    run_recipe(settings.model_copy(update={"propose": propose}), tmp_path / "run", until="train")
+    trained, start = weights(tmp_path / "run"), read_tensors(tmp_path / "run" / "targets" / "rpn.safetensors")[0]
+    assert any(name.startswith("rpn.") for name in start)
+    assert all(torch.allclose(trained[name], value, atol=1e-5) for name, value in start.items())
+
+
+def test_distilled_names_change_the_classifier(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+    coco = tiny_coco(tmp_path / "coco")
+    for weight in (0.0, 1.0):
+        run_recipe(recipe(coco, names_weight=weight), tmp_path / str(weight), until="train")
+    first, second = (weights(tmp_path / str(weight)) for weight in (0.0, 1.0))
+    name = "roi_heads.box_predictor.background_embedding"
+    assert not torch.equal(first[name], second[name])

@@ -141,7 +141,30 @@ def test_objectness_adds_regions_to_the_grid_and_ranks_boxes_that_agree_with_the
     assert metrics["rpn_seconds"] > 0 and not (tmp_path / "plain" / "targets" / WEIGHTS).exists()
 
 
-@pytest.mark.parametrize("changes", [{}, {"propose__scoring": "dense", "propose__objectness": 1.0}])
+def test_regions_are_ranked_by_objectness_and_the_dense_probability_of_novel_names(
+    coco: TinyCoco, tmp_path: Path
+) -> None:
+    changes = {"propose__scoring": "regions", "propose__ranking": "novel", "propose__size_power": 0.0}
+    store, metrics = _propose(coco, tmp_path, propose__objectness=0.5, propose__crop_rank=0.0, **changes)
+    rpn, teacher = load_base_rpn(tmp_path / "targets", 40, "cpu"), ColourTeacher()
+    text = teacher.encode_names([f"a photo of a {name}" for name in SPLIT.names])
+    config = _recipe(coco).propose
+    for image in load_images(coco.part(), SPLIT.base).images:
+        regions = store[image.image_id]
+        found = regions[~regions.is_base_box]
+        pixels = read_image(image).float() / 255
+        boxes, objectness = rpn.propose(pixels)
+        places = [int((boxes == box).all(1).nonzero()[0]) for box in found.boxes]  # regions only, no grid
+        dense = teacher.dense_embeddings(pixels, found.boxes, config.dense_sides)
+        novel = (10 * dense @ text.T).softmax(1)[:, len(SPLIT.base) :].amax(1)
+        torch.testing.assert_close(found.scores, objectness[places] ** 0.5 * novel, atol=1e-3, rtol=0)
+        assert (found.scores[:-1] >= found.scores[1:]).all()
+    assert metrics["grid_boxes"] == 0 and metrics["dense_passes"] > 0
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"propose__scoring": "dense", "propose__objectness": 1.0}, {"propose__scoring": "regions"},
+])  # fmt: skip
 def test_novel_annotations_do_not_change_the_store(
     tmp_path: Path, tiny_coco: Callable[..., TinyCoco], changes: dict[str, Any]
 ) -> None:
