@@ -113,6 +113,8 @@ class ProposeConfig(_Section):
     shortlist: Count = 1000  # boxes kept after NMS
     base_filter: Flag = True  # drop boxes whose best name is a base name
     base_overlap: Fraction = 1.0  # drop boxes with more than this fraction of their area in a base box; 1 = paper
+    # weight of a proposal in the distillation: probability of its best name, or of a novel name with the score
+    weighting: Literal["best_name", "novel"] = "best_name"
     keep: Count = 300  # boxes cropped, embedded and stored
     crop_rank: Fraction = 0.5  # weight of the crop score in the final rank; the dense score has the rest
     batch_size: Count = 256  # crops per teacher pass

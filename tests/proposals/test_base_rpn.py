@@ -162,6 +162,15 @@ def test_regions_are_ranked_by_objectness_and_the_dense_probability_of_novel_nam
     assert metrics["grid_boxes"] == 0 and metrics["dense_passes"] > 0
 
 
+def test_weighting_novel_multiplies_score_and_novel_probability_of_the_crop(coco: TinyCoco, tmp_path: Path) -> None:
+    store, _ = _propose(coco, tmp_path, propose__weighting="novel")
+    text = ColourTeacher().encode_names([f"a photo of a {name}" for name in SPLIT.names])
+    for image_id in SIZES:
+        found = store[image_id][~store[image_id].is_base_box]
+        novel = (10 * found.embeddings.float() @ text.T).softmax(1)[:, len(SPLIT.base) :].amax(1)
+        torch.testing.assert_close(found.weights, (found.scores * novel / 0.3).clamp(max=1), atol=5e-3, rtol=0)
+
+
 @pytest.mark.parametrize("changes", [
     {}, {"propose__scoring": "dense", "propose__objectness": 1.0}, {"propose__scoring": "regions"},
 ])  # fmt: skip

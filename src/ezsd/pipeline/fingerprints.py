@@ -38,6 +38,7 @@ _NOT_OF_RPN = (
 _ADDED: Inputs = {
     "adapt.share": 1.0,
     "propose.size_power": 0.1,
+    "propose.weighting": "best_name",
     "detector.start_from": None,
     "detector.anchor_scales": [1.0],
     "detector.box_quality": False,

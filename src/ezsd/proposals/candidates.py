@@ -64,10 +64,19 @@ def confidence(probabilities: Tensor, boxes: Tensor, base_names: int, config: Pr
         return probabilities.amax(1)
     if config.ranking == "novel":
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-        wanted = probabilities[:, base_names:] if base_names < probabilities.shape[1] else probabilities
-        return wanted.amax(1) * (areas / areas.amax()) ** config.size_power if len(boxes) else areas
+        return (
+            novel_probability(probabilities, base_names) * (areas / areas.amax()) ** config.size_power
+            if len(boxes)
+            else areas
+        )
     entropy: Tensor = torch.special.entr(probabilities).sum(1)
     return 1 - entropy / math.log(max(probabilities.shape[1], 2))
+
+
+def novel_probability(probabilities: Tensor, base_names: int) -> Tensor:
+    """Return the probability [N] of the best novel name; of the best name if there are no novel names."""
+    wanted = probabilities[:, base_names:] if base_names < probabilities.shape[1] else probabilities
+    return wanted.amax(1)
 
 
 def agreement(boxes: Tensor, regions: Tensor, objectness: Tensor) -> Tensor:

@@ -13,11 +13,22 @@ from ezsd.data.prefetch import read_ahead
 from ezsd.data.samples import AnnotatedImage
 from ezsd.data.target_store import Regions
 from ezsd.detector.proposal_network import ProposalNetwork
-from ezsd.proposals.candidates import agreement, anchor_grid, confidence, keep_best, lie_on, select
+from ezsd.proposals.candidates import (
+    agreement,
+    anchor_grid,
+    confidence,
+    keep_best,
+    lie_on,
+    novel_probability,
+    select,
+)
 from ezsd.recipe import ProposeConfig
 from ezsd.teacher import Teacher
 from ezsd.teacher.encode import encode_regions
 from ezsd.utils.device import autocast
+
+# A proposal whose score times novel probability is at least this has the weight of a base box.
+_CONFIDENT = 0.3
 
 
 @dataclass(frozen=True)
@@ -146,7 +157,9 @@ class Proposer:
             scores = share * scores + (1 - share) * objectness * confidence(dense, boxes, base_names, config)
             order = scores.argsort(descending=True, stable=True)
         weights, names = probabilities.max(1)
-        if config.scoring != "rpn":
+        if config.weighting == "novel":
+            weights = (scores * novel_probability(probabilities, base_names) / _CONFIDENT).clamp(max=1)
+        elif config.scoring != "rpn":
             weights = weights * objectness
         none = torch.zeros(len(order), dtype=torch.bool)
         return Regions(boxes[order], embeddings[order].half(), weights[order], scores[order], names[order] + 1, none)
