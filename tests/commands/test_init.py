@@ -191,8 +191,10 @@ def test_advice_says_how_well_the_anchors_fit_the_base_boxes(coco: TinyCoco, tmp
     coco.content["annotations"].append({"id": 2, "image_id": 11, "category_id": 3, "bbox": [0, 0, -1, 5]})
     coco.save()  # ezsd validate lists these two; they do not stop init
     made = make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml")
-    sides = load_recipe(tmp_path / "r.yaml").detector.anchor_sides
-    expected = f"Anchors of {sides[0]} to {sides[-1]} px: 100 % of the base boxes have an anchor with IoU 0.5 or more"
+    detector = load_recipe(tmp_path / "r.yaml").detector
+    least, most = detector.anchor_sides[0] * 0.71, detector.anchor_sides[-1] * 1.41
+    assert detector.anchor_scales == (0.71, 1.0, 1.41)
+    expected = f"Anchors of {least:.0f} to {most:.0f} px: 100 % of the base boxes have an anchor with IoU 0.5 or more"
     assert [text for text in made.advice if text.startswith(expected)]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ezsd.detector.rpn import ANCHOR_RATIOS
 
-_STRIDES = (4, 8, 16, 32, 64)  # of the five pyramid levels
+_LARGEST_STRIDE = 64  # of the last pyramid level; each level before has half the stride
 _FACTORS = (1.0, 0.71, 1.41, 0.5, 2.0)  # tried on the sides; the first one is preferred
 _CLEARLY = 0.03  # another factor must match so many more of the boxes
 _MOST = 20_000  # boxes
@@ -40,43 +40,54 @@ class AnchorChoice:
     """Anchor sides, and how well they fit.
 
     Attributes:
-        sides: The side on each of the five levels, pixels of the detector's input.
+        sides: The side on each level, pixels of the detector's input.
+        scales: Factors on the sides; each gives another anchor.
         shares: The fractions of the boxes with an anchor of at least IoU 0.5 and 0.7; 0 without boxes.
     """
 
     sides: tuple[int, ...]
+    scales: tuple[float, ...]
     shares: tuple[float, float]
 
     @property
     def advice(self) -> str:
         """One sentence on the fit."""
         half, most = (f"{100 * share:.0f} %" for share in self.shares)
+        least, largest = self.sides[0] * min(self.scales), self.sides[-1] * max(self.scales)
         return (
-            f"Anchors of {self.sides[0]} to {self.sides[-1]} px: {half} of the base boxes have an anchor with IoU 0.5 "
-            f"or more, {most} with 0.7 or more."
+            f"Anchors of {least:.0f} to {largest:.0f} px: {half} of the base boxes have an anchor with IoU 0.5 or "
+            f"more, {most} with 0.7 or more."
         )
 
 
-def choose_anchors(labeled: LabeledBoxes, image_size: tuple[int, int], smallest: float) -> AnchorChoice:
+def choose_anchors(
+    labeled: LabeledBoxes,
+    image_size: tuple[int, int],
+    smallest: float,
+    levels: int = 5,
+    scales: tuple[float, ...] = (1.0,),
+) -> AnchorChoice:
     """Choose anchor sides by the fraction of boxes that have an anchor with IoU 0.5 or more.
 
     Args:
         labeled: The base boxes.
         image_size: Short side and maximum long side of the detector's input.
         smallest: The smallest side as a fraction of the long side; multiples of it are tried too.
+        levels: The number of pyramid levels, 4 or 5.
+        scales: Factors on the sides.
     """
     step = max(1, len(labeled.boxes) // _MOST)
     some = LabeledBoxes(labeled.boxes[::step], labeled.sizes[::step]).resized(image_size)
-    by_factor = [_choice(some, factor * smallest * image_size[1]) for factor in _FACTORS]
+    by_factor = [_choice(some, factor * smallest * image_size[1], levels, scales) for factor in _FACTORS]
     usual, best = by_factor[0], max(by_factor, key=lambda choice: choice.shares[0])
     return best if best.shares[0] >= usual.shares[0] + _CLEARLY else usual
 
 
-def _choice(labeled: LabeledBoxes, smallest: float) -> AnchorChoice:
-    sides = tuple(max(1, round(smallest * 2**level)) for level in range(len(_STRIDES)))
-    overlaps = best_overlaps(labeled, sides)
+def _choice(labeled: LabeledBoxes, smallest: float, levels: int, scales: tuple[float, ...]) -> AnchorChoice:
+    sides = tuple(max(1, round(smallest * 2**level)) for level in range(levels))
+    overlaps = best_overlaps(labeled, sides, scales)
     half, most = (float((overlaps >= limit).float().mean()) if len(overlaps) else 0.0 for limit in (0.5, 0.7))
-    return AnchorChoice(sides, (half, most))
+    return AnchorChoice(sides, scales, (half, most))
 
 
 def best_overlaps(labeled: LabeledBoxes, sides: Sequence[float], scales: Sequence[float] = (1.0,)) -> Tensor:
@@ -89,7 +100,8 @@ def best_overlaps(labeled: LabeledBoxes, sides: Sequence[float], scales: Sequenc
     """
     centers = (labeled.boxes[:, :2] + labeled.boxes[:, 2:]) / 2
     best = torch.zeros(len(labeled.boxes))
-    for stride, side in zip(_STRIDES, sides, strict=True):
+    for level, side in enumerate(reversed(sides)):
+        stride = _LARGEST_STRIDE // 2**level
         # For each shape, the anchor at the nearest position is the best one.
         last = (labeled.sizes / stride).ceil() - 1
         nearest = torch.minimum((centers / stride).round().clamp(min=0), last) * stride

@@ -16,10 +16,11 @@ from ezsd.data.categories import CategorySplit
 
 PROMPT = "a photo of a {name}"
 _CROPS = 64  # per step
-_STEPS, _FEWEST_EPOCHS = 2000, 12  # length of the training: the longer of the two
+_STEPS, _FEWEST_EPOCHS = 2200, 12  # length of the training: the longer of the two
+_RPN_STEPS, _MOST_RPN_EPOCHS = 450, 12  # length of the training of the RPN in stage propose: the shorter of the two
 _ADAPT_STEPS, _MOST_ADAPT_EPOCHS = 300, 12
 _SMALLEST, _LONG = 256, 640  # minimum short side and maximum long side of the detector's input, pixels
-_GRID_LONG, _GRID_STRIDE = 384, 16
+_ANCHOR_SCALES = (0.71, 1.0, 1.41)
 _TINY = 0.04  # fraction of the image's long side; smaller boxes are too small to recognize their object
 
 
@@ -32,6 +33,7 @@ class DeviceValues:
         note: The comment on the backbone.
         image_size: Short and long side of the detector's input; None for the size of the images, within limits.
         smallest_anchor: The smallest anchor side as a fraction of the long side of the input.
+        levels: Number of pyramid levels.
         widths: The keys of ``detector`` that set widths and numbers of regions.
         widths_note: The comment on them.
         batch_size: Images per step; None for as many as the memory of the GPU allows.
@@ -42,6 +44,7 @@ class DeviceValues:
     note: str
     image_size: tuple[int, int] | None
     smallest_anchor: float
+    levels: int
     widths: Mapping[str, int]
     widths_note: str
     batch_size: int | None
@@ -53,7 +56,8 @@ DEVICES = {
         backbone="tf_efficientnet_lite0",
         note="fast enough for a CPU; for a GPU, write the recipe with ezsd init --for gpu",
         image_size=None,
-        smallest_anchor=16 / 384,
+        smallest_anchor=24 / 512,
+        levels=4,
         widths={
             "fpn_channels": 96,
             "rpn_proposals": 256,
@@ -71,6 +75,7 @@ DEVICES = {
         note="download; on a CPU, write the recipe with ezsd init --for cpu",
         image_size=(800, 1333),
         smallest_anchor=32 / 1333,
+        levels=5,
         widths={
             "fpn_channels": 256,
             "rpn_proposals": 1000,
@@ -135,7 +140,7 @@ def choose_settings(data: OwnData, device: str) -> Settings:
     gpu = device == "gpu" or (device == "auto" and torch.cuda.is_available())
     values = DEVICES["gpu" if gpu else "cpu"]
     size = values.image_size or _seen(data.sizes)
-    anchors = choose_anchors(data.base_boxes, size, values.smallest_anchor)
+    anchors = choose_anchors(data.base_boxes, size, values.smallest_anchor, values.levels, _ANCHOR_SCALES)
     return Settings(values, size, anchors, values.batch_size or _gpu_batch(), *_precision(gpu))
 
 
@@ -171,7 +176,7 @@ data:
   workers: {settings.values.workers}  # processes that read images
 {_adapt(data, split, teacher)}
   precision: {precision}  # {settings.precision_note}
-{_propose(*_seen(data.sizes), teacher)}
+{_propose(data.counts["train"], settings.batch_size, teacher)}
   precision: {precision}
 {_detector(settings)}
 {_train(data.counts["train"], settings.batch_size)}
@@ -208,20 +213,24 @@ adapt:  # stage 1: adapt the teacher's normalization layers to your images, usin
   batch_size: {_CROPS}
   lr: {lr}
   balance: 1.0  # compensate for frequent base names
+  share: auto  # keep the part of the adaptation that is best for base names left out of it
   min_side: {max(8, round(_TINY * long))}  # skip boxes whose longer side is smaller (pixels)"""
 
 
-def _propose(short: int, long: int, teacher: str) -> str:
+def _propose(images: int, batch: int, teacher: str) -> str:
     dense_sides = "[512, 960]" if teacher == "offline" else "[640, 1280]"
+    epochs = max(1, min(_MOST_RPN_EPOCHS, round(_RPN_STEPS * batch / images)))
     return f"""\
 propose:  # stage 2: find boxes that may contain novel objects, and embed them with the teacher
-  ranking: novel  # rank boxes by their similarity to the novel names
-  image_size: [{round(_GRID_LONG * short / long)}, {_GRID_LONG}]  # images are scaled to this size for the anchor grid
-  stride: {_GRID_STRIDE}
-  sides: [16, 32, 64, 128, 224]
+  scoring: regions  # boxes of a region proposal network that is trained on the base boxes
+  rpn_epochs: {epochs}  # the training of the detector starts from this network (train.from_rpn)
+  ranking: novel  # rank boxes by the teacher's probability of the novel names ...
+  objectness: 0.5  # ... times the square root of the network's objectness
+  weighting: novel  # boxes that look like a novel object count most in the training
   dense_sides: {dense_sides}  # long sides of the teacher's input; larger values find smaller objects
   nms: 0.5
   base_filter: false  # keep boxes that look like a base name: novel objects often do
+  base_overlap: 0.7  # drop boxes that lie on a base object by more than this fraction
   keep: 60  # boxes per image
   crop_rank: 0.0  # rank by dense scores only: about as accurate here, at half the cost"""
 
@@ -239,6 +248,12 @@ def _detector(settings: Settings) -> str:
         *others,
         f"  anchor_sides: {list(settings.anchors.sides)}  # {half} % of the base boxes have an anchor with IoU 0.5, "
         f"{most} % with 0.7",
+        f"  anchor_scales: {list(settings.anchors.scales)}",
+        "  box_quality: true  # also predict how well a box fits, and use it in the scores",
+        "  quality_power: 0.5",
+        "  soft_nms: 0.3  # lower the scores of overlapping boxes instead of removing them",
+        "  score_threshold: 0.0001",
+        "  detections_per_image: 300",
         "  masks: auto  # train masks if the annotations have them",
     ])  # fmt: skip
 
@@ -255,7 +270,12 @@ train:  # stage 3: train the detector
   backbone_lr: 0.2
   schedule: cosine
   warmup_steps: 100
-  distillation_weight: 0.2  # the published value, 1, is for much longer training
+  from_rpn: true
+  scale_jitter: [0.7, 1.4]  # augmentation: random scale and crop
+  color_jitter: 0.2
+  ema: 0.998  # the model gets moving averages of the weights
+  names_weight: 1.0  # distill the teacher's distribution over the names ...
+  distillation_weight: 0.02  # ... and, with little weight, its embeddings
   proposals_per_image: 48
   ignore_top: 20  # the 20 best proposals are not used as background, because they may contain novel objects
   checkpoint_steps: 200"""
