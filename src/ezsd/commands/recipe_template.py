@@ -277,6 +277,8 @@ train:  # stage 3: train the detector
   names_weight: 1.0  # distill the teacher's distribution over the names ...
   distillation_weight: 0.02  # ... and, with little weight, its embeddings
   proposals_per_image: 48
+  pseudo_boxes: 5  # the 5 best proposals with a score of at least pseudo_score are trained as objects
+  pseudo_score: 0.45
   ignore_top: 20  # the 20 best proposals are not used as background, because they may contain novel objects
   checkpoint_steps: 200"""
 
