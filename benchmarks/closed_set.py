@@ -80,11 +80,16 @@ class FixedNames(nn.Module):
         super().__init__()
         self.heads = heads
 
-    def forward(
-        self, features: dict[str, Tensor], proposals: list[Tensor], sizes: Sizes, names: Tensor
-    ) -> tuple[list[Detections], dict[str, Tensor]]:
+    def detect(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        objectness: list[Tensor],
+        sizes: Sizes,
+        names: Tensor,
+    ) -> list[Detections]:
         found, _ = self.heads(features, proposals, sizes)
-        return [Detections(one["boxes"], one["labels"] - 1, one["scores"]) for one in found], {}
+        return [Detections(one["boxes"], one["labels"] - 1, one["scores"]) for one in found]
 
 
 def plain_detector(config: DetectorConfig, categories: int, pretrained: bool) -> GeneralizedRCNN:
@@ -125,7 +130,8 @@ def closed_set(recipe: Recipe, folder: Path) -> dict[str, Any]:
     save_recipe(recipe, saved)
     base = load_split(recipe.split).base
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = recipe.train.model_copy(update={"distillation_weight": 0.0, "ignore_top": 0})
+    none = {"distillation_weight": 0.0, "names_weight": 0.0, "ignore_top": 0, "pseudo_boxes": 0}
+    config = recipe.train.model_copy(update=none)
     train, val = (load_images(part, base, recipe.data.skip_bad) for part in (recipe.data.train, recipe.data.val))
     torch.manual_seed(recipe.seed)
     model = plain_detector(recipe.detector, len(base), recipe.detector.pretrained)
