@@ -29,16 +29,19 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     ),
     "no-semantic-regression": ("detector.semantic_regression=false",),
     "baseline": BASELINE,
+    "no-distilled-names": ("train.names_weight=0", "train.distillation_weight=0.5"),
     "no-objectness": ("propose.objectness=0",),
     "no-base-overlap": ("propose.base_overlap=1",),
     "no-novel-negatives": ("train.novel_negatives=false",),
     "ideas-alone": (
         "propose.objectness=0", "propose.base_overlap=1", "train.ignore_top=0", "train.novel_negatives=false",
+        "train.names_weight=0", "train.distillation_weight=0.5",
     ),
 }  # fmt: skip
 SHARED = {  # stage folders that are the same as in variant ezsd
     "rpn-regions": ("adapt",),
     "no-semantic-regression": ("adapt", "targets"),
+    "no-distilled-names": ("adapt", "targets"),
     "no-objectness": ("adapt",),
     "no-base-overlap": ("adapt",),
     "no-novel-negatives": ("adapt", "targets"),

@@ -188,7 +188,6 @@ class TrainConfig(_Section):
     patience: CountOrZero = 0  # validations without improvement after which the training stops; 0: never stops
     distillation_weight: NotNegative = 1.0  # of the L1 between embeddings; 0 = none
     names_weight: NotNegative = 0.0  # of the cross-entropy between name distributions; 0 = none, as in the paper
-    name_bank: Flag = False  # the distributions also cover about 600 common nouns, for names given later
     base_labels: Fraction = 1.0  # share of the label in the name distribution of base boxes; the teacher has the rest
     proposals_per_image: CountOrZero = 200
     ignore_top: CountOrZero = 0  # ignore negatives on this number of best CLIP proposals; 0 = paper

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ezsd.data.categories import CategorySplit, common_nouns, load_split, shipped_splits
+from ezsd.data.categories import CategorySplit, load_split, shipped_splits
 from ezsd.errors import RecipeError
 
 
@@ -97,9 +97,3 @@ def test_an_lvis_split_needs_annotations_with_frequencies(tmp_path: Path) -> Non
     (tmp_path / "coco.json").write_text(json.dumps({"categories": [{"id": 1, "name": "cat"}]}))
     with pytest.raises(RecipeError, match="frequency"):
         load_split("lvis_rare", tmp_path / "coco.json")
-
-
-def test_common_nouns_are_distinct_and_leave_out_the_given_names() -> None:
-    nouns = common_nouns()
-    assert len(set(nouns)) == len(nouns) > 500
-    assert set(nouns) - set(common_nouns(["Dog", "umbrella", "zzz"])) == {"dog", "umbrella"}

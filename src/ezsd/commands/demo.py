@@ -33,7 +33,7 @@ from ezsd.utils.files import written_whole
 
 logger = logging.getLogger(__name__)
 
-# ViLD: raw teacher, regions of an RPN trained on base boxes, box regression without semantics.
+# ViLD's regions and teacher with the same losses: raw teacher, RPN trained on base boxes, regression without semantics.
 BASELINE = (
     "adapt.enabled=false",
     "propose.scoring=rpn",
@@ -47,8 +47,7 @@ FAST = (
     "adapt.epochs=4",
     "propose.rpn_epochs=3",
     "train.epochs=6",
-    "train.distillation_weight=0.3",  # this and the next value are better for few steps
-    "train.novel_negatives=false",
+    "train.novel_negatives=false",  # better for few steps
 )
 # Names that are in no split, and their pictograms; in the training scenes they are unlabeled distractors.
 UNHEARD = {

@@ -38,17 +38,6 @@ def shipped_splits() -> tuple[str, ...]:
     return (*sorted(name.removesuffix(".json") for name in stored if name.endswith(".json")), *_LVIS_BASE)
 
 
-def common_nouns(without: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return about 600 names of common objects, materials and places.
-
-    Args:
-        without: Names to leave out, in any case.
-    """
-    known = {name.casefold() for name in without}
-    nouns = (files("ezsd.data") / "common_nouns.txt").read_text(encoding="utf-8").splitlines()
-    return tuple(noun for noun in nouns if noun not in known)
-
-
 def load_split(split: str | Mapping[str, Sequence[str]], annotations: Path | None = None) -> CategorySplit:
     """Load a category split.
 

@@ -30,7 +30,7 @@ _NOT_OF_RPN = (
     "detector.semantic_top_k", "detector.score_threshold", "detector.nms", "detector.detections_per_image",
     "train.epochs", "train.distillation_weight", "train.proposals_per_image", "train.ignore_top",
     "train.novel_negatives", "train.pseudo_boxes", "train.pseudo_score", "train.names_weight", "train.base_labels",
-    "train.name_bank", "train.from_rpn", "detector.soft_nms",
+    "train.from_rpn", "detector.soft_nms",
     "detector.objectness_power", "detector.quality_power", "detector.start_from", *_OF_VALIDATION,
 )  # fmt: skip
 # Keys added after version 0.1.0, with the value that is the behavior before them. With that value they are left out, so
@@ -46,7 +46,6 @@ _ADDED: Inputs = {
     "detector.quality_power": 1.0,
     "detector.soft_nms": 0.0,
     "train.names_weight": 0.0,
-    "train.name_bank": False,
     "train.base_labels": 1.0,
     "train.from_rpn": False,
     "train.pseudo_boxes": 0,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from ezsd.data.categories import common_nouns
 from ezsd.data.samples import ImageSet
 from ezsd.data.target_store import TargetStore
 from ezsd.detector.initial_weights import read_initial_weights
@@ -64,19 +63,14 @@ def run_train(
         weights_of_rpn, _ = read_tensors(context.folder.of("propose") / WEIGHTS)
         model.load_state_dict(weights_of_rpn, strict=False)
     names = text_embeddings(teacher, split.names, recipe.prompt)
-    base, others = names.split([len(split.base), len(split.novel)])
-    negatives = torch.full((len(others),), config.novel_negatives)
-    if config.name_bank:
-        bank = text_embeddings(teacher, common_nouns(split.names), recipe.prompt)
-        others = torch.cat([others, bank])
-        negatives = torch.cat([negatives, torch.zeros(len(bank), dtype=torch.bool)])
+    base, novel = names.split([len(split.base), len(split.novel)])
     distilled = None
     if config.names_weight or config.pseudo_boxes:
-        distilled = DistilledNames(torch.cat([base, others]).cpu(), len(split.base), teacher.logit_scale)
+        distilled = DistilledNames(names.cpu(), len(split.base), teacher.logit_scale)
     dataset = TrainingDataset(
         images, store, teacher.embedding_dim, config, recipe.detector.image_size, masks, distilled
     )
-    inputs = [base, others, negatives]
+    inputs = [base, novel, torch.full((len(novel),), config.novel_negatives)]
     weights = {"loss_distillation": config.distillation_weight, "loss_names": config.names_weight}
     measure = None
     if config.validate_steps and val is not None:
