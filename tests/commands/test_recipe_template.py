@@ -96,8 +96,10 @@ def test_gpu_recipe_has_the_published_network_and_the_same_method(
 ) -> None:
     monkeypatch.setattr(own_recipe.torch.cuda, "is_available", lambda: False)
     cpu, gpu = _recipe(tmp_path), _recipe(tmp_path, device="gpu")
-    method = {"anchor_sides", "anchor_scales", "box_quality", "quality_power", "soft_nms", "score_threshold",
-              "detections_per_image"}  # fmt: skip
+    method = {
+        "anchor_sides", "anchor_scales", "box_quality", "quality_power", "objectness_power", "soft_nms",
+        "score_threshold", "detections_per_image",
+    }  # fmt: skip
     assert gpu.detector.model_dump(exclude=method) == DetectorConfig().model_dump(exclude=method)
     assert len(gpu.detector.anchor_sides) == 5 and len(cpu.detector.anchor_sides) == 4
     same = method - {"anchor_sides"}
