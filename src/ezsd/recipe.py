@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ezsd.errors import RecipeError
-from ezsd.recipe_files import find_recipe
+from ezsd.recipe_files import find_recipe, parse_yaml
 from ezsd.utils.files import write_text
 
 # Strict, so that `epochs: true` is not read as 1 and a number in quotes is an error.
@@ -281,7 +280,7 @@ def read_values(path: Path, changes: Sequence[str] = ()) -> tuple[dict[str, Any]
         RecipeError: The file is missing, not YAML, or not a mapping.
     """
     try:
-        values = _read_yaml(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"Recipe {path} cannot be read: {error}. Give the path of a recipe file (YAML).") from None
     except yaml.YAMLError as error:
@@ -328,38 +327,13 @@ def recipe_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
     return keys
 
 
-class _Loader(yaml.SafeLoader):
-    """A YAML loader that reads ``1e-4`` as a number and rejects duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                continue
-            if key_node.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {key_node.value} is given twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def _read_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
-
-
 def _apply(values: dict[str, Any], change: str) -> str:
     """Set one ``--set`` value in ``values``; return the problem, or an empty string."""
     key, equals, text = change.partition("=")
     if not equals or not all(key.split(".")):
         return f"--set {change}: expected KEY=VALUE, as in --set train.lr=0.01."
     try:
-        value = _read_yaml(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         return f"--set {change}: the value is not valid YAML: {error}"
     *parents, last = key.split(".")

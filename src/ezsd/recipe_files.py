@@ -1,10 +1,14 @@
-"""Recipe files: shipped recipes by name, and files of the user by path."""
+"""Recipe files: shipped recipes by name, files of the user by path, and their YAML."""
 
 from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from ezsd.errors import RecipeError
 
@@ -52,3 +56,29 @@ def recipe_header(path: Path) -> str:
 
 def _is_comment(line: str) -> bool:
     return line.startswith("#")
+
+
+class _Loader(yaml.SafeLoader):
+    """A YAML loader that reads ``1e-4`` as a number and rejects duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue
+            if key_node.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key_node.value} is given twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the plain values of a YAML text; ``1e-4`` is a number, and a key that is given twice is an error."""
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
