@@ -240,6 +240,16 @@ def test_pseudo_boxes_are_objects_of_rpn_and_box_head() -> None:
     losses["loss_box"].backward()
 
 
+def test_pseudo_boxes_have_no_masks() -> None:
+    wanted = {
+        **target(1, 0, masks=True),
+        "pseudo_boxes": torch.tensor([[60.0, 40, 110, 90]]),
+        "pseudo_names": torch.tensor([[0, 0.1, 0, 0, 0.9, 0]]),
+    }
+    losses = model(masks=True).train()([image()], [wanted], text(3), text(2, seed=5))
+    assert losses["loss_mask"].isfinite() and losses["loss_mask"] > 0
+
+
 def test_quality_losses_of_images_without_boxes_are_zero() -> None:
     losses = model(box_quality=True).train()([image()], [target(0, 0)], text())
     assert losses["loss_quality"] == 0 and losses["loss_rpn_quality"] == 0

@@ -54,7 +54,7 @@ class Rcnn(nn.Module):
 
         Args:
             images: Resized images, each [3, H, W], uint8 or float in 0..1.
-            targets: See :meth:`ZeroShotRoIHeads.forward`; boxes are xyxy in pixels of the resized images.
+            targets: See :meth:`ZeroShotRoIHeads.losses`; boxes are xyxy in pixels of the resized images.
             text_embeddings: [C, D], unit length, the vocabulary of training.
             other_names: [V, D], unit length, names without boxes.
             negatives: [V] bool, the names without boxes that background regions are classified against; default: none.

@@ -249,7 +249,11 @@ class ZeroShotRoIHeads(RoIHeads):
     def _mask_loss(
         self, features: dict[str, Tensor], samples: RoiSamples, sizes: Sizes, targets: list[Target]
     ) -> Tensor:
-        foreground = [label > 0 for label in samples.labels]
+        # Pseudo-boxes have no masks.
+        foreground = [
+            (label > 0) & (index < len(target["boxes"]))
+            for label, index, target in zip(samples.labels, samples.matched, targets, strict=True)
+        ]
         regions = [boxes[keep] for boxes, keep in zip(samples.boxes, foreground, strict=True)]
         logits = self._mask_logits(features, regions, sizes)
         # The mask branch has one class-agnostic channel, so label 0 selects it for every region.

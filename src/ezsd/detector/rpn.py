@@ -21,9 +21,9 @@ ANCHOR_RATIOS = (0.5, 1.0, 2.0)  # height / width
 class Rpn(RegionProposalNetwork):
     """torchvision's RPN that ignores negatives on crowd boxes and on the best CLIP proposals.
 
-    Its head can also predict the IoU of its boxes, trained only near base objects. The score of a region is then the
-    geometric mean of objectness and predicted IoU: objects without boxes are learned as background, but not as bad
-    boxes (OLN, Kim et al. 2022).
+    Its head can also predict the IoU of its boxes, trained only near base boxes and pseudo-boxes. The score of a region
+    is the geometric mean of objectness and predicted IoU: objects without boxes are learned as background, but not as
+    bad boxes (OLN, Kim et al. 2022).
     """
 
     def forward(

@@ -106,7 +106,7 @@ def best_regions(regions: Regions, proposals: int) -> Regions:
 
 
 def training_target(sample: Sample, crowd: Tensor, regions: Regions, config: TrainConfig) -> dict[str, Tensor]:
-    """Return the training target of one image (see ``ZeroShotRoIHeads.forward``).
+    """Return the training target of one image (see ``ZeroShotRoIHeads.losses``).
 
     Args:
         sample: The resized and augmented image; its proposals are the boxes of ``regions``.

@@ -78,24 +78,19 @@ def train_model(
     wrapped.train()
     final = FinalWeights(model, config, steps, job.folder, job.measure)
     fixed = [tensor.to(accelerator.device) for tensor in inputs]
-    loader: Iterator[Any] | None = None
 
-    def losses(step: int) -> Iterator[Mapping[str, Tensor]]:
-        nonlocal loader
-        if loader is None:
-            loader = iter(load_batches(dataset, plan, step, steps, job.workers))
-        for _ in range(config.accumulate):
-            images, targets = _on_device(next(loader), accelerator.device)
-            with accelerator.autocast():
-                found: dict[str, Tensor] = wrapped(images, targets, *fixed)
-            yield {name: value * weights.get(name, 1.0) for name, value in found.items()}
+    def losses_of(images: list[Tensor], targets: list[dict[str, Tensor]]) -> Mapping[str, Tensor]:
+        with accelerator.autocast():
+            found: dict[str, Tensor] = wrapped(images, targets, *fixed)
+        return {name: value * weights.get(name, 1.0) for name, value in found.items()}
 
+    batches = _Batches(dataset, plan, job.workers, accelerator.device)
     task = Task(
         name=job.name,
         parameters=list(model.parameters()),
         tensors={**model.state_dict(), **final.tensors},
         optimizer=optimizer,
-        losses=losses,
+        losses=lambda step: (losses_of(*batch) for batch in batches.of_step(step)),
         steps=steps,
         rate=lambda step: config.lr * rate_factor(step, steps, config),
         clip_norm=config.clip_norm,
@@ -107,10 +102,8 @@ def train_model(
         after_step=final.after_step,
         is_finished=final.is_finished,
     )
-    logger.info(
-        "%s: %d steps of %d images (%g epochs of %d images)",
-        job.name, steps, plan.images_per_step, config.epochs, len(dataset),
-    )  # fmt: skip
+    shown_as = f"{config.epochs:g} epochs of {len(dataset)} images"
+    logger.info(f"{job.name}: {steps} steps of {plan.images_per_step} images ({shown_as})")
     result = run_loop(task, accelerator, job.seed, job.on_step)
     final.apply()
     chosen = {} if final.best_step is None else {"best_step": final.best_step}
@@ -118,6 +111,21 @@ def train_model(
     return TrainMetrics(
         steps=result.steps, images=shown, seconds=result.seconds, images_per_second=shown / result.seconds, **chosen
     )
+
+
+class _Batches:
+    """The batches of consecutive steps on a device; the loader starts at the first step asked for."""
+
+    def __init__(self, dataset: TrainingDataset, plan: BatchPlan, workers: int, device: torch.device) -> None:
+        self.dataset, self.plan, self.workers, self.device = dataset, plan, workers, device
+        self._loader: Iterator[Any] | None = None
+
+    def of_step(self, step: int) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
+        if self._loader is None:
+            steps = self.plan.steps(self.dataset.config.epochs)
+            self._loader = iter(load_batches(self.dataset, self.plan, step, steps, self.workers))
+        for _ in range(self.plan.accumulate):
+            yield _on_device(next(self._loader), self.device)
 
 
 def _on_device(
