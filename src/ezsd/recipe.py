@@ -188,6 +188,7 @@ class TrainConfig(_Section):
     distillation_weight: NotNegative = 1.0  # of the L1 between embeddings; 0 = none
     names_weight: NotNegative = 0.0  # of the cross-entropy between name distributions; 0 = none, as in the paper
     base_labels: Fraction = 1.0  # share of the label in the name distribution of base boxes; the teacher has the rest
+    background_share: Fraction = 0.0  # of an uncertain proposal's name distribution; 0 = none
     proposals_per_image: CountOrZero = 200
     ignore_top: CountOrZero = 0  # ignore negatives on this number of best CLIP proposals; 0 = paper
     pseudo_boxes: CountOrZero = 0  # best CLIP proposals of an image that are trained as objects; 0 = paper

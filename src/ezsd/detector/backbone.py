@@ -15,6 +15,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ezsd.errors import ArtifactError, RecipeError
+from ezsd.utils.depthwise import train_depthwise_in_float32
 from ezsd.utils.packaged_weights import packaged_image_tower
 
 # Backbones whose levels and frozen layers are tested; other timm models are checked before a run starts.
@@ -54,7 +55,7 @@ class Backbone(nn.Module):
         self._first_layers = _layout(name).first_layers
         self.first_level = 5 - levels
         self.body = _pretrained_body(name, self.first_level) if pretrained else _body(name, self.first_level)
-        _keep_depthwise_in_float32(self.body)
+        train_depthwise_in_float32(self.body)
         self.fpn = FeaturePyramidNetwork(
             self.body.feature_info.channels(), fpn_channels, extra_blocks=LastLevelMaxPool()
         )
@@ -191,27 +192,3 @@ def _pretrained_body(name: str, first_level: int) -> Any:
             "first run, or set detector.backbone: tf_efficientnet_lite0 (weights from a package), or "
             "detector.pretrained: false."
         ) from error
-
-
-def _keep_depthwise_in_float32(body: nn.Module) -> None:
-    """Exclude grouped convolutions from autocast in training on CPUs, where their bf16 gradients are far slower.
-
-    The class of the modules changes, so that the names of their parameters do not.
-    """
-    for module in body.modules():
-        if isinstance(module, nn.Conv2d) and module.groups > 1:
-            module.__class__ = _in_float32(type(module))
-
-
-def _in_float32(kind: Any) -> Any:
-    """Return the subclass of a convolution class that runs in float32 if gradients are needed."""
-
-    class Float32Conv(kind):
-        def forward(self, features: Tensor) -> Any:
-            trained = torch.is_grad_enabled() and (features.requires_grad or self.weight.requires_grad)
-            if features.device.type != "cpu" or not trained:
-                return super().forward(features)
-            with torch.autocast("cpu", enabled=False):
-                return super().forward(features.float())
-
-    return Float32Conv

@@ -56,19 +56,18 @@ def quality_loss(logits: Tensor, ious: Tensor, least: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits[kept].float(), ious[kept])
 
 
-def names_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Return the weighted cross-entropy between the student's and the target distribution over names.
+def names_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross-entropy between the target and the student's distribution over background and names.
 
     The background is one of the student's columns, so a region with a name is also trained not to be background.
 
     Args:
         logits: [N, 1 + C]; column 0 is the background.
-        targets: [N, 1 + C], rows sum to 1.
-        weights: [N], with mean 1 in each image.
+        targets: [N, 1 + C]; the sum of a row is the weight of the region, with mean 1 in each image.
     """
     if logits.shape[0] == 0:
         return logits.sum()
-    return (weights * F.cross_entropy(logits.float(), targets, reduction="none")).mean()
+    return F.cross_entropy(logits.float(), targets)
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:

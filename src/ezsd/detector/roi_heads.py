@@ -243,7 +243,7 @@ class ZeroShotRoIHeads(RoIHeads):
         losses = {"loss_distillation": distillation_loss(embeddings, teacher, weights)}
         if "distill_names" in targets[0]:
             wanted = torch.cat([target["distill_names"] for target in targets])
-            losses["loss_names"] = names_loss(self.box_predictor(embeddings, names), wanted, weights)
+            losses["loss_names"] = names_loss(self.box_predictor(embeddings, names), wanted)
         return losses
 
     def _mask_loss(

@@ -47,6 +47,7 @@ _ADDED: Inputs = {
     "detector.soft_nms": 0.0,
     "train.names_weight": 0.0,
     "train.base_labels": 1.0,
+    "train.background_share": 0.0,
     "train.from_rpn": False,
     "train.pseudo_boxes": 0,
     "train.pseudo_score": 0.5,

@@ -22,6 +22,7 @@ from ezsd.errors import ArtifactError, RecipeError
 from ezsd.teacher.base import fingerprint_of, frozen, norms_of
 from ezsd.teacher.dense import reader_of
 from ezsd.teacher.regions import read_at_scales
+from ezsd.utils.depthwise import train_depthwise_in_float32
 from ezsd.utils.files import digest
 
 TEXT_BATCH = 256
@@ -44,6 +45,7 @@ class ClipTeacher:
     def __init__(self, name: str, model: nn.Module, tokenizer: Any, settings: str) -> None:
         self.name = name
         self._model: Any = frozen(model)
+        train_depthwise_in_float32(self._model)
         self._visual: Any = self._model.visual.to(memory_format=torch.channels_last)
         self._tokenizer = tokenizer
         preprocess = open_clip.get_model_preprocess_cfg(self._model)

@@ -28,6 +28,7 @@ from typing_extensions import Self
 from ezsd.teacher.base import fingerprint_of, frozen, norms_of
 from ezsd.teacher.regions import box_means, read_at_scales
 from ezsd.teacher.text_cache import cached
+from ezsd.utils.depthwise import train_depthwise_in_float32
 from ezsd.utils.files import digest
 from ezsd.utils.packaged_weights import (
     IMAGE_SHA256,
@@ -63,6 +64,7 @@ class OfflineTeacher:
 
     def __init__(self, image: nn.Module, text: nn.Module, tokenizer: Any) -> None:
         self._image: Any = frozen(image).to(memory_format=torch.channels_last)
+        train_depthwise_in_float32(self._image)
         self._text: Any = frozen(text)
         self._tokenizer = tokenizer
         self._middle = torch.zeros(self.embedding_dim)

@@ -142,7 +142,8 @@ def named_targets(
         config: Uses base_labels, pseudo_boxes and pseudo_score.
     """
     found = name_targets(regions, names, config.base_labels)
-    parts = {"distill_names": found[: len(target["distill_boxes"])]}
+    distilled = len(target["distill_boxes"])
+    parts = {"distill_names": weighted_targets(found[:distilled], regions.weights[:distilled], config.background_share)}
     if config.pseudo_boxes:
         confident = ~regions.is_base_box & (regions.labels > names.base) & (regions.scores >= config.pseudo_score)
         chosen = confident.nonzero()[:, 0][: config.pseudo_boxes]
@@ -165,6 +166,23 @@ def name_targets(regions: Regions, names: DistilledNames, base_labels: float) ->
     labels = F.one_hot(regions.labels.clamp(min=1, max=len(names.text)) - 1, len(names.text)).float()
     share = (base_labels * regions.is_base_box)[:, None]
     return F.pad(share * labels + (1 - share) * found, (1, 0))
+
+
+def weighted_targets(targets: Tensor, weights: Tensor, background_share: float) -> Tensor:
+    """Weigh the target distributions of the regions of one image, and add background to uncertain ones.
+
+    Args:
+        targets: [K, 1 + C]; the background, column 0, is 0.
+        weights: [K] in 0..1, how certainly a region is an object of the names.
+        background_share: Share of the remaining ``1 - weights`` that the background gets.
+
+    Returns:
+        [K, 1 + C]; the mean of the sums of the rows is 1.
+    """
+    background = background_share * (1 - weights)
+    joined = torch.cat([background[:, None], weights[:, None] * targets[:, 1:]], dim=1)
+    total = mean_one(weights + background)
+    return joined / (weights + background).clamp(min=1e-9)[:, None] * total[:, None]
 
 
 def mean_one(weights: Tensor) -> Tensor:
