@@ -191,6 +191,7 @@ class TrainConfig(_Section):
     background_share: Fraction = 0.0  # of an uncertain proposal's name distribution; 0 = none
     proposals_per_image: CountOrZero = 200
     ignore_top: CountOrZero = 0  # ignore negatives on this number of best CLIP proposals; 0 = paper
+    ignore_chance: Flag = False  # ignore each of them with a probability of its weight, in every step anew
     pseudo_boxes: CountOrZero = 0  # best CLIP proposals of an image that are trained as objects; 0 = paper
     pseudo_score: Fraction = 0.5  # smallest score of such a proposal
     novel_negatives: Flag = False  # background is also classified against novel names; false = paper

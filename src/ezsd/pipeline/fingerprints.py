@@ -48,6 +48,7 @@ _ADDED: Inputs = {
     "train.names_weight": 0.0,
     "train.base_labels": 1.0,
     "train.background_share": 0.0,
+    "train.ignore_chance": False,
     "train.from_rpn": False,
     "train.pseudo_boxes": 0,
     "train.pseudo_score": 0.5,
