@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -41,3 +44,10 @@ def test_only_background_and_scale_are_learned() -> None:
 
 def test_empty_vocabulary_gives_background_logits_only() -> None:
     assert TextClassifier(8)(unit(2), torch.zeros(0, 8)).shape == (2, 1)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(0.01, 12.5), (1e6, 200.0), (60.0, 60.0)])
+def test_the_logit_scale_stays_near_its_start_in_training(given: float, expected: float) -> None:
+    classifier, regions, text = TextClassifier(8, logit_scale=50), unit(3), unit(5)
+    classifier.log_logit_scale.data.fill_(math.log(given))
+    assert torch.allclose(classifier(regions, text)[:, 1:], expected * regions @ text.T, rtol=1e-3, atol=1e-3)

@@ -17,7 +17,14 @@ from ezsd.data.formats.coco import load_images
 from ezsd.data.samples import ImageSet
 from ezsd.data.target_store import Regions, TargetStore, write_index, write_shard
 from ezsd.recipe import TrainConfig
-from ezsd.training.dataset import DistilledNames, TrainingDataset, best_regions, load_batches, name_targets
+from ezsd.training.dataset import (
+    DistilledNames,
+    TrainingDataset,
+    best_regions,
+    load_batches,
+    name_targets,
+    weighted_targets,
+)
 from ezsd.training.sampler import BatchPlan, PlannedBatches
 from tiny import CROWD_IMAGE, SPLIT, TinyCoco
 
@@ -135,6 +142,28 @@ def test_distillation_weights_have_mean_one(images: ImageSet, store: TargetStore
     _, target = training(images, store)[0, 1]
     assert float(target["distill_weights"].mean()) == pytest.approx(1)
     assert len(target["distill_boxes"]) == 2 + 5
+
+
+def test_proposals_are_ignored_as_often_as_they_are_likely_objects(images: ImageSet, store: TargetStore) -> None:
+    dataset = training(images, store, ignore_top=5, ignore_chance=True, flip=0.0)
+    found = best_regions(store[images[0].image_id], 5)
+    drawn = [dataset[0, seed][1]["ignored_boxes"] for seed in range(400)]
+    boxes = training(images, store, ignore_top=5, flip=0.0)[0, 0][1]["ignored_boxes"]
+    for box, weight in zip(boxes, found.weights[~found.is_base_box], strict=True):
+        share = sum(bool((some == box).all(dim=1).any()) for some in drawn) / len(drawn)
+        assert share == pytest.approx(float(weight), abs=0.1)
+
+
+@given(st.integers(1, 9), st.floats(0, 1), st.integers(0, 99))
+def test_uncertain_regions_get_background(count: int, share: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand(count, generator=generator) * 0.9 + 0.05
+    targets = F.pad(torch.rand(count, 4, generator=generator).softmax(1), (1, 0))
+    joined = weighted_targets(targets, weights, share)
+    total = weights + share * (1 - weights)
+    assert joined.sum(1).mean().item() == pytest.approx(1, abs=1e-4)
+    rows = torch.cat([(total - weights)[:, None], weights[:, None] * targets[:, 1:]], dim=1)
+    assert torch.allclose(joined / joined.sum(1, keepdim=True) * total[:, None], rows, atol=1e-4)
 
 
 def test_without_distillation_targets_are_empty_but_regions_can_be_ignored(

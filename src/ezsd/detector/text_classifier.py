@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-_MOST_CHANGE = 4.0
+_MOST_CHANGE = 4.0  # of the logit scale in training
 
 
 class TextClassifier(nn.Module):
