@@ -12,13 +12,15 @@ from pathlib import Path
 import torch
 
 from ezsd.commands.anchors import AnchorChoice, LabeledBoxes, choose_anchors
+from ezsd.commands.precision import faster_precision
 from ezsd.data.categories import CategorySplit
+from ezsd.utils.device import Precision
 
 PROMPT = "a photo of a {name}"
 _CROPS = 64  # per step
 _STEPS, _FEWEST_EPOCHS = 2200, 12  # length of the training: the longer of the two
 _RPN_STEPS, _MOST_RPN_EPOCHS = 450, 12  # length of the training of the RPN in stage propose: the shorter of the two
-_ADAPT_STEPS, _MOST_ADAPT_EPOCHS = 300, 12
+_ADAPT_STEPS, _MOST_ADAPT_EPOCHS = 80, 12
 _SMALLEST, _LONG = 256, 640  # minimum short side and maximum long side of the detector's input, pixels
 _ANCHOR_SCALES = (0.71, 1.0, 1.41)
 _TINY = 0.04  # fraction of the image's long side; smaller boxes are too small to recognize their object
@@ -110,7 +112,7 @@ class Settings:
     image_size: tuple[int, int]
     anchors: AnchorChoice
     batch_size: int
-    precision: str
+    precision: Precision
     precision_note: str
 
 
@@ -311,15 +313,12 @@ def _gpu_batch() -> int:
     return batch
 
 
-def _precision(gpu: bool) -> tuple[str, str]:
+def _precision(gpu: bool) -> tuple[Precision, str]:
     """Return the faster precision on the device, and the reason as a comment."""
-    if gpu and not torch.cuda.is_available():
+    if not gpu:
+        return faster_precision(), "the faster of fp32 and bf16 on this machine"
+    if not torch.cuda.is_available():
         return "bf16", "fast on recent GPUs; use fp16 on older ones"
-    if gpu:
-        known = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        known = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
-    return ("bf16", "fast on this machine; use fp32 on others") if known else (
-        "fp32", "bf16 is faster on recent GPUs and CPUs"
-    )  # fmt: skip
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16", "fast on this machine; use fp32 on others"
+    return "fp32", "bf16 is faster on recent GPUs"

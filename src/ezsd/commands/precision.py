@@ -1,0 +1,38 @@
+"""Measure whether half precision is faster than float32 on the CPU of this machine."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+
+from ezsd.utils.device import Precision, autocast
+
+_REPEATS = 4  # the fastest one counts: other programs can only make it slower
+_SHAPE = (4, 96, 36, 48)  # batch, channels, height and width of a pyramid level
+
+
+def faster_precision() -> Precision:
+    """Return the faster of bf16 and fp32 for the training of convolutions on the CPU, measured in about a second.
+
+    The instructions of a CPU do not tell: with AVX512-BF16, bf16 is faster on some CPUs and slower on others.
+    """
+    channels = _SHAPE[1]
+    layers = [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
+    layers += [nn.Conv2d(channels, 4 * channels, 1), nn.ReLU(), nn.Conv2d(4 * channels, channels, 1)]
+    model = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    images = torch.rand(_SHAPE).contiguous(memory_format=torch.channels_last).requires_grad_()
+    seconds: dict[Precision, float] = {"fp32": float("inf"), "bf16": float("inf")}
+    for _ in range(_REPEATS):
+        for precision in seconds:
+            seconds[precision] = min(seconds[precision], _seconds(model, images, precision))
+    return min(seconds, key=lambda precision: seconds[precision])
+
+
+def _seconds(model: nn.Module, images: torch.Tensor, precision: Precision) -> float:
+    started = time.perf_counter()
+    with torch.enable_grad(), autocast("cpu", precision):
+        loss = model(images).float().sum()
+    loss.backward()
+    return time.perf_counter() - started
