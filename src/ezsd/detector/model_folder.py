@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ezsd.detector.rcnn import Rcnn, build_detector
 from ezsd.errors import ArtifactError
-from ezsd.recipe import DetectorConfig, renamed_keys
+from ezsd.recipe import DetectorConfig, ProposeConfig, renamed_keys
 from ezsd.utils.files import read_json, read_tensors, write_json, write_tensors
 
 MODEL, CONFIG, NORMS = "model.safetensors", "config.json", "teacher_norms.safetensors"
@@ -31,6 +31,7 @@ class ModelConfig(BaseModel):
         setting: ``strict`` (novel names unknown during training), ``named`` (names known) or ``open`` (other data).
         teacher: The teacher that computes text embeddings of other names.
         prompt: The prompt for these text embeddings.
+        dense_sides: Long sides (pixels) of the whole image as input of the teacher.
         versions: Versions of the packages used for training.
     """
 
@@ -45,6 +46,7 @@ class ModelConfig(BaseModel):
     setting: str
     teacher: str
     prompt: str
+    dense_sides: tuple[int, ...] = ProposeConfig().dense_sides
     versions: dict[str, str]
 
     @property

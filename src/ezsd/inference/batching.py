@@ -17,6 +17,7 @@ from ezsd.data.prefetch import read_ahead
 from ezsd.data.samples import AnnotatedImage
 from ezsd.detector.rcnn import PADDED_TO, Rcnn
 from ezsd.detector.roi_heads import Detections
+from ezsd.inference.second_opinion import SecondOpinion
 from ezsd.utils.boxes import resize_scale
 from ezsd.utils.device import process_state
 from ezsd.utils.files import read_json, write_text
@@ -26,7 +27,7 @@ _PART_IMAGES = 32  # an interrupted run loses the detections of at most this man
 
 
 def detect_images(
-    model: Rcnn, images: Sequence[Tensor], text_embeddings: Tensor, batch_size: int
+    model: Rcnn | SecondOpinion, images: Sequence[Tensor], text_embeddings: Tensor, batch_size: int
 ) -> Iterator[tuple[int, Detections]]:
     """Detect objects in images of any size. The detections do not depend on the batch size.
 
@@ -53,7 +54,7 @@ def detect_images(
 
 
 def detect_annotated(
-    model: Rcnn, images: Sequence[AnnotatedImage], text: Tensor, labels: Sequence[int], batch_size: int
+    model: Rcnn | SecondOpinion, images: Sequence[AnnotatedImage], text: Tensor, labels: Sequence[int], batch_size: int
 ) -> list[dict[str, Any]]:
     """Read images and detect objects in them.
 
@@ -75,7 +76,12 @@ def detect_annotated(
 
 
 def detect_in_parts(
-    model: Rcnn, images: Sequence[AnnotatedImage], text: Tensor, labels: Sequence[int], batch_size: int, folder: Path
+    model: Rcnn | SecondOpinion,
+    images: Sequence[AnnotatedImage],
+    text: Tensor,
+    labels: Sequence[int],
+    batch_size: int,
+    folder: Path,
 ) -> list[dict[str, Any]]:
     """Detect objects in all images, part by part. Processes share the parts; parts with a stored result are skipped.
 

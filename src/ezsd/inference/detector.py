@@ -19,6 +19,8 @@ from ezsd.errors import RecipeError
 from ezsd.inference.batching import detect_images, encode_mask
 from ezsd.inference.drawing import names_of, scores_of
 from ezsd.inference.inputs import ImageInput, read_any, vocabulary_names
+from ezsd.inference.second_opinion import Reading, SecondOpinion
+from ezsd.recipe import EvaluateConfig
 from ezsd.teacher import Teacher, load_teacher, text_embeddings
 
 _READ_AT_ONCE = 8  # batches; images of the same padded size are batched together
@@ -39,7 +41,9 @@ class Detector:
         norms: The file with the adapted norm parameters of the teacher, if any.
     """
 
-    def __init__(self, model: Rcnn, config: ModelConfig, known: Tensor, norms: Path | None = None) -> None:
+    def __init__(
+        self, model: Rcnn | SecondOpinion, config: ModelConfig, known: Tensor, norms: Path | None = None
+    ) -> None:
         self.model = model.eval()
         self.config = config
         self._embeddings: dict[str, Tensor] = dict(zip(config.names, known.float().cpu(), strict=True))
@@ -48,19 +52,28 @@ class Detector:
         self._lock = threading.Lock()  # a server calls from several threads
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | None = None) -> Detector:
+    def load(cls, folder: str | Path, device: str | None = None, second_opinion: Reading | None = None) -> Detector:
         """Load a model folder (``train/model`` in a run folder).
 
         Args:
             folder: The folder with model.safetensors and config.json.
             device: The device, such as "cpu" or "cuda". None selects a GPU if available.
+            second_opinion: How the teacher reads detections to score them again: "dense" or "crops"; see
+                :class:`ezsd.inference.second_opinion.SecondOpinion`. None: the teacher is not used.
 
         Raises:
             ArtifactError: The folder is not a valid model folder.
+            MissingExtraError: A second opinion is asked for, and the packages of the teacher are not installed.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model, config, known = load_model(Path(folder), device)
-        return cls(model, config, known, norms_of_folder(Path(folder)))
+        norms = norms_of_folder(Path(folder))
+        if second_opinion is None:
+            return cls(model, config, known, norms)
+        teacher = load_teacher(config.teacher, device, norms)
+        base, powers = known[: len(config.base)], EvaluateConfig().opinion_powers
+        rescored = SecondOpinion(model, teacher, second_opinion, powers, base, config.dense_sides)
+        return cls(rescored, config, known, norms)
 
     @overload
     def __call__(

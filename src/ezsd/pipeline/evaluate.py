@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ezsd.data.categories import CategorySplit
 from ezsd.data.formats.lvis import ground_truth_of, read_rules
 from ezsd.data.samples import ImageSet
 from ezsd.detector.model_folder import CONFIG, MODEL, ModelConfig, load_model
+from ezsd.detector.rcnn import Rcnn
 from ezsd.errors import ArtifactError
 from ezsd.evaluation.metrics import coco_metrics
 from ezsd.evaluation.summary import (
@@ -23,6 +26,7 @@ from ezsd.evaluation.summary import (
 )
 from ezsd.inference.batching import detect_in_parts
 from ezsd.inference.exact_boxes import measure_exact_boxes
+from ezsd.inference.second_opinion import SecondOpinion
 from ezsd.pipeline.context import RunContext
 from ezsd.proposals.base_rpn import load_base_rpn
 from ezsd.proposals.proposer import Proposer
@@ -41,7 +45,7 @@ from ezsd.run_folder import (
     read_metrics_if_exist,
     write_metrics,
 )
-from ezsd.teacher import Teacher, text_embeddings
+from ezsd.teacher import Teacher, load_teacher, text_embeddings
 from ezsd.utils.device import process_state
 from ezsd.utils.files import digest, write_text
 
@@ -77,13 +81,15 @@ def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None)
     truth = ground_truth_of(images, rules)
     kinds = ("bbox", "segm") if model_config.masks and images.has_masks else ("bbox",)
     ids = [f"{image.image_id} {image.path.name}" for image in images]
-    parts = folder.parts / digest(folder.model / MODEL, folder.model / CONFIG, *ids)[:16]
+    asked = _with_second_opinion(context, model, text, len(model_config.base))
+    opinion = recipe.evaluate.model_dump_json(include={"second_opinion", "opinion_powers"})
+    parts = folder.parts / digest(folder.model / MODEL, folder.model / CONFIG, opinion, *ids)[:16]
     base, main = len(model_config.base), process_state().is_main_process
     figures: dict[str, dict[str, ByCategory]] = {kind: {} for kind in kinds}
     for protocol, path, first in (("gzsd", folder.detections, 0), ("zsd", folder.detections_zsd, base)):
         labels = range(first + 1, len(images.names) + 1)
         found = detect_in_parts(
-            model, images.images, text[first:], labels, recipe.evaluate.batch_size, parts / protocol
+            asked, images.images, text[first:], labels, recipe.evaluate.batch_size, parts / protocol
         )
         if main:
             for kind in kinds:
@@ -109,6 +115,15 @@ def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None)
         shutil.rmtree(folder.parts, ignore_errors=True)
     process_state().wait_for_everyone()
     return read_metrics(folder.metrics("evaluate"), EvaluateMetrics)
+
+
+def _with_second_opinion(context: RunContext, model: Rcnn, text: Tensor, base: int) -> Rcnn | SecondOpinion:
+    recipe, reading = context.recipe, context.recipe.evaluate.second_opinion
+    if reading == "none":
+        return model
+    teacher = load_teacher(recipe.teacher, context.device, context.norms)
+    powers, sides = recipe.evaluate.opinion_powers, recipe.propose.dense_sides
+    return SecondOpinion(model, teacher, reading, powers, text[:base], sides, recipe.propose.precision)
 
 
 def _earlier_stages(folder: RunFolder) -> dict[str, Any]:

@@ -58,6 +58,8 @@ _ADDED: Inputs = {
     "train.validate_steps": 0,
     "train.validate_images": 64,
     "train.patience": 0,
+    "evaluate.second_opinion": "none",
+    "evaluate.opinion_powers": [0.1, 0.3],
 }
 # Keys that do not affect the regions of ``scoring: rpn``: the anchor grid and its ranking.
 _NOT_OF_REGIONS = (

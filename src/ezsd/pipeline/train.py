@@ -89,6 +89,7 @@ def run_train(
             setting=setting if start is None else start.joint_setting(setting, split.novel),
             teacher=recipe.teacher,
             prompt=recipe.prompt,
+            dense_sides=recipe.propose.dense_sides,
             versions=versions(),
         )
         save_model(context.folder.model, model, model_config, names, context.norms)
