@@ -20,7 +20,7 @@ import torch
 from ezsd.data.categories import load_split
 from ezsd.data.formats.coco import load_images
 from ezsd.data.samples import images_with, with_names
-from ezsd.proposals.base_rpn import WEIGHTS, load_base_rpn
+from ezsd.proposals.base_rpn import load_base_rpn
 from ezsd.proposals.proposer import Proposer
 from ezsd.proposals.recall import measure_proposals, random_recall
 from ezsd.recipe import ProposeConfig, load_run_recipe
@@ -46,8 +46,9 @@ def main() -> None:
     val = replace(val, images=images)
     dense = recipe.propose.model_copy(update={"scoring": "dense", "crop_rank": 0.0})
     exhaustive = recipe.propose.model_copy(update={"scoring": "exhaustive"})
-    targets = run.of("propose")
-    rpn = load_base_rpn(targets, recipe.propose.shortlist, device) if (targets / WEIGHTS).exists() else None
+    rpn = None
+    if run.targets.rpn.exists():
+        rpn = load_base_rpn(run.targets.path, recipe.propose.shortlist, device)
     text = text_embeddings(teacher, split.names, recipe.prompt)
     proposer = Proposer(teacher, text, len(split.base), dense, device, rpn)
 

@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from ezsd.cli import app
-from ezsd.recipe_files import shipped_recipes
+from ezsd.recipe_files import find_preset, shipped_presets, shipped_recipes
 from tiny import make_tiny_coco
 from tiny_teacher import tiny_values
 
@@ -62,10 +62,11 @@ def test_skipped_images_are_a_warning_shown_once(recipe: Path, tmp_path: Path) -
     assert result.stderr.count("invalid images or boxes are left out") == 1
 
 
-def test_recipes_lists_every_shipped_recipe_with_its_command() -> None:
+def test_recipes_lists_every_shipped_recipe_and_preset_with_its_command() -> None:
     result = _ezsd("recipes")
     assert result.exit_code == 0
     assert all(f"ezsd run {name} --out " in result.stdout for name in shipped_recipes())
+    assert all(f"--preset {name}\n" in result.stdout for name in shipped_presets())
 
 
 def test_a_shipped_recipe_is_used_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,5 +83,23 @@ def test_an_installed_package_finds_its_own_recipes(tmp_path: Path, monkeypatch:
 
     (tmp_path / "ezsd" / "recipes").mkdir(parents=True)
     shutil.copy(shipped_recipes()["smoke"], tmp_path / "ezsd" / "recipes" / "smoke.yaml")
+    shutil.copytree(shipped_presets()["paper"].parent, tmp_path / "ezsd" / "recipes" / "presets")
     monkeypatch.setattr(ezsd.recipe_files, "__file__", str(tmp_path / "ezsd" / "recipe_files.py"))
     assert shipped_recipes() == {"smoke": tmp_path / "ezsd" / "recipes" / "smoke.yaml"}
+    assert find_preset("paper") == tmp_path / "ezsd" / "recipes" / "presets" / "paper.yaml"
+
+
+def test_run_applies_a_preset_before_the_changes(recipe: Path, tmp_path: Path) -> None:
+    changes = ("--set", "adapt.share=0.5", "--until", "adapt")
+    assert _ezsd("run", recipe, "--out", tmp_path / "run", "--preset", "paper", *changes).exit_code == 0
+    resolved = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert (resolved["adapt"]["share"], resolved["adapt"]["jitter"], resolved["propose"]["keep"]) == (0.5, 0.0, 300)
+
+
+@pytest.mark.parametrize("command", ["run", "validate", "plan"])
+def test_every_command_with_a_recipe_takes_a_preset(command: str, recipe: Path, tmp_path: Path) -> None:
+    options = ("--out", tmp_path / "run") if command == "run" else ()
+    result = _ezsd(command, recipe, *options, "--preset", "papr")
+    assert result.exit_code == 2 and 'Did you mean "paper"?' in result.stderr
+    bad = _ezsd(command, recipe, *options, "--preset", "paper", "--set", "train.lr=-1")
+    assert bad.exit_code == 2 and "train.lr = -1" in bad.stderr

@@ -48,6 +48,12 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe, as in train.lr=0.01. Repeatable."),
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Apply a preset to the recipe, before --set: paper or baseline, see ezsd recipes."
+    ),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Remove and recompute results of a different recipe or different data.")
 ]
@@ -92,6 +98,7 @@ def _options(
 def run(
     recipe: RecipePath,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The run folder to write.")],
+    preset: Preset = None,
     changes: Set = None,
     until: Annotated[Until, typer.Option(help="The last stage to run.")] = Until.report,
     overwrite: Overwrite = False,
@@ -100,7 +107,7 @@ def run(
     with _error_messages():
         from ezsd.recipe import load_recipe
 
-        loaded = load_recipe(recipe, changes or ())  # report typing errors before torch is imported
+        loaded = load_recipe(recipe, changes or (), preset)  # report typing errors before torch is imported
         from ezsd.pipeline.run import run_recipe
 
         _show(run_recipe(loaded, out, until.value, overwrite))
@@ -175,10 +182,11 @@ def compare(
 
 @app.command()
 def recipes() -> None:
-    """List the shipped recipes with their purpose, command and measured figures."""
-    from ezsd.recipe_files import recipe_header, shipped_recipes
+    """List the shipped recipes with their purpose, command and measured figures, and the presets."""
+    from ezsd.recipe_files import recipe_header, shipped_presets, shipped_recipes
 
-    for name, path in shipped_recipes().items():
+    presets = {f"--preset {name}": path for name, path in shipped_presets().items()}
+    for name, path in (shipped_recipes() | presets).items():
         header = recipe_header(path).replace("\n", "\n    ")
         typer.echo(f"{name}\n    {header}\n")
 
@@ -200,21 +208,21 @@ def doctor(
 
 
 @app.command()
-def validate(recipe: RecipePath, changes: Set = None) -> None:
+def validate(recipe: RecipePath, preset: Preset = None, changes: Set = None) -> None:
     """Check a recipe, its split and every image, and list all problems."""
     with _error_messages():
         from ezsd.commands.validate import check_recipe
 
-        typer.echo(check_recipe(recipe, changes or ()))
+        typer.echo(check_recipe(recipe, changes or (), preset))
 
 
 @app.command()
-def plan(recipe: RecipePath, changes: Set = None) -> None:
+def plan(recipe: RecipePath, preset: Preset = None, changes: Set = None) -> None:
     """Count the work of a recipe and estimate its time by measuring for about a minute; no files are written."""
     with _error_messages():
         from ezsd.recipe import load_recipe
 
-        loaded = load_recipe(recipe, changes or ())  # report typing errors before torch is imported
+        loaded = load_recipe(recipe, changes or (), preset)  # report typing errors before torch is imported
         from ezsd.commands.plan import make_plan
 
         Console(highlight=False).print(make_plan(loaded, str(recipe)))

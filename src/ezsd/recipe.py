@@ -11,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ezsd.errors import RecipeError
-from ezsd.recipe_files import find_recipe, parse_yaml
+from ezsd.recipe_files import find_preset, find_recipe, parse_yaml
 from ezsd.utils.files import write_text
 
 # Strict, so that `epochs: true` is not read as 1 and a number in quotes is an error.
@@ -232,18 +232,20 @@ RENAMED_KEYS = {
 }
 
 
-def load_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
-    """Read a recipe from YAML and apply ``--set`` changes.
+def load_recipe(path: str | Path, changes: Sequence[str] = (), preset: str | None = None) -> Recipe:
+    """Read a recipe from YAML, apply a preset, then ``--set`` changes.
 
     Args:
         path: A YAML file, or the name of a shipped recipe.
         changes: Changes like ``train.lr=0.01``; the value is read as YAML.
+        preset: The name of a preset (``paper`` or ``baseline``), whose values replace those of the recipe.
 
     Raises:
-        RecipeError: The file is missing or not YAML, or keys or values are invalid. The error lists all problems.
+        RecipeError: The file is missing or not YAML, there is no such preset, or keys or values are invalid. The error
+            lists all problems.
     """
     path = find_recipe(path)
-    values, problems = read_values(path, changes)
+    values, problems = read_values(path, changes, preset)
     try:
         recipe = parse_recipe(values, str(path))
     except RecipeError as error:
@@ -277,12 +279,19 @@ def renamed_keys(values: Mapping[str, Any], section: str = "") -> dict[str, Any]
     return {RENAMED_KEYS.get(prefix + key, prefix + key).removeprefix(prefix): value for key, value in values.items()}
 
 
-def read_values(path: Path, changes: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+def read_values(path: Path, changes: Sequence[str] = (), preset: str | None = None) -> tuple[dict[str, Any], list[str]]:
     """Read the plain values of a recipe without validation; also return the problems of ``changes``.
 
     Raises:
-        RecipeError: The file is missing, not YAML, or not a mapping.
+        RecipeError: The file is missing, not YAML, or not a mapping, or there is no such preset.
     """
+    values = _read_mapping(path)
+    if preset is not None:
+        values = _with_preset(values, _read_mapping(find_preset(preset)))
+    return values, [problem for change in changes if (problem := _apply(values, change))]
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -291,7 +300,19 @@ def read_values(path: Path, changes: Sequence[str] = ()) -> tuple[dict[str, Any]
         raise RecipeError(f"Recipe {path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"Recipe {path} has no keys; expected split, teacher, data and others (see recipes/).")
-    return values, [problem for change in changes if (problem := _apply(values, change))]
+    return values
+
+
+def _with_preset(values: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with those of the preset in their place."""
+    merged = dict(values)
+    for key, value in preset.items():
+        own = merged.get(key)
+        if not isinstance(value, dict) or own is None:
+            merged[key] = value
+        elif isinstance(own, dict):  # otherwise the section is a problem of the recipe, reported by its validation
+            merged[key] = {**own, **value}
+    return merged
 
 
 def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:

@@ -1,10 +1,11 @@
-"""Recipe files: shipped recipes by name, files of the user by path, and their YAML."""
+"""Recipe files: shipped recipes and presets by name, files of the user by path, and their YAML."""
 
 from __future__ import annotations
 
 import difflib
 import itertools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(recipes_folder().glob("*.yaml"))}
 
 
+def shipped_presets() -> dict[str, Path]:
+    """Return the presets by name: parts of a recipe that ``--preset`` applies to any recipe."""
+    return {path.stem: path for path in sorted((recipes_folder() / "presets").glob("*.yaml"))}
+
+
 def find_recipe(recipe: str | Path) -> Path:
     """Return the path of a recipe.
 
@@ -40,16 +46,33 @@ def find_recipe(recipe: str | Path) -> Path:
         return path
     if str(recipe) in shipped:
         return shipped[str(recipe)]
-    close = difflib.get_close_matches(str(recipe), shipped, n=1)
-    hint = f' Did you mean "{close[0]}"?' if close else ""
     raise RecipeError(
-        f"{recipe} is neither a file nor a shipped recipe.{hint} Shipped recipes: {', '.join(shipped)} "
-        "(see ezsd recipes)."
+        f"{recipe} is neither a file nor a shipped recipe.{_closest(str(recipe), shipped)} Shipped recipes: "
+        f"{', '.join(shipped)} (see ezsd recipes)."
     )
 
 
+def find_preset(name: str) -> Path:
+    """Return the path of a preset.
+
+    Raises:
+        RecipeError: There is no preset of this name.
+    """
+    shipped = shipped_presets()
+    if name in shipped:
+        return shipped[name]
+    raise RecipeError(
+        f"{name} is not a preset.{_closest(name, shipped)} Presets: {', '.join(shipped)} (see ezsd recipes)."
+    )
+
+
+def _closest(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f' Did you mean "{close[0]}"?' if close else ""
+
+
 def recipe_header(path: Path) -> str:
-    """Return the comment lines at the beginning of a recipe without the comment signs."""
+    """Return the comment lines at the beginning of a recipe or preset without the comment signs."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return "\n".join(line.lstrip("#").removeprefix(" ") for line in itertools.takewhile(_is_comment, lines))
 

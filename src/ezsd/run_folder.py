@@ -57,6 +57,32 @@ class TrainingFolder:
 
 
 @dataclass(frozen=True)
+class TargetsFolder:
+    """The paths of stage propose, except its shards.
+
+    Attributes:
+        path: The folder itself.
+    """
+
+    path: Path
+
+    @property
+    def index(self) -> Path:
+        """The location of each image in the shards; written last, so a store with an index is complete."""
+        return self.path / "index.json"
+
+    @property
+    def rpn(self) -> Path:
+        """The weights of the RPN, if the recipe trains one; the metadata contain the detector config."""
+        return self.path / "rpn.safetensors"
+
+    @property
+    def rpn_training(self) -> TrainingFolder:
+        """The training of the RPN."""
+        return TrainingFolder(self.path / "rpn")
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """The paths of a run folder.
 
@@ -126,6 +152,11 @@ class RunFolder:
     def adapt_folds(self) -> Path:
         """The results of folds that choose the share of the norm shift, removed when the adaptation finishes."""
         return self.of("adapt") / "folds"
+
+    @property
+    def targets(self) -> TargetsFolder:
+        """The CLIP proposals and the teacher's embeddings, and the RPN that was trained for them."""
+        return TargetsFolder(self.of("propose"))
 
     @property
     def model(self) -> Path:

@@ -15,7 +15,6 @@ from ezsd.commands.demo import UNHEARD, count_found, run_demo
 from ezsd.data.categories import load_split
 from ezsd.errors import ArtifactError
 from ezsd.pocket.scenes import PlacedObject
-from ezsd.recipe import load_recipe
 from ezsd.utils.files import read_json
 
 pytestmark = pytest.mark.skipif(
@@ -50,7 +49,7 @@ def test_demo_writes_two_runs_a_table_a_report_and_an_image(
 def test_failure_of_the_baseline_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     with (
         pytest.raises(ArtifactError, match=r"(?s)baseline\.log.*train\.epochs"),
-        ezsd.commands.demo._in_parallel("pocket", tmp_path / "baseline", ["train.epochs=-1"], overwrite=False),
+        ezsd.commands.demo._baseline_in_parallel("pocket", tmp_path / "baseline", ["train.epochs=-1"], overwrite=False),
     ):
         pass
 
@@ -69,13 +68,3 @@ def test_count_found_requires_matching_name_and_overlap() -> None:
 
 def test_unheard_names_are_not_in_the_split() -> None:
     assert not {name.lower() for name in UNHEARD} & set(load_split("pocket").names)
-
-
-def test_baseline_differs_from_ezsd_only_in_the_three_ideas() -> None:
-    ours, other = load_recipe("pocket"), load_recipe("pocket", ezsd.commands.demo.BASELINE)
-    negatives = {"ignore_top": ours.train.ignore_top, "novel_negatives": ours.train.novel_negatives}
-    assert other.train.model_copy(update=negatives) == ours.train
-    assert other.detector.model_copy(update={"semantic_regression": True}) == ours.detector
-    regions = {"scoring": ours.propose.scoring, "base_overlap": ours.propose.base_overlap}
-    assert other.propose.model_copy(update=regions) == ours.propose
-    assert not other.adapt.enabled and ours.adapt.enabled

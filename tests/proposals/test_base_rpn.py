@@ -20,7 +20,7 @@ from ezsd.errors import ArtifactError
 from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.propose import run_propose
 from ezsd.pipeline.run import run_recipe
-from ezsd.proposals.base_rpn import WEIGHTS, load_base_rpn, train_base_rpn
+from ezsd.proposals.base_rpn import load_base_rpn, train_base_rpn
 from ezsd.proposals.candidates import agreement
 from ezsd.proposals.recall import novel_recall
 from ezsd.recipe import Recipe, parse_recipe
@@ -30,6 +30,8 @@ from ezsd.utils.checkpoint import save_checkpoint
 from ezsd.utils.files import write_tensors
 from tiny import CATEGORIES, EMPTY_IMAGE, SIZES, SPLIT, TinyCoco
 from tiny_teacher import ColourTeacher, tiny_values
+
+WEIGHTS = "rpn.safetensors"
 
 
 @pytest.fixture(autouse=True)

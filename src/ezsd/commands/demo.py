@@ -33,15 +33,6 @@ from ezsd.utils.files import written_whole
 
 logger = logging.getLogger(__name__)
 
-# ViLD's regions and teacher with the same losses: raw teacher, RPN trained on base boxes, regression without semantics.
-BASELINE = (
-    "adapt.enabled=false",
-    "propose.scoring=rpn",
-    "propose.base_overlap=1",
-    "detector.semantic_regression=false",
-    "train.ignore_top=0",
-    "train.novel_negatives=false",
-)
 IMAGES, FAST_IMAGES = 900, 350
 FAST = (
     "adapt.epochs=4",
@@ -87,7 +78,7 @@ def run_demo(out: Path, fast: bool = False, overwrite: bool = False) -> dict[str
     ]
     changes += FAST if fast else ()
     ours, baseline = out / "ezsd", out / "baseline"
-    with _in_parallel(SPLIT, baseline, [*changes, *BASELINE], overwrite):
+    with _baseline_in_parallel(SPLIT, baseline, changes, overwrite):
         run_recipe(load_recipe(SPLIT, changes), ours, "evaluate", overwrite)
     console = Console(highlight=False)
     console.print(as_text(compare([ours, baseline]), console.width))
@@ -97,15 +88,15 @@ def run_demo(out: Path, fast: bool = False, overwrite: bool = False) -> dict[str
 
 
 @contextmanager
-def _in_parallel(recipe: str, folder: Path, changes: Sequence[str], overwrite: bool) -> Iterator[None]:
-    """Run a recipe in another process while the body of ``with`` runs, each on half of the cores, then wait for it.
+def _baseline_in_parallel(recipe: str, folder: Path, changes: Sequence[str], overwrite: bool) -> Iterator[None]:
+    """Run the baseline in another process while the body of ``with`` runs, each on half of the cores; wait for it.
 
     Raises:
         ArtifactError: The other run failed.
     """
     log, threads = folder.with_suffix(".log"), torch.get_num_threads()
     half = max(1, threads // 2)
-    command = [sys.executable, "-m", "ezsd", "run", recipe, "--out", str(folder)]
+    command = [sys.executable, "-m", "ezsd", "run", recipe, "--preset", "baseline", "--out", str(folder)]
     command += [word for change in changes for word in ("--set", change)] + ["--overwrite"] * overwrite
     logger.info(f"The baseline (same schedule, without the three ideas) runs in parallel. Its log: {log}")
     log.parent.mkdir(parents=True, exist_ok=True)

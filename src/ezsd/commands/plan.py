@@ -11,11 +11,10 @@ from rich.console import Group
 from rich.table import Table
 
 from ezsd.commands.timing import Measured, measure
-from ezsd.data.categories import CategorySplit, load_split
-from ezsd.data.formats.coco import load_images
+from ezsd.data.categories import load_split
+from ezsd.data.formats.coco import load_parts
 from ezsd.data.samples import ImageSet
 from ezsd.detector.initial_weights import check_detector
-from ezsd.errors import DataError
 from ezsd.pipeline.workload import (
     Pace,
     StagePlan,
@@ -23,7 +22,7 @@ from ezsd.pipeline.workload import (
     describe_data,
     total_pace,
 )
-from ezsd.recipe import Part, Recipe
+from ezsd.recipe import Recipe
 from ezsd.utils.device import this_device
 from ezsd.utils.format import byte_size, duration
 
@@ -50,29 +49,12 @@ def make_plan(recipe: Recipe, name: str) -> Group:
     busy = _load()
     check_detector(recipe.detector)
     split = load_split(recipe.split, recipe.data.train.annotations)
-    images = _images(recipe, split)
+    images = load_parts(recipe.data, split)
     stages = count_work(recipe, split, images)
     logger.info(f"{describe_data(split, images)}\nMeasuring a sample of every stage for about a minute.")
     measured = measure(recipe, split, images["train"], images["val"])
     table = _table(f"Plan of {name} on {_machine()}", recipe, stages, measured)
     return Group(describe_data(split, images), table, *_notes(recipe, images, measured, busy))
-
-
-def _images(recipe: Recipe, split: CategorySplit) -> dict[str, ImageSet]:
-    """Read both parts; report the problems of both together."""
-    parts: list[tuple[str, Part, tuple[str, ...], tuple[str, ...]]] = [
-        ("train", recipe.data.train, split.base, split.base), ("val", recipe.data.val, split.names, ()),
-    ]  # fmt: skip
-    images: dict[str, ImageSet] = {}
-    problems: list[str] = []
-    for name, part, names, required in parts:
-        try:
-            images[name] = load_images(part, names, recipe.data.skip_bad, required)
-        except DataError as error:
-            problems += error.problems
-    if problems:
-        raise DataError(problems)
-    return images
 
 
 def _table(title: str, recipe: Recipe, stages: Sequence[StagePlan], measured: Measured) -> Table:

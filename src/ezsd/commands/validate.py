@@ -15,8 +15,13 @@ from ezsd.recipe import Part, Recipe, parse_recipe, read_values
 from ezsd.recipe_files import find_recipe
 
 
-def check_recipe(path: str | Path, changes: Sequence[str] = ()) -> str:
+def check_recipe(path: str | Path, changes: Sequence[str] = (), preset: str | None = None) -> str:
     """Check a recipe, its split and its data; every image is decoded.
+
+    Args:
+        path: See :func:`ezsd.recipe.load_recipe`.
+        changes: See :func:`ezsd.recipe.load_recipe`.
+        preset: See :func:`ezsd.recipe.load_recipe`.
 
     Returns:
         A summary to print.
@@ -25,7 +30,7 @@ def check_recipe(path: str | Path, changes: Sequence[str] = ()) -> str:
         EzsdError: All problems together. Bad images and boxes are not problems if the recipe sets data.skip_bad.
     """
     path = find_recipe(path)
-    values, problems = read_values(path, changes)
+    values, problems = read_values(path, changes, preset)
     recipe = _readable(values, str(path), problems)
     try:
         check_detector(recipe.detector)

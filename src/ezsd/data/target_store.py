@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from ezsd.errors import ArtifactError
+from ezsd.run_folder import TargetsFolder
 from ezsd.utils.files import read_json, write_json, written_whole
 
-INDEX = "index.json"
 _OPEN_SHARDS = 256  # below the usual limit of about 1000 open files per process
 _UNIT_TOLERANCE = 0.01  # rounding of D fp16 values
 _ADVICE = "Run stage propose again; finished shards are kept."
@@ -115,7 +115,7 @@ def write_index(folder: Path, shards: list[Path], facts: Mapping[str, Any]) -> N
             raise ArtifactError(f"{path} cannot be read. {_ADVICE}")
         entries.append({"file": path.name, "bytes": path.stat().st_size,
                         "image_ids": notes["image_ids"], "offsets": notes["offsets"]})  # fmt: skip
-    write_json(folder / INDEX, {**facts, "shards": entries})
+    write_json(TargetsFolder(folder).index, {**facts, "shards": entries})
 
 
 class TargetStore:
@@ -130,7 +130,8 @@ class TargetStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.facts: dict[str, Any] = read_json(folder / INDEX)
+        index = TargetsFolder(folder).index
+        self.facts: dict[str, Any] = read_json(index)
         try:
             shards = self.facts.pop("shards")
             self._rows = {
@@ -142,7 +143,7 @@ class TargetStore:
             }
             self._sizes = {entry["file"]: (entry["bytes"], entry["offsets"][-1]) for entry in shards}
         except (KeyError, TypeError, AttributeError) as error:
-            raise ArtifactError(f"{folder / 'index.json'} is not a target store index ({error}). {_ADVICE}") from None
+            raise ArtifactError(f"{index} is not a target store index ({error}). {_ADVICE}") from None
         self._columns = lru_cache(maxsize=_OPEN_SHARDS)(self._open)
 
     def __reduce__(self) -> tuple[type[TargetStore], tuple[Path]]:

@@ -27,7 +27,7 @@ from typing import Any
 from ezsd.data.samples import AnnotatedImage, ImageSet, with_names
 from ezsd.data.target_store import Regions, read_notes, write_index, write_shard
 from ezsd.pipeline.context import RunContext
-from ezsd.proposals.base_rpn import WEIGHTS, load_base_rpn, train_base_rpn
+from ezsd.proposals.base_rpn import load_base_rpn, train_base_rpn
 from ezsd.proposals.candidates import anchor_grid
 from ezsd.proposals.proposer import Proposer
 from ezsd.recipe import ProposeConfig
@@ -112,7 +112,7 @@ def _jobs(context: RunContext, images: ImageSet, teacher: Teacher) -> list[_Job]
     settings = config.model_dump_json(exclude={"rpn_epochs"})  # the digest of the trained weights covers them
     key = digest(teacher.fingerprint, settings, recipe.prompt, *split.names, str(len(split.base)))
     if config.asks_rpn:
-        key = digest(key, folder / WEIGHTS)
+        key = digest(key, context.folder.targets.rpn)
     known = [with_names(image, images.names, split.base) for image in images]
     chunks = [known[start : start + config.shard_images] for start in range(0, len(known), config.shard_images)]
     return [

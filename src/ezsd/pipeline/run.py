@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 from ezsd.data.categories import load_split
-from ezsd.data.formats.coco import load_images
+from ezsd.data.formats.coco import load_parts
 from ezsd.data.samples import ImageSet
 from ezsd.detector.initial_weights import check_detector, start_folder
-from ezsd.errors import ArtifactError, DataError
+from ezsd.errors import ArtifactError
 from ezsd.pipeline.adapt import run_adapt
 from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.evaluate import run_evaluate
@@ -29,7 +29,7 @@ from ezsd.pipeline.propose import run_propose
 from ezsd.pipeline.state import check_earlier, is_done, is_redone, prepare_folder, refusal, stale_stages
 from ezsd.pipeline.train import run_train
 from ezsd.pipeline.workload import describe_work
-from ezsd.recipe import Part, Recipe, load_run_recipe, needs_targets
+from ezsd.recipe import Recipe, load_run_recipe, needs_targets
 from ezsd.report.page import is_current, write_report
 from ezsd.run_folder import METRICS, STAGES, Metrics, RunFolder, Stage, read_metrics
 from ezsd.teacher import Teacher, load_teacher
@@ -185,22 +185,13 @@ class _Stages:
 
 
 def _load_images(context: RunContext, todo: Sequence[Stage]) -> dict[str, ImageSet]:
-    """Load the parts that the stages need; raise the problems of both parts at once."""
-    base, data = context.split.base, context.recipe.data
-    parts: list[tuple[str, Part, tuple[str, ...], tuple[str, ...]]] = []
+    """Load the parts that the stages need, and list the invalid images and boxes that are left out."""
+    parts: list[Literal["train", "val"]] = []
     if {"adapt", "propose", "train"} & set(todo):
-        parts.append(("train", data.train, base, base))
+        parts.append("train")
     if {"adapt", "evaluate"} & set(todo) or ("train" in todo and context.recipe.train.validate_steps):
-        parts.append(("val", data.val, context.split.names, ()))
-    images: dict[str, ImageSet] = {}
-    problems: list[str] = []
-    for name, part, names, required in parts:
-        try:
-            images[name] = load_images(part, names, data.skip_bad, required)
-        except DataError as error:
-            problems += error.problems
-    if problems:
-        raise DataError(problems)
+        parts.append("val")
+    images = load_parts(context.recipe.data, context.split, parts)
     skipped = {name: list(part.skipped) for name, part in images.items() if part.skipped}
     if skipped and process_state().is_main_process:
         write_json(context.folder.skipped, skipped)

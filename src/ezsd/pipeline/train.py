@@ -12,7 +12,6 @@ from ezsd.detector.rcnn import build_detector
 from ezsd.errors import RecipeError
 from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.validation import measure_base, validation_images
-from ezsd.proposals.base_rpn import WEIGHTS
 from ezsd.recipe import Recipe, needs_targets
 from ezsd.run_folder import TrainMetrics, write_metrics
 from ezsd.teacher import Teacher, text_embeddings
@@ -60,7 +59,7 @@ def run_train(
     if start is not None:
         start.load_into(model)
     elif config.from_rpn and store is not None and recipe.propose.asks_rpn:
-        weights_of_rpn, _ = read_tensors(context.folder.of("propose") / WEIGHTS)
+        weights_of_rpn, _ = read_tensors(context.folder.targets.rpn)
         model.load_state_dict(weights_of_rpn, strict=False)
     names = text_embeddings(teacher, split.names, recipe.prompt)
     base, novel = names.split([len(split.base), len(split.novel)])

@@ -16,15 +16,13 @@ from ezsd.data.samples import AnnotatedImage, ImageSet, labels_among
 from ezsd.detector.proposal_network import ProposalNetwork, build_proposal_network
 from ezsd.errors import ArtifactError
 from ezsd.recipe import DetectorConfig, Recipe, renamed_keys
-from ezsd.run_folder import TrainingFolder, TrainMetrics, read_metrics, write_metrics
+from ezsd.run_folder import TargetsFolder, TrainMetrics, read_metrics, write_metrics
 from ezsd.training.dataset import TrainingDataset
 from ezsd.training.loop import OnStep
 from ezsd.training.trainer import Job, train_model
 from ezsd.utils.device import process_state
 from ezsd.utils.files import read_tensors, write_tensors
 
-WEIGHTS = "rpn.safetensors"  # its metadata contains the detector config
-_TRAINING = "rpn"  # subfolder of checkpoints, log and metrics.json
 _DETECTOR = "detector"
 _ADVICE = "Run stage propose again."
 
@@ -49,8 +47,9 @@ def train_base_rpn(
     Raises:
         ArtifactError: A checkpoint does not fit the model, a loss is not finite, or the disk is full.
     """
-    training = TrainingFolder(folder / _TRAINING)
-    if not (folder / WEIGHTS).exists():
+    paths = TargetsFolder(folder)
+    training = paths.rpn_training
+    if not paths.rpn.exists():
         torch.manual_seed(recipe.seed)
         network = build_proposal_network(recipe.detector, recipe.detector.pretrained)
         none = {"distillation_weight": 0.0, "names_weight": 0.0, "ignore_top": 0, "pseudo_boxes": 0}
@@ -63,7 +62,7 @@ def train_base_rpn(
         metrics = train_model(network, dataset, job)
         if process_state().is_main_process:
             write_metrics(training.metrics, metrics)
-            write_tensors(folder / WEIGHTS, network.state_dict(), {_DETECTOR: recipe.detector.model_dump_json()})
+            write_tensors(paths.rpn, network.state_dict(), {_DETECTOR: recipe.detector.model_dump_json()})
         process_state().wait_for_everyone()
     return read_metrics(training.metrics, TrainMetrics)
 
@@ -79,7 +78,7 @@ def load_base_rpn(folder: Path, regions: int, device: str) -> ProposalNetwork:
     Raises:
         ArtifactError: The file is missing or damaged, or is not an RPN of ezsd.
     """
-    path = folder / WEIGHTS
+    path = TargetsFolder(folder).rpn
     tensors, metadata = read_tensors(path)
     try:
         values = json.loads(metadata.get(_DETECTOR, "{}"))

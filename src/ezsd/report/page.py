@@ -12,7 +12,7 @@ from typing import Any
 
 from ezsd._version import __version__
 from ezsd.data.formats.coco import load_images
-from ezsd.data.target_store import INDEX, TargetStore
+from ezsd.data.target_store import TargetStore
 from ezsd.errors import ArtifactError, DataError
 from ezsd.evaluation.summary import SETTINGS
 from ezsd.recipe import Part, Recipe, load_run_recipe
@@ -272,12 +272,12 @@ def _gallery(results: Results, base: int) -> CardSection:
 
 def _proposal_images(run: RunFolder, recipe: Recipe, names: Sequence[str], base: int) -> CardSection:
     """Return the cards of train images with novel objects, by increasing recall of these objects by the proposals."""
-    if not (run.of("propose") / INDEX).is_file():
+    if not run.targets.index.is_file():
         return CardSection(problem="This recipe does not use proposals, because distillation is disabled.")
     part = recipe.data.train
     limit = min(part.limit or _TRAIN_IMAGES, _TRAIN_IMAGES)
     try:
-        store = TargetStore(run.of("propose"))
+        store = TargetStore(run.targets.path)
         images = load_images(Part(**{**part.model_dump(), "limit": limit}), names, recipe.data.skip_bad)
         regions = {image.image_id: store[image.image_id] for image in images if image.image_id in store}
         chosen = hardest(images, regions, base, _PROPOSALS, _TRAIN_CARDS)

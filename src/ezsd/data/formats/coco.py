@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ezsd.data.categories import CategorySplit
 from ezsd.data.formats.coco_json import Boxes, Record, find_boxes, find_labels, find_records, read_annotations
 from ezsd.data.images import image_problems
 from ezsd.data.samples import AnnotatedImage, ImageSet, segmentations_of
 from ezsd.errors import DataError
-from ezsd.recipe import Part
+from ezsd.recipe import DataConfig, Part
 
 _SHOWN = 20
 _SKIP_BAD = "Fix them, or set data.skip_bad: true to skip these images and boxes (they are listed and counted)."
@@ -52,6 +53,28 @@ def load_images(part: Part, names: Sequence[str], skip_bad: bool = False, requir
     if not found.images:
         raise DataError([f"{part.annotations}: no image is left, all are invalid.", *found.of_items[:_SHOWN]])
     return replace(found.images, skipped=tuple(found.of_items))
+
+
+def load_parts(
+    data: DataConfig, split: CategorySplit, wanted: Collection[Literal["train", "val"]] = ("train", "val")
+) -> dict[str, ImageSet]:
+    """Load the wanted parts of the data: train with boxes of base names only, val with boxes of all names.
+
+    Raises:
+        DataError: See :func:`load_images`; the problems of both parts are reported together.
+    """
+    parts = {"train": (data.train, split.base, split.base), "val": (data.val, split.names, ())}
+    images: dict[str, ImageSet] = {}
+    problems: list[str] = []
+    for name in wanted:
+        part, names, required = parts[name]
+        try:
+            images[name] = load_images(part, names, data.skip_bad, required)
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    return images
 
 
 def validate_part(part: Part, names: Sequence[str], required: Sequence[str] = ()) -> list[str]:
