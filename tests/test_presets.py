@@ -59,6 +59,7 @@ PAPER: dict[str, dict[str, Any]] = {
     "the score of a box is the probability of its name": {
         "detector.box_quality": False, "detector.objectness_power": 0.0,
     },
+    "the detector alone, without the teacher": {"evaluate.second_opinion": "none"},
     "the NMS of an ordinary Faster R-CNN": {"detector.nms": 0.5, "detector.soft_nms": 0.0},
 }  # fmt: skip
 LEFT_TO_THE_RECIPE = {
@@ -77,6 +78,7 @@ LEFT_TO_THE_RECIPE = {
     # keys of additions that the preset turns off
     "propose.size_power", "detector.quality_power", "train.base_labels", "train.background_share",
     "train.pseudo_score", "train.ignore_chance", "train.validate_images", "train.patience",
+    "evaluate.opinion_powers",
 }  # fmt: skip
 # What the baseline changes in each section.
 BASELINE = {
