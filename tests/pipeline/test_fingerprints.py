@@ -56,6 +56,7 @@ def _changed(before: dict[str, Inputs], now: dict[str, Inputs]) -> list[str]:
         ({"train__validate_images": 5}, ""),
         ({"train__patience": 5}, ""),
         ({"evaluate__proposals": False}, "evaluate"),
+        ({"evaluate__second_opinion": "dense"}, "evaluate"),
         ({"data__workers": 1}, ""),
         ({"train__checkpoint_steps": 7}, ""),
         ({"propose__batch_size": 7}, ""),
@@ -79,6 +80,8 @@ def test_setting_affects_its_stage_and_later_stages(coco: TinyCoco, changes: dic
         ({"detector__semantic_regression": False}, "train evaluate"),
         ({"train__epochs": 3}, "train evaluate"),
         ({"train__ignore_top": 3}, "train evaluate"),
+        ({"train__ignore_chance": True}, "train evaluate"),
+        ({"train__background_share": 0.5}, "train evaluate"),
         ({"train__checkpoint_steps": 7}, ""),
     ],
 )

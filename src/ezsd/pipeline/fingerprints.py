@@ -30,6 +30,7 @@ _NOT_OF_RPN = (
     "detector.semantic_top_k", "detector.score_threshold", "detector.nms", "detector.detections_per_image",
     "train.epochs", "train.distillation_weight", "train.proposals_per_image", "train.ignore_top",
     "train.novel_negatives", "train.pseudo_boxes", "train.pseudo_score", "train.names_weight", "train.base_labels",
+    "train.background_share", "train.ignore_chance",
     "train.from_rpn", "detector.soft_nms",
     "detector.objectness_power", "detector.quality_power", "detector.start_from", *_OF_VALIDATION,
 )  # fmt: skip
