@@ -91,28 +91,26 @@ def test_box_loss_is_smooth_l1_with_a_beta_of_one_ninth() -> None:
 def test_classification_loss_is_lower_for_the_correct_label() -> None:
     logits = torch.tensor([[0.0, 9.0, 0.0]])
     none = torch.zeros(0, dtype=torch.bool)
-    right, wrong = (classification_losses(logits, torch.tensor([label]), none) for label in (1, 0))
+    right, wrong = (classification_losses(logits, torch.tensor([label]), none, none) for label in (1, 0))
     assert right < wrong
 
 
-@given(st.integers(1, 6), st.lists(st.booleans(), max_size=5), seeds)
-def test_names_without_boxes_only_affect_background_regions(names: int, negatives: list[bool], seed: int) -> None:
+@given(st.integers(1, 6), st.lists(st.tuples(st.booleans(), st.booleans()), max_size=5), seeds)
+def test_names_without_boxes_affect_the_regions_they_are_meant_for(
+    names: int, uses: list[tuple[bool, bool]], seed: int
+) -> None:
     torch.manual_seed(seed)
-    used = torch.tensor(negatives, dtype=torch.bool)
-    logits = torch.randn(8, 1 + names + len(used), requires_grad=True)
+    negatives, rivals = torch.tensor(uses, dtype=torch.bool).view(-1, 2).T
+    logits = torch.randn(8, 1 + names + len(uses), requires_grad=True)
     labels = torch.arange(8) % (1 + names)
-    losses = classification_losses(logits, labels, used)
+    losses = classification_losses(logits, labels, negatives, rivals)
     losses.sum().backward()
-    objects, background = labels > 0, labels == 0
-    columns = torch.cat([torch.ones(1 + names, dtype=torch.bool), used])
-    torch.testing.assert_close(
-        losses[objects], F.cross_entropy(logits[objects, : 1 + names], labels[objects], reduction="none")
-    )
-    torch.testing.assert_close(
-        losses[background], F.cross_entropy(logits[background][:, columns], labels[background], reduction="none")
-    )
-    assert logits.grad is not None and (logits.grad[:, ~columns] == 0).all()
-    assert (logits.grad[objects, 1 + names :] == 0).all() and (logits.grad[background][:, columns][:, 1:] > 0).all()
+    assert logits.grad is not None
+    for rows, used in ((labels > 0, rivals), (labels == 0, negatives)):
+        columns = torch.cat([torch.ones(1 + names, dtype=torch.bool), used])
+        expected = F.cross_entropy(logits[rows][:, columns], labels[rows], reduction="none")
+        torch.testing.assert_close(losses[rows], expected)
+        assert (logits.grad[rows][:, ~columns] == 0).all() and (logits.grad[rows][:, columns] != 0).all()
 
 
 @given(counts, seeds)

@@ -49,6 +49,7 @@ class Rcnn(nn.Module):
         text_embeddings: Tensor,
         other_names: Tensor | None = None,
         negatives: Tensor | None = None,
+        rivals: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the losses of a batch.
 
@@ -58,11 +59,13 @@ class Rcnn(nn.Module):
             text_embeddings: [C, D], unit length, the vocabulary of training.
             other_names: [V, D], unit length, names without boxes.
             negatives: [V] bool, the names without boxes that background regions are classified against; default: none.
+            rivals: [V] bool, the names without boxes that base objects are classified against; default: none.
         """
         others = text_embeddings[:0] if other_names is None else other_names
-        if negatives is None:
-            negatives = torch.zeros(len(others), dtype=torch.bool, device=others.device)
-        names = TrainingNames(text_embeddings, others, negatives)
+        none = torch.zeros(len(others), dtype=torch.bool, device=others.device)
+        names = TrainingNames(
+            text_embeddings, others, none if negatives is None else negatives, none if rivals is None else rivals
+        )
         batch, features = self._features(images)
         proposals, rpn_losses = self.rpn(batch, features, targets)
         losses = self.roi_heads.losses(features, proposals, batch.image_sizes, targets, names)

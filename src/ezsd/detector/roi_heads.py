@@ -53,11 +53,13 @@ class TrainingNames(NamedTuple):
         vocabulary: [C, D] names with boxes.
         others: [V, D] names without boxes.
         negatives: [V] bool, those of the others that background regions are classified against.
+        rivals: [V] bool, those of the others that base objects are classified against.
     """
 
     vocabulary: Tensor
     others: Tensor
     negatives: Tensor
+    rivals: Tensor
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ class ZeroShotRoIHeads(RoIHeads):
         """Return the mean over regions: labels for base objects and background, distributions for pseudo-boxes."""
         labels = torch.cat(samples.labels)
         plain = labels <= len(names.vocabulary)
-        losses = classification_losses(logits[plain], labels[plain], names.negatives)
+        losses = classification_losses(logits[plain], labels[plain], names.negatives, names.rivals)
         if plain.all():
             return losses.mean()
         wanted = torch.cat(

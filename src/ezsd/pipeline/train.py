@@ -69,14 +69,15 @@ def run_train(
     dataset = TrainingDataset(
         images, store, teacher.embedding_dim, config, recipe.detector.image_size, masks, distilled
     )
-    inputs = [base, novel, torch.full((len(novel),), config.novel_negatives)]
+    inputs = [base, novel]
+    inputs += [torch.full((len(novel),), used) for used in (config.novel_negatives, config.novel_rivals)]
     weights = {"loss_distillation": config.distillation_weight, "loss_names": config.names_weight}
     measure = None
     if config.validate_steps and val is not None:
         measure = measure_base(context, validation_images(context, val), base)
     job = Job("train", context.folder.training, recipe.seed, recipe.data.workers, on_step, measure)
     metrics = train_model(model, dataset, job, inputs, weights)
-    setting = "strict" if store is None and not config.novel_negatives else "named"
+    setting = "strict" if store is None and not (config.novel_negatives or config.novel_rivals) else "named"
     if process_state().is_main_process:
         model_config = ModelConfig(
             detector=recipe.detector,
