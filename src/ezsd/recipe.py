@@ -195,7 +195,7 @@ class TrainConfig(_Section):
     pseudo_boxes: CountOrZero = 0  # best CLIP proposals of an image that are trained as objects; 0 = paper
     pseudo_score: Fraction = 0.5  # smallest score of such a proposal
     novel_negatives: Flag = False  # background is also classified against novel names; false = paper
-    novel_rivals: Flag = False  # base objects are also classified against novel names; false = paper
+    novel_rivals: Flag = False  # base objects are classified against novel names too; false = paper
     checkpoint_steps: Count = 500
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()  # in addition to log.jsonl
 

@@ -9,21 +9,15 @@ from torch import Tensor
 LEAST_IOU = 0.1  # boxes that overlap their base object less do not train the predicted IoU
 
 
-def classification_losses(logits: Tensor, labels: Tensor, negatives: Tensor, rivals: Tensor) -> Tensor:
+def classification_losses(logits: Tensor, labels: Tensor, others: Tensor) -> Tensor:
     """Return the cross-entropy of each region over background and vocabulary, [N].
-
-    Background regions and base objects can also be classified against names without boxes.
 
     Args:
         logits: [N, 1 + C + V]; column 0 is the background, the last V columns are names without boxes.
         labels: [N] int64, 0 = background, at most C.
-        negatives: [V] bool, the names without boxes that background regions are classified against.
-        rivals: [V] bool, those that base objects are classified against.
+        others: [N, V] bool, the names without boxes that a region is classified against too.
     """
-    names = logits.shape[1] - len(negatives)
-    masked = torch.ones_like(logits, dtype=torch.bool)
-    masked[:, :names] = False
-    masked[:, names:] = torch.where((labels > 0)[:, None], ~rivals, ~negatives)
+    masked = F.pad(~others, (logits.shape[1] - others.shape[1], 0))
     return F.cross_entropy(logits.float().masked_fill(masked, -torch.inf), labels, reduction="none")
 
 

@@ -59,7 +59,8 @@ class Rcnn(nn.Module):
             text_embeddings: [C, D], unit length, the vocabulary of training.
             other_names: [V, D], unit length, names without boxes.
             negatives: [V] bool, the names without boxes that background regions are classified against; default: none.
-            rivals: [V] bool, the names without boxes that base objects are classified against; default: none.
+            rivals: [V] bool, the names without boxes that base objects, and background regions on them, are classified
+                against; default: none.
         """
         others = text_embeddings[:0] if other_names is None else other_names
         none = torch.zeros(len(others), dtype=torch.bool, device=others.device)

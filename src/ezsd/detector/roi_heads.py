@@ -26,6 +26,7 @@ from ezsd.utils.boxes import paired_iou
 
 Target = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
+_ON_BASE = 0.2  # IoU of a region with a base object from which the region is no novel object
 CANDIDATES = 1000  # maximum number of (region, name) pairs per image before NMS
 
 
@@ -53,7 +54,7 @@ class TrainingNames(NamedTuple):
         vocabulary: [C, D] names with boxes.
         others: [V, D] names without boxes.
         negatives: [V] bool, those of the others that background regions are classified against.
-        rivals: [V] bool, those of the others that base objects are classified against.
+        rivals: [V] bool, those of the others that base objects, and background regions on them, are classified against.
     """
 
     vocabulary: Tensor
@@ -227,7 +228,7 @@ class ZeroShotRoIHeads(RoIHeads):
         """Return the mean over regions: labels for base objects and background, distributions for pseudo-boxes."""
         labels = torch.cat(samples.labels)
         plain = labels <= len(names.vocabulary)
-        losses = classification_losses(logits[plain], labels[plain], names.negatives, names.rivals)
+        losses = classification_losses(logits[plain], labels[plain], contrasted_names(samples, targets, names)[plain])
         if plain.all():
             return losses.mean()
         wanted = torch.cat(
@@ -320,6 +321,18 @@ def _labels(target: Target) -> Tensor:
     """Return the labels [N + P] of base boxes, and the best names of pseudo-boxes."""
     names = target.get("pseudo_names")
     return target["labels"] if names is None else torch.cat([target["labels"], names.argmax(dim=1)])
+
+
+def contrasted_names(samples: RoiSamples, targets: list[Target], names: TrainingNames) -> Tensor:
+    """Return which names without boxes a region is classified against, [N, V]."""
+    on_base = torch.cat(
+        [
+            (box_iou(boxes, target["boxes"]) >= _ON_BASE).any(dim=1)
+            for boxes, target in zip(samples.boxes, targets, strict=True)
+        ]
+    )
+    background = torch.cat(samples.labels) == 0
+    return (on_base[:, None] & names.rivals) | (background[:, None] & names.negatives)
 
 
 def _text_of(labels: Tensor, text_embeddings: Tensor) -> Tensor:
