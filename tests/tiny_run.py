@@ -9,7 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ezsd.detector.model_folder import ModelConfig, save_model
+from ezsd.detector.model_config import ModelConfig
+from ezsd.detector.model_folder import save_model
 from ezsd.detector.rcnn import build_detector
 from ezsd.recipe import DataConfig, DetectorConfig, Recipe
 from tiny import SPLIT, TinyCoco

@@ -1,0 +1,15 @@
+"""The size that the detector resizes an image to; without torch."""
+
+from __future__ import annotations
+
+
+def resize_scale(height: int, width: int, image_size: tuple[int, int]) -> float:
+    """Return the factor that scales the short side to ``image_size[0]``, the long side to ``image_size[1]`` at most."""
+    short, long = sorted((height, width))
+    return min(image_size[0] / short, image_size[1] / long)
+
+
+def resized_sides(height: int, width: int, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width after resizing, rounded to pixels; see :func:`resize_scale`."""
+    scale = resize_scale(height, width, image_size)
+    return max(1, round(height * scale)), max(1, round(width * scale))
