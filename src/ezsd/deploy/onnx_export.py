@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import tempfile
@@ -126,7 +125,7 @@ def _weights(model: torch.nn.Module) -> Iterator[bytes]:
 
 
 def _write_graph(detector: Detector, text: Tensor, options: OnnxOptions, path: Path) -> None:
-    graph = DetectionGraph(copy.deepcopy(detector.model), text if options.baked else None)
+    graph = DetectionGraph(detector.model, text if options.baked else None)
     if options.precision == "fp16":
         graph.to_half()
     sizes = torch.tensor([[PADDED_TO * 2, PADDED_TO * 3], [PADDED_TO * 3 - 5, PADDED_TO * 2]])

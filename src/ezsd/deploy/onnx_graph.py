@@ -6,6 +6,7 @@ selects a number of boxes that depends on the image, the graph keeps a fixed num
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -41,13 +42,13 @@ class DetectionGraph(nn.Module):
     """The network of a detector with everything between the batched images and the detections.
 
     Args:
-        model: The detector.
+        model: The detector; it is copied.
         text: [C, D], the text embeddings of a fixed vocabulary; None: they are an input.
     """
 
     def __init__(self, model: Rcnn, text: Tensor | None = None) -> None:
         super().__init__()
-        self.model = with_fixed_padding(model.eval())
+        self.model = with_fixed_padding(copy.deepcopy(model).eval())
         self.register_buffer("text", text)
 
     def to_half(self) -> None:
