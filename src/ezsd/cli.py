@@ -320,6 +320,23 @@ def export(
 
 
 @app.command()
+def push(
+    folder: RunFolder,
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository; created if missing.")],
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
+    license_name: Annotated[
+        str, typer.Option("--license", metavar="NAME", help="The license of the weights, such as apache-2.0.")
+    ] = "other",
+) -> None:
+    """Upload the model of a run to a hub, with a model card written from the run."""
+    with _error_messages():
+        from ezsd.hub.upload import push_to_hub
+
+        pinned = push_to_hub(folder, repository, private=not public, license_name=license_name)
+        typer.echo(f"wrote {pinned}")
+
+
+@app.command()
 def demo(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="The output folder for data, runs and report.")
@@ -395,6 +412,15 @@ def _error_messages() -> Iterator[None]:
         for problem in error.problems:
             console.print(f"\n  {problem}" if len(error.problems) > 1 else problem, markup=False, end="")
         console.print()
+        raise typer.Exit(2) from None
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "torchvision", "safetensors", "huggingface_hub"):
+            raise
+        typer.echo(
+            f"Error: {error.name} is not installed, and this needs it: pip install ezsd. Without it, only ONNX files "
+            "can be used.",
+            err=True,
+        )
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("\nInterrupted. Run the same command again to resume.", err=True)

@@ -16,6 +16,7 @@ from ezsd.detector.model_config import ModelConfig
 from ezsd.detector.model_folder import CONFIG, load_model, norms_of_folder
 from ezsd.detector.rcnn import Rcnn
 from ezsd.detector.roi_heads import Detections
+from ezsd.hub.download import download_model, is_repository
 from ezsd.inference.batching import detect_images
 from ezsd.inference.calls import Pixels, detect_all
 from ezsd.inference.inputs import ImageInput, vocabulary_names
@@ -52,21 +53,23 @@ class Detector:
 
     @classmethod
     def load(cls, folder: str | Path, device: str | None = None, second_opinion: Reading | None = None) -> Detector:
-        """Load a model folder, or the model of a run folder (``train/model``).
+        """Load a model folder, the model of a run folder (``train/model``), or a model of the hub.
 
         Args:
-            folder: The folder with model.safetensors and config.json, or a run folder.
+            folder: The folder with model.safetensors and config.json; a run folder; or a repository of the hub,
+                "org/name" or "org/name@revision". A commit as revision pins the content.
             device: The device, such as "cpu" or "cuda". None selects a GPU if available.
             second_opinion: How the teacher reads detections to score them again: "dense" or "crops"; see
                 :class:`ezsd.inference.second_opinion.SecondOpinion`. None: the teacher is not used.
 
         Raises:
-            ArtifactError: The folder is not a valid model folder.
+            ArtifactError: The folder is not a valid model folder, or the repository cannot be used.
             MissingExtraError: A second opinion is asked for, and the packages of the teacher are not installed.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        inner = RunFolder(Path(folder)).model
-        path = inner if (inner / CONFIG).is_file() else Path(folder)
+        given = download_model(str(folder)) if is_repository(str(folder)) else Path(folder)
+        inner = RunFolder(given).model
+        path = inner if (inner / CONFIG).is_file() else given
         model, config, known = load_model(path, device)
         norms = norms_of_folder(path)
         if second_opinion is None:
