@@ -93,10 +93,14 @@ def main() -> None:
     loaded = load_images(recipe.data.val.model_copy(update={"limit": options.images}), names)
     pixels = [read_pixels(image.path) for image in loaded.images]
     with tempfile.TemporaryDirectory() as place:
+        calibration = Path(place) / "train"
+        calibration.mkdir()
+        for image in load_images(recipe.data.train.model_copy(update={"limit": 100}), names).images:
+            (calibration / image.path.name).symlink_to(image.path.resolve())
         columns = {"PyTorch": Column(detector, (model / "model.safetensors").stat().st_size / 1e6)}
         for precision in get_args(Precision):
             path = Path(place) / f"{precision}.onnx"
-            export_onnx(model, path, None, OnnxOptions(False, precision, recipe.data.train.images))
+            export_onnx(model, path, None, OnnxOptions(False, precision, calibration))
             exported = OnnxDetector.load(path, "cpu", options.threads)
             columns[f"ONNX {precision}"] = Column(exported, path.stat().st_size / 1e6)
         with track(len(pixels), "detect") as advance:
@@ -113,7 +117,8 @@ def main() -> None:
         sides = [mean_figures(figures[label] for label in part).ap50 for part in (labels[:base], labels[base:])]
         ap = " | ".join("not measured" if side is None else f"{side:.1f}" for side in sides)
         speed = 1000 * statistics.median(column.seconds[1:])
-        print(f"| {name} | {speed:.0f} | {column.megabytes:.1f} | {ap} | {parity(column.found, columns['PyTorch'].found)} |")
+        same = parity(column.found, columns["PyTorch"].found)
+        print(f"| {name} | {speed:.0f} | {column.megabytes:.1f} | {ap} | {same} |")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Sample:
 
 def resize_image(image: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Resize an image [3, H, W] (uint8 or float) with antialiasing. See :func:`resize_scale` for the size."""
-    sides = list(resized_sides(*image.shape[-2:], image_size))
+    sides = list(resized_sides(image.shape[-2:], image_size))
     resized: Tensor = functional.resize(image, sides, InterpolationMode.BILINEAR, antialias=True)
     return resized
 
@@ -71,7 +71,7 @@ def resize(sample: Sample, image_size: tuple[int, int]) -> Sample:
         sample: The sample.
         image_size: The length of the short side and the maximum length of the long side, in pixels.
     """
-    return _resize(sample, list(resized_sides(*sample.image.shape[-2:], image_size)))
+    return _resize(sample, list(resized_sides(sample.image.shape[-2:], image_size)))
 
 
 def jitter_scale(

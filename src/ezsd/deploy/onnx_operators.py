@@ -24,7 +24,9 @@ def kept_by_nms(boxes: Tensor, scores: Tensor, iou: float, least: float, most: i
         least: Boxes with this score or less do not belong to the group.
         most: The maximum number of boxes kept in a group.
     """
-    kept: Tensor = _Nms.apply(boxes, scores, iou, least, most)
+    kept: Tensor = _Nms.apply(  # type: ignore[no-untyped-call]
+        boxes, scores, iou, least, most
+    )
     return kept
 
 
@@ -38,7 +40,9 @@ def pool_regions(levels: list[Tensor], boxes: Tensor, places: Tensor, bins: tupl
         bins: S, and the number of samples per bin and axis.
         stride: Stride of the first level.
     """
-    pooled: Tensor = _Pool.apply(boxes, places, bins, stride, *levels)
+    pooled: Tensor = _Pool.apply(  # type: ignore[no-untyped-call]
+        boxes, places, bins, stride, *levels
+    )
     return pooled
 
 

@@ -110,7 +110,7 @@ def detect_in_parts(
 
 
 def _padded_size(image: Tensor, image_size: tuple[int, int]) -> tuple[int, int]:
-    height, width = resized_sides(*image.shape[-2:], image_size)
+    height, width = resized_sides(image.shape[-2:], image_size)
     return -(-height // PADDED_TO), -(-width // PADDED_TO)
 
 

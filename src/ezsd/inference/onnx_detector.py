@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -203,8 +203,10 @@ def network_input(images: Sequence[Pixels], text: Array | None) -> dict[str, Arr
     batch = np.zeros((len(images), 3, height, width), dtype=np.uint8)
     for place, image in enumerate(images):
         batch[place, :, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
-    inputs = {"images": batch, "sizes": np.array([image.shape[:2] for image in images], dtype=np.int64)}
-    return inputs if text is None else {**inputs, "text_embeddings": text}
+    inputs: dict[str, Array] = {"images": batch, "sizes": np.array([image.shape[:2] for image in images], np.int64)}
+    if text is not None:
+        inputs["text_embeddings"] = text
+    return inputs
 
 
 def paste_masks(masks: Array, boxes: Array, size: tuple[int, int]) -> Array:
@@ -240,7 +242,7 @@ def _along(values: Array, count: int, axis: int) -> Array:
 
 def resize_pixels(image: Pixels, image_size: tuple[int, int]) -> Pixels:
     """Resize an image [H, W, 3] as the detector does; see :func:`ezsd.utils.resize.resize_scale`."""
-    height, width = resized_sides(*image.shape[:2], image_size)
+    height, width = resized_sides(image.shape[:2], image_size)
     if (height, width) == image.shape[:2]:
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
@@ -277,11 +279,12 @@ def _open(path: Path, device: str | None, threads: int) -> Any:
         return onnxruntime.InferenceSession(
             path, options, providers=[*([gpu] if on_gpu else []), "CPUExecutionProvider"]
         )
-    except (RuntimeError, ValueError, *_errors(onnxruntime)) as error:
+    except _errors(onnxruntime) as error:
         raise ArtifactError(f"{path} cannot be loaded by onnxruntime: {error}") from None
 
 
-def _errors(onnxruntime: Any) -> Mapping[type[Exception], None]:
+def _errors(onnxruntime: Any) -> tuple[type[Exception], ...]:
     """Return the exceptions of onnxruntime, which have no common base class of their own."""
     state = onnxruntime.capi.onnxruntime_pybind11_state
-    return {kind: None for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)}
+    own = (kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    return (RuntimeError, ValueError, *own)
