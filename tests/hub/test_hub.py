@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +15,9 @@ from ezsd.hub import upload
 from ezsd.hub.download import download_model, is_repository
 from ezsd.inference.detector import Detector
 from finished_run import make_finished_run
+from stub_hub import StubHub, running_hub
 from tiny import make_tiny_coco
 from tiny_run import make_model_folder
-
-sys.path.insert(0, str(Path(__file__).parent))
-from stub_hub import StubHub, running_hub
 
 
 @pytest.fixture
