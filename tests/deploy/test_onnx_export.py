@@ -123,6 +123,8 @@ def test_names_file_alone_is_written_from_the_model(model: Path, exported: Path,
         OnnxDetector.load(copy)
     export_onnx(model, tmp_path / "model.names.npz", ["zebra"])
     assert OnnxDetector.load(copy, "cpu").names == (*SPLIT.names, "zebra")
+    export_onnx(model, tmp_path / "model.names.npz", "lion")
+    assert set(OnnxDetector.load(copy, "cpu").names) == {*SPLIT.names, "zebra", "lion"}
     assert np.allclose(OnnxDetector.load(copy, "cpu").embed(["zebra"]), Detector.load(model, "cpu").embed(["zebra"]))
 
 

@@ -9,17 +9,18 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ezsd.deploy.onnx_graph import DetectionGraph
-from ezsd.errors import DataError, MissingExtraError, RecipeError
+from ezsd.detector.rcnn import Rcnn
+from ezsd.errors import ArtifactError, DataError, MissingExtraError, RecipeError
 from ezsd.inference.detector import Detector
 from ezsd.inference.inputs import read_pixels
-from ezsd.inference.names_file import names_file_of, write_names
+from ezsd.inference.names_file import Embeddings, names_file_of, read_names, write_names
 from ezsd.inference.onnx_detector import (
     CONFIG_KEY,
     MODEL_ID_KEY,
@@ -37,8 +38,6 @@ _CALIBRATION_IMAGES = 100
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 # The cosines of the classifier and the last layers, whose errors move boxes and scores, stay in floating point.
 _NOT_IN_INT8 = ("box_predictor", "to_deltas", "to_quality", "cls_logits", "bbox_pred", "/quality/", "mask_predictor")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,8 @@ def export_onnx(
     Args:
         model: A model folder, a run folder, or a repository of the hub.
         out: The ONNX file, or a names file (.npz), which is then written alone.
-        vocabulary: Names as in :meth:`ezsd.Detector.__call__`. The names file has them and those of the model; a baked
-            file has only them.
+        vocabulary: Names as in :meth:`ezsd.Detector.__call__`. The names file has those of the model, these, and those
+            that it already had; a baked file has only these.
         options: What is exported; default: fp32, text embeddings as an input.
 
     Returns:
@@ -87,7 +86,8 @@ def export_onnx(
     if options.baked and out.suffix == ".npz":
         raise RecipeError("A baked model has no names file. Give an .onnx file, or leave --baked out.")
     images = _calibration_images(options.calibration) if options.precision == "int8" and out.suffix == ".onnx" else []
-    _check_packages()
+    if out.suffix == ".onnx":
+        _check_packages()
     detector = Detector.load(model, "cpu")
     wanted = detector.vocabulary(vocabulary)
     names = wanted if options.baked else tuple(dict.fromkeys((*detector.config.names, *wanted)))
@@ -106,9 +106,18 @@ def export_onnx(
         written.append(out)
     if not options.baked:
         path = names_file_of(out) if out.suffix == ".onnx" else out
-        write_names(path, dict(zip(names, text.numpy(), strict=True)), model_id)
+        own = dict(zip(names, text.numpy(), strict=True))
+        write_names(path, {**own, **_known_names(path, model_id)}, model_id)
         written.append(path)
     return written
+
+
+def _known_names(path: Path, model_id: str) -> Embeddings:
+    """Return the names that were written for the same model before; they are kept."""
+    try:
+        return read_names(path, model_id)
+    except ArtifactError:
+        return {}
 
 
 def _check_packages() -> None:
@@ -125,7 +134,7 @@ def _weights(model: torch.nn.Module) -> Iterator[bytes]:
 
 
 def _write_graph(detector: Detector, text: Tensor, options: OnnxOptions, path: Path) -> None:
-    graph = DetectionGraph(detector.model, text if options.baked else None)
+    graph = DetectionGraph(cast(Rcnn, detector.model), text if options.baked else None)
     if options.precision == "fp16":
         graph.to_half()
     sizes = torch.tensor([[PADDED_TO * 2, PADDED_TO * 3], [PADDED_TO * 3 - 5, PADDED_TO * 2]])
@@ -175,12 +184,16 @@ def _quantize(path: Path, detector: Detector, text: Tensor | None, images: Seque
     kept = [node.name for node in onnx.load(path).graph.node if any(part in node.name for part in _NOT_IN_INT8)]
     with tempfile.TemporaryDirectory(prefix="ezsd-int8-", ignore_cleanup_errors=True) as folder:
         quantized = Path(folder) / "int8.onnx"
-        quantize_static(
-            path, quantized, _Calibration(detector, text, images), quant_format=QuantFormat.QDQ, per_channel=True,
-            op_types_to_quantize=["Conv", "Gemm"], nodes_to_exclude=kept, activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,
-            extra_options={"CalibMovingAverage": True},
-        )  # fmt: skip
+        logging.disable(logging.WARNING)  # onnxruntime recommends steps that PyTorch's exporter has already done
+        try:
+            quantize_static(
+                path, quantized, _Calibration(detector, text, images), quant_format=QuantFormat.QDQ, per_channel=True,
+                op_types_to_quantize=["Conv", "Gemm"], nodes_to_exclude=kept, activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,
+                extra_options={"CalibMovingAverage": True},
+            )  # fmt: skip
+        finally:
+            logging.disable(logging.NOTSET)
         path.write_bytes(quantized.read_bytes())
 
 
