@@ -65,7 +65,7 @@ def parity(found: list[sv.Detections], expected: list[sv.Detections]) -> str:
         if len(one):
             boxes = max(boxes, float(np.abs(one.xyxy - other.xyxy).max()))
             scores = max(scores, float(np.abs(one.confidence - other.confidence).max()))
-    return f"{same} of {len(found)} | {boxes:.3f} | {scores:.5f}"
+    return f"{same} of {len(found)} | " + (f"{boxes:.3f} | {scores:.5f}" if same else "not measured | not measured")
 
 
 def results(images: list[AnnotatedImage], found: list[sv.Detections]) -> list[dict[str, Any]]:

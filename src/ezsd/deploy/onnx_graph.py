@@ -7,11 +7,11 @@ selects a number of boxes that depends on the image, the graph keeps a fixed num
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torchvision.models.detection.rpn import permute_and_flatten
 
@@ -49,6 +49,7 @@ class DetectionGraph(nn.Module):
     def __init__(self, model: Rcnn, text: Tensor | None = None) -> None:
         super().__init__()
         self.model = with_fixed_padding(copy.deepcopy(model).eval())
+        self.text: Tensor | None
         self.register_buffer("text", text)
 
     def to_half(self) -> None:
@@ -66,7 +67,9 @@ class DetectionGraph(nn.Module):
             sizes: [B, 2] int64, height and width of each image without padding.
             text_embeddings: [C, D], unit length; without a fixed vocabulary.
         """
-        text = text_embeddings if self.text is None else self.text
+        text = self.text if text_embeddings is None else text_embeddings
+        if text is None:
+            raise ValueError("there are no text embeddings")
         dtype = next(self.model.backbone.parameters()).dtype
         features = self.model.backbone((images.float() / 255).to(dtype))
         limits = sizes.flip(1).repeat(1, 2).float()[:, None]  # [B, 1, 4]: width, height, width, height
@@ -179,7 +182,7 @@ class DetectionGraph(nn.Module):
         masks = heads.mask_predictor(heads.mask_head(pooled)).float().sigmoid()
         return masks.reshape(*boxes.shape[:2], *masks.shape[-2:])
 
-    def _pool(self, levels: list[Tensor], boxes: Tensor, pool: nn.Module) -> Tensor:
+    def _pool(self, levels: list[Tensor], boxes: Tensor, pool: Any) -> Tensor:
         """Pool regions [B, P, 4] from the pyramid level of their size (FPN, eq. 1), [B * P, F, S, S]."""
         flat = boxes.flatten(0, 1)
         first = self.model.backbone.first_level + 2  # strides are powers of two
@@ -200,7 +203,7 @@ def with_fixed_padding(model: Rcnn) -> Rcnn:
     return model
 
 
-def _with_fixed_padding(conv: Conv2dSame) -> nn.Module:
+def _with_fixed_padding(conv: Any) -> nn.Module:
     totals = [
         max(0, dilation * (side - 1) + 1 - stride)
         for side, stride, dilation in zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)

@@ -12,7 +12,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from ezsd.detector.model_folder import CONFIG, MODEL, NORMS
 from ezsd.errors import ArtifactError
 
-HUB_ERRORS = (OSError, ValueError, HfHubHTTPError.__bases__[0])  # the last one: any error of the HTTP client
+# The base of the last one has all errors of the HTTP client.
+HUB_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, HfHubHTTPError.__bases__[0])
 
 # Files that run code when they are loaded, or that are code.
 _UNSAFE = (
