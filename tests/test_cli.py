@@ -141,6 +141,15 @@ def test_version_help_and_recipe_errors_do_not_load_torch(recipe: Path, tmp_path
     assert "torch was loaded" not in mistyped.stderr
 
 
+def test_without_torch_commands_say_what_is_missing(tmp_path: Path) -> None:
+    code = "import sys\nsys.modules['torch'] = None\nfrom ezsd.cli import main\nmain()"
+    command = [sys.executable, "-c", code, "detect", str(tmp_path), "a.jpg", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: torch is not installed, and this needs it: pip install ezsd")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends Ctrl-C to the whole console")
 def test_ctrl_c_prints_how_to_resume(recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"

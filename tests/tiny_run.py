@@ -9,7 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ezsd.detector.model_folder import ModelConfig, save_model
+from ezsd.detector.model_config import ModelConfig
+from ezsd.detector.model_folder import save_model
 from ezsd.detector.rcnn import build_detector
 from ezsd.recipe import DataConfig, DetectorConfig, Recipe
 from tiny import SPLIT, TinyCoco
@@ -40,16 +41,27 @@ def make_recipe(coco: TinyCoco) -> Recipe:
     )
 
 
-def make_model_folder(folder: Path, masks: bool = False, seed: int = 0, norms: Path | None = None) -> Path:
-    """Write a model folder. Classification is made uncertain, so that detections have many names and scores."""
+def make_model_folder(
+    folder: Path, masks: bool = False, seed: int = 0, norms: Path | None = None, **changes: Any
+) -> Path:
+    """Write a model folder. Classification is made uncertain, so that detections have many names and scores.
+
+    Args:
+        folder: The folder.
+        masks: Whether the model has a mask branch.
+        seed: The seed of the weights.
+        norms: Adapted norm parameters of the teacher.
+        changes: Changes of the section detector.
+    """
     torch.manual_seed(seed)
-    model = build_detector(DETECTOR, EMBEDDING_DIM, masks, pretrained=False)
+    detector = DETECTOR.model_copy(update=changes)
+    model = build_detector(detector, EMBEDDING_DIM, masks, pretrained=False)
     for parameter in model.roi_heads.box_head.to_embedding.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     with torch.no_grad():
         model.roi_heads.box_predictor.log_logit_scale.fill_(math.log(2))
     config = ModelConfig(
-        detector=DETECTOR,
+        detector=detector,
         embedding_dim=EMBEDDING_DIM,
         masks=masks,
         base=SPLIT.base,

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ezsd._version import __version__
 
 if TYPE_CHECKING:
+    from ezsd.deploy.onnx_export import export_onnx as export_onnx
+    from ezsd.hub.upload import push_to_hub as push_to_hub
     from ezsd.inference.detector import Detector as Detector
+    from ezsd.inference.onnx_detector import OnnxDetector as OnnxDetector
     from ezsd.pipeline.run import run_recipe as run_recipe
     from ezsd.recipe import Recipe as Recipe
     from ezsd.recipe import load_recipe as load_recipe
@@ -19,12 +22,25 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless t
 
 _MODULES = {
     "Detector": "ezsd.inference.detector",
+    "OnnxDetector": "ezsd.inference.onnx_detector",
     "Recipe": "ezsd.recipe",
+    "export_onnx": "ezsd.deploy.onnx_export",
     "load_recipe": "ezsd.recipe",
     "load_teacher": "ezsd.teacher",
+    "push_to_hub": "ezsd.hub.upload",
     "run_recipe": "ezsd.pipeline.run",
 }
-__all__ = ["Detector", "Recipe", "__version__", "load_recipe", "load_teacher", "run_recipe"]
+__all__ = [
+    "Detector",
+    "OnnxDetector",
+    "Recipe",
+    "__version__",
+    "export_onnx",
+    "load_recipe",
+    "load_teacher",
+    "push_to_hub",
+    "run_recipe",
+]
 
 
 def __getattr__(name: str) -> Any:

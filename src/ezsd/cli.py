@@ -76,6 +76,14 @@ class Target(str, Enum):
     gpu = "gpu"
 
 
+class Number(str, Enum):
+    """The number formats of exported models."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
@@ -264,7 +272,7 @@ def init(
 
 @app.command()
 def detect(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or a run folder that contains one.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a model folder, or an ONNX file.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="The output folder for drawn images and detections.json.")
@@ -281,6 +289,51 @@ def detect(
 
         path = detect_files(model, images, vocabulary, threshold, out)
         typer.echo(f"wrote {path}")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or a run folder that contains one.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The ONNX file to write; with .npz only its names file is written.")
+    ],
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Names for the names file, in addition to those of the model."),
+    ] = None,
+    baked: Annotated[
+        bool, typer.Option("--baked", help="Make the vocabulary a part of the graph instead of an input.")
+    ] = False,
+    precision: Annotated[
+        Number, typer.Option(help="fp32; fp16: half the size, for GPUs; int8: for CPUs.")
+    ] = Number.fp32,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="int8: a folder of images to measure ranges on.")
+    ] = None,
+) -> None:
+    """Export a model to ONNX; ezsd detect runs it without torch."""
+    with _error_messages():
+        from ezsd.deploy.onnx_export import OnnxOptions, export_onnx
+
+        for path in export_onnx(model, out, vocabulary, OnnxOptions(baked, precision.value, calibration)):
+            typer.echo(f"wrote {path}")
+
+
+@app.command()
+def push(
+    folder: RunFolder,
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository; created if missing.")],
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
+    license_name: Annotated[
+        str, typer.Option("--license", metavar="NAME", help="The license of the weights, such as apache-2.0.")
+    ] = "other",
+) -> None:
+    """Upload the model of a run to a hub, with a model card written from the run."""
+    with _error_messages():
+        from ezsd.hub.upload import push_to_hub
+
+        pinned = push_to_hub(folder, repository, private=not public, license_name=license_name)
+        typer.echo(f"wrote {pinned}")
 
 
 @app.command()
@@ -359,6 +412,15 @@ def _error_messages() -> Iterator[None]:
         for problem in error.problems:
             console.print(f"\n  {problem}" if len(error.problems) > 1 else problem, markup=False, end="")
         console.print()
+        raise typer.Exit(2) from None
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "torchvision", "safetensors", "huggingface_hub"):
+            raise
+        typer.echo(
+            f"Error: {error.name} is not installed, and this needs it: pip install ezsd. Without it, only ONNX files "
+            "can be used.",
+            err=True,
+        )
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("\nInterrupted. Run the same command again to resume.", err=True)

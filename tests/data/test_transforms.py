@@ -23,7 +23,7 @@ from ezsd.data.transforms import (
     resize,
     resize_image,
 )
-from ezsd.utils.boxes import resize_scale
+from ezsd.utils.resize import resize_scale
 
 SIDES = st.integers(8, 90)
 

@@ -25,3 +25,13 @@ def test_detections_do_not_depend_on_the_batch(tmp_path: Path) -> None:
         assert_same_detections(
             (together.boxes, together.labels, together.scores), (single.boxes, single.labels, single.scores)
         )
+
+
+def test_a_thin_image_does_not_change_later_detections(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path)
+    image = torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    fresh, used = load_model(folder)[0], load_model(folder)[0]
+    text = load_model(folder)[2]
+    used.detect([torch.zeros(3, 8, 128, dtype=torch.uint8)], text)
+    expected, found = fresh.detect([image], text)[0], used.detect([image], text)[0]
+    assert torch.equal(found.boxes, expected.boxes) and torch.equal(found.scores, expected.scores)

@@ -15,9 +15,10 @@ from PIL import Image
 
 from ezsd.errors import ArtifactError, DataError, RecipeError
 from ezsd.inference import detector as predict
-from ezsd.inference.detector import Detector, detections_json
+from ezsd.inference.detector import Detector
 from ezsd.inference.drawing import draw
 from ezsd.inference.inputs import read_any, vocabulary_names
+from ezsd.inference.outputs import detections_json
 from ezsd.teacher import save_norms
 from tiny import SPLIT
 from tiny_run import EMBEDDING_DIM, assert_same_detections, make_model_folder

@@ -9,7 +9,7 @@ from torchvision.ops import nms
 
 from ezsd.proposals.candidates import agreement, anchor_grid, confidence, first_of_nms, lie_on, select
 from ezsd.recipe import ProposeConfig
-from ezsd.utils.boxes import resize_scale
+from ezsd.utils.resize import resize_scale
 
 
 @settings(max_examples=40)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ezsd.data.samples import AnnotatedImage, ImageSet
 from ezsd.data.target_store import Regions
-from ezsd.inference.batching import encode_mask
+from ezsd.inference.outputs import encode_mask
 from ezsd.report.gallery import detection_card, proposal_card
 from ezsd.report.matching import SHOWN_SCORE, Outcome, hardest, judge, met_rows, novel_rows, worst_and_best
 

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from ezsd.detector.model_folder import CONFIG
 from ezsd.errors import DataError
-from ezsd.inference.detector import Detector, detections_json
+from ezsd.inference.calls import Pixels
 from ezsd.inference.drawing import draw
-from ezsd.inference.inputs import read_any, vocabulary_names
-from ezsd.run_folder import RunFolder
+from ezsd.inference.inputs import read_pixels
+from ezsd.inference.loading import load_detector
+from ezsd.inference.outputs import detections_json
 from ezsd.utils.files import write_json, written_whole
 from ezsd.utils.progress import track
 
@@ -27,7 +25,7 @@ def detect_files(model: Path, images: Sequence[Path], vocabulary: str | None, th
     Images that cannot be read are reported at the end, after all other images are processed.
 
     Args:
-        model: A model folder, or a run folder that contains one.
+        model: An ONNX file, a model folder, or a run folder that contains one.
         images: The image files.
         vocabulary: Names separated by commas; None uses the names of the model.
         threshold: The minimum score of a detection.
@@ -43,9 +41,8 @@ def detect_files(model: Path, images: Sequence[Path], vocabulary: str | None, th
         RecipeError: The vocabulary is invalid.
         DataError: Images cannot be read.
     """
-    inner = RunFolder(model).model
-    detector = Detector.load(inner if (inner / CONFIG).is_file() else model)
-    names = vocabulary_names(vocabulary, detector.config.names)
+    detector = load_detector(model)
+    names = detector.vocabulary(vocabulary)
     entries: list[dict[str, Any]] = []
     problems: list[str] = []
     taken: set[Path] = set()
@@ -68,11 +65,11 @@ def detect_files(model: Path, images: Sequence[Path], vocabulary: str | None, th
     return result
 
 
-def _read(paths: Sequence[Path], problems: list[str]) -> list[tuple[Path, Tensor]]:
+def _read(paths: Sequence[Path], problems: list[str]) -> list[tuple[Path, Pixels]]:
     loaded = []
     for path in paths:
         try:
-            loaded.append((path, read_any(path)))
+            loaded.append((path, read_pixels(path)))
         except DataError as error:
             problems += error.problems
     return loaded

@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from ezsd.errors import DataError
 from ezsd.utils.progress import track
+
+if TYPE_CHECKING:
+    from torch import Tensor  # detecting with ONNX decodes images without torch
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
@@ -30,13 +32,27 @@ def decode_image(path: Path) -> Tensor:
     Raises:
         DataError: The file is missing, damaged, not an image, or has more than 8 bits per channel.
     """
+    import torch
+
+    return torch.from_numpy(decode_pixels(path)).permute(2, 0, 1).contiguous()
+
+
+def decode_pixels(path: Path, content: BinaryIO | None = None) -> np.ndarray[Any, Any]:
+    """Decode an image file to a uint8 RGB array [H, W, 3], with its EXIF orientation applied.
+
+    Args:
+        path: The file, or the name of the image in messages if ``content`` is given.
+        content: The content of the file; None = read ``path``.
+
+    Raises:
+        DataError: The file is missing, damaged, not an image, or has more than 8 bits per channel.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else content) as image:
             _refuse_deep(image)
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except _BROKEN as error:
         raise DataError(_message(path, error)) from None
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def image_problems(images: Sequence[tuple[Path, int, int]], decode: bool) -> list[str | None]:

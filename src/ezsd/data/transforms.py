@@ -10,7 +10,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from ezsd.utils.boxes import covered_share, resize_scale
+from ezsd.utils.boxes import covered_share
+from ezsd.utils.resize import resize_scale, resized_sides
 
 _KEPT_SHARE = 0.3  # a crop keeps the boxes of which at least this share of the area is visible
 _SMALLEST_SIDE = 2.0  # a crop keeps the boxes whose visible part is at least this large, in pixels after resizing
@@ -55,7 +56,8 @@ class Sample:
 
 def resize_image(image: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Resize an image [3, H, W] (uint8 or float) with antialiasing. See :func:`resize_scale` for the size."""
-    resized: Tensor = functional.resize(image, _new_size(image, image_size), InterpolationMode.BILINEAR, antialias=True)
+    sides = list(resized_sides(image.shape[-2:], image_size))
+    resized: Tensor = functional.resize(image, sides, InterpolationMode.BILINEAR, antialias=True)
     return resized
 
 
@@ -69,7 +71,7 @@ def resize(sample: Sample, image_size: tuple[int, int]) -> Sample:
         sample: The sample.
         image_size: The length of the short side and the maximum length of the long side, in pixels.
     """
-    return _resize(sample, _new_size(sample.image, image_size))
+    return _resize(sample, list(resized_sides(sample.image.shape[-2:], image_size)))
 
 
 def jitter_scale(
@@ -210,9 +212,3 @@ def flip(sample: Sample) -> Sample:
         masks=None if sample.masks is None else functional.horizontal_flip(sample.masks),
         proposals=functional.horizontal_flip(sample.proposals),
     )
-
-
-def _new_size(image: Tensor, image_size: tuple[int, int]) -> list[int]:
-    height, width = image.shape[-2:]
-    scale = resize_scale(height, width, image_size)
-    return [max(1, round(height * scale)), max(1, round(width * scale))]

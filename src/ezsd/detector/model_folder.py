@@ -5,54 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from ezsd.detector.model_config import ModelConfig, parse_config
 from ezsd.detector.rcnn import Rcnn, build_detector
 from ezsd.errors import ArtifactError
-from ezsd.recipe import DetectorConfig, ProposeConfig, renamed_keys
 from ezsd.utils.files import read_json, read_tensors, write_json, write_tensors
 
 MODEL, CONFIG, NORMS = "model.safetensors", "config.json", "teacher_norms.safetensors"
 _TEXT = "text_embeddings"
 _ADVICE = "Copy both files from the same run."
-
-
-class ModelConfig(BaseModel):
-    """The content of ``config.json`` in a model folder.
-
-    Attributes:
-        detector: The architecture.
-        embedding_dim: D, the dimension of embeddings.
-        masks: Whether the model has a mask branch.
-        base: Base names of the split.
-        novel: Novel names of the split. The folder contains the text embeddings of base and novel names.
-        split: The name of the split.
-        setting: ``strict`` (novel names unknown during training), ``named`` (names known) or ``open`` (other data).
-        teacher: The teacher that computes text embeddings of other names.
-        prompt: The prompt for these text embeddings.
-        dense_sides: Long sides (pixels) of the whole image as input of the teacher.
-        versions: Versions of the packages used for training.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    detector: DetectorConfig
-    embedding_dim: int
-    masks: bool
-    base: tuple[str, ...]
-    novel: tuple[str, ...]
-    split: str
-    setting: str
-    teacher: str
-    prompt: str
-    dense_sides: tuple[int, ...] = ProposeConfig().dense_sides
-    versions: dict[str, str]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Base names, then novel names."""
-        return self.base + self.novel
 
 
 def save_model(folder: Path, model: Rcnn, config: ModelConfig, text_embeddings: Tensor, norms: Path | None) -> None:
@@ -106,14 +68,7 @@ def read_config(folder: Path) -> ModelConfig:
     Raises:
         ArtifactError: If the file is missing or not a model config.
     """
-    try:
-        values = read_json(folder / CONFIG)
-        values["detector"] = renamed_keys(values["detector"], "detector")
-        return ModelConfig.model_validate(values)
-    except ValidationError as error:
-        raise ArtifactError(f"{folder / CONFIG} is not a valid model config: {error.errors()[0]['msg']}.") from None
-    except (KeyError, TypeError, AttributeError):
-        raise ArtifactError(f"{folder / CONFIG} is not a valid model config: it has no section detector.") from None
+    return parse_config(read_json(folder / CONFIG), str(folder / CONFIG))
 
 
 def norms_of_folder(folder: Path) -> Path | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
+from torchvision.ops.poolers import initLevelMapper
 
 from ezsd.data.transforms import resize_image
 from ezsd.detector.backbone import Backbone
@@ -148,10 +149,10 @@ def build_detector(
     # The FPN paper pools boxes of 224 px at stride 16, with smallest anchors of 32 px; keep this ratio for any anchors.
     # The bins of a box are then at most two cells wide, so one sample per bin is enough.
     canonical = 7 * config.anchor_sides[0] // 2**backbone.first_level
-    levels = [str(level) for level in range(backbone.first_level, 4)]
+    levels = range(backbone.first_level, 4)
     box_head = BoxHead(channels, embedding_dim, config)
     mask_parts = {
-        "mask_roi_pool": MultiScaleRoIAlign(levels, 14, 2, canonical_scale=canonical),
+        "mask_roi_pool": _roi_pool(levels, 14, 2, canonical),
         "mask_head": MaskRCNNHeads(channels, (channels,) * 4, 1),
         "mask_predictor": MaskRCNNPredictor(channels, channels, 1),
     }
@@ -159,11 +160,22 @@ def build_detector(
         box_head,
         TextClassifier(embedding_dim, logit_scale),
         Scoring(config.semantic_top_k, config.objectness_power, config.quality_power, config.soft_nms),
-        box_roi_pool=MultiScaleRoIAlign(levels, config.roi_size, 1, canonical_scale=canonical),
+        box_roi_pool=_roi_pool(levels, config.roi_size, 1, canonical),
         **roi_options(config),
         **(mask_parts if masks else {}),
     )
     return channels_last(Rcnn(backbone, build_rpn(config, channels), roi_heads, config.image_size))
+
+
+def _roi_pool(levels: Sequence[int], size: int, samples: int, canonical: int) -> MultiScaleRoIAlign:
+    """Return the pooling of regions from pyramid levels; level i has stride 4 * 2**i.
+
+    torchvision would infer the strides from the first batch and keep them, wrong if its images are thin.
+    """
+    pool = MultiScaleRoIAlign([str(level) for level in levels], size, samples, canonical_scale=canonical)
+    pool.scales = [2.0 ** -(level + 2) for level in levels]
+    pool.map_levels = initLevelMapper(levels[0] + 2, levels[-1] + 2, canonical_scale=canonical)
+    return pool
 
 
 def roi_options(config: DetectorConfig) -> dict[str, Any]:

@@ -355,13 +355,23 @@ def soft_nms(boxes: Tensor, scores: Tensor, labels: Tensor, sigma: float) -> Ten
     Returns:
         [N] scores; the best box of a label keeps its score.
     """
-    if not len(boxes):
-        return scores
-    same = labels[:, None] == labels[None, :]
-    ious = (box_iou(boxes, boxes) * same).triu(diagonal=1)  # row: better box, column: worse box
-    covered = ious.amax(dim=0)  # how far the better box is itself covered
-    decay = ((covered[:, None] ** 2 - ious**2) / sigma).exp().masked_fill(ious == 0, 1.0)
-    return scores * decay.amin(dim=0).clamp(max=1.0)
+    return decayed(box_iou(boxes, boxes).nan_to_num(), scores, labels, sigma) if len(boxes) else scores
+
+
+def decayed(ious: Tensor, scores: Tensor, labels: Tensor, sigma: float) -> Tensor:
+    """Return the scores of :func:`soft_nms` from the IoUs of all pairs of boxes.
+
+    Args:
+        ious: [..., N, N], 0 for boxes without area.
+        scores: [..., N], in descending order.
+        labels: [..., N] int64.
+        sigma: See :func:`soft_nms`.
+    """
+    same = labels[..., :, None] == labels[..., None, :]
+    ious = (ious * same).triu(diagonal=1)  # row: better box, column: worse box
+    covered = ious.amax(dim=-2)  # how far the better box is itself covered
+    decay = ((covered[..., :, None] ** 2 - ious**2) / sigma).exp().masked_fill(ious == 0, 1.0)
+    return scores * decay.amin(dim=-2).clamp(max=1.0)
 
 
 def paste_masks(detections: Detections, size: tuple[int, int]) -> Detections:

@@ -8,20 +8,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from faster_coco_eval.core import mask as mask_api
 from torch import Tensor
 
 from ezsd.data.prefetch import read_ahead
 from ezsd.data.samples import AnnotatedImage
 from ezsd.detector.rcnn import PADDED_TO, Rcnn
 from ezsd.detector.roi_heads import Detections
+from ezsd.inference.outputs import encode_mask
 from ezsd.inference.second_opinion import SecondOpinion
-from ezsd.utils.boxes import resize_scale
 from ezsd.utils.device import process_state
 from ezsd.utils.files import read_json, write_text
 from ezsd.utils.progress import track
+from ezsd.utils.resize import resized_sides
 
 _PART_IMAGES = 32  # an interrupted run loses the detections of at most this many images
 
@@ -110,16 +109,9 @@ def detect_in_parts(
     return [entry for path in paths for entry in read_json(path)] if process_state().is_main_process else []
 
 
-def encode_mask(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Encode a mask [H, W] as a compressed COCO RLE that can be written as JSON."""
-    rle = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
 def _padded_size(image: Tensor, image_size: tuple[int, int]) -> tuple[int, int]:
-    height, width = image.shape[-2:]
-    scale = resize_scale(height, width, image_size)
-    return -(-round(height * scale) // PADDED_TO), -(-round(width * scale) // PADDED_TO)
+    height, width = resized_sides(image.shape[-2:], image_size)
+    return -(-height // PADDED_TO), -(-width // PADDED_TO)
 
 
 def _coco_results(image_id: int, found: Detections, labels: Sequence[int]) -> list[dict[str, Any]]:

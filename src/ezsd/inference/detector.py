@@ -12,18 +12,18 @@ import supervision as sv
 import torch
 from torch import Tensor
 
-from ezsd.detector.model_folder import ModelConfig, load_model, norms_of_folder
+from ezsd.detector.model_config import ModelConfig
+from ezsd.detector.model_folder import CONFIG, load_model, norms_of_folder
 from ezsd.detector.rcnn import Rcnn
 from ezsd.detector.roi_heads import Detections
-from ezsd.errors import RecipeError
-from ezsd.inference.batching import detect_images, encode_mask
-from ezsd.inference.drawing import names_of, scores_of
-from ezsd.inference.inputs import ImageInput, read_any, vocabulary_names
+from ezsd.hub.download import download_model, is_repository
+from ezsd.inference.batching import detect_images
+from ezsd.inference.calls import Pixels, detect_all
+from ezsd.inference.inputs import ImageInput, vocabulary_names
 from ezsd.inference.second_opinion import Reading, SecondOpinion
 from ezsd.recipe import EvaluateConfig
+from ezsd.run_folder import RunFolder
 from ezsd.teacher import Teacher, load_teacher, text_embeddings
-
-_READ_AT_ONCE = 8  # batches; images of the same padded size are batched together
 
 
 class Detector:
@@ -53,21 +53,25 @@ class Detector:
 
     @classmethod
     def load(cls, folder: str | Path, device: str | None = None, second_opinion: Reading | None = None) -> Detector:
-        """Load a model folder (``train/model`` in a run folder).
+        """Load a model folder, the model of a run folder (``train/model``), or a model of the hub.
 
         Args:
-            folder: The folder with model.safetensors and config.json.
+            folder: The folder with model.safetensors and config.json; a run folder; or a repository of the hub,
+                "org/name" or "org/name@revision". A commit as revision pins the content.
             device: The device, such as "cpu" or "cuda". None selects a GPU if available.
             second_opinion: How the teacher reads detections to score them again: "dense" or "crops"; see
                 :class:`ezsd.inference.second_opinion.SecondOpinion`. None: the teacher is not used.
 
         Raises:
-            ArtifactError: The folder is not a valid model folder.
+            ArtifactError: The folder is not a valid model folder, or the repository cannot be used.
             MissingExtraError: A second opinion is asked for, and the packages of the teacher are not installed.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model, config, known = load_model(Path(folder), device)
-        norms = norms_of_folder(Path(folder))
+        given = download_model(str(folder)) if is_repository(str(folder)) else Path(folder)
+        inner = RunFolder(given).model
+        path = inner if (inner / CONFIG).is_file() else given
+        model, config, known = load_model(path, device)
+        norms = norms_of_folder(path)
         if second_opinion is None:
             return cls(model, config, known, norms)
         teacher = load_teacher(config.teacher, device, norms)
@@ -117,20 +121,17 @@ class Detector:
             RecipeError: The vocabulary, the threshold or the batch size is invalid.
             DataError: An image cannot be read.
         """
-        if not 0 <= threshold <= 1:
-            raise RecipeError(f"threshold {threshold}: expected a score between 0 and 1, such as 0.3.")
-        if batch_size < 1:
-            raise RecipeError(f"batch_size {batch_size}: expected at least 1.")
-        names = vocabulary_names(vocabulary, self.config.names)
+        names = self.vocabulary(vocabulary)
         text = self.embed(names)
-        listed = images if isinstance(images, (list, tuple)) else [images]
-        results = []
-        for start in range(0, len(listed), _READ_AT_ONCE * batch_size):
-            loaded = [read_any(image) for image in listed[start : start + _READ_AT_ONCE * batch_size]]
-            found = detect_images(self.model, loaded, text, batch_size)
-            by_index = {index: _to_supervision(detections, names, threshold) for index, detections in found}
-            results += [by_index[index] for index in range(len(loaded))]
-        return results if listed is images else results[0]
+        return detect_all(images, threshold, batch_size, lambda pixels: self._detect(pixels, names, text, batch_size))
+
+    def vocabulary(self, vocabulary: Sequence[str] | str | None = None) -> tuple[str, ...]:
+        """Return the names of a vocabulary; None = the base and novel names of the model.
+
+        Raises:
+            RecipeError: The vocabulary is invalid.
+        """
+        return vocabulary_names(vocabulary, self.config.names)
 
     def embed(self, vocabulary: Sequence[str] | str | None = None) -> Tensor:
         """Return the text embeddings [C, D] of a vocabulary (float32, CPU). Embeddings are cached.
@@ -145,7 +146,7 @@ class Detector:
             RecipeError: The vocabulary is invalid.
             MissingExtraError: The packages of the teacher are not installed.
         """
-        names = vocabulary_names(vocabulary, self.config.names)
+        names = self.vocabulary(vocabulary)
         with self._lock:
             unknown = [name for name in names if name not in self._embeddings]
             if unknown:
@@ -155,29 +156,25 @@ class Detector:
                 self._embeddings.update(zip(unknown, rows, strict=True))
             return torch.stack([self._embeddings[name] for name in names])
 
+    def _detect(
+        self, pixels: Sequence[Pixels], names: Sequence[str], text: Tensor, batch_size: int
+    ) -> list[sv.Detections]:
+        """Return all detections of images of any size. They do not depend on the batch size."""
+        images = [torch.from_numpy(each).permute(2, 0, 1) for each in pixels]
+        found = dict(detect_images(self.model, images, text, batch_size))
+        return [_to_supervision(found[index], names) for index in range(len(images))]
+
     @property
     def _device(self) -> str:
         return str(next(self.model.parameters()).device)
 
 
-def detections_json(detections: sv.Detections) -> list[dict[str, Any]]:
-    """Convert detections to JSON values: name, score, box (xyxy, absolute pixels), and mask (COCO RLE) if available."""
-    masks = [None] * len(detections) if detections.mask is None else list(detections.mask)
-    columns = zip(names_of(detections), scores_of(detections), detections.xyxy, masks, strict=True)
-    return [
-        {"name": str(name), "score": round(float(score), 4), "box": [round(float(side), 2) for side in box]}
-        | ({} if mask is None else {"mask": encode_mask(mask)})
-        for name, score, box, mask in columns
-    ]
-
-
-def _to_supervision(found: Detections, names: Sequence[str], threshold: float) -> sv.Detections:
-    keep = found.scores >= threshold
-    labels = found.labels[keep].cpu().numpy()
+def _to_supervision(found: Detections, names: Sequence[str]) -> sv.Detections:
+    labels = found.labels.cpu().numpy()
     return sv.Detections(
-        xyxy=found.boxes[keep].float().cpu().numpy(),
-        mask=None if found.masks is None else found.masks[keep].cpu().numpy(),
-        confidence=found.scores[keep].float().cpu().numpy(),
+        xyxy=found.boxes.float().cpu().numpy(),
+        mask=None if found.masks is None else found.masks.cpu().numpy(),
+        confidence=found.scores.float().cpu().numpy(),
         class_id=labels.astype(int),
         data={"class_name": np.array(names, dtype=str)[labels]},
     )

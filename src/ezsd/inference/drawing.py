@@ -9,7 +9,7 @@ import numpy as np
 import supervision as sv
 from PIL import Image
 
-from ezsd.inference.inputs import ImageInput, read_any
+from ezsd.inference.inputs import ImageInput, read_pixels
 
 _FONT = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"  # has Cyrillic and Greek letters, unlike the font of Pillow
 _DRAWN_SIDE = 640  # smaller images are enlarged to this long side, so that labels are readable
@@ -21,7 +21,7 @@ def draw(image: ImageInput, detections: sv.Detections) -> Image.Image:
     Raises:
         DataError: The image cannot be read.
     """
-    scene = Image.fromarray(read_any(image).permute(1, 2, 0).numpy())
+    scene = Image.fromarray(read_pixels(image))
     scale = max(1.0, _DRAWN_SIDE / max(scene.size))
     size = round(scene.width * scale), round(scene.height * scale)
     shown = _enlarged(detections, scale, size)

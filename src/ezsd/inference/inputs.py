@@ -1,18 +1,20 @@
-"""Inputs of a detector: images in several formats, and vocabularies."""
+"""Inputs of a detector: images in several formats, and vocabularies; without torch."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
-from ezsd.data.samples import read_image
+from ezsd.data.images import decode_pixels
 from ezsd.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from torch import Tensor  # detecting with ONNX works without torch
 
 ImageInput: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"
 
@@ -52,13 +54,20 @@ def vocabulary_names(vocabulary: Sequence[str] | str | None, default: Sequence[s
 
 
 def read_any(image: ImageInput) -> Tensor:
-    """Convert an image in any accepted format to a uint8 RGB tensor [3, H, W].
+    """Convert an image in any accepted format to a uint8 RGB tensor [3, H, W]; see :func:`read_pixels`."""
+    import torch
+
+    return torch.from_numpy(read_pixels(image)).permute(2, 0, 1)
+
+
+def read_pixels(image: ImageInput) -> np.ndarray[Any, Any]:
+    """Convert an image in any accepted format to a uint8 RGB array [H, W, 3] of its own.
 
     Raises:
         DataError: The file is missing or damaged, or the pixels have an unsupported shape or type.
     """
     if isinstance(image, (str, Path)):
-        return read_image(Path(image))
+        return decode_pixels(Path(image))
     if isinstance(image, Image.Image):
         return _from_pil(image)
     if isinstance(image, np.ndarray):
@@ -66,27 +75,36 @@ def read_any(image: ImageInput) -> Tensor:
             raise DataError(
                 f"The array has shape {image.shape} and type {image.dtype}; expected [H, W, 3] uint8 in RGB order."
             )
-        return torch.from_numpy(image.copy()).permute(2, 0, 1)
-    if isinstance(image, Tensor):
+        return image.copy()
+    if is_tensor(image):
         return _from_tensor(image.detach().cpu())
     raise DataError(f"Expected an image as a path, a PIL image, an array or a tensor; got {type(image).__name__}.")
 
 
-def _from_pil(image: Image.Image) -> Tensor:
+def is_tensor(value: Any) -> bool:
+    """Return whether a value is a tensor of torch, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _from_pil(image: Image.Image) -> np.ndarray[Any, Any]:
     if image.mode[:1] in ("I", "F"):
         raise DataError(f"The image has pixels of mode {image.mode}; expected 8 bits per channel; convert the image.")
     try:
-        return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB"))).permute(2, 0, 1)
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:  # PIL reads the file only here
         raise DataError(f"The image cannot be read: {error}.") from None
 
 
-def _from_tensor(image: Tensor) -> Tensor:
+def _from_tensor(image: Tensor) -> np.ndarray[Any, Any]:
     problem = f"The tensor has shape {list(image.shape)} and type {image.dtype}"
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise DataError(f"{problem}; expected [3, H, W] in RGB order.")
-    if image.dtype == torch.uint8:
-        return image
-    if not image.is_floating_point() or not (float(image.min()) >= 0 and float(image.max()) <= 1):
+    if image.is_floating_point():
+        if not (float(image.min()) >= 0 and float(image.max()) <= 1):
+            raise DataError(f"{problem}; expected uint8, or float with values in 0..1.")
+        image = (image * 255).round().byte()
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    if pixels.dtype != np.uint8:
         raise DataError(f"{problem}; expected uint8, or float with values in 0..1.")
-    return (image * 255).round().to(torch.uint8)
+    return pixels.copy()

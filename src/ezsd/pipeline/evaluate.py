@@ -13,7 +13,8 @@ from torch import Tensor
 from ezsd.data.categories import CategorySplit
 from ezsd.data.formats.lvis import ground_truth_of, read_rules
 from ezsd.data.samples import ImageSet
-from ezsd.detector.model_folder import CONFIG, MODEL, ModelConfig, load_model
+from ezsd.detector.model_config import ModelConfig
+from ezsd.detector.model_folder import CONFIG, MODEL, load_model
 from ezsd.detector.rcnn import Rcnn
 from ezsd.errors import ArtifactError
 from ezsd.evaluation.metrics import coco_metrics

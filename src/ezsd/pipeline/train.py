@@ -7,7 +7,8 @@ import torch
 from ezsd.data.samples import ImageSet
 from ezsd.data.target_store import TargetStore
 from ezsd.detector.initial_weights import read_initial_weights
-from ezsd.detector.model_folder import ModelConfig, save_model
+from ezsd.detector.model_config import ModelConfig
+from ezsd.detector.model_folder import save_model
 from ezsd.detector.rcnn import build_detector
 from ezsd.errors import RecipeError
 from ezsd.pipeline.context import RunContext

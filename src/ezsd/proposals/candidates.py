@@ -10,7 +10,8 @@ from torch import Tensor
 from torchvision.ops import box_iou, nms
 
 from ezsd.recipe import ProposeConfig
-from ezsd.utils.boxes import covered_share, resize_scale
+from ezsd.utils.boxes import covered_share
+from ezsd.utils.resize import resize_scale
 
 _NMS_MARGIN = 8  # initial number of boxes for NMS, as a multiple of the number to keep
 _GRIDS = 64  # image sizes whose grids are cached

@@ -19,9 +19,3 @@ def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
     corner = torch.maximum(boxes[:, :2], others[:, :2])
     common = (torch.minimum(boxes[:, 2:], others[:, 2:]) - corner).clamp(min=0).prod(dim=1)
     return common / (box_area(boxes) + box_area(others) - common).clamp(min=1e-6)
-
-
-def resize_scale(height: int, width: int, image_size: tuple[int, int]) -> float:
-    """Return the factor that scales the short side to ``image_size[0]``, the long side to ``image_size[1]`` at most."""
-    short, long = sorted((height, width))
-    return min(image_size[0] / short, image_size[1] / long)

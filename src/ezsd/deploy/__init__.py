@@ -1,0 +1,1 @@
+"""A trained detector leaves the training machine: ONNX files, model hubs."""

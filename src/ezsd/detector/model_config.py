@@ -1,0 +1,65 @@
+"""What a model folder says about its model; without torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ezsd.errors import ArtifactError
+from ezsd.recipe import DetectorConfig, ProposeConfig, renamed_keys
+
+
+class ModelConfig(BaseModel):
+    """The content of ``config.json`` in a model folder.
+
+    Attributes:
+        detector: The architecture.
+        embedding_dim: D, the dimension of embeddings.
+        masks: Whether the model has a mask branch.
+        base: Base names of the split.
+        novel: Novel names of the split. The folder contains the text embeddings of base and novel names.
+        split: The name of the split.
+        setting: ``strict`` (novel names unknown during training), ``named`` (names known) or ``open`` (other data).
+        teacher: The teacher that computes text embeddings of other names.
+        prompt: The prompt for these text embeddings.
+        dense_sides: Long sides (pixels) of the whole image as input of the teacher.
+        versions: Versions of the packages used for training.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    detector: DetectorConfig
+    embedding_dim: int
+    masks: bool
+    base: tuple[str, ...]
+    novel: tuple[str, ...]
+    split: str
+    setting: str
+    teacher: str
+    prompt: str
+    dense_sides: tuple[int, ...] = ProposeConfig().dense_sides
+    versions: dict[str, str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Base names, then novel names."""
+        return self.base + self.novel
+
+
+def parse_config(values: Any, where: str) -> ModelConfig:
+    """Check the content of ``config.json``.
+
+    Args:
+        values: The content, with the keys of this version or of version 0.1.
+        where: The source of the values, shown in messages.
+
+    Raises:
+        ArtifactError: It is not a model config.
+    """
+    try:
+        return ModelConfig.model_validate({**values, "detector": renamed_keys(values["detector"], "detector")})
+    except ValidationError as error:
+        raise ArtifactError(f"{where} is not a valid model config: {error.errors()[0]['msg']}.") from None
+    except (KeyError, TypeError, AttributeError):
+        raise ArtifactError(f"{where} is not a valid model config: it has no section detector.") from None

@@ -1,0 +1,50 @@
+"""Upload the model of a run to a hub, with its model card, in one commit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi
+
+from ezsd._version import __version__
+from ezsd.detector.model_folder import CONFIG, MODEL, NORMS, read_config
+from ezsd.errors import ArtifactError
+from ezsd.hub.card import model_card
+from ezsd.hub.download import HUB_ERRORS
+from ezsd.run_folder import RunFolder
+
+
+def push_to_hub(run: str | Path, repo_id: str, *, private: bool = True, license_name: str = "other") -> str:
+    """Upload the model of a run to a repository, with a model card written from the run.
+
+    Args:
+        run: The run folder.
+        repo_id: "org/name"; the repository is created if it does not exist.
+        private: Whether a new repository is private.
+        license_name: The license of the weights as the hub names it, such as "apache-2.0".
+
+    Returns:
+        The pinned name "org/name@commit", for :meth:`ezsd.Detector.load`.
+
+    Raises:
+        ArtifactError: The run has no model, or the upload fails.
+    """
+    folder = RunFolder(Path(run))
+    folder.check()
+    read_config(folder.model)
+    card = model_card(folder, repo_id, license_name)
+    files = [path for name in (MODEL, CONFIG, NORMS) if (path := folder.model / name).is_file()]
+    added = [CommitOperationAdd(path.name, path) for path in files]
+    try:
+        HfApi().create_repo(repo_id, private=private, exist_ok=True)
+        commit = HfApi().create_commit(
+            repo_id,
+            [*added, CommitOperationAdd("README.md", card.encode())],
+            commit_message=f"Model of ezsd {__version__}",
+        )
+    except HUB_ERRORS as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ArtifactError(
+            f"{repo_id} cannot be written: {reason}. Check the name and the connection, and log in with: hf auth login"
+        ) from None
+    return f"{repo_id}@{commit.oid}"

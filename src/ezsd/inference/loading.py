@@ -1,0 +1,28 @@
+"""Load whatever a user calls a model; torch is imported only for models that need it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ezsd.inference.onnx_detector import OnnxDetector
+
+if TYPE_CHECKING:
+    from ezsd.inference.detector import Detector
+
+
+def load_detector(model: str | Path, device: str | None = None) -> Detector | OnnxDetector:
+    """Load a model.
+
+    Args:
+        model: An ONNX file, a model folder, a run folder, or a repository of the hub ("org/name", "org/name@revision").
+        device: The device, such as "cpu" or "cuda". None selects a GPU if available.
+
+    Raises:
+        ArtifactError: The model cannot be used.
+    """
+    if Path(model).suffix == ".onnx":
+        return OnnxDetector.load(model, device)
+    from ezsd.inference.detector import Detector
+
+    return Detector.load(model, device)

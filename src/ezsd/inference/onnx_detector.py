@@ -1,0 +1,290 @@
+"""A detector exported with ``ezsd export``: numpy, Pillow and onnxruntime, without torch."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import supervision as sv
+from PIL import Image
+
+from ezsd.detector.model_config import ModelConfig, parse_config
+from ezsd.errors import ArtifactError, MissingExtraError, RecipeError
+from ezsd.inference.calls import Pixels, detect_all
+from ezsd.inference.inputs import ImageInput, vocabulary_names
+from ezsd.inference.names_file import Embeddings, names_file_of, read_names
+from ezsd.utils.resize import resized_sides
+
+PADDED_TO = 32  # the sides of a batch are multiples of this
+CONFIG_KEY, VOCABULARY_KEY, MODEL_ID_KEY = "ezsd.config", "ezsd.vocabulary", "ezsd.model_id"  # in the file's metadata
+
+Array = np.ndarray[Any, Any]
+
+
+class OnnxDetector:
+    """A detector from an ONNX file, for any vocabulary of its names file. Neither torch nor a teacher is needed.
+
+    Examples:
+        >>> detector = OnnxDetector.load("model.onnx")
+        >>> detections = detector("street.jpg", ["cat", "traffic cone"])
+        >>> detections["class_name"], detections.confidence, detections.xyxy
+
+    Args:
+        session: The session of onnxruntime.
+        config: The configuration of the model that was exported.
+        embeddings: The text embedding [D] of each name.
+        vocabulary: The names of a model that was exported with a fixed vocabulary; else None.
+    """
+
+    def __init__(
+        self, session: Any, config: ModelConfig, embeddings: Embeddings, vocabulary: Sequence[str] | None = None
+    ) -> None:
+        self.config = config
+        self._session = session
+        self._embeddings = embeddings
+        self._fixed = None if vocabulary is None else tuple(vocabulary)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | None = None, threads: int = 0) -> OnnxDetector:
+        """Load an ONNX file and the names file beside it.
+
+        Args:
+            path: The ONNX file.
+            device: "cpu" or "cuda". None selects a GPU if onnxruntime can use one.
+            threads: CPU threads of the network; 0 = one for each core.
+
+        Raises:
+            ArtifactError: A file is missing, damaged, or was not written by ``ezsd export``.
+            MissingExtraError: onnxruntime is not installed.
+        """
+        path = Path(path)
+        session = _open(path, device, threads)
+        about = session.get_modelmeta().custom_metadata_map
+        if CONFIG_KEY not in about:
+            raise ArtifactError(f"{path} was not written by ezsd export: it has no model config.")
+        config = parse_config(json.loads(about[CONFIG_KEY]), str(path))
+        if VOCABULARY_KEY in about:
+            return cls(session, config, {}, json.loads(about[VOCABULARY_KEY]))
+        names = names_file_of(path)
+        if not names.is_file():
+            raise ArtifactError(
+                f"{names} is missing: the text embeddings of names. Copy it next to {path.name}, or write it with: "
+                f"ezsd export MODEL {names}"
+            )
+        return cls(session, config, read_names(names, about[MODEL_ID_KEY]))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that can be detected: of the names file, or of the fixed vocabulary."""
+        return tuple(self._embeddings) if self._fixed is None else self._fixed
+
+    @overload
+    def __call__(
+        self,
+        images: ImageInput,
+        vocabulary: Sequence[str] | str | None = ...,
+        threshold: float = ...,
+        batch_size: int = ...,
+    ) -> sv.Detections: ...
+    @overload
+    def __call__(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        vocabulary: Sequence[str] | str | None = ...,
+        threshold: float = ...,
+        batch_size: int = ...,
+    ) -> list[sv.Detections]: ...
+    def __call__(
+        self,
+        images: ImageInput | list[Any] | tuple[Any, ...],
+        vocabulary: Sequence[str] | str | None = None,
+        threshold: float = 0.3,
+        batch_size: int = 1,
+    ) -> sv.Detections | list[sv.Detections]:
+        """Detect objects in an image, or in a list of images; see :meth:`ezsd.Detector.__call__`.
+
+        Raises:
+            RecipeError: The vocabulary, the threshold or the batch size is invalid, or a name has no text embedding.
+            DataError: An image cannot be read.
+        """
+        names = self.vocabulary(vocabulary)
+        text = None if self._fixed is not None else self.embed(names)
+        return detect_all(images, threshold, batch_size, lambda pixels: self._detect(pixels, names, text, batch_size))
+
+    def vocabulary(self, vocabulary: Sequence[str] | str | None = None) -> tuple[str, ...]:
+        """Return the names of a vocabulary; None = the names of the model.
+
+        Raises:
+            RecipeError: The vocabulary is invalid, or is not the fixed one of the model.
+        """
+        names = vocabulary_names(vocabulary, self.config.names if self._fixed is None else self._fixed)
+        if self._fixed is not None and names != self._fixed:
+            raise RecipeError(
+                f"The model was exported for the vocabulary {', '.join(self._fixed)}. Export it again without --baked "
+                "to give the names with each call."
+            )
+        return names
+
+    def embed(self, vocabulary: Sequence[str] | str | None = None) -> Array:
+        """Return the text embeddings [C, D] of a vocabulary, float32.
+
+        Raises:
+            RecipeError: The vocabulary is invalid, or a name is not in the names file.
+        """
+        names = self.vocabulary(vocabulary)
+        if unknown := [name for name in names if name not in self._embeddings]:
+            raise RecipeError(
+                f"No text embedding of {', '.join(unknown)}: the names file has {len(self._embeddings)} other names. "
+                f'Add names with: ezsd export MODEL MODEL.names.npz --vocabulary "{", ".join(unknown)}"'
+            )
+        return np.stack([self._embeddings[name] for name in names])
+
+    def _detect(
+        self, images: Sequence[Pixels], names: Sequence[str], text: Array | None, batch_size: int
+    ) -> list[sv.Detections]:
+        """Return all detections of images of any size. They do not depend on the batch size."""
+        results: dict[int, sv.Detections] = {}
+        resized = [resize_pixels(image, self.config.detector.image_size) for image in images]
+        for batch in _same_size_batches(resized, batch_size):
+            found = self._session.run(None, network_input([resized[index] for index in batch], text))
+            for row, index in enumerate(batch):
+                own = _Found(*(values[row] for values in found))
+                results[index] = own.in_image(images[index].shape[:2], resized[index].shape[:2], names)
+        return [results[index] for index in range(len(images))]
+
+
+class _Found:
+    """The outputs of the graph for one image; rows without a detection have label -1.
+
+    Args:
+        boxes: [N, 4] xyxy, pixels of the resized image.
+        labels: [N] int64.
+        scores: [N].
+        masks: [N, S, S] probabilities inside the boxes, if the model predicts them.
+    """
+
+    def __init__(self, boxes: Array, labels: Array, scores: Array, masks: Array | None = None) -> None:
+        kept = labels >= 0
+        self.boxes, self.labels, self.scores = boxes[kept], labels[kept], scores[kept]
+        self.masks = None if masks is None else masks[kept]
+
+    def in_image(self, size: tuple[int, int], resized: tuple[int, int], names: Sequence[str]) -> sv.Detections:
+        """Return the detections in pixels of the image.
+
+        Args:
+            size: Height and width of the image.
+            resized: Height and width of the resized image.
+            names: The vocabulary.
+        """
+        scale = np.array([size[1] / resized[1], size[0] / resized[0]] * 2, dtype=np.float32)
+        limits = np.array([size[1], size[0]] * 2, dtype=np.float32)
+        boxes = (self.boxes * scale).clip(0, limits)
+        return sv.Detections(
+            xyxy=boxes,
+            mask=None if self.masks is None else paste_masks(self.masks, boxes, size),
+            confidence=self.scores,
+            class_id=self.labels.astype(int),
+            data={"class_name": np.array(names, dtype=str)[self.labels]},
+        )
+
+
+def network_input(images: Sequence[Pixels], text: Array | None) -> dict[str, Array]:
+    """Return the inputs of the graph for a batch.
+
+    Args:
+        images: Resized images (see :func:`resize_pixels`); smaller ones are padded at the right and bottom.
+        text: [C, D], the text embeddings; None = the graph has a fixed vocabulary.
+    """
+    height, width = (_padded(max(image.shape[axis] for image in images)) for axis in (0, 1))
+    batch = np.zeros((len(images), 3, height, width), dtype=np.uint8)
+    for place, image in enumerate(images):
+        batch[place, :, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
+    inputs: dict[str, Array] = {"images": batch, "sizes": np.array([image.shape[:2] for image in images], np.int64)}
+    if text is not None:
+        inputs["text_embeddings"] = text
+    return inputs
+
+
+def paste_masks(masks: Array, boxes: Array, size: tuple[int, int]) -> Array:
+    """Return masks [N, H, W] bool of an image, as torchvision's ``paste_masks_in_image`` makes them.
+
+    Args:
+        masks: [N, S, S] probabilities inside the boxes.
+        boxes: [N, 4] xyxy.
+        size: H and W.
+    """
+    pasted = np.zeros((len(masks), *size), dtype=bool)
+    side = masks.shape[-1]
+    bordered = np.pad(masks, ((0, 0), (1, 1), (1, 1)))
+    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * ((side + 2) / side)
+    corners = np.concatenate([middle - half, middle + half], axis=1).astype(np.int64)
+    for place, (mask, (left, top, right, bottom)) in enumerate(zip(bordered, corners.tolist(), strict=True)):
+        rows, columns = (max(1, end - start + 1) for start, end in ((top, bottom), (left, right)))
+        scaled = _along(_along(mask, rows, 0), columns, 1) > 0.5
+        y1, y2, x1, x2 = max(top, 0), min(bottom + 1, size[0]), max(left, 0), min(right + 1, size[1])
+        pasted[place, y1:y2, x1:x2] = scaled[y1 - top : y2 - top, x1 - left : x2 - left]
+    return pasted
+
+
+def _along(values: Array, count: int, axis: int) -> Array:
+    """Interpolate linearly to ``count`` values along an axis, without antialiasing (half-pixel centers)."""
+    length = values.shape[axis]
+    place = ((np.arange(count, dtype=np.float32) + 0.5) * (length / count) - 0.5).clip(0)
+    low = np.minimum(place.astype(np.int64), length - 1)
+    share = (place - low).astype(np.float32)
+    share = share[:, None] if axis == 0 else share
+    return values.take(low, axis) * (1 - share) + values.take(np.minimum(low + 1, length - 1), axis) * share
+
+
+def resize_pixels(image: Pixels, image_size: tuple[int, int]) -> Pixels:
+    """Resize an image [H, W, 3] as the detector does; see :func:`ezsd.utils.resize.resize_scale`."""
+    height, width = resized_sides(image.shape[:2], image_size)
+    if (height, width) == image.shape[:2]:
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _padded(side: int) -> int:
+    return -(-side // PADDED_TO) * PADDED_TO
+
+
+def _same_size_batches(images: Sequence[Pixels], batch_size: int) -> Iterator[list[int]]:
+    """Yield batches of indices; padding changes the features near edges, so a batch has images of one padded size."""
+    same_size = defaultdict(list)
+    for index, image in enumerate(images):
+        same_size[_padded(image.shape[0]), _padded(image.shape[1])].append(index)
+    for indices in same_size.values():
+        yield from (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
+
+
+def _open(path: Path, device: str | None, threads: int) -> Any:
+    """Open a session of onnxruntime."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtraError("onnxruntime is not installed. Install it with: pip install onnxruntime") from None
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing. Write it with: ezsd export MODEL {path}")
+    gpu = "CUDAExecutionProvider"
+    if device == "cuda" and gpu not in onnxruntime.get_available_providers():
+        raise RecipeError("device cuda: onnxruntime has no CUDA here. Install onnxruntime-gpu, or use cpu.")
+    on_gpu = device != "cpu" and gpu in onnxruntime.get_available_providers()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(
+            path, options, providers=[*([gpu] if on_gpu else []), "CPUExecutionProvider"]
+        )
+    except _errors(onnxruntime) as error:
+        raise ArtifactError(f"{path} cannot be loaded by onnxruntime: {error}") from None
+
+
+def _errors(onnxruntime: Any) -> tuple[type[Exception], ...]:
+    """Return the exceptions of onnxruntime, which have no common base class of their own."""
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    own = (kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    return (RuntimeError, ValueError, *own)

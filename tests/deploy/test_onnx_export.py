@@ -1,0 +1,198 @@
+"""Exported files give the detections of the detector, for any images and names, without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import supervision as sv
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from typer.testing import CliRunner
+
+from ezsd.cli import app
+from ezsd.data.transforms import resize_image
+from ezsd.deploy.onnx_export import OnnxOptions, export_onnx
+from ezsd.errors import ArtifactError, DataError, RecipeError
+from ezsd.inference.detector import Detector
+from ezsd.inference.names_file import read_names, write_names
+from ezsd.inference.onnx_detector import OnnxDetector, resize_pixels
+from tiny import SPLIT, make_tiny_coco
+from tiny_run import make_model_folder
+
+pytest.importorskip("onnx", reason="onnx is not installed (extra export)")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra export)")
+
+SIZES = [(96, 128), (128, 96), (96, 100), (90, 128), (128, 64), (96, 96)]  # not resized by the model
+
+
+@pytest.fixture(scope="module")
+def images() -> list[np.ndarray[Any, Any]]:
+    numbers = np.random.default_rng(0)
+    return [numbers.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model_folder(
+        tmp_path_factory.mktemp("run") / "train/model", masks=True, anchor_sides=(16, 32, 48, 96), box_quality=True,
+        objectness_power=0.5, quality_power=0.25, soft_nms=0.3, detections_per_image=30,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    result = CliRunner().invoke(app, ["export", str(model.parents[1]), str(path), "--vocabulary", "ring, traffic cone"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [f"wrote {path}", f"wrote {path.with_suffix('.names.npz')}"]
+    return path
+
+
+def test_images_and_names_of_any_number_give_the_detections_of_the_detector(
+    model: Path, exported: Path, images: list[np.ndarray[Any, Any]]
+) -> None:
+    detector, onnx = Detector.load(model, "cpu"), OnnxDetector.load(exported, "cpu")
+    for vocabulary in (None, "traffic cone", ["ring", "circle", "traffic cone"]):
+        expected = detector(images, vocabulary, threshold=0.0)
+        for batch_size in (1, 3):
+            found = onnx(images, vocabulary, threshold=0.0, batch_size=batch_size)
+            for one, other in zip(found, expected, strict=True):
+                _same(one, other)
+    assert len(onnx(images[0], "circle", threshold=0.3)) < len(onnx(images[0], "circle", threshold=0.0))
+
+
+def test_hard_nms_without_masks_and_a_baked_vocabulary(tmp_path: Path, images: list[np.ndarray[Any, Any]]) -> None:
+    model = make_model_folder(tmp_path / "model", nms=0.4)
+    path = tmp_path / "baked.onnx"
+    assert export_onnx(model, path, "bar, circle", OnnxOptions(baked=True)) == [path]
+    onnx = OnnxDetector.load(path, "cpu")
+    for one, other in zip(
+        onnx(images, threshold=0.0), Detector.load(model, "cpu")(images, "bar, circle", threshold=0.0), strict=True
+    ):
+        _same(one, other)
+    assert onnx.names == ("bar", "circle")
+    with pytest.raises(RecipeError, match="was exported for the vocabulary bar, circle"):
+        onnx(images[0], "circle")
+
+
+def test_resized_images_give_boxes_in_their_own_pixels(model: Path, exported: Path) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (310, 400, 3), dtype=np.uint8)
+    found = OnnxDetector.load(exported, "cpu")(image, threshold=0.0)
+    expected = Detector.load(model, "cpu")(image, threshold=0.0)
+    for box, name in zip(expected.xyxy[:10], expected["class_name"], strict=False):
+        assert np.abs(found.xyxy[found["class_name"] == name] - box).max(axis=1).min() < 0.5
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(2, 200), st.integers(2, 200), st.just(3))))
+def test_images_are_resized_as_for_the_detector(image: np.ndarray[Any, Any]) -> None:
+    expected = resize_image(torch.from_numpy(image).permute(2, 0, 1), (48, 64)).permute(1, 2, 0).numpy()
+    found = resize_pixels(image, (48, 64))
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_smaller_number_formats_find_nearly_the_same(
+    precision: Any, model: Path, exported: Path, tmp_path: Path
+) -> None:
+    folder = make_tiny_coco(tmp_path / "data").images
+    path = tmp_path / f"{precision}.onnx"
+    export_onnx(model, path, None, OnnxOptions(precision=precision, calibration=folder))
+    assert path.stat().st_size < 0.6 * exported.stat().st_size
+    onnx, detector = OnnxDetector.load(path, "cpu"), Detector.load(model, "cpu")
+    image = next(folder.iterdir())
+    found, expected = onnx(image, threshold=0.0), detector(image, threshold=0.0)
+    assert len(found) == len(expected)
+    assert np.abs(found.confidence - expected.confidence).max() < 0.1
+
+
+def test_names_file_alone_is_written_from_the_model(model: Path, exported: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model.onnx"
+    copy.write_bytes(exported.read_bytes())
+    with pytest.raises(ArtifactError, match=r"model\.names\.npz is missing"):
+        OnnxDetector.load(copy)
+    export_onnx(model, tmp_path / "model.names.npz", ["zebra"])
+    assert OnnxDetector.load(copy, "cpu").names == (*SPLIT.names, "zebra")
+    export_onnx(model, tmp_path / "model.names.npz", "lion")
+    assert set(OnnxDetector.load(copy, "cpu").names) == {*SPLIT.names, "zebra", "lion"}
+    assert np.allclose(OnnxDetector.load(copy, "cpu").embed(["zebra"]), Detector.load(model, "cpu").embed(["zebra"]))
+
+
+def test_names_of_another_model_are_refused(exported: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model.onnx"
+    copy.write_bytes(exported.read_bytes())
+    export_onnx(make_model_folder(tmp_path / "other", seed=1), tmp_path / "model.names.npz")
+    with pytest.raises(ArtifactError, match="of another model"):
+        OnnxDetector.load(copy)
+
+
+def test_unknown_names_are_listed_with_the_command_that_adds_them(exported: Path) -> None:
+    with pytest.raises(RecipeError, match='No text embedding of zebra.*--vocabulary "zebra"'):
+        OnnxDetector.load(exported, "cpu")(np.zeros((8, 8, 3), np.uint8), "circle, zebra")
+
+
+def test_files_that_are_not_exported_models_are_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not onnx")
+    with pytest.raises(ArtifactError, match="cannot be loaded"):
+        OnnxDetector.load(broken)
+    with pytest.raises(ArtifactError, match="is missing"):
+        OnnxDetector.load(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "cannot be read"), (b"PK\x03\x04", "cannot be read"), (None, "of another model")]
+)
+def test_damaged_names_files_are_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.names.npz"
+    write_names(path, {"cat": np.ones(4)}, "this")
+    assert list(read_names(path, "this")) == ["cat"]
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=message):
+        read_names(path, "that")
+
+
+def test_impossible_exports_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"ends in \.onnx"):
+        export_onnx(tmp_path, tmp_path / "model.pt")
+    with pytest.raises(RecipeError, match="no names file"):
+        export_onnx(tmp_path, tmp_path / "names.npz", None, OnnxOptions(baked=True))
+    with pytest.raises(DataError, match="int8 needs images"):
+        export_onnx(tmp_path, tmp_path / "model.onnx", None, OnnxOptions(precision="int8", calibration=tmp_path))
+
+
+def test_detect_command_does_not_load_torch(exported: Path, tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(image)
+    code = (
+        "import sys\nfrom ezsd.cli import main\ntry:\n    main()\n"
+        "finally:\n    assert not {'torch', 'torchvision'} & set(sys.modules), 'torch was loaded'"
+    )
+    arguments = ["detect", str(exported), str(image), "--out", str(tmp_path / "out"), "--threshold", "0"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "out/detections.json").read_text())
+    assert len(written["images"][0]["detections"]) == 30
+    assert {"name", "score", "box", "mask"} == set(written["images"][0]["detections"][0])
+
+
+def _same(one: sv.Detections, other: sv.Detections) -> None:
+    assert len(one) > 3
+    assert list(one["class_name"]) == list(other["class_name"])
+    assert np.abs(one.xyxy - other.xyxy).max() < 0.5
+    assert np.abs(one.confidence - other.confidence).max() < 1e-3
+    assert (one.mask is None) == (other.mask is None)
+    if one.mask is not None:
+        assert one.mask.shape == other.mask.shape
+        assert (one.mask != other.mask).mean() < 1e-3

@@ -1,0 +1,118 @@
+"""Models go to a hub and come back from it, pinned, without pickle and code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from ezsd.errors import ArtifactError
+from ezsd.hub import upload
+from ezsd.hub.download import download_model, is_repository
+from ezsd.inference.detector import Detector
+from finished_run import make_finished_run
+from stub_hub import StubHub, running_hub
+from tiny import make_tiny_coco
+from tiny_run import make_model_folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StubHub]:
+    from huggingface_hub import constants
+
+    with running_hub() as stub:
+        monkeypatch.setattr(constants, "ENDPOINT", stub.url)
+        template = stub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        yield stub
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = make_finished_run(tmp_path / "run", make_tiny_coco(tmp_path / "data"))
+    make_model_folder(folder / "train/model")
+    return folder
+
+
+def test_a_pushed_model_is_loaded_by_its_name(hub: StubHub, run: Path) -> None:
+    pinned = upload.push_to_hub(run, "org/shapes", license_name="apache-2.0")
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    expected = Detector.load(run, "cpu")(image, threshold=0.0)
+    assert Detector.load("org/shapes", "cpu")(image, threshold=0.0) == expected
+    assert Detector.load(pinned, "cpu")(image, threshold=0.0) == expected
+    created = json.loads(next(request for request in hub.requests if request.startswith("{")))
+    assert created.get("visibility") == "private" or created.get("private") is True
+
+
+def test_the_card_has_the_figures_and_terms_of_the_run(hub: StubHub, run: Path) -> None:
+    repo_id, _, commit = upload.push_to_hub(run, "org/shapes", license_name="apache-2.0").partition("@")
+    card = hub.commits[repo_id][commit]["README.md"].decode()
+    about = yaml.safe_load(card.split("---")[1])
+    assert (about["library_name"], about["license"]) == ("ezsd", "apache-2.0")
+    for text in ("| novel, with base names (gzsd) | 12.5 | 6.0 |", "Setting: named", "Base: circle, square.",
+                 "Novel: triangle, bar.", "`instances.json`", "8 images", "These weights: apache-2.0",
+                 "adaptation, 25.0 %", "1,200", 'Detector.load("org/shapes")'):  # fmt: skip
+        assert text in card, text
+    assert str(run.parent) not in card
+    assert set(hub.commits[repo_id][commit]) == {"README.md", "model.safetensors", "config.json"}
+
+
+def test_a_run_that_was_not_evaluated_says_so(hub: StubHub, run: Path) -> None:
+    (run / "evaluate/metrics.json").unlink()
+    repo_id, _, commit = upload.push_to_hub(run, "org/shapes").partition("@")
+    assert (
+        "| novel names alone (zsd) | not measured | not measured |"
+        in hub.commits[repo_id][commit]["README.md"].decode()
+    )
+
+
+def test_a_commit_pins_the_content_and_needs_no_network_later(hub: StubHub, run: Path) -> None:
+    first = upload.push_to_hub(run, "org/shapes")
+    make_model_folder(run / "train/model", seed=5)
+    second = upload.push_to_hub(run, "org/shapes")
+    assert first != second
+    weights = [(download_model(name) / "model.safetensors").read_bytes() for name in (first, second, "org/shapes")]
+    assert weights[0] != weights[1] == weights[2]
+    del hub.requests[:]
+    assert (download_model(first) / "model.safetensors").read_bytes() == weights[0]
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "modeling.py", "weights/x.PT", "model.pkl"])
+def test_repositories_with_pickle_or_code_are_refused_before_any_download(name: str, hub: StubHub, run: Path) -> None:
+    upload.push_to_hub(run, "org/shapes")
+    hub.add("org/shapes", {name: b"x"})
+    del hub.requests[:]
+    with pytest.raises(ArtifactError, match=f"{name}, which can run code"):
+        Detector.load("org/shapes", "cpu")
+    assert not [request for request in hub.requests if "safetensors" in request]
+
+
+def test_missing_repositories_and_other_models_are_reported(hub: StubHub, run: Path) -> None:
+    with pytest.raises(ArtifactError, match="neither a folder here nor a model on the hub"):
+        Detector.load("org/none", "cpu")
+    hub.add("org/other", {"model.safetensors": b"x"})
+    with pytest.raises(ArtifactError, match="no config.json"):
+        Detector.load("org/other", "cpu")
+    upload.push_to_hub(run, "org/shapes")
+    with pytest.raises(ArtifactError, match="org/shapes@v2"):
+        Detector.load("org/shapes@v2", "cpu")
+
+
+def test_only_names_that_are_no_paths_are_repositories(run: Path) -> None:
+    assert is_repository("org/name") and is_repository("org/name@v1.0")
+    assert not is_repository(str(run)) and not is_repository("model") and not is_repository("a/b/c")
+
+
+def test_folders_without_a_model_are_not_pushed(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(ArtifactError, match="not a run folder"):
+        upload.push_to_hub(tmp_path, "org/name")
+    (run / "train/model/config.json").unlink()
+    with pytest.raises(ArtifactError, match="missing"):
+        upload.push_to_hub(run, "org/name")
