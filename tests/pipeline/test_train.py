@@ -61,7 +61,7 @@ def _added(entries: list[dict[str, Any]], chance: random.Random) -> list[dict[st
 
 CRAFT = {
     "scale_jitter": [0.6, 1.7], "color_jitter": 0.3, "ema": 0.8, "validate_steps": 3, "validate_images": 4,
-    "names_weight": 1.0, "pseudo_boxes": 2, "pseudo_score": 0.0,
+    "names_weight": 1.0, "pseudo_boxes": 2, "pseudo_score": 0.0, "repeat_threshold": 0.9, "class_loss": "federated",
 }  # fmt: skip
 
 
@@ -279,3 +279,37 @@ def test_distilled_names_change_the_classifier(tiny_coco: Callable[..., TinyCoco
     first, second = (weights(tmp_path / str(weight)) for weight in (0.0, 1.0))
     name = "roi_heads.box_predictor.background_embedding"
     assert not torch.equal(first[name], second[name])
+
+
+def test_options_for_long_tails_change_the_training(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+    coco, found = tiny_coco(tmp_path / "images"), []
+    for index, more in enumerate([{}, {"repeat_threshold": 0.9}, {"class_loss": "seesaw"}]):
+        run_recipe(recipe(coco, epochs=1, distillation_weight=0.0, **more), tmp_path / str(index), until="train")
+        found.append(weights(tmp_path / str(index)))
+    for first, second in ((0, 1), (0, 2)):
+        with pytest.raises(AssertionError):
+            assert_same(found[first], found[second])
+
+
+def test_only_boxes_of_few_shot_names_are_used_and_the_result_says_so(
+    tiny_coco: Callable[..., TinyCoco], tmp_path: Path
+) -> None:
+    names = {"base": SPLIT.base, "novel": SPLIT.novel, "few_shot": ("bar",)}
+    for name, removed in (("all", ()), ("no-triangle", (20,)), ("no-bar", (12,))):
+        coco = tiny_coco(tmp_path / f"{name}-images")
+        coco.content["annotations"] = [e for e in coco.content["annotations"] if e["category_id"] not in removed]
+        coco.save()
+        chosen = recipe(coco, epochs=1, names_weight=1.0, pseudo_boxes=2, pseudo_score=0.0, ignore_top=2)
+        metrics = run_recipe(chosen.model_copy(update={"split": names}), tmp_path / name, until="evaluate")
+        found = metrics["evaluate"]
+        assert (found.setting, found.counts.boxes_novel > 0) == ("few_shot", True)
+        assert json.loads((tmp_path / name / "train/model/config.json").read_text())["novel"] == ["bar", "triangle"]
+    assert_same(weights(tmp_path / "all"), weights(tmp_path / "no-triangle"))
+    for stage in ("adapt/norms.safetensors", "train/model/model.safetensors"):
+        first, second = (read_tensors(tmp_path / name / stage)[0] for name in ("all", "no-bar"))
+        with pytest.raises(AssertionError):
+            assert_same(first, second)
+    for path in ("all", "no-bar"):
+        assert len(list((tmp_path / path / "targets").glob("*.arrow")))
+    rows = {name: json.loads((tmp_path / name / "targets/metrics.json").read_text()) for name in ("all", "no-bar")}
+    assert rows["all"]["base_boxes"] > rows["no-bar"]["base_boxes"]

@@ -7,17 +7,19 @@ import torch
 from ezsd.data.samples import ImageSet
 from ezsd.data.target_store import TargetStore
 from ezsd.detector.initial_weights import read_initial_weights
+from ezsd.detector.losses import LongTail
 from ezsd.detector.model_config import ModelConfig
 from ezsd.detector.model_folder import save_model
 from ezsd.detector.rcnn import build_detector
 from ezsd.errors import RecipeError
 from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.validation import measure_base, validation_images
-from ezsd.recipe import Recipe, needs_targets
+from ezsd.recipe import Recipe, TrainConfig, needs_targets
 from ezsd.run_folder import TrainMetrics, write_metrics
 from ezsd.teacher import Teacher, text_embeddings
 from ezsd.training.dataset import DistilledNames, TrainingDataset
 from ezsd.training.loop import OnStep
+from ezsd.training.sampler import expected_boxes, repeat_factors
 from ezsd.training.trainer import Job, train_model
 from ezsd.utils.device import process_state
 from ezsd.utils.environment import versions
@@ -34,8 +36,8 @@ def run_train(
     """Train the detector and write its model folder; resume from the last checkpoint if one exists.
 
     Args:
-        context: The run. The base names are the vocabulary of the training.
-        images: The train part, with base boxes only.
+        context: The run. The base names, and novel names with some boxes, are the vocabulary of the training.
+        images: The train part, with boxes of these names only.
         teacher: The adapted teacher, which embeds the names.
         on_step: See :func:`ezsd.training.loop.run_loop`.
         val: The val part; with ``train.validate_steps``, its base boxes choose the best weights. None: no validation.
@@ -62,23 +64,26 @@ def run_train(
     elif config.from_rpn and store is not None and recipe.propose.asks_rpn:
         weights_of_rpn, _ = read_tensors(context.folder.targets.rpn)
         model.load_state_dict(weights_of_rpn, strict=False)
+    model.roi_heads.long_tail = _long_tail(config, images)
     names = text_embeddings(teacher, split.names, recipe.prompt)
-    base, novel = names.split([len(split.base), len(split.novel)])
+    known, novel = names.split([len(split.trained), len(split.names) - len(split.trained)])
     distilled = None
     if config.names_weight or config.pseudo_boxes:
         distilled = DistilledNames(names.cpu(), len(split.base), teacher.logit_scale)
     dataset = TrainingDataset(
         images, store, teacher.embedding_dim, config, recipe.detector.image_size, masks, distilled
     )
-    inputs = [base, novel]
+    inputs = [known, novel]
     inputs += [torch.full((len(novel),), used) for used in (config.novel_negatives, config.novel_rivals)]
     weights = {"loss_distillation": config.distillation_weight, "loss_names": config.names_weight}
     measure = None
     if config.validate_steps and val is not None:
-        measure = measure_base(context, validation_images(context, val), base)
+        measure = measure_base(context, validation_images(context, val), names[: len(split.base)])
     job = Job("train", context.folder.training, recipe.seed, recipe.data.workers, on_step, measure)
     metrics = train_model(model, dataset, job, inputs, weights)
     setting = "strict" if store is None and not (config.novel_negatives or config.novel_rivals) else "named"
+    if split.few_shot:
+        setting = "few_shot"
     if process_state().is_main_process:
         model_config = ModelConfig(
             detector=recipe.detector,
@@ -97,6 +102,13 @@ def run_train(
         write_metrics(context.folder.metrics("train"), metrics)
     process_state().wait_for_everyone()
     return metrics
+
+
+def _long_tail(config: TrainConfig, images: ImageSet) -> LongTail | None:
+    if config.class_loss == "softmax":
+        return None
+    repeats = repeat_factors(images, config.repeat_threshold) if config.repeat_threshold else ()
+    return LongTail(config.class_loss, expected_boxes(images, repeats))
 
 
 def wants_masks(recipe: Recipe, images: ImageSet) -> bool:
