@@ -282,6 +282,8 @@ train:  # stage 3: train the detector
   proposals_per_image: 48
   pseudo_boxes: 5  # the 5 best proposals with a score of at least pseudo_score are trained as objects
   pseudo_score: 0.45
+  background_share: 0.2  # proposals that are probably no novel object are trained as background
+  novel_rivals: true  # base objects are trained not to be novel objects
   ignore_top: 20  # the 20 best proposals are not used as background, because they may contain novel objects
   checkpoint_steps: 200"""
 
