@@ -152,7 +152,7 @@ def _write(
             yield pixels.float() / 255, confident[image.image_id].boxes
 
     embedded = encode_regions(teacher, to_encode(), config.batch_size, context.device, config.precision)
-    paths = []
+    paths: list[Path] = []
     for start in range(0, len(images), config.shard_images):
         regions = {}
         for image in images.images[start : start + config.shard_images]:
