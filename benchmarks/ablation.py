@@ -53,7 +53,6 @@ ADDITIONS: dict[str, tuple[str, ...]] = {
     "no-ignored-negatives": ("train.ignore_top=0",),
     "ignored-without-chance": ("train.ignore_chance=false",),
     "no-novel-negatives": ("train.novel_negatives=false",),
-    "no-second-round": ("train.second_round=0",),
     "no-novel-rivals": ("train.novel_rivals=false",),
     "no-scale-jitter": ("train.scale_jitter=[1, 1]",),
     "no-color-jitter": ("train.color_jitter=0",),

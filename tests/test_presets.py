@@ -51,7 +51,7 @@ PAPER: dict[str, dict[str, Any]] = {
     },
     "no novel-aware negatives and no pseudo-boxes": {
         "train.ignore_top": 0, "train.novel_negatives": False, "train.novel_rivals": False,
-        "train.pseudo_boxes": 0, "train.second_round": 0.0,
+        "train.pseudo_boxes": 0,
     },
     "no other start than ImageNet, no averages of weights, no choice of weights by validation": {
         "detector.start_from": None, "train.from_rpn": False, "train.ema": 0.0, "train.validate_steps": 0,

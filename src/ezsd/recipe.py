@@ -198,7 +198,6 @@ class TrainConfig(_Section):
     pseudo_score: Fraction = 0.5  # smallest score of such a proposal
     class_loss: Literal["softmax", "federated", "seesaw"] = "softmax"  # the other two are for long-tailed data
     novel_negatives: Flag = False  # background is also classified against novel names; false = paper
-    second_round: NotNegative = 0.0  # epochs of a second round with confident detections as pseudo-boxes; 0 = none
     novel_rivals: Flag = False  # base objects are classified against novel names too; false = paper
     checkpoint_steps: Count = 500
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()  # in addition to log.jsonl
@@ -410,6 +409,4 @@ def _problem(key: str, entries: Sequence[Any]) -> str:
 
 def needs_targets(config: TrainConfig) -> bool:
     """Return whether the training needs the targets of stage propose."""
-    return any(
-        (config.distillation_weight, config.names_weight, config.ignore_top, config.pseudo_boxes, config.second_round)
-    )
+    return any((config.distillation_weight, config.names_weight, config.ignore_top, config.pseudo_boxes))

@@ -169,11 +169,6 @@ class RunFolder:
         return TrainingFolder(self.of("train"))
 
     @property
-    def second_round(self) -> TrainingFolder:
-        """The second round of the training of the detector, with its detections and targets."""
-        return TrainingFolder(self.of("train") / "second_round")
-
-    @property
     def detections(self) -> Path:
         """Detections of base and novel names (gzsd), as COCO results."""
         return self.of("evaluate") / "detections.json"
@@ -270,19 +265,6 @@ class TrainMetrics(_Metrics):
     seconds: float | None = None
     images_per_second: float | None = _renamed("images_per_second", "photos_per_second")
     best_step: int | None = None
-
-    def followed_by(self, second: TrainMetrics, between: float) -> TrainMetrics:
-        """Return the metrics of two trainings with ``between`` seconds of work between them."""
-        images, seconds = (self.images or 0) + (second.images or 0), (self.seconds or 0) + (second.seconds or 0)
-        steps = (self.steps or 0) + (second.steps or 0)
-        return self.model_copy(
-            update={
-                "steps": steps,
-                "images": images,
-                "seconds": seconds + between,
-                "images_per_second": images / max(seconds, 1e-9),
-            }
-        )
 
 
 class GzsdMetrics(_Metrics):

@@ -82,24 +82,6 @@ def detect_in_parts(
     batch_size: int,
     folder: Path,
 ) -> list[dict[str, Any]]:
-    """Detect objects in all images; see :func:`write_parts`.
-
-    Returns:
-        COCO results of all images in the main process, an empty list in other processes; category_id is the label.
-    """
-    paths = write_parts(model, images, text, labels, batch_size, folder, f"evaluate ({folder.name})")
-    return [entry for path in paths for entry in read_json(path)] if process_state().is_main_process else []
-
-
-def write_parts(
-    model: Rcnn | SecondOpinion,
-    images: Sequence[AnnotatedImage],
-    text: Tensor,
-    labels: Sequence[int],
-    batch_size: int,
-    folder: Path,
-    title: str,
-) -> list[Path]:
     """Detect objects in all images, part by part. Processes share the parts; parts with a stored result are skipped.
 
     Args:
@@ -109,23 +91,22 @@ def write_parts(
         labels: The labels of the C names. If empty, the images are not read.
         batch_size: The maximum number of images per batch.
         folder: The folder of the stored results, one JSON file per part.
-        title: The title of the progress display.
 
     Returns:
-        The paths of the parts. Each holds the COCO results of some images; category_id is the label.
+        COCO results of all images in the main process, an empty list in other processes; category_id is the label.
     """
     parts = [images[start : start + _PART_IMAGES] for start in range(0, len(images) if labels else 0, _PART_IMAGES)]
     paths = [folder / f"{index:05d}.json" for index in range(len(parts))]
     own = range(process_state().process_index, len(parts), process_state().num_processes)
     missing = [index for index in own if not paths[index].exists()]
     total, left = (sum(len(parts[index]) for index in indices) for indices in (own, missing))
-    with track(total, title, total - left) as advance:
+    with track(total, f"evaluate ({folder.name})", total - left) as advance:
         for index in missing:
             found = detect_annotated(model, parts[index], text, labels, batch_size)
             write_text(paths[index], json.dumps(found))
             advance(len(parts[index]), "")
     process_state().wait_for_everyone()
-    return paths
+    return [entry for path in paths for entry in read_json(path)] if process_state().is_main_process else []
 
 
 def _padded_size(image: Tensor, image_size: tuple[int, int]) -> tuple[int, int]:

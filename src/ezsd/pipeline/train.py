@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 
 from ezsd.data.samples import ImageSet
@@ -15,10 +13,9 @@ from ezsd.detector.model_folder import save_model
 from ezsd.detector.rcnn import build_detector
 from ezsd.errors import RecipeError
 from ezsd.pipeline.context import RunContext
-from ezsd.pipeline.second_round import round_config, second_targets
 from ezsd.pipeline.validation import measure_base, validation_images
 from ezsd.recipe import Recipe, TrainConfig, needs_targets
-from ezsd.run_folder import TrainingFolder, TrainMetrics, write_metrics
+from ezsd.run_folder import TrainMetrics, write_metrics
 from ezsd.teacher import Teacher, text_embeddings
 from ezsd.training.dataset import DistilledNames, TrainingDataset
 from ezsd.training.loop import OnStep
@@ -79,21 +76,11 @@ def run_train(
     measure = None
     if config.validate_steps and val is not None:
         measure = measure_base(context, validation_images(context, val), names[: len(split.base)])
-
-    def train(config: TrainConfig, store: TargetStore | None, name: str, folder: TrainingFolder) -> TrainMetrics:
-        size, dim = recipe.detector.image_size, teacher.embedding_dim
-        dataset = TrainingDataset(images, store, dim, config, size, masks, distilled)
-        asked = measure if config.validate_steps else None
-        job = Job(name, folder, recipe.seed, recipe.data.workers, on_step, asked)
-        return train_model(model, dataset, job, inputs, weights)
-
-    metrics = train(config, store, "train", context.folder.training)
-    if config.second_round:
-        started = time.monotonic()
-        store = second_targets(context, images, model, teacher, names)
-        seconds = time.monotonic() - started
-        second = train(round_config(config), store, "train (second round)", context.folder.second_round)
-        metrics = metrics.followed_by(second, seconds)
+    dataset = TrainingDataset(
+        images, store, teacher.embedding_dim, config, recipe.detector.image_size, masks, distilled
+    )
+    job = Job("train", context.folder.training, recipe.seed, recipe.data.workers, on_step, measure)
+    metrics = train_model(model, dataset, job, inputs, weights)
     setting = "strict" if store is None and not (config.novel_negatives or config.novel_rivals) else "named"
     if split.few_shot:
         setting = "few_shot"

@@ -164,11 +164,6 @@ def _train(recipe: Recipe, train: ImageSet) -> StagePlan:
         rounds = math.ceil(steps / config.validate_steps)
         units["detect in an image"] = rounds * config.validate_images / 2  # the pace is that of gzsd and zsd together
         work += f"; {rounds:,} validations on at most {config.validate_images:,} val images"
-    if config.second_round:
-        more = plan.steps(config.second_round)
-        units["train step"] += more
-        units["detect in an image"] = units.get("detect in an image", 0) + images / 2
-        work += f"; a second round of {more:,} steps, after detecting objects in all images"
     return StagePlan("train", work, "", units)
 
 
