@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import pickle
@@ -20,7 +21,7 @@ from typing_extensions import Self
 
 from ezsd.errors import ArtifactError, RecipeError
 from ezsd.teacher.base import fingerprint_of, frozen, norms_of
-from ezsd.teacher.dense import reader_of
+from ezsd.teacher.dense import reader_of, readings_of_tower
 from ezsd.teacher.regions import read_at_scales
 from ezsd.utils.depthwise import train_depthwise_in_float32
 from ezsd.utils.files import digest
@@ -55,6 +56,7 @@ class ClipTeacher:
         self.logit_scale = math.exp(self._model.logit_scale.item())
         weights = (value.cpu().numpy().tobytes() for _, value in sorted(self._model.state_dict().items()))
         self.weights_digest = digest(settings, json.dumps([preprocess["mean"], preprocess["std"]]), *weights)
+        self.dense_readings = readings_of_tower(self._visual)
         self._read_boxes = reader_of(self._visual, self.input_size)
         with torch.no_grad():
             self.embedding_dim = self.encode_names([""]).shape[1]
@@ -84,6 +86,12 @@ class ClipTeacher:
             return self._read_boxes(self._normalized(resized), scaled_boxes)
 
         return read_at_scales(image, boxes, sides, self.input_size, read)
+
+    def with_dense_reading(self, reading: str) -> Self:
+        """Return this teacher with another reading; see :class:`ezsd.teacher.base.HasReadings`."""
+        other = copy.copy(self)
+        other._read_boxes = reader_of(self._visual, self.input_size, reading)
+        return other
 
     def norm_parameters(self, towers: Sequence[str] = ("image", "text")) -> dict[str, nn.Parameter]:
         """Return the parameters of every LayerNorm, BatchNorm and GroupNorm of the towers."""
