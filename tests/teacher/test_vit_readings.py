@@ -40,14 +40,17 @@ def _similarities(x: Tensor) -> Tensor:
 
 def _attention(visual: Any, block: Any, tokens: Tensor, reading: str) -> Tensor:
     """The output of the attention branch ``[T, C]`` for all tokens of a tile."""
-    attention = block.attn
+    attention, rope = block.attn, None
+    output = attention.proj if hasattr(attention, "proj") else attention.out_proj
     projections = _projections(attention, (block.ln_1 if hasattr(block, "ln_1") else block.norm1)(tokens))
-    rope = visual.trunk.rope.get_embed() if hasattr(visual, "trunk") and hasattr(visual.trunk, "rope") else None
-    tied = {"value": [], "self_self": [0], "self_self_block": [0, 1]}[reading]
-    outputs = []
-    for which in tied or [None]:
+    if hasattr(visual, "trunk") and hasattr(visual.trunk, "rope"):
+        rope = visual.trunk.rope.get_embed()
+    tied: list[int | None] = {"value": [None], "self_self": [0], "self_self_block": [0, 1]}[reading]
+    outputs = output.bias
+    for which in tied:
         heads = []
-        for queries, keys, values in zip(*(part.chunk(attention.num_heads, dim=1) for part in projections), strict=True):
+        chunks = [part.chunk(attention.num_heads, dim=1) for part in projections]
+        for queries, keys, values in zip(*chunks, strict=True):
             if which is None:
                 heads.append(values)
                 continue
@@ -57,8 +60,8 @@ def _attention(visual: Any, block: Any, tokens: Tensor, reading: str) -> Tensor:
             heads.append(_similarities(same).softmax(1) @ values)
         joined = torch.cat(heads, dim=1)
         joined = attention.norm(joined) if hasattr(attention, "norm") else joined
-        outputs.append(joined @ (attention.proj if hasattr(attention, "proj") else attention.out_proj).weight.T)
-    return sum(outputs) + (attention.proj if hasattr(attention, "proj") else attention.out_proj).bias
+        outputs = outputs + joined @ output.weight.T
+    return outputs
 
 
 @torch.no_grad()
@@ -110,15 +113,17 @@ def test_readings_differ_and_the_teacher_keeps_its_own(tiny_clip: Spec, tower: s
     teacher: Any = load_teacher(tiny_clip(tower))
     image, side = torch.rand(3, 90, 150, generator=torch.Generator().manual_seed(0)), teacher.input_size
     boxes = torch.tensor([[0.0, 0, 150, 90], [10, 20, 70, 80]])
-    before = teacher.dense_embeddings(image, boxes, (side, 2 * side))
-    found = [with_dense_reading(teacher, reading).dense_embeddings(image, boxes, (side, 2 * side)) for reading in READINGS]
-    assert torch.equal(found[0], before) and torch.equal(teacher.dense_embeddings(image, boxes, (side, 2 * side)), before)
+    sides = (side, 2 * side)
+    before = teacher.dense_embeddings(image, boxes, sides)
+    found = [with_dense_reading(teacher, reading).dense_embeddings(image, boxes, sides) for reading in READINGS]
+    assert torch.equal(found[0], before) and torch.equal(teacher.dense_embeddings(image, boxes, sides), before)
     assert all(not torch.allclose(found[a], found[b], atol=1e-3) for a in range(4) for b in range(a))
 
 
 def test_reading_follows_adapted_norms(tiny_clip: Spec) -> None:
     teacher: Any = load_teacher(tiny_clip("vit"))
-    other, image, boxes = with_dense_reading(teacher, "self_self"), torch.rand(3, 32, 32), torch.tensor([[0.0, 0, 32, 32]])
+    other = with_dense_reading(teacher, "self_self")
+    image, boxes = torch.rand(3, 32, 32), torch.tensor([[0.0, 0, 32, 32]])
     before = other.dense_embeddings(image, boxes, (32,))
     with torch.no_grad():
         teacher.norm_parameters()["image.transformer.resblocks.2.ln_1.weight"][:16] *= 3
@@ -131,5 +136,5 @@ def test_teachers_with_one_reading_refuse_others(tiny_clip: Spec, tower: str) ->
     teacher: Any = ColourTeacher() if tower == "custom" else load_teacher(tiny_clip(tower))
     assert dense_readings(teacher) == ("block",)
     with_dense_reading(teacher, "block")
-    with pytest.raises(RecipeError, match="propose.dense_reading: the teacher .* has no reading self_self. Set it to block"):
+    with pytest.raises(RecipeError, match="dense_reading: the teacher .* has no reading self_self. Set it to block"):
         with_dense_reading(teacher, "self_self")

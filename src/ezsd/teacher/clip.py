@@ -143,6 +143,15 @@ def load_clip(spec: str) -> ClipTeacher:
     return ClipTeacher(spec, model, tokenizer, settings)
 
 
+def may_be_vit(spec: str) -> bool:
+    """Return whether a teacher of a recipe is an open_clip model with a vision transformer, without loading it."""
+    kind, _, rest = spec.partition(":")
+    config = open_clip.get_model_config(rest.partition("/")[0]) if kind == "open_clip" else None
+    vision = (config or {}).get("vision_cfg", {})
+    timm_name = vision.get("timm_model_name")
+    return isinstance(vision.get("layers"), int) if timm_name is None else timm_name.startswith(("vit_", "eva"))
+
+
 def _check_spec(spec: str, architecture: str, pretrained: str) -> None:
     architectures = open_clip.list_models()
     if architecture not in architectures:

@@ -215,9 +215,7 @@ def _in_context(tower: Tower, read: Read, tiles: Tensor) -> Tensor:
 def _self_attended(tower: Tower, tokens: Tensor, part: Literal["q", "k"]) -> Tensor:
     """Return the attention branch with the projection of queries (q) or keys (k) in the place of both."""
     tied = _tied(tower.attention, part)
-    return tower.attended(
-        tokens, lambda *inputs, **others: functional_call(tower.attention, tied, inputs, others)
-    )
+    return tower.attended(tokens, lambda *inputs, **others: functional_call(tower.attention, tied, inputs, others))
 
 
 def _tied(attention: nn.Module, part: Literal["q", "k"]) -> dict[str, Tensor]:
