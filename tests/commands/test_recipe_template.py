@@ -65,8 +65,13 @@ def test_input_size_is_limited_for_a_cpu(
 
 
 def test_dense_reading_is_chosen_for_vision_transformers_only(tmp_path: Path) -> None:
-    teachers = {"offline": "block", "open_clip:ViT-B-32/openai": "auto", "open_clip:EVA02-B-16/merged2b_s8b_b131k": "auto",
-                "open_clip:RN50/openai": "block", "open_clip:convnext_base_w/laion2b_s13b_b82k": "block"}  # fmt: skip
+    teachers = {
+        "offline": "block",
+        "open_clip:ViT-B-32/openai": "auto",
+        "open_clip:EVA02-B-16/merged2b_s8b_b131k": "auto",
+        "open_clip:RN50/openai": "block",
+        "open_clip:convnext_base_w/laion2b_s13b_b82k": "block",
+    }
     found = {teacher: _recipe(tmp_path, teacher=teacher).propose.dense_reading for teacher in teachers}
     assert found == teachers
 

@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 import torch
 
+from ezsd.data.categories import load_split
 from ezsd.data.formats.coco import load_images
 from ezsd.data.target_store import TargetStore
 from ezsd.errors import RecipeError
+from ezsd.pipeline.context import RunContext
+from ezsd.pipeline.propose import run_propose
 from ezsd.pipeline.run import run_recipe
 from ezsd.recipe import Part, Recipe, parse_recipe
-from ezsd.run_folder import PowerScore, ProposeMetrics, ReadingScore
+from ezsd.run_folder import PowerScore, ProposeMetrics, ReadingScore, RunFolder
 from ezsd.selection import dense_reading, size_power
 from ezsd.selection.common import balanced_images
 from ezsd.selection.dense_reading import best_reading
 from ezsd.selection.size_power import POWERS, best_power
-from tiny_teacher import TEACHER, tiny_values
+from tiny_teacher import TEACHER, PaletteTeacher, tiny_values
 
 BASE, NOVEL = ("red", "green", "blue", "gray"), ("white", "black")
 PALETTE = "tiny_teacher:PaletteTeacher"
@@ -143,6 +146,19 @@ def test_novel_annotations_do_not_change_the_choices(
     assert one.reading_table == two.reading_table is not None and one.power_table == two.power_table is not None
     assert (one.dense_reading, one.size_power) == (two.dense_reading, two.size_power)
     _assert_same_targets(tmp_path / "original", tmp_path / "altered")
+
+
+def test_novel_boxes_in_memory_do_not_change_the_choices(data: Path, tmp_path: Path) -> None:
+    recipe, part = _recipe(data), Part(images=data, annotations=data / "instances.json")
+    split = load_split(recipe.split, part.annotations)
+
+    def propose(names: tuple[str, ...]) -> ProposeMetrics:
+        context = RunContext(recipe, split, RunFolder(tmp_path / str(len(names))), "cpu")
+        return run_propose(context, load_images(part, names), PaletteTeacher())
+
+    one, two = propose(split.base), propose(split.names)
+    assert one.reading_table == two.reading_table is not None and one.power_table == two.power_table is not None
+    _assert_same_targets(tmp_path / str(len(split.base)), tmp_path / str(len(split.names)))
 
 
 def test_too_few_base_names_keep_the_defaults(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

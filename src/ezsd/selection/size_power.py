@@ -2,8 +2,10 @@
 
 Base names are left out in turn: one name stands among the novel names, the boxes of the other base names are given. The
 candidates of some images are ranked with each power. A left-out object is found if one of the first ``keep`` boxes has
-an IoU of 0.5 with it, so parts of objects and groups do not count. The raw teacher is used, which was not trained on
-any base name. No box of a novel name is used.
+an IoU of 0.5 with it, so parts of objects and groups do not count. No box of a novel name is used.
+
+What was trained on the left-out names would prefer their whole objects without any size power. So the teacher is the
+raw one, and the objectness of an RPN that was trained on all base boxes is not part of the scores here.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from ezsd.data.prefetch import read_ahead
 from ezsd.data.samples import AnnotatedImage, ImageSet
 from ezsd.proposals.candidates import lie_on, select
 from ezsd.proposals.proposer import Proposer
-from ezsd.recipe import DEFAULT_SIZE_POWER, ProposeConfig, Recipe
+from ezsd.recipe import DEFAULT_SIZE_POWER, Recipe
 from ezsd.run_folder import PowerScore
 from ezsd.selection.common import FEWEST_NAMES, balanced_images, cached, share_by_name
 from ezsd.utils.device import share_of_process
@@ -102,11 +104,13 @@ def _recall(proposer: Proposer, images: Sequence[AnnotatedImage], split: Categor
     labels = [torch.zeros(0, dtype=torch.long)]
     for image, pixels in zip(mine, read_ahead(mine), strict=True):
         pixels = pixels.to(proposer.device).float() / 255
-        boxes, factor = proposer.candidate_boxes(image, pixels, image.boxes[:0])
-        found = _Scored(boxes, factor, proposer.dense_probabilities(pixels, boxes))
+        boxes, _ = proposer.candidate_boxes(image, pixels, image.boxes[:0])
+        probabilities = proposer.dense_probabilities(pixels, boxes)
         for label in image.labels.unique():
             is_left_out = image.labels == label
-            hits.append(_hits(found, image.boxes, is_left_out, int(label) - 1, proposer))
+            allowed = ~lie_on(boxes, image.boxes[~is_left_out], proposer.config.base_overlap)
+            found = _as_novel(probabilities[allowed], int(label) - 1)
+            hits.append(_hits(proposer, boxes[allowed], found, image.boxes[is_left_out]))
             labels.append(image.labels[is_left_out] - 1)
     joined, truth = torch.cat(hits), torch.cat(labels)
     return [
@@ -115,23 +119,17 @@ def _recall(proposer: Proposer, images: Sequence[AnnotatedImage], split: Categor
     ]
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """Candidate boxes ``[A, 4]`` of an image, their factors ``[A]``, and name probabilities ``[A, C]``."""
-
-    boxes: Tensor
-    factor: Tensor
-    probabilities: Tensor
+def _as_novel(probabilities: Tensor, name: int) -> Tensor:
+    """Move the column of a base name behind those of the novel names, ``[A, C]``."""
+    others = [at for at in range(probabilities.shape[1]) if at != name]
+    return probabilities[:, [*others, name]]
 
 
-def _hits(found: _Scored, base_boxes: Tensor, is_left_out: Tensor, name: int, proposer: Proposer) -> Tensor:
-    """Return whether the left-out boxes of an image are found: ``[n, powers]``."""
-    allowed = ~lie_on(found.boxes, base_boxes[~is_left_out], proposer.config.base_overlap)
-    others = [at for at in range(found.probabilities.shape[1]) if at != name]
-    probabilities = found.probabilities[allowed][:, [*others, name]]  # base names, novel names, the left-out name
-    boxes, factor, columns = found.boxes[allowed], found.factor[allowed], []
+def _hits(proposer: Proposer, boxes: Tensor, probabilities: Tensor, left_out: Tensor) -> Tensor:
+    """Return whether left-out boxes ``[n, 4]`` are found with each power: ``[n, powers]``."""
+    columns = []
     for power in POWERS:
-        config: ProposeConfig = proposer.config.model_copy(update={"size_power": power})
-        chosen = select(boxes, probabilities, factor, proposer.base_names - 1, config)
-        columns.append((box_iou(base_boxes[is_left_out], boxes[chosen]) >= _FOUND).any(1))
+        config = proposer.config.model_copy(update={"size_power": power})
+        chosen = select(boxes, probabilities, torch.ones(len(boxes)), proposer.base_names - 1, config)
+        columns.append((box_iou(left_out, boxes[chosen]) >= _FOUND).any(1))
     return torch.stack(columns, dim=1)
