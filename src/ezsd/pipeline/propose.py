@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ezsd.data.samples import AnnotatedImage, ImageSet, with_names
+from ezsd.data.samples import AnnotatedImage, ImageSet, boxes_as_text, with_names
 from ezsd.data.target_store import Regions, read_notes, write_index, write_shard
 from ezsd.pipeline.choices import Chooser, with_choices
 from ezsd.pipeline.context import RunContext
@@ -122,13 +122,9 @@ def _jobs(context: RunContext, config: ProposeConfig, images: ImageSet, teacher:
     known = [with_names(image, images.names, split.base) for image in images]
     chunks = [known[start : start + config.shard_images] for start in range(0, len(known), config.shard_images)]
     return [
-        _Job(folder / f"shard-{number:05d}.arrow", digest(key, *map(_boxes_as_text, chunk)), chunk)
+        _Job(folder / f"shard-{number:05d}.arrow", digest(key, *map(boxes_as_text, chunk)), chunk)
         for number, chunk in enumerate(chunks)
     ]
-
-
-def _boxes_as_text(image: AnnotatedImage) -> str:
-    return f"{image.image_id} {image.boxes.tolist()} {image.labels.tolist()}"
 
 
 def _cost(

@@ -12,12 +12,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ezsd.data.categories import CategorySplit
 from ezsd.data.prefetch import read_ahead
-from ezsd.data.samples import AnnotatedImage, ImageSet
+from ezsd.data.samples import AnnotatedImage, ImageSet, boxes_as_text
 from ezsd.recipe import Recipe
 from ezsd.run_folder import ReadingScore
 from ezsd.selection.common import FEWEST_NAMES, balanced_images, cached, share_by_name
@@ -74,19 +75,15 @@ def choose_dense_reading(
         )
         return ReadingChoice(readings[0])
     config = recipe.propose
-    inputs = (f"{image.image_id} {image.boxes.tolist()} {image.labels.tolist()}" for image in images)
     settings = (f"{config.dense_sides} {config.precision}", recipe.prompt, *split.names, str(len(split.base)))
-    key = digest(_FORMAT, teacher.fingerprint, *settings, "images", *inputs)
-    results = [
-        cached(
-            folder / f"reading-{reading}.json",
-            key,
-            lambda reading=reading: {  # type: ignore[misc]
-                "accuracy": _accuracy(with_dense_reading(teacher, reading), images, split, recipe, device)
-            },
-        )
-        for reading in readings
-    ]
+    key = digest(_FORMAT, teacher.fingerprint, *settings, "images", *map(boxes_as_text, images))
+
+    def measured(reading: str) -> dict[str, Any]:
+        read = with_dense_reading(teacher, reading)
+        path = folder / f"reading-{reading}.json"
+        return cached(path, key, lambda: {"accuracy": _accuracy(read, images, split, recipe, device)})
+
+    results = [measured(reading) for reading in readings]
     table = tuple(
         ReadingScore(reading=reading, accuracy=result["accuracy"])
         for reading, result in zip(readings, results, strict=True)

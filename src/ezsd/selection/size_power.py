@@ -22,7 +22,7 @@ from torchvision.ops import box_iou
 
 from ezsd.data.categories import CategorySplit
 from ezsd.data.prefetch import read_ahead
-from ezsd.data.samples import AnnotatedImage, ImageSet
+from ezsd.data.samples import AnnotatedImage, ImageSet, boxes_as_text
 from ezsd.proposals.candidates import lie_on, select
 from ezsd.proposals.proposer import Proposer
 from ezsd.recipe import DEFAULT_SIZE_POWER, Recipe
@@ -77,10 +77,9 @@ def choose_size_power(
             "used. To use another power, set it to a number."
         )
         return PowerChoice(DEFAULT_SIZE_POWER)
-    inputs = (f"{image.image_id} {image.boxes.tolist()} {image.labels.tolist()}" for image in images)
     settings = (proposer.config.model_copy(update={"size_power": 0.0}).model_dump_json(exclude={"rpn_epochs"}),
                 recipe.prompt, *split.names, str(len(split.base)))  # fmt: skip
-    key = digest(_FORMAT, proposer.teacher.fingerprint, rpn_digest, *settings, "images", *inputs)
+    key = digest(_FORMAT, proposer.teacher.fingerprint, rpn_digest, *settings, "images", *map(boxes_as_text, images))
     result = cached(path, key, lambda: {"recall": _recall(proposer, images, split)})
     recalls = zip(POWERS, result["recall"], strict=True)
     table = tuple(PowerScore(power=power, recall=recall) for power, recall in recalls)
