@@ -20,12 +20,14 @@ import torch
 from ezsd.data.categories import load_split
 from ezsd.data.formats.coco import load_images
 from ezsd.data.samples import images_with, with_names
+from ezsd.pipeline.choices import with_choices
 from ezsd.proposals.base_rpn import load_base_rpn
 from ezsd.proposals.proposer import Proposer
 from ezsd.proposals.recall import measure_proposals, random_recall
 from ezsd.recipe import ProposeConfig, load_run_recipe
-from ezsd.run_folder import RunFolder
+from ezsd.run_folder import ProposeMetrics, RunFolder, read_metrics_if_exist
 from ezsd.teacher import load_teacher, text_embeddings
+from ezsd.teacher.base import with_dense_reading
 from ezsd.utils.log import show_log
 
 
@@ -44,11 +46,13 @@ def main() -> None:
     val = load_images(recipe.data.val, split.names, recipe.data.skip_bad)
     images = images_with(val, split.novel)[: arguments.images]
     val = replace(val, images=images)
-    dense = recipe.propose.model_copy(update={"scoring": "dense", "crop_rank": 0.0})
-    exhaustive = recipe.propose.model_copy(update={"scoring": "exhaustive"})
+    config = with_choices(recipe.propose, read_metrics_if_exist(run.metrics("propose"), ProposeMetrics))
+    teacher = with_dense_reading(teacher, config.dense_reading)
+    dense = config.model_copy(update={"scoring": "dense", "crop_rank": 0.0})
+    exhaustive = config.model_copy(update={"scoring": "exhaustive"})
     rpn = None
     if run.targets.rpn.exists():
-        rpn = load_base_rpn(run.targets.path, recipe.propose.shortlist, device)
+        rpn = load_base_rpn(run.targets.path, config.shortlist, device)
     text = text_embeddings(teacher, split.names, recipe.prompt)
     proposer = Proposer(teacher, text, len(split.base), dense, device, rpn)
 
@@ -67,7 +71,7 @@ def main() -> None:
         f"dense + crops of {recipe.propose.keep}": store,
     }
     if rpn is not None:
-        works["rpn"] = lambda: measure(recipe.propose.model_copy(update={"scoring": "rpn"}))
+        works["rpn"] = lambda: measure(config.model_copy(update={"scoring": "rpn"}))
     if not arguments.skip_exhaustive:
         works["exhaustive"] = lambda: measure(exhaustive)
     for name, work in works.items():

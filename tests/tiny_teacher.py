@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +14,9 @@ from ezsd.teacher.regions import crop_regions
 from ezsd.utils.files import digest
 
 TEACHER = "tiny_teacher:ColourTeacher"
+PROMPT = "a photo of a {name}"  # the default of recipes
+COLORS = {"red": (220, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 220), "gray": (128, 128, 128),
+          "white": (250, 250, 250), "black": (0, 0, 0)}  # fmt: skip
 
 
 class ColourTeacher:
@@ -54,6 +58,26 @@ class ColourTeacher:
         for module in (self._image, self._to_embedding, self._text):
             module.to(device)
         return self
+
+
+class PaletteTeacher(ColourTeacher):
+    """A teacher with two dense readings: ``block`` knows nothing, ``self_self`` knows the names of ``COLORS``."""
+
+    dense_readings = ("block", "self_self")
+    reading = "block"
+
+    @torch.no_grad()
+    def dense_embeddings(self, image: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
+        names = self.encode_names([PROMPT.format(name=name) for name in COLORS])
+        if self.reading == "block":
+            return names[:1].expand(len(boxes), -1)
+        distances = torch.cdist(crop_regions(image, boxes, 8).mean((2, 3)), torch.tensor([*COLORS.values()]) / 255)
+        return F.normalize((-8 * distances).softmax(1) @ names, dim=1)
+
+    def with_dense_reading(self, reading: str) -> PaletteTeacher:
+        other = copy.copy(self)
+        other.reading = reading
+        return other
 
 
 def tiny_values(images: str, annotations: str) -> dict[str, object]:

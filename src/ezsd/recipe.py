@@ -22,6 +22,7 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0)]
 Flag = Annotated[bool, Field(strict=True)]
 Sides = Annotated[tuple[Count, ...], Field(min_length=1)]
+DEFAULT_SIZE_POWER = 0.1
 TORCHVISION_COCO = "torchvision:coco"
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 
@@ -107,7 +108,10 @@ class ProposeConfig(_Section):
     sides: Sides = (32, 64, 128, 256, 512)
     ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     dense_sides: Sides = (640, 1280)  # long sides of the teacher's full-image input
-    size_power: NotNegative = 0.1  # ranking novel: exponent of the area, relative to the largest box
+    # what the last block of a vision transformer computes in dense passes; auto: by the accuracy of base names
+    dense_reading: Literal["block", "value", "self_self", "self_self_block", "auto"] = "block"
+    # ranking novel: exponent of the area, relative to the largest box; auto: by the recall of left-out base names
+    size_power: NotNegative | Literal["auto"] = DEFAULT_SIZE_POWER
     nms: Fraction = 0.7
     shortlist: Count = 1000  # boxes kept after NMS
     base_filter: Flag = True  # drop boxes whose best name is a base name

@@ -77,6 +77,11 @@ class TargetsFolder:
         return self.path / "rpn.safetensors"
 
     @property
+    def choices(self) -> Path:
+        """The measurements by which settings are chosen, if the recipe leaves some to be chosen."""
+        return self.path / "choices"
+
+    @property
     def rpn_training(self) -> TrainingFolder:
         """The training of the RPN."""
         return TrainingFolder(self.path / "rpn")
@@ -220,6 +225,20 @@ class ShareScore(_Metrics):
     score: float
 
 
+class ReadingScore(_Metrics):
+    """Accuracy of the raw teacher on base boxes with one dense reading, in 0..1."""
+
+    reading: str
+    accuracy: float
+
+
+class PowerScore(_Metrics):
+    """Recall of boxes of left-out base names by the proposals with one size power, in 0..1."""
+
+    power: float
+    recall: float
+
+
 class AdaptMetrics(_Metrics):
     """Metrics of stage adapt. Accuracies are in 0..1, before and after the adaptation.
 
@@ -244,7 +263,10 @@ class AdaptMetrics(_Metrics):
 
 
 class ProposeMetrics(_Metrics):
-    """Metrics of stage propose: counts, teacher passes, bytes, and seconds summed over all calls."""
+    """Metrics of stage propose: counts, teacher passes, bytes, and seconds summed over all calls.
+
+    The tables and their seconds are set if ``dense_reading`` or ``size_power`` was chosen by leaving base names out.
+    """
 
     images: int | None = _renamed("images", "photos")
     grid_boxes: int | None = None
@@ -254,6 +276,12 @@ class ProposeMetrics(_Metrics):
     dense_passes: int | None = None
     seconds: float | None = None
     rpn_seconds: float | None = None
+    dense_reading: str | None = None
+    reading_table: tuple[ReadingScore, ...] | None = None
+    reading_seconds: float | None = None
+    size_power: float | None = None
+    power_table: tuple[PowerScore, ...] | None = None
+    power_seconds: float | None = None
     bytes: int | None = None
 
 

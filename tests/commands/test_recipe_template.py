@@ -64,6 +64,18 @@ def test_input_size_is_limited_for_a_cpu(
     assert recipe.adapt.min_side == min_side
 
 
+def test_dense_reading_is_chosen_for_vision_transformers_only(tmp_path: Path) -> None:
+    teachers = {
+        "offline": "block",
+        "open_clip:ViT-B-32/openai": "auto",
+        "open_clip:EVA02-B-16/merged2b_s8b_b131k": "auto",
+        "open_clip:RN50/openai": "block",
+        "open_clip:convnext_base_w/laion2b_s13b_b82k": "block",
+    }
+    found = {teacher: _recipe(tmp_path, teacher=teacher).propose.dense_reading for teacher in teachers}
+    assert found == teachers
+
+
 def test_other_teachers_have_the_published_adaptation_settings(tmp_path: Path) -> None:
     offline, clip = _recipe(tmp_path), _recipe(tmp_path, teacher="open_clip:ViT-B-32/openai")
     assert (offline.teacher, offline.adapt.towers, offline.adapt.lr) == ("offline", ("image",), 1e-3)

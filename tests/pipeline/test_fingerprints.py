@@ -49,6 +49,8 @@ def _changed(before: dict[str, Inputs], now: dict[str, Inputs]) -> list[str]:
         ({"adapt__share": "auto"}, "adapt propose train evaluate"),
         ({"adapt__share": 1.0}, ""),
         ({"propose__keep": 3}, "propose train evaluate"),
+        ({"propose__dense_reading": "value"}, "propose train evaluate"),
+        ({"propose__size_power": "auto"}, "propose train evaluate"),
         ({"detector__nms": 0.3}, "train evaluate"),
         ({"train__lr": 0.5}, "train evaluate"),
         ({"train__ema": 0.5}, "train evaluate"),

@@ -17,6 +17,7 @@ from ezsd.proposals.candidates import lie_on
 from ezsd.proposals.proposer import Proposer
 from ezsd.recipe import ProposeConfig, Recipe, parse_recipe
 from ezsd.run_folder import RunFolder
+from ezsd.selection import common
 from ezsd.teacher.regions import crop_regions
 from tiny import EMPTY_IMAGE, SPLIT, TinyCoco
 from tiny_teacher import ColourTeacher, tiny_values
@@ -71,11 +72,19 @@ def test_each_image_gets_proposals_and_base_boxes_with_crop_embeddings(tiny: Tin
     assert not store[EMPTY_IMAGE].is_base_box.any()
 
 
-def test_novel_boxes_do_not_change_the_targets(tiny: TinyCoco, tmp_path: Path) -> None:
-    known = _run(load_images(tiny.part(), SPLIT.names), tmp_path / "known")
-    unknown = _run(load_images(tiny.part(), SPLIT.base), tmp_path / "unknown")
+@pytest.mark.parametrize("changes", [{}, {"ranking": "novel", "keep": 3, "size_power": "auto"}])
+def test_novel_boxes_do_not_change_the_targets(
+    changes: dict[str, object], tiny: TinyCoco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "FEWEST_NAMES", 2)
+    monkeypatch.setattr(common, "FEWEST_BOXES", 1)
+    settings, folders = SETTINGS.model_copy(update=changes), [tmp_path / "known", tmp_path / "unknown"]
+    known = _run(load_images(tiny.part(), SPLIT.names), folders[0], settings)
+    unknown = _run(load_images(tiny.part(), SPLIT.base), folders[1], settings)
     for image_id in (4, 8, 11, 57):
         assert torch.equal(known[image_id].boxes, unknown[image_id].boxes)
+    tables = [json.loads((folder / "targets/metrics.json").read_text()).get("power_table") for folder in folders]
+    assert tables[0] == tables[1] and (tables[0] is not None) == ("size_power" in changes)
 
 
 @pytest.mark.parametrize("scoring", ["dense", "exhaustive", "rpn"])

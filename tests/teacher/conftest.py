@@ -10,6 +10,8 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
+from timm.models import register_model
+from timm.models.eva import Eva
 from torch import nn
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -32,7 +34,23 @@ TOWERS: dict[str, dict[str, Any]] = {
         "image_size": 160, "timm_model_name": "test_vit", "timm_model_pretrained": False, "timm_pool": "token",
         "timm_proj": None,
     },
+    "timm_eva": {
+        "image_size": 32, "timm_model_name": "ezsd_tiny_eva", "timm_model_pretrained": False, "timm_pool": "token",
+        "timm_proj": None,
+    },
 }  # fmt: skip
+
+
+@register_model
+def ezsd_tiny_eva(pretrained: bool = False, **settings: Any) -> Eva:
+    """Return a tiny trunk like those of EVA02-CLIP: separate projections, rotary positions and an inner norm."""
+    model = Eva(
+        img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, mlp_ratio=2, qkv_fused=False, swiglu_mlp=True,
+        scale_mlp=True, scale_attn_inner=True, use_rot_pos_emb=True, ref_feat_shape=(4, 4),
+        global_pool=settings["global_pool"], num_classes=settings["num_classes"],
+    )  # fmt: skip
+    model.default_cfg = {}
+    return model
 
 
 @pytest.fixture(scope="session")

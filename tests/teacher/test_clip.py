@@ -18,7 +18,7 @@ from ezsd.teacher import load_norms, load_teacher, save_norms
 from ezsd.teacher.dense import read_tiles, tile_starts
 from ezsd.teacher.regions import box_means
 
-TOWERS = ("vit", "vit_avg", "resnet", "timm_cnn", "timm_map", "timm_token")
+TOWERS = ("vit", "vit_avg", "resnet", "timm_cnn", "timm_map", "timm_token", "timm_eva")
 Spec = Callable[..., str]
 
 
@@ -133,7 +133,7 @@ def test_timm_vit_patch_embedding_equals_attention_to_itself_only(tiny_clip: Spe
     assert torch.allclose(dense, F.normalize(expected, dim=-1), atol=1e-4)
 
 
-@pytest.mark.parametrize("tower", ["vit", "vit_avg", "timm_map", "timm_token"])
+@pytest.mark.parametrize("tower", ["vit", "vit_avg", "timm_map", "timm_token", "timm_eva"])
 def test_embedding_of_a_box_in_one_tile_does_not_depend_on_other_tiles(tiny_clip: Spec, tower: str) -> None:
     teacher = load_teacher(tiny_clip(tower))
     side = teacher.input_size

@@ -222,6 +222,9 @@ adapt:  # stage 1: adapt the teacher's normalization layers to your images, usin
 def _propose(images: int, batch: int, teacher: str) -> str:
     dense_sides = "[512, 960]" if teacher == "offline" else "[640, 1280]"
     epochs = max(1, min(_MOST_RPN_EPOCHS, round(_RPN_STEPS * batch / images)))
+    reading = ""
+    if _is_vit(teacher):
+        reading = "\n  dense_reading: auto  # the reading of the vision transformer that names base boxes best"
     return f"""\
 propose:  # stage 2: find boxes that may contain novel objects, and embed them with the teacher
   scoring: regions  # boxes of a region proposal network that is trained on the base boxes
@@ -229,12 +232,20 @@ propose:  # stage 2: find boxes that may contain novel objects, and embed them w
   ranking: novel  # rank boxes by the teacher's probability of the novel names ...
   objectness: 0.5  # ... times the square root of the network's objectness
   weighting: novel  # boxes that look like a novel object count most in the training
-  dense_sides: {dense_sides}  # long sides of the teacher's input; larger values find smaller objects
+  dense_sides: {dense_sides}  # long sides of the teacher's input; larger values find smaller objects{reading}
   nms: 0.5
   base_filter: false  # keep boxes that look like a base name: novel objects often do
   base_overlap: 0.7  # drop boxes that lie on a base object by more than this fraction
   keep: 60  # boxes per image
   crop_rank: 0.0  # rank by dense scores only: about as accurate here, at half the cost"""
+
+
+def _is_vit(teacher: str) -> bool:
+    if not teacher.startswith("open_clip:"):
+        return False
+    from ezsd.teacher.clip import may_be_vit  # open_clip takes seconds to import
+
+    return may_be_vit(teacher)
 
 
 def _detector(settings: Settings) -> str:

@@ -23,6 +23,7 @@ from ezsd.data.target_store import Regions, write_index, write_shard
 from ezsd.detector.proposal_network import ProposalNetwork, build_proposal_network
 from ezsd.detector.rcnn import Rcnn, build_detector
 from ezsd.inference.batching import detect_annotated
+from ezsd.pipeline.choices import with_choices
 from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.train import run_train, wants_masks
 from ezsd.pipeline.workload import Pace, Work
@@ -31,9 +32,10 @@ from ezsd.proposals.candidates import anchor_grid
 from ezsd.proposals.proposer import Proposer
 from ezsd.proposals.recall import measure_proposals
 from ezsd.recipe import ProposeConfig, Recipe, needs_targets
-from ezsd.run_folder import RunFolder
+from ezsd.run_folder import ProposeMetrics, RunFolder
 from ezsd.teacher import Teacher, load_teacher, text_embeddings
 from ezsd.teacher.adaptation import CropBatches, NormsJob, name_crops, train_norms, usable_boxes
+from ezsd.teacher.base import with_dense_reading
 from ezsd.utils.device import this_device
 from ezsd.utils.log import quiet
 
@@ -95,7 +97,9 @@ def measure(recipe: Recipe, split: CategorySplit, train: ImageSet, val: ImageSet
         context, used = RunContext(_unsaved(recipe), split, RunFolder(Path(name)), device), some
         rpn = _untrained_rpn(recipe, device) if recipe.propose.asks_rpn else None
         text = text_embeddings(teacher, split.names, recipe.prompt)
-        proposer = Proposer(teacher, text, len(split.base), recipe.propose, device, rpn)
+        config = with_choices(recipe.propose, ProposeMetrics())  # readings and powers take about the same time
+        reading = with_dense_reading(teacher, config.dense_reading)
+        proposer = Proposer(reading, text, len(split.base), config, device, rpn)
         if needs_targets(recipe.train):
             if rpn is not None:
                 paces["rpn step"] = _train_rpn(context, replace(train, images=some))
@@ -231,7 +235,7 @@ def _evaluate(context: RunContext, val: ImageSet, model: Rcnn, proposer: Propose
     paces["detect in an image"] = _pace_per_image(detect, _spread(val.images, _SAMPLE), size, "detect in an image")
     novel = images_with(val, split.novel)
     if recipe.evaluate.proposals and novel:
-        config, factor = _affordable(recipe.propose, novel[0])
+        config, factor = _affordable(proposer.config, novel[0])
         affordable = replace(proposer, config=config)
 
         def recall(group: list[AnnotatedImage]) -> None:

@@ -150,6 +150,11 @@ def with_names(image: AnnotatedImage, names: Sequence[str], wanted: Sequence[str
     )
 
 
+def boxes_as_text(image: AnnotatedImage) -> str:
+    """Return a text that identifies an image and its boxes, for keys of cached results."""
+    return f"{image.image_id} {image.boxes.tolist()} {image.labels.tolist()}"
+
+
 def images_with(images: ImageSet, names: Sequence[str]) -> list[AnnotatedImage]:
     """Return the images that have a box of one of the names; crowd boxes do not count."""
     return [image for image in images if len(with_names(image, images.names, names).boxes)]

@@ -17,6 +17,7 @@ from typing import Any
 from ezsd.data.samples import ImageSet
 from ezsd.pipeline.context import RunContext
 from ezsd.run_folder import AdaptMetrics, write_metrics
+from ezsd.selection.share import ShareChoice, choose_share
 from ezsd.teacher import Teacher, save_norms
 from ezsd.teacher.adaptation import (
     CropBatches,
@@ -27,7 +28,6 @@ from ezsd.teacher.adaptation import (
     usable_boxes,
 )
 from ezsd.teacher.norms import copy_norms, interpolate_norms, set_norms
-from ezsd.teacher.selection import ShareChoice, choose_share
 from ezsd.utils.device import process_state
 from ezsd.utils.files import write_text
 

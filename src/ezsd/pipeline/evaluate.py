@@ -28,6 +28,7 @@ from ezsd.evaluation.summary import (
 from ezsd.inference.batching import detect_in_parts
 from ezsd.inference.exact_boxes import measure_exact_boxes
 from ezsd.inference.second_opinion import SecondOpinion
+from ezsd.pipeline.choices import chosen_config
 from ezsd.pipeline.context import RunContext
 from ezsd.proposals.base_rpn import load_base_rpn
 from ezsd.proposals.proposer import Proposer
@@ -47,6 +48,7 @@ from ezsd.run_folder import (
     write_metrics,
 )
 from ezsd.teacher import Teacher, load_teacher, text_embeddings
+from ezsd.teacher.base import with_dense_reading
 from ezsd.utils.device import process_state
 from ezsd.utils.files import digest, write_text
 
@@ -126,9 +128,10 @@ def _with_second_opinion(context: RunContext, model: Rcnn, text: Tensor, base: i
     recipe, reading = context.recipe, context.recipe.evaluate.second_opinion
     if reading == "none":
         return model
-    teacher = load_teacher(recipe.teacher, context.device, context.norms)
-    powers, sides = recipe.evaluate.opinion_powers, recipe.propose.dense_sides
-    return SecondOpinion(model, teacher, reading, powers, text[:base], sides, recipe.propose.precision)
+    config = chosen_config(context)
+    loaded = load_teacher(recipe.teacher, context.device, context.norms)
+    teacher, powers = with_dense_reading(loaded, config.dense_reading), recipe.evaluate.opinion_powers
+    return SecondOpinion(model, teacher, reading, powers, text[:base], config.dense_sides, config.precision)
 
 
 def _earlier_stages(folder: RunFolder) -> dict[str, Any]:
@@ -162,9 +165,12 @@ def _proposal_recall(
     if teacher is None or not recipe.evaluate.proposals or not model_config.novel:
         return not_measured
     config, rpn = recipe.propose, None
+    is_auto = "auto" in (config.dense_reading, config.size_power)
+    if (config.asks_rpn or is_auto) and not needs_targets(recipe.train):
+        return not_measured  # stage propose did not run, so it trained no RPN and chose nothing
+    config = chosen_config(context)
+    teacher = with_dense_reading(teacher, config.dense_reading)
     if config.asks_rpn:
-        if not needs_targets(recipe.train):  # stage propose did not run, so no RPN was trained
-            return not_measured
         rpn = load_base_rpn(context.folder.of("propose"), config.shortlist, device)
     split = CategorySplit(model_config.split, model_config.base, model_config.novel)
     text = text_embeddings(teacher, split.names, recipe.prompt)

@@ -38,6 +38,7 @@ _NOT_OF_RPN = (
 # that earlier run folders stay valid.
 _ADDED: Inputs = {
     "adapt.share": 1.0,
+    "propose.dense_reading": "block",
     "propose.size_power": 0.1,
     "propose.weighting": "best_name",
     "detector.start_from": None,
@@ -69,7 +70,7 @@ _ADDED: Inputs = {
 # Keys that do not affect the regions of ``scoring: rpn``: the anchor grid and its ranking.
 _NOT_OF_REGIONS = (
     "propose.ranking", "propose.objectness", "propose.image_size", "propose.stride", "propose.sides", "propose.ratios",
-    "propose.dense_sides", "propose.nms", "propose.crop_rank",
+    "propose.dense_sides", "propose.dense_reading", "propose.nms", "propose.crop_rank",
 )  # fmt: skip
 
 

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ezsd.data.samples import AnnotatedImage, ImageSet, with_names
+from ezsd.data.samples import AnnotatedImage, ImageSet, boxes_as_text, with_names
 from ezsd.data.target_store import Regions, read_notes, write_index, write_shard
+from ezsd.pipeline.choices import Chooser, with_choices
 from ezsd.pipeline.context import RunContext
 from ezsd.proposals.base_rpn import load_base_rpn, train_base_rpn
 from ezsd.proposals.candidates import anchor_grid
@@ -33,6 +34,7 @@ from ezsd.proposals.proposer import Proposer
 from ezsd.recipe import ProposeConfig
 from ezsd.run_folder import ProposeMetrics, TrainMetrics, write_metrics
 from ezsd.teacher import Teacher, text_embeddings
+from ezsd.teacher.base import with_dense_reading
 from ezsd.utils.device import process_state, share_of_process
 from ezsd.utils.files import digest
 from ezsd.utils.progress import track
@@ -53,9 +55,11 @@ def run_propose(context: RunContext, images: ImageSet, teacher: Teacher) -> Prop
         teacher: The adapted or raw teacher, on the device of the run.
 
     Returns:
-        The metrics. ``seconds`` is the sum over all calls and includes ``rpn_seconds``, the training of the RPN.
+        The metrics. ``seconds`` is the sum over all calls and includes ``rpn_seconds``, the training of the RPN, and
+        the seconds of the choices.
 
     Raises:
+        RecipeError: The teacher does not have the dense reading of the recipe.
         ArtifactError: The folder cannot be written, or the training of the RPN fails.
     """
     recipe, split, folder = context.recipe, context.split, context.folder.of("propose")
@@ -64,9 +68,12 @@ def run_propose(context: RunContext, images: ImageSet, teacher: Teacher) -> Prop
     if config.asks_rpn:
         training = train_base_rpn(recipe, split.trained, images, folder)
         rpn = load_base_rpn(folder, config.shortlist, context.device)
+    choices = Chooser(context, images, rpn).choose()
+    config = with_choices(config, choices)
+    teacher = with_dense_reading(teacher, config.dense_reading)
     text = text_embeddings(teacher, split.names, recipe.prompt)
     proposer = Proposer(teacher, text, len(split.base), config, context.device, rpn)
-    jobs = _jobs(context, images, teacher)
+    jobs = _jobs(context, config, images, teacher)
     mine = share_of_process(jobs)
     missing = [job for job in mine if (read_notes(job.path) or {}).get("key") != job.key]
     total, rest = (sum(len(job.images) for job in some) for some in (mine, missing))
@@ -84,7 +91,7 @@ def run_propose(context: RunContext, images: ImageSet, teacher: Teacher) -> Prop
             write_shard(job.path, regions, {"key": job.key, "cost": cost})
     state.wait_for_everyone()
     paths = [job.path for job in jobs]
-    metrics = _metrics(paths, training)
+    metrics = _metrics(paths, training, choices)
     if state.is_main_process:
         for path in set(folder.glob("shard-*.arrow")) - set(paths):
             path.unlink()
@@ -105,10 +112,9 @@ class _Job:
     images: list[AnnotatedImage]
 
 
-def _jobs(context: RunContext, images: ImageSet, teacher: Teacher) -> list[_Job]:
+def _jobs(context: RunContext, config: ProposeConfig, images: ImageSet, teacher: Teacher) -> list[_Job]:
     """Return one job for each shard. Its key is a digest of everything that its content depends on."""
     recipe, split, folder = context.recipe, context.split, context.folder.of("propose")
-    config = recipe.propose
     settings = config.model_dump_json(exclude={"rpn_epochs"})  # the digest of the trained weights covers them
     key = digest(teacher.fingerprint, settings, recipe.prompt, *split.names, str(len(split.base)))
     if config.asks_rpn:
@@ -116,13 +122,9 @@ def _jobs(context: RunContext, images: ImageSet, teacher: Teacher) -> list[_Job]
     known = [with_names(image, images.names, split.trained) for image in images]
     chunks = [known[start : start + config.shard_images] for start in range(0, len(known), config.shard_images)]
     return [
-        _Job(folder / f"shard-{number:05d}.arrow", digest(key, *map(_boxes_as_text, chunk)), chunk)
+        _Job(folder / f"shard-{number:05d}.arrow", digest(key, *map(boxes_as_text, chunk)), chunk)
         for number, chunk in enumerate(chunks)
     ]
-
-
-def _boxes_as_text(image: AnnotatedImage) -> str:
-    return f"{image.image_id} {image.boxes.tolist()} {image.labels.tolist()}"
 
 
 def _cost(
@@ -140,11 +142,12 @@ def _cost(
     }  # fmt: skip
 
 
-def _metrics(paths: Sequence[Path], training: TrainMetrics | None) -> ProposeMetrics:
-    """Add the costs of all shards, and of the training of the RPN if it was trained."""
+def _metrics(paths: Sequence[Path], training: TrainMetrics | None, choices: ProposeMetrics) -> ProposeMetrics:
+    """Add the costs of all shards, of the choices, and of the training of the RPN if it was trained."""
     notes = [read_notes(path) or {} for path in paths]
     totals = {key: sum(note["cost"][key] for note in notes) for key in notes[0]["cost"]}
     size = sum(path.stat().st_size for path in paths)
     rpn = {} if training is None else {"rpn_seconds": round(training.seconds or 0, 1)}
     seconds = totals["seconds"] + (0 if training is None else training.seconds or 0)
-    return ProposeMetrics(**{**totals, "seconds": round(seconds, 1), **rpn, "bytes": size})
+    seconds += (choices.reading_seconds or 0) + (choices.power_seconds or 0)
+    return choices.model_copy(update={**totals, "seconds": round(seconds, 1), **rpn, "bytes": size})

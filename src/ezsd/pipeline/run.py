@@ -33,6 +33,7 @@ from ezsd.recipe import Recipe, load_run_recipe, needs_targets
 from ezsd.report.page import is_current, write_report
 from ezsd.run_folder import METRICS, STAGES, Metrics, RunFolder, Stage, read_metrics
 from ezsd.teacher import Teacher, load_teacher
+from ezsd.teacher.base import with_dense_reading
 from ezsd.utils.device import check_trackers, process_state, this_device
 from ezsd.utils.environment import environment
 from ezsd.utils.files import write_json
@@ -171,6 +172,8 @@ class _Stages:
         context, images = self.context, self.images
         if stage == "adapt":
             raw = load_teacher(context.recipe.teacher, context.device)
+            if context.recipe.propose.dense_reading != "auto":
+                with_dense_reading(raw, context.recipe.propose.dense_reading)  # before hours of work, if it is missing
             return run_adapt(context, raw, images["train"], images["val"])
         if stage == "propose":
             return run_propose(context, images["train"], self.teacher)

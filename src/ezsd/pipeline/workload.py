@@ -14,8 +14,10 @@ from ezsd.proposals.candidates import anchor_grid
 from ezsd.proposals.proposer import ranked_without_crops
 from ezsd.proposals.recall import RECALL_AT
 from ezsd.recipe import ProposeConfig, Recipe, needs_targets
+from ezsd.selection.dense_reading import IMAGES as READING_IMAGES
+from ezsd.selection.share import BATCH_DIVISOR, FOLDS
+from ezsd.selection.size_power import IMAGES as POWER_IMAGES
 from ezsd.teacher.adaptation import KEPT_IMAGES, usable_boxes
-from ezsd.teacher.selection import BATCH_DIVISOR, FOLDS
 from ezsd.training.sampler import BatchPlan
 from ezsd.utils.device import process_state
 
@@ -143,7 +145,22 @@ def _propose(recipe: Recipe, train: ImageSet) -> StagePlan:
         work = f"{units['rpn step']:,} training steps of an RPN; {work}"
     crops = _crops(config, grid)
     stored = images * min(crops, config.keep) + boxes
+    if choosing := _choosing(recipe, images):
+        units["propose in an image"] += choosing
+        work += f"; about {choosing:,} dense readings of images to choose settings"
     return StagePlan("propose", work, _passes(images * crops + boxes, images, config), units, stored)
+
+
+def _choosing(recipe: Recipe, images: int) -> int:
+    """Return the most dense readings of images to choose the dense reading and the size power."""
+    config = recipe.propose
+    count = min(POWER_IMAGES, images) if config.size_power == "auto" else 0
+    if config.dense_reading == "auto" and recipe.teacher.startswith("open_clip:"):
+        from ezsd.teacher.clip import may_be_vit  # open_clip takes seconds to import
+        from ezsd.teacher.vit_readings import READINGS
+
+        count += len(READINGS) * min(READING_IMAGES, images) if may_be_vit(recipe.teacher) else 0
+    return count
 
 
 def _crops(config: ProposeConfig, grid: int) -> int:

@@ -65,6 +65,8 @@ def confidence(probabilities: Tensor, boxes: Tensor, base_names: int, config: Pr
         return probabilities.amax(1)
     if config.ranking == "novel":
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        if config.size_power == "auto":
+            raise ValueError("size_power: auto must be replaced by a number")
         return (
             novel_probability(probabilities, base_names) * (areas / areas.amax()) ** config.size_power
             if len(boxes)

@@ -106,25 +106,42 @@ class Proposer:
 
     @torch.no_grad()
     def _candidates(self, image: AnnotatedImage, pixels: Tensor) -> _Candidates:
-        config = self.config
-        regions, objectness = self._regions(pixels, image.boxes)
-        if config.scoring == "rpn":
-            return _Candidates(image, regions, objectness)
-        if config.scoring == "regions":
-            boxes, factor = regions, objectness**config.objectness
-        else:
-            grid = anchor_grid(image.height, image.width, config)
-            boxes = torch.cat([grid[~lie_on(grid, image.boxes, config.base_overlap)], regions])
-            factor = torch.ones(len(boxes))
-            if config.objectness:
-                factor = agreement(boxes, regions, objectness) ** config.objectness
-        if config.scoring == "exhaustive":
+        boxes, factor = self.candidate_boxes(image, pixels, image.boxes)
+        if self.config.scoring in ("rpn", "exhaustive"):
             return _Candidates(image, boxes, factor)
+        probabilities = self.dense_probabilities(pixels, boxes)
+        chosen = select(boxes, probabilities, factor, self.base_names, self.config)
+        return _Candidates(image, boxes[chosen], factor[chosen], probabilities[chosen])
+
+    @torch.no_grad()
+    def candidate_boxes(self, image: AnnotatedImage, pixels: Tensor, base_boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the boxes ``[A, 4]`` (xyxy) to choose from, and the factors ``[A]`` of their scores, on the CPU.
+
+        Args:
+            image: The image.
+            pixels: Its pixels ``[3, H, W]``, values 0..1, on the device of the teacher.
+            base_boxes: Boxes ``[N, 4]`` that the candidates must not lie on.
+        """
+        config = self.config
+        regions, objectness = self._regions(pixels, base_boxes)
+        if config.scoring == "rpn":
+            return regions, objectness
+        if config.scoring == "regions":
+            return regions, objectness**config.objectness
+        grid = anchor_grid(image.height, image.width, config)
+        boxes = torch.cat([grid[~lie_on(grid, base_boxes, config.base_overlap)], regions])
+        factor = torch.ones(len(boxes))
+        if config.objectness:
+            factor = agreement(boxes, regions, objectness) ** config.objectness
+        return boxes, factor
+
+    @torch.no_grad()
+    def dense_probabilities(self, pixels: Tensor, boxes: Tensor) -> Tensor:
+        """Return the name probabilities ``[A, C]`` of boxes ``[A, 4]`` from the dense pass, on the CPU."""
+        config = self.config
         with autocast(self.device, config.precision):
             embeddings = self.teacher.dense_embeddings(pixels, boxes.to(self.device), config.dense_sides)
-        probabilities = (self.teacher.logit_scale * embeddings.float().cpu() @ self.text.T).softmax(1)
-        chosen = select(boxes, probabilities, factor, self.base_names, config)
-        return _Candidates(image, boxes[chosen], factor[chosen], probabilities[chosen])
+        return (self.teacher.logit_scale * embeddings.float().cpu() @ self.text.T).softmax(1)
 
     def _regions(self, pixels: Tensor, base_boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the best regions of the RPN and their objectness, on the CPU. Empty if the config uses no RPN."""

@@ -8,8 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from ezsd.errors import RecipeError
 from ezsd.utils.files import digest
 
+DEFAULT_READING = "block"
 _NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
 
 
@@ -63,6 +65,40 @@ class Teacher(Protocol):
 
     def to(self, device: str) -> Self:
         """Move both towers to ``device``."""
+
+
+@runtime_checkable
+class HasReadings(Protocol):
+    """A teacher with several dense readings. A :class:`Teacher` without this protocol has one.
+
+    Attributes:
+        dense_readings: The names of its readings, the default first.
+    """
+
+    dense_readings: tuple[str, ...]
+
+    def with_dense_reading(self, reading: str) -> Teacher:
+        """Return this teacher with another reading in ``dense_embeddings``. Both share their weights."""
+
+
+def dense_readings(teacher: Teacher) -> tuple[str, ...]:
+    """Return the names of the dense readings of a teacher, the default first."""
+    return teacher.dense_readings if isinstance(teacher, HasReadings) else (DEFAULT_READING,)
+
+
+def with_dense_reading(teacher: Teacher, reading: str) -> Teacher:
+    """Return the teacher with another reading in ``dense_embeddings``.
+
+    Raises:
+        RecipeError: If the teacher does not have this reading.
+    """
+    known = dense_readings(teacher)
+    if reading not in known:
+        raise RecipeError(
+            f"propose.dense_reading: the teacher {teacher.name} has no reading {reading}. Set it to "
+            f"{' or '.join(known)}."
+        )
+    return teacher.with_dense_reading(reading) if isinstance(teacher, HasReadings) else teacher
 
 
 def norms_of(module: nn.Module, prefix: str) -> dict[str, nn.Parameter]:

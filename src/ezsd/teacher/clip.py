@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import pickle
@@ -20,7 +21,7 @@ from typing_extensions import Self
 
 from ezsd.errors import ArtifactError, RecipeError
 from ezsd.teacher.base import fingerprint_of, frozen, norms_of
-from ezsd.teacher.dense import reader_of
+from ezsd.teacher.dense import reader_of, readings_of_tower
 from ezsd.teacher.regions import read_at_scales
 from ezsd.utils.depthwise import train_depthwise_in_float32
 from ezsd.utils.files import digest
@@ -55,6 +56,7 @@ class ClipTeacher:
         self.logit_scale = math.exp(self._model.logit_scale.item())
         weights = (value.cpu().numpy().tobytes() for _, value in sorted(self._model.state_dict().items()))
         self.weights_digest = digest(settings, json.dumps([preprocess["mean"], preprocess["std"]]), *weights)
+        self.dense_readings = readings_of_tower(self._visual)
         self._read_boxes = reader_of(self._visual, self.input_size)
         with torch.no_grad():
             self.embedding_dim = self.encode_names([""]).shape[1]
@@ -84,6 +86,12 @@ class ClipTeacher:
             return self._read_boxes(self._normalized(resized), scaled_boxes)
 
         return read_at_scales(image, boxes, sides, self.input_size, read)
+
+    def with_dense_reading(self, reading: str) -> Self:
+        """Return this teacher with another reading; see :class:`ezsd.teacher.base.HasReadings`."""
+        other = copy.copy(self)
+        other._read_boxes = reader_of(self._visual, self.input_size, reading)
+        return other
 
     def norm_parameters(self, towers: Sequence[str] = ("image", "text")) -> dict[str, nn.Parameter]:
         """Return the parameters of every LayerNorm, BatchNorm and GroupNorm of the towers."""
@@ -133,6 +141,15 @@ def load_clip(spec: str) -> ClipTeacher:
         ) from error
     settings = json.dumps([open_clip.get_model_config(architecture), quick_gelu], sort_keys=True)
     return ClipTeacher(spec, model, tokenizer, settings)
+
+
+def may_be_vit(spec: str) -> bool:
+    """Return whether a teacher of a recipe is an open_clip model with a vision transformer, without loading it."""
+    kind, _, rest = spec.partition(":")
+    config = open_clip.get_model_config(rest.partition("/")[0]) if kind == "open_clip" else None
+    vision = (config or {}).get("vision_cfg", {})
+    timm_name = vision.get("timm_model_name")
+    return isinstance(vision.get("layers"), int) if timm_name is None else timm_name.startswith(("vit_", "eva"))
 
 
 def _check_spec(spec: str, architecture: str, pretrained: str) -> None:

@@ -9,16 +9,14 @@ from typing import Any
 import torch
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ezsd.errors import RecipeError
+from ezsd.teacher.base import DEFAULT_READING
 from ezsd.teacher.regions import box_means
+from ezsd.teacher.vit_readings import Read, vit_reader, vit_readings, vit_tower
 
-Read = Callable[[Tensor], Tensor]
 Reader = Callable[[Tensor, Tensor], Tensor]  # normalized image [3, H, W] and boxes [N, 4] xyxy -> [N, D]
 MULTIPLE = 64  # images are padded to multiples of this, so that strided layers do not drop the border
 BOX_BATCH = 4096
@@ -26,25 +24,34 @@ TILE_BATCH = 32
 STEP = 0.75  # step between tiles, as a fraction of their side
 
 
-def reader_of(visual: nn.Module, input_size: int) -> Reader:
+def readings_of_tower(visual: nn.Module) -> tuple[str, ...]:
+    """Return the dense readings of an image tower, the default first. Convolutional towers have only that one."""
+    tower = vit_tower(visual)
+    return (DEFAULT_READING,) if tower is None else vit_readings(tower)
+
+
+def reader_of(visual: nn.Module, input_size: int, reading: str = DEFAULT_READING) -> Reader:
     """Return the function that embeds boxes with an image tower.
 
     - ModifiedResNet: the feature map, passed through the value path of the attention pool.
     - timm model with a convolutional trunk: the mean of the feature map over each box, then the head.
     - vision transformer: the patches of overlapping tiles; see :func:`read_tiles`.
 
+    Args:
+        visual: The image tower.
+        input_size: The side of its input, in pixels.
+        reading: One of :func:`readings_of_tower`.
+
     Raises:
         RecipeError: If the kind of tower is not supported.
     """
     tower: Any = visual
+    vit = vit_tower(visual)
+    if vit is not None:
+        early, end = vit_reader(vit, reading)
+        return partial(read_tiles, size=input_size, grid=vit.grid, early=early, end=end)
     if isinstance(visual, ModifiedResNet):
         return partial(read_map, features=partial(_resnet_values, tower), head=nn.Identity())
-    if isinstance(visual, VisionTransformer):
-        early, end, grid = partial(_vit_early, tower), partial(_vit_end, tower), tower.grid_size[0]
-        return partial(read_tiles, size=input_size, grid=grid, early=early, end=end)
-    if isinstance(visual, TimmModel) and isinstance(tower.trunk, (TimmVisionTransformer, Eva)):
-        early, end, grid = partial(_timm_early, tower), partial(_timm_end, tower), tower.trunk.patch_embed.grid_size[0]
-        return partial(read_tiles, size=input_size, grid=grid, early=early, end=end)
     if isinstance(visual, TimmModel):
         return partial(read_map, features=tower.trunk.forward_features, head=partial(_timm_head, tower))
     raise RecipeError(
@@ -76,19 +83,16 @@ def read_map(image: Tensor, boxes: Tensor, features: Read, head: Read) -> Tensor
 def read_tiles(image: Tensor, boxes: Tensor, size: int, grid: int, early: Read, end: Read) -> Tensor:
     """Embed boxes with the patches of a vision transformer that processes the image in overlapping tiles.
 
-    All blocks except the last run as usual. Each patch then passes the last block, the pooling and the projection
-    on its own, as if it were the entire image. Attention over equal tokens returns their value, so this is the value
-    path of MaskCLIP (Zhou et al. 2022, "Extract Free Dense Labels from CLIP") with residuals and MLP, and each patch
-    embedding is comparable with text embeddings. Tiles have the input size of the tower, so position embeddings stay
-    valid. Unit patch embeddings are averaged where tiles overlap.
+    Tiles have the input size of the tower, so position embeddings stay valid. Unit patch embeddings are averaged where
+    tiles overlap. See :mod:`ezsd.teacher.vit_readings` for what is read from a tile.
 
     Args:
         image: Normalized image ``[3, H, W]``.
         boxes: ``[N, 4]`` xyxy, pixels of ``image``.
         size: Side of a tile, in pixels.
         grid: Number of patches along the side of a tile.
-        early: Tiles ``[n, 3, size, size]`` -> tokens before the last block ``[n, C, grid, grid]``.
-        end: Tokens ``[m, C]`` -> ``[m, D]``.
+        early: Tiles ``[n, 3, size, size]`` -> states of their patches ``[n, C, grid, grid]``.
+        end: States ``[m, C]`` -> ``[m, D]``.
 
     Returns:
         ``[N, D]``, unit length.
@@ -135,34 +139,6 @@ def _resnet_values(tower: Any, images: Tensor) -> Tensor:
         features = layer(features)
     pool = tower.attnpool  # both projections are linear: their mean output is their output for the mean
     values: Tensor = pool.c_proj(pool.v_proj(features.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-    return values
-
-
-def _vit_early(tower: Any, tiles: Tensor) -> Tensor:
-    before_last = [len(tower.transformer.resblocks) - 2]
-    found = tower.forward_intermediates(tiles, indices=before_last, intermediates_only=True, stop_early=True)
-    values: Tensor = found["image_intermediates"][0]
-    return values
-
-
-def _vit_end(tower: Any, tokens: Tensor) -> Tensor:
-    alone = tower.transformer.resblocks[-1](tokens[:, None].expand(-1, 2, -1))
-    values: Tensor = tower._pool(alone)[0] @ tower.proj
-    return values
-
-
-def _timm_early(tower: Any, tiles: Tensor) -> Tensor:
-    before_last = [len(tower.trunk.blocks) - 2]
-    values: Tensor = tower.trunk.forward_intermediates(
-        tiles, indices=before_last, intermediates_only=True, stop_early=True
-    )[0]
-    return values
-
-
-def _timm_end(tower: Any, tokens: Tensor) -> Tensor:
-    trunk = tower.trunk
-    alone = trunk.blocks[-1](tokens[:, None].expand(-1, trunk.num_prefix_tokens + 1, -1))
-    values: Tensor = tower.head(trunk.forward_head(trunk.norm(alone)))
     return values
 
 

@@ -10,14 +10,12 @@ from __future__ import annotations
 import logging
 import shutil
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import reduce
 from torch import Tensor
 
 from ezsd.data.categories import CategorySplit
@@ -25,21 +23,20 @@ from ezsd.data.prefetch import read_ahead
 from ezsd.data.samples import ImageSet, with_names
 from ezsd.recipe import Recipe
 from ezsd.run_folder import ShareScore
-from ezsd.teacher.adaptation import CropBatches, NormsJob, train_norms, usable_boxes
+from ezsd.selection.common import FEWEST_BOXES, FEWEST_NAMES, Places, boxes_by_name, cached, share_by_name
+from ezsd.teacher.adaptation import CropBatches, NormsJob, train_norms
 from ezsd.teacher.base import Teacher
 from ezsd.teacher.norms import copy_norms, interpolate_norms, set_norms
 from ezsd.teacher.regions import crop_regions
 from ezsd.utils.device import autocast, process_state, share_of_process
-from ezsd.utils.files import digest, read_json_if_exists, write_json
+from ezsd.utils.files import digest
 from ezsd.utils.seeding import seeded
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 CAUTIOUS_SHARE = 0.25  # with too few base names to leave some out, and the smallest choice: folds train on fewer names
-FEWEST_NAMES = 4
 FOLDS = 3
 BATCH_DIVISOR = 4  # folds take as many steps as the adaptation, because the shift grows with them, of fewer crops
 _HELD_OUT = 5  # every fifth image is not trained on; crops of kept names are taken from these images
-_FEWEST_BOXES = 5  # names with fewer boxes are not measured
 _CROPS = 800  # about as many crops are classified for each share and fold
 _FEWEST_CROPS = 8  # per name, if there are so many
 _ENCODE_BATCH = 256
@@ -87,7 +84,7 @@ def choose_share(
     Raises:
         ArtifactError: A result cannot be written.
     """
-    boxes = _boxes_by_name(train, split.base, recipe.adapt.min_side)
+    boxes = boxes_by_name(train, split.base, recipe.adapt.min_side)
     folds = name_folds({name: len(rows) for name, rows in boxes.items() if _is_measured(rows)})
     if not folds:
         logger.warning(
@@ -149,22 +146,12 @@ def score(left_out: float, kept: float) -> float:
     return 2 * left_out * kept / (left_out + kept) if left_out + kept else 0.0
 
 
-def _boxes_by_name(train: ImageSet, base: Sequence[str], min_side: float) -> dict[str, list[tuple[int, int]]]:
-    """Return the usable boxes of each base name as (index of the image, index among its base boxes)."""
-    boxes: dict[str, list[tuple[int, int]]] = {name: [] for name in base}
-    for place, image in enumerate(train.images):
-        known = with_names(image, train.names, base)
-        for row in usable_boxes(known, min_side):
-            boxes[base[int(known.labels[row]) - 1]].append((place, row))
-    return boxes
-
-
 def _is_held_out(place: int) -> bool:
     return place % _HELD_OUT == _HELD_OUT - 1
 
 
-def _is_measured(boxes: Sequence[tuple[int, int]]) -> bool:
-    return len(boxes) >= _FEWEST_BOXES and not all(_is_held_out(place) for place, _ in boxes)
+def _is_measured(boxes: Places) -> bool:
+    return len(boxes) >= FEWEST_BOXES and not all(_is_held_out(place) for place, _ in boxes)
 
 
 class _FoldMeasurement:
@@ -176,7 +163,7 @@ class _FoldMeasurement:
         train: ImageSet,
         split: CategorySplit,
         recipe: Recipe,
-        boxes: Mapping[str, Sequence[tuple[int, int]]],
+        boxes: Mapping[str, Places],
         device: str,
     ) -> None:
         self.teacher, self.train, self.split, self.recipe = teacher, train, split, recipe
@@ -190,7 +177,6 @@ class _FoldMeasurement:
 
         The result holds ``key``, ``seconds``, and ``accuracies`` of the groups ``left_out`` and ``kept`` by share.
         """
-        path = folder.with_suffix(".json")
         settings = (
             self.recipe.adapt.model_dump_json(),
             self.recipe.prompt,
@@ -198,17 +184,13 @@ class _FoldMeasurement:
             str(len(self.split.base)),
         )
         key = digest(_FORMAT, self.teacher.weights_digest, self.digest, *settings, "left out", *fold.left_out)
-        result: dict[str, Any] = read_json_if_exists(path)
-        if result.get("key") != key:
-            began = time.monotonic()
-            earlier = self._adapt(fold, folder)
-            accuracies = self._accuracies(fold)
-            result = {"key": key, "seconds": earlier + time.monotonic() - began, "accuracies": accuracies}
-            if process_state().is_main_process:
-                write_json(path, result)
-                shutil.rmtree(folder, ignore_errors=True)
-            process_state().wait_for_everyone()
+        result = cached(folder.with_suffix(".json"), key, lambda: self._measure(fold, folder))
+        if process_state().is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
         return result
+
+    def _measure(self, fold: Fold, checkpoints: Path) -> dict[str, Any]:
+        return {"earlier_seconds": self._adapt(fold, checkpoints), "accuracies": self._accuracies(fold)}
 
     def _adapt(self, fold: Fold, checkpoints: Path) -> float:
         """Train the norms on boxes of the kept names; return the seconds of earlier, interrupted calls."""
@@ -241,10 +223,7 @@ class _FoldMeasurement:
             with autocast(self.device, self.config.precision):
                 embeddings = self.teacher.encode_crops(part.to(self.device).float() / 255)
             hits.append((embeddings.float() @ names.T).argmax(1).cpu() == truth)
-        size = len(self.split.base)
-        counts = torch.stack([torch.bincount(labels, torch.cat(hits), size), torch.bincount(labels, minlength=size)])
-        right, total = reduce(counts.to(self.device), "sum").tolist()
-        return {name: right[at] / total[at] for at, name in enumerate(self.split.base) if total[at]}
+        return share_by_name(torch.cat(hits), labels, self.split.base, self.device)
 
     def _crops(self, fold: Fold) -> tuple[Tensor, Tensor]:
         """Return crops ``[n, 3, S, S]`` uint8 of this process and their labels ``[n]`` among the base names."""
