@@ -24,6 +24,7 @@ class ModelConfig(BaseModel):
         teacher: The teacher that computes text embeddings of other names.
         prompt: The prompt for these text embeddings.
         dense_sides: Long sides (pixels) of the whole image as input of the teacher.
+        dense_reading: The teacher's reading of the whole image.
         versions: Versions of the packages used for training.
     """
 
@@ -39,6 +40,7 @@ class ModelConfig(BaseModel):
     teacher: str
     prompt: str
     dense_sides: tuple[int, ...] = ProposeConfig().dense_sides
+    dense_reading: str = ProposeConfig().dense_reading
     versions: dict[str, str]
 
     @property

@@ -24,6 +24,7 @@ from ezsd.inference.second_opinion import Reading, SecondOpinion
 from ezsd.recipe import EvaluateConfig
 from ezsd.run_folder import RunFolder
 from ezsd.teacher import Teacher, load_teacher, text_embeddings
+from ezsd.teacher.base import with_dense_reading
 
 
 class Detector:
@@ -74,7 +75,7 @@ class Detector:
         norms = norms_of_folder(path)
         if second_opinion is None:
             return cls(model, config, known, norms)
-        teacher = load_teacher(config.teacher, device, norms)
+        teacher = with_dense_reading(load_teacher(config.teacher, device, norms), config.dense_reading)
         base, powers = known[: len(config.base)], EvaluateConfig().opinion_powers
         rescored = SecondOpinion(model, teacher, second_opinion, powers, base, config.dense_sides)
         return cls(rescored, config, known, norms)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from ezsd.data.samples import ImageSet
 from ezsd.detector.proposal_network import ProposalNetwork
 from ezsd.pipeline.context import RunContext
 from ezsd.proposals.proposer import Proposer
 from ezsd.recipe import DEFAULT_SIZE_POWER, ProposeConfig
-from ezsd.run_folder import ProposeMetrics
+from ezsd.run_folder import ProposeMetrics, read_metrics_if_exist
 from ezsd.selection.dense_reading import ReadingChoice, choose_dense_reading
 from ezsd.selection.size_power import PowerChoice, choose_size_power
 from ezsd.teacher import Teacher, load_teacher, text_embeddings
@@ -23,6 +24,12 @@ def with_choices(config: ProposeConfig, metrics: ProposeMetrics) -> ProposeConfi
     power = DEFAULT_SIZE_POWER if metrics.size_power is None else metrics.size_power
     made = {"dense_reading": metrics.dense_reading or DEFAULT_READING, "size_power": power}
     return config.model_copy(update={key: value for key, value in made.items() if getattr(config, key) == "auto"})
+
+
+def chosen_config(context: RunContext) -> ProposeConfig:
+    """Return the config of a run with the choices that its stage propose made; see :func:`with_choices`."""
+    metrics = read_metrics_if_exist(context.folder.metrics("propose"), ProposeMetrics)
+    return with_choices(context.recipe.propose, metrics)
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Chooser:
         config = self.context.recipe.propose
         reading = self._reading(config)
         power = self._power(config.model_copy(update={"dense_reading": reading.reading}))
-        tables = {
+        tables: dict[str, Any] = {
             **({"reading_table": reading.table, "reading_seconds": round(reading.seconds, 1)} if reading.table else {}),
             **({"power_table": power.table, "power_seconds": round(power.seconds, 1)} if power.table else {}),
         }

@@ -28,7 +28,7 @@ from ezsd.evaluation.summary import (
 from ezsd.inference.batching import detect_in_parts
 from ezsd.inference.exact_boxes import measure_exact_boxes
 from ezsd.inference.second_opinion import SecondOpinion
-from ezsd.pipeline.choices import with_choices
+from ezsd.pipeline.choices import chosen_config
 from ezsd.pipeline.context import RunContext
 from ezsd.proposals.base_rpn import load_base_rpn
 from ezsd.proposals.proposer import Proposer
@@ -124,9 +124,10 @@ def _with_second_opinion(context: RunContext, model: Rcnn, text: Tensor, base: i
     recipe, reading = context.recipe, context.recipe.evaluate.second_opinion
     if reading == "none":
         return model
-    teacher = load_teacher(recipe.teacher, context.device, context.norms)
-    powers, sides = recipe.evaluate.opinion_powers, recipe.propose.dense_sides
-    return SecondOpinion(model, teacher, reading, powers, text[:base], sides, recipe.propose.precision)
+    config = chosen_config(context)
+    loaded = load_teacher(recipe.teacher, context.device, context.norms)
+    teacher, powers = with_dense_reading(loaded, config.dense_reading), recipe.evaluate.opinion_powers
+    return SecondOpinion(model, teacher, reading, powers, text[:base], config.dense_sides, config.precision)
 
 
 def _earlier_stages(folder: RunFolder) -> dict[str, Any]:
@@ -163,7 +164,7 @@ def _proposal_recall(
     is_auto = "auto" in (config.dense_reading, config.size_power)
     if (config.asks_rpn or is_auto) and not needs_targets(recipe.train):
         return not_measured  # stage propose did not run, so it trained no RPN and chose nothing
-    config = with_choices(config, read_metrics_if_exist(context.folder.metrics("propose"), ProposeMetrics))
+    config = chosen_config(context)
     teacher = with_dense_reading(teacher, config.dense_reading)
     if config.asks_rpn:
         rpn = load_base_rpn(context.folder.of("propose"), config.shortlist, device)

@@ -11,6 +11,7 @@ from ezsd.detector.model_config import ModelConfig
 from ezsd.detector.model_folder import save_model
 from ezsd.detector.rcnn import build_detector
 from ezsd.errors import RecipeError
+from ezsd.pipeline.choices import chosen_config
 from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.validation import measure_base, validation_images
 from ezsd.recipe import Recipe, needs_targets
@@ -91,6 +92,7 @@ def run_train(
             teacher=recipe.teacher,
             prompt=recipe.prompt,
             dense_sides=recipe.propose.dense_sides,
+            dense_reading=chosen_config(context).dense_reading,
             versions=versions(),
         )
         save_model(context.folder.model, model, model_config, names, context.norms)
