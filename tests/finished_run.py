@@ -59,6 +59,7 @@ def _metrics(setting: str, split: str, ap50_novel: float | None) -> dict[str, An
         "gzsd": {"ap50_base": 40.0, "ap50_novel": ap50_novel, "ap50_all": 30.1234, "harmonic_mean": 19.0476,
                  "ap_base": 20.0, "ap_novel": 6.0, "ap_all": 13.0},
         "zsd": {"ap50": 22.0, "ap": 11.0},
+        "zsd_all_images": {"ap50": 21.0, "ap": 10.0},
         "proposals": {"novel_recall_at_100": 0.5, "novel_recall_at_300": None},
         "teacher": accuracy,
         "counts": {"images": 8, "boxes_base": 11, "boxes_novel": 6, "crowds": 1, "skipped": 0},

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from ezsd.errors import ArtifactError
 from ezsd.utils.files import read_json, read_json_if_exists, write_json
@@ -280,14 +280,20 @@ class GzsdMetrics(_Metrics):
 
 
 class ZsdMetrics(_Metrics):
-    """AP in 0..100 with only novel names detected."""
+    """AP in 0..100 with only novel names detected.
+
+    ``zsd`` counts the images that hold a novel object, as the literature does; ``zsd_all_images`` counts every image.
+    """
 
     ap50: float | None = None
     ap: float | None = None
 
 
 class LvisMetrics(_Metrics):
-    """AP in 0..100 by the LVIS rules, of all, rare, common and frequent names."""
+    """AP in 0..100 by the LVIS rules, of all, rare, common and frequent names.
+
+    ``lvis`` is the AP of boxes, ``lvis_masks`` that of masks, which the literature reports.
+    """
 
     ap: float | None = None
     ap_r: float | None = None
@@ -295,11 +301,22 @@ class LvisMetrics(_Metrics):
     ap_f: float | None = None
 
 
+def _with_both_counts(values: Any) -> Any:
+    """Move ``zsd`` of files that have only one count: it was measured on all images."""
+    if isinstance(values, dict) and "zsd" in values and "zsd_all_images" not in values:
+        values = {**values, "zsd_all_images": values["zsd"]}
+        del values["zsd"]
+    return values
+
+
 class Headline(_Metrics):
     """AP of the two protocols, gzsd and zsd."""
 
     gzsd: GzsdMetrics = GzsdMetrics()
     zsd: ZsdMetrics = ZsdMetrics()
+    zsd_all_images: ZsdMetrics = ZsdMetrics()
+
+    _old_files = model_validator(mode="before")(_with_both_counts)
 
 
 class ProposalMetrics(_Metrics):
@@ -370,6 +387,7 @@ class EvaluateMetrics(_Metrics):
     split: str = ""
     gzsd: GzsdMetrics = GzsdMetrics()
     zsd: ZsdMetrics = ZsdMetrics()
+    zsd_all_images: ZsdMetrics = ZsdMetrics()
     proposals: ProposalMetrics = ProposalMetrics()
     teacher: TeacherMetrics = TeacherMetrics()
     counts: Counts = Counts()
@@ -377,7 +395,10 @@ class EvaluateMetrics(_Metrics):
     exact_boxes: ExactBoxMetrics | None = None
     false_alarms: FalseAlarmMetrics | None = None
     lvis: LvisMetrics | None = None
+    lvis_masks: LvisMetrics | None = None
     masks: Headline | None = None
+
+    _old_files = model_validator(mode="before")(_with_both_counts)
 
 
 Metrics = AdaptMetrics | ProposeMetrics | TrainMetrics | EvaluateMetrics

@@ -39,6 +39,7 @@ KEYS = {  # the documented keys
     "split": None,
     "gzsd": {"ap50_base", "ap50_novel", "ap50_all", "harmonic_mean", "ap_base", "ap_novel", "ap_all"},
     "zsd": {"ap50", "ap"},
+    "zsd_all_images": {"ap50", "ap"},
     "proposals": {"novel_recall_at_100", "novel_recall_at_300"},
     "teacher": {"accuracy_base_before", "accuracy_base_after", "accuracy_novel_before", "accuracy_novel_after"},
     "counts": {"images", "boxes_base", "boxes_novel", "crowds", "skipped"},
@@ -62,8 +63,13 @@ def run_folder(made: tuple[TinyCoco, Recipe, ImageSet, Path], tmp_path: Path) ->
     return Path(shutil.copytree(made[3], tmp_path / "run"))
 
 
-def _pycocotools(coco: TinyCoco, names: tuple[str, ...], detections: list[dict[str, Any]]) -> tuple[float, float]:
-    """AP and AP50 of the reference evaluator, with only the categories and boxes of ``names``."""
+def _pycocotools(
+    coco: TinyCoco, names: tuple[str, ...], detections: list[dict[str, Any]], with_boxes: bool = False
+) -> tuple[float, float]:
+    """AP and AP50 of the reference evaluator, with only the categories and boxes of ``names``.
+
+    ``with_boxes``: only on images with such boxes, as the annotation files of the literature are made.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -73,6 +79,10 @@ def _pycocotools(coco: TinyCoco, names: tuple[str, ...], detections: list[dict[s
     truth.createIndex()
     evaluator = COCOeval(truth, truth.loadRes(detections), "bbox")
     evaluator.params.catIds = ids
+    if with_boxes:
+        held = {entry["image_id"] for entry in coco.content["annotations"] if entry["category_id"] in ids}
+        assert len(held) < len(coco.content["images"])
+        evaluator.params.imgIds = sorted(held)
     evaluator.evaluate()
     evaluator.accumulate()
     precision = evaluator.eval["precision"][:, :, :, 0, -1]
@@ -123,9 +133,11 @@ def test_metrics_match_the_written_detections(
         assert (metrics["gzsd"][f"ap_{key}"], metrics["gzsd"][f"ap50_{key}"]) == pytest.approx(expected, abs=1e-4)
     novel_only = json.loads((folder / "detections_zsd.json").read_text())
     assert {ids[entry["category_id"]] for entry in novel_only} == set(SPLIT.novel)
-    assert (metrics["zsd"]["ap"], metrics["zsd"]["ap50"]) == pytest.approx(
-        _pycocotools(coco, SPLIT.novel, novel_only), abs=1e-4
-    )
+    for key, with_boxes in (("zsd", True), ("zsd_all_images", False)):
+        assert (metrics[key]["ap"], metrics[key]["ap50"]) == pytest.approx(
+            _pycocotools(coco, SPLIT.novel, novel_only, with_boxes), abs=1e-4
+        )
+    assert metrics["zsd"]["ap50"] > metrics["zsd_all_images"]["ap50"]  # false positives elsewhere do not count
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     assert sorted(path.name for path in folder.iterdir()) == [
         "detections.json", "detections_zsd.json", "metrics.json", "per_category.csv",
@@ -269,12 +281,39 @@ def test_lvis_rules_are_applied(
     monkeypatch.setattr(Rcnn, "detect", _mostly_correct(images))
     federated = _evaluate(recipe, images, run_folder)
     assert set(federated["lvis"]) == {"ap", "ap_r", "ap_c", "ap_f"}
+    assert "lvis_masks" not in federated  # the model has no mask branch
     assert federated["lvis"]["ap_r"] == federated["gzsd"]["ap_novel"]
     shutil.rmtree(run_folder / "evaluate")
     monkeypatch.setattr(Rcnn, "detect", _mostly_correct(images))  # same detections as before
     plain = _evaluate(made[1], made[2], run_folder)
     assert "lvis" not in plain
     assert federated["gzsd"]["ap_all"] > plain["gzsd"]["ap_all"]  # fewer false positives count
+
+
+def test_lvis_rules_are_applied_to_masks(run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coco = make_tiny_coco(tmp_path / "data")
+    for category in coco.content["categories"]:
+        category["frequency"] = "r" if category["name"] in SPLIT.novel else "f"
+    for image in coco.content["images"]:
+        image.update(neg_category_ids=[20], not_exhaustive_category_ids=[])
+    coco.save()
+    recipe = make_recipe(coco)
+    images = load_images(recipe.data.val, SPLIT.names)
+    monkeypatch.setattr(Rcnn, "detect", _mostly_correct(images))
+    make_model_folder(run_folder / "train" / "model", masks=True)
+    metrics = _evaluate(recipe, images, run_folder)
+    assert metrics["lvis_masks"]["ap_r"] == metrics["masks"]["gzsd"]["ap_novel"]
+    assert 0 < metrics["lvis_masks"]["ap"] < metrics["lvis"]["ap"]  # predicted masks fill their boxes
+
+
+def test_zsd_of_older_files_is_read_as_the_count_over_all_images() -> None:
+    old = {"zsd": {"ap50": 5.0, "ap": 2.0}, "masks": {"zsd": {"ap50": 4.0, "ap": 1.0}}}
+    read = EvaluateMetrics.model_validate(old)
+    assert read.masks is not None
+    assert (read.zsd.ap50, read.zsd_all_images.ap50) == (None, 5.0)
+    assert (read.masks.zsd.ap50, read.masks.zsd_all_images.ap50) == (None, 4.0)
+    again = EvaluateMetrics.model_validate(read.to_json())
+    assert again == read
 
 
 def test_names_missing_from_the_annotations_get_new_ids(made: tuple[TinyCoco, Recipe, ImageSet, Path]) -> None:
@@ -293,8 +332,10 @@ def test_images_loaded_with_other_names_are_refused(
 
 def test_headline_averages_base_and_novel_separately() -> None:
     gzsd = {1: Figures(10, 20, 0), 2: Figures(30, 40, 0), 3: Figures(5, 15, 0), 4: Figures(None, None, None)}
-    expected = headline(gzsd, {3: Figures(7, 17, 0), 4: Figures(None, None, None)}, base=2)
+    none = Figures(None, None, None)
+    expected = headline(gzsd, {3: Figures(7, 17, 0), 4: none}, {3: Figures(6, 16, 0), 4: none}, base=2)
     assert expected["zsd"].to_json() == {"ap50": 17, "ap": 7}
+    assert expected["zsd_all_images"].to_json() == {"ap50": 16, "ap": 6}
     assert expected["gzsd"].to_json() == {
         "ap50_base": 30, "ap50_novel": 15, "ap50_all": 25, "harmonic_mean": pytest.approx(20),
         "ap_base": 20, "ap_novel": 5, "ap_all": 15,
@@ -304,7 +345,8 @@ def test_headline_averages_base_and_novel_separately() -> None:
 def test_summary_shows_setting_cost_and_missing_values() -> None:
     metrics = {
         "setting": "named", "split": "tiny",
-        **headline({1: Figures(10, 20, 0), 2: Figures(None, None, None)}, {}, base=1),
+        **headline({1: Figures(10, 20, 0), 2: Figures(None, None, None)}, {}, {}, base=1),
+        "lvis_masks": {"ap": 3.25, "ap_r": None, "ap_c": 1.0, "ap_f": 2.0},
         "counts": {"images": 8, "boxes_base": 9, "boxes_novel": 0, "crowds": 1, "skipped": 2},
         "cost": {"adapt_s": 1.5, "propose_s": None, "train_s": 3600.0, "teacher_crops": 12345,
                  "teacher_dense_passes": None, "target_bytes": 2_500_000},
@@ -312,7 +354,8 @@ def test_summary_shows_setting_cost_and_missing_values() -> None:
     console = Console(width=160, file=io.StringIO(), record=True)
     console.print(summary(EvaluateMetrics.model_validate(metrics)))
     text = console.export_text().replace("\N{NO-BREAK SPACE}", " ")
-    for expected in ("setting named", "20.0", " - ", "adapt 1.5 s", "12,345 crops", "2.5 MB", "2 skipped"):
+    for expected in ("setting named", "20.0", " - ", "adapt 1.5 s", "12,345 crops", "2.5 MB", "2 skipped",
+                     "LVIS masks: AP 3.2, rare -, common 1.0, frequent 2.0"):  # fmt: skip
         assert expected in text
 
 

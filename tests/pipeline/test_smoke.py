@@ -16,6 +16,7 @@ RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "smoke.yaml"
 KEYS = {
     "gzsd": {"ap50_base", "ap50_novel", "ap50_all", "harmonic_mean", "ap_base", "ap_novel", "ap_all"},
     "zsd": {"ap50", "ap"},
+    "zsd_all_images": {"ap50", "ap"},
     "proposals": {"novel_recall_at_100", "novel_recall_at_300"},
     "teacher": {"accuracy_base_before", "accuracy_base_after", "accuracy_novel_before", "accuracy_novel_after"},
     "cost": {"adapt_s", "propose_s", "train_s", "teacher_crops", "teacher_dense_passes", "target_bytes"},

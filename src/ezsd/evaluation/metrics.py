@@ -39,6 +39,7 @@ def coco_metrics(
     Args:
         ground_truth: COCO dictionary (images, annotations with area and iscrowd, categories).
         detections: COCO results: image_id, category_id, bbox (x, y, width, height), score; segmentation (RLE) for segm.
+            Those in other images are excluded.
         categories: Evaluated category ids; boxes and detections of other categories are excluded. None = all.
         kind: "bbox" or "segm".
 
@@ -49,8 +50,9 @@ def coco_metrics(
     known = {category["id"] for category in ground_truth["categories"]}
     chosen = known if categories is None else set(categories)
     wanted = sorted(chosen)
-    kept = [dict(entry) for entry in detections if entry["category_id"] in chosen]
-    if not wanted or not ground_truth["images"]:
+    images = {image["id"] for image in ground_truth["images"]}
+    kept = [dict(entry) for entry in detections if entry["category_id"] in chosen and entry["image_id"] in images]
+    if not wanted or not images:
         return {category: Figures(None, None, None) for category in wanted}
     truth = COCO(
         {
@@ -73,6 +75,20 @@ def coco_metrics(
     return {
         category: Figures(_percent(precision[:, :, k]), _percent(precision[0, :, k]), _percent(recall[:, k]))
         for k, category in enumerate(wanted)
+    }
+
+
+def only_images_with(ground_truth: Mapping[str, Any], categories: Iterable[int]) -> dict[str, Any]:
+    """Return the ground truth with only the images that hold a box of the categories, and all boxes in them.
+
+    Crowd boxes count, as in the annotation files of the literature (Bansal et al. 2018; Zareian et al. 2021).
+    """
+    chosen = set(categories)
+    kept = {entry["image_id"] for entry in ground_truth["annotations"] if entry["category_id"] in chosen}
+    return {
+        **ground_truth,
+        "images": [image for image in ground_truth["images"] if image["id"] in kept],
+        "annotations": [entry for entry in ground_truth["annotations"] if entry["image_id"] in kept],
     }
 
 

@@ -25,17 +25,18 @@ SETTINGS = {
 ByCategory = dict[int, Figures]
 
 
-def headline(gzsd: ByCategory, zsd: ByCategory, base: int) -> dict[str, Any]:
-    """Summarize figures as ``gzsd`` and ``zsd`` of metrics.json.
+def headline(gzsd: ByCategory, zsd: ByCategory, zsd_all_images: ByCategory, base: int) -> dict[str, Any]:
+    """Summarize figures as ``gzsd``, ``zsd`` and ``zsd_all_images`` of metrics.json.
 
     Args:
         gzsd: Figures of all names by label.
-        zsd: Figures of the novel names by label.
+        zsd: Figures of the novel names by label, on the images that hold a novel object.
+        zsd_all_images: Figures of the novel names by label, on all images.
         base: Number of base names; labels up to it are base.
     """
     of_base = mean_figures(figures for label, figures in gzsd.items() if label <= base)
     of_novel = mean_figures(figures for label, figures in gzsd.items() if label > base)
-    of_all, of_zsd = mean_figures(gzsd.values()), mean_figures(zsd.values())
+    of_all = mean_figures(gzsd.values())
     return {
         "gzsd": GzsdMetrics(
             ap50_base=of_base.ap50,
@@ -46,8 +47,14 @@ def headline(gzsd: ByCategory, zsd: ByCategory, base: int) -> dict[str, Any]:
             ap_novel=of_novel.ap,
             ap_all=of_all.ap,
         ),
-        "zsd": ZsdMetrics(ap50=of_zsd.ap50, ap=of_zsd.ap),
+        "zsd": _of_zsd(zsd),
+        "zsd_all_images": _of_zsd(zsd_all_images),
     }
+
+
+def _of_zsd(figures: ByCategory) -> ZsdMetrics:
+    mean = mean_figures(figures.values())
+    return ZsdMetrics(ap50=mean.ap50, ap=mean.ap)
 
 
 def by_frequency(figures: ByCategory, frequencies: Mapping[int, str]) -> LvisMetrics:
@@ -95,7 +102,14 @@ def summary(metrics: EvaluateMetrics) -> Group:
     table.add_row("gzsd AP", *map(_shown, (gzsd.ap_base, gzsd.ap_novel, gzsd.ap_all)))
     table.add_row("zsd AP50", "", _shown(zsd.ap50))
     table.add_row("zsd AP", "", _shown(zsd.ap))
-    return Group(table, _cost_line(metrics))
+    lvis = (("LVIS boxes", metrics.lvis), ("LVIS masks", metrics.lvis_masks))
+    lines = [_lvis_line(title, found) for title, found in lvis if found is not None]
+    return Group(table, *lines, _cost_line(metrics))
+
+
+def _lvis_line(title: str, found: LvisMetrics) -> str:
+    groups = (("AP", found.ap), ("rare", found.ap_r), ("common", found.ap_c), ("frequent", found.ap_f))
+    return f"{title}: {', '.join(f'{name} {_shown(value)}' for name, value in groups)}"
 
 
 def _cost_line(metrics: EvaluateMetrics) -> str:

@@ -17,7 +17,7 @@ from ezsd.detector.model_config import ModelConfig
 from ezsd.detector.model_folder import CONFIG, MODEL, load_model
 from ezsd.detector.rcnn import Rcnn
 from ezsd.errors import ArtifactError
-from ezsd.evaluation.metrics import coco_metrics
+from ezsd.evaluation.metrics import coco_metrics, only_images_with
 from ezsd.evaluation.summary import (
     ByCategory,
     by_frequency,
@@ -54,7 +54,8 @@ from ezsd.utils.files import digest, write_text
 def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None) -> EvaluateMetrics:
     """Evaluate the model of a run on the val images. An interrupted evaluation resumes at its unfinished part.
 
-    zsd detects and counts novel names only; gzsd detects base and novel names together. Both use every val image.
+    zsd detects and counts novel names only, on the images that hold a novel object (``zsd``, as in the literature) and
+    on all images (``zsd_all_images``); gzsd detects base and novel names together, on all images.
     The stage writes metrics.json, per_category.csv (gzsd), detections.json (gzsd) and detections_zsd.json. Detections
     are COCO results with the category ids of the annotation file.
 
@@ -65,7 +66,7 @@ def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None)
 
     Returns:
         The metrics. ``lvis`` is set for LVIS annotations, ``masks`` if the model and the annotations have masks,
-        ``exact_boxes`` and ``false_alarms`` if the images have boxes.
+        ``lvis_masks`` in both cases, ``exact_boxes`` and ``false_alarms`` if the images have boxes.
 
     Raises:
         ArtifactError: The model cannot be used, or its names differ from those of ``images``.
@@ -87,7 +88,7 @@ def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None)
     parts = folder.parts / digest(folder.model / MODEL, folder.model / CONFIG, opinion, *ids)[:16]
     base, main = len(model_config.base), process_state().is_main_process
     figures: dict[str, dict[str, ByCategory]] = {kind: {} for kind in kinds}
-    for protocol, path, first in (("gzsd", folder.detections, 0), ("zsd", folder.detections_zsd, base)):
+    for protocol, path, first in (("gzsd", folder.detections, 0), ("zsd_all_images", folder.detections_zsd, base)):
         labels = range(first + 1, len(images.names) + 1)
         found = detect_in_parts(
             asked, images.images, text[first:], labels, recipe.evaluate.batch_size, parts / protocol
@@ -95,11 +96,14 @@ def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None)
         if main:
             for kind in kinds:
                 figures[kind][protocol] = coco_metrics(truth, found, labels, kind)
+                if first:
+                    figures[kind]["zsd"] = coco_metrics(only_images_with(truth, labels), found, labels, kind)
             _write_detections(path, found, rules.category_ids)
     if main:
         optional: dict[str, Any] = measure_exact_boxes(model, images, text, base)
         if rules.frequencies:
-            optional["lvis"] = by_frequency(figures["bbox"]["gzsd"], rules.frequencies)
+            for kind, key in zip(kinds, ("lvis", "lvis_masks"), strict=False):
+                optional[key] = by_frequency(figures[kind]["gzsd"], rules.frequencies)
         if "segm" in kinds:
             optional["masks"] = headline(**figures["segm"], base=base)
         metrics = EvaluateMetrics(

@@ -50,11 +50,14 @@ class Figure:
 
 _AP50 = (("ap50_novel", "AP50 novel"), ("ap50_base", "AP50 base"), ("ap50_all", "AP50 all"),
          ("harmonic_mean", "harmonic mean"))  # fmt: skip
+_LVIS = (("ap", "AP"), ("ap_r", "AP rare"), ("ap_c", "AP common"), ("ap_f", "AP frequent"))
 _GROUPS: tuple[tuple[str, str, Unit, tuple[tuple[str, str], ...]], ...] = (
     ("gzsd", "Base and novel names together (gzsd)", "ap", _AP50),
-    ("zsd", "Novel names only (zsd)", "ap", (("ap50", "AP50"), ("ap", "AP"))),
+    ("zsd", "Novel names only, images with a novel object (zsd)", "ap", (("ap50", "AP50"), ("ap", "AP"))),
+    ("zsd_all_images", "Novel names only, all images", "ap", (("ap50", "AP50"), ("ap", "AP"))),
     ("masks.gzsd", "Masks (gzsd)", "ap", _AP50),
-    ("lvis", "LVIS rules", "ap", (("ap", "AP"), ("ap_r", "AP rare"), ("ap_c", "AP common"), ("ap_f", "AP frequent"))),
+    ("lvis", "LVIS rules, boxes", "ap", _LVIS),
+    ("lvis_masks", "LVIS rules, masks", "ap", _LVIS),
     ("teacher", "Teacher: accuracy on val crops", "share", (
         ("accuracy_base_before", "base names, before adaptation"),
         ("accuracy_base_after", "base names, after adaptation"),
@@ -76,4 +79,4 @@ _GROUPS: tuple[tuple[str, str, Unit, tuple[tuple[str, str], ...]], ...] = (
 FIGURES = tuple(
     Figure(f"{section}.{key}", group, title, unit) for section, group, unit, lines in _GROUPS for key, title in lines
 )
-OPTIONAL_PREFIXES = ("masks.", "lvis.", "exact_boxes.", "false_alarms.")  # metrics that not every run has
+OPTIONAL_PREFIXES = ("masks.", "lvis.", "lvis_masks.", "exact_boxes.", "false_alarms.")  # metrics that not every run has
