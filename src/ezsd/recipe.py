@@ -152,6 +152,7 @@ class DetectorConfig(_Section):
     rois_per_image: Count = 512  # sampled for the box losses
     masks: Literal["auto"] | Flag = "auto"  # auto: if the annotations have them
     semantic_regression: Flag = True
+    semantic_placement: Literal["before", "after"] = "before"  # of the last hidden layer; after = paper
     semantic_top_k: Count = 5  # top names of a region with separately regressed boxes; 1 = paper
     box_quality: Flag = False  # predict the IoU of boxes, in the RPN and the box head, and use it in the scores
     objectness_power: NotNegative = 0.0  # exponent of a region's objectness in the scores of its detections
@@ -178,6 +179,7 @@ class TrainConfig(_Section):
     clip_norm: Positive = 10.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     from_rpn: Flag = False  # start backbone, FPN and RPN from the RPN of stage propose, if it trains one
+    repeat_threshold: Fraction = 0.0  # show images of names in fewer images (fraction) more often; 0 = none
     flip: Fraction = 0.5
     scale_jitter: Factors = (1.0, 1.0)  # range of a random factor on the scale of images; [1, 1]: none
     color_jitter: Fraction = 0.0  # strength of random changes of brightness, contrast, saturation and hue
@@ -194,6 +196,7 @@ class TrainConfig(_Section):
     ignore_chance: Flag = False  # ignore each of them with a probability of its weight, in every step anew
     pseudo_boxes: CountOrZero = 0  # best CLIP proposals of an image that are trained as objects; 0 = paper
     pseudo_score: Fraction = 0.5  # smallest score of such a proposal
+    class_loss: Literal["softmax", "federated", "seesaw"] = "softmax"  # the other two are for long-tailed data
     novel_negatives: Flag = False  # background is also classified against novel names; false = paper
     novel_rivals: Flag = False  # base objects are classified against novel names too; false = paper
     checkpoint_steps: Count = 500

@@ -8,12 +8,16 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ezsd.detector import losses as module
 from ezsd.detector.losses import (
+    LongTail,
     box_regression_loss,
     classification_losses,
     distillation_loss,
+    federated_logits,
     names_loss,
     quality_loss,
+    seesaw_logits,
 )
 from ezsd.training.dataset import mean_one
 
@@ -144,3 +148,59 @@ def test_best_predicted_quality_is_the_true_iou() -> None:
         (gradient,) = torch.autograd.grad(quality_loss(logits, ious, 0.1), logits)
         logits = (logits - 2 * gradient).detach().requires_grad_()
     assert logits.sigmoid().item() == pytest.approx(0.7, abs=0.01)
+
+
+@given(counts, seeds)
+def test_seesaw_equals_the_published_formula(count: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    boxes = torch.tensor([1000.0, 30, 2, 0])
+    logits, labels = 2 * torch.randn(count, 5), torch.randint(1, 5, (count,))
+    found = F.cross_entropy(seesaw_logits(logits, labels, boxes), labels, reduction="none")
+    scores, seen = logits.softmax(1), [1.0, *boxes.clamp(min=1).tolist()]
+    for row in range(count):
+        own = int(labels[row])
+        total = logits[row, 0].exp() + logits[row, own].exp()  # background and the name itself have the factor 1
+        for other in {1, 2, 3, 4} - {own}:
+            mitigation = (seen[other] / seen[own]) ** 0.8 if seen[own] > seen[other] else 1.0
+            ratio = float(scores[row, other] / scores[row, own])
+            total = total + mitigation * max(1.0, ratio**2) * logits[row, other].exp()
+        assert float(found[row]) == pytest.approx(float(total.log() - logits[row, own]), rel=1e-3, abs=1e-5)
+
+
+def test_seesaw_protects_rare_names_from_frequent_ones_but_not_the_other_way_round() -> None:
+    boxes = torch.tensor([1000.0, 1.0])
+
+    def push(label: int, other: int) -> float:
+        logits = torch.zeros(1, 3, requires_grad=True)
+        F.cross_entropy(seesaw_logits(logits, torch.tensor([label]), boxes), torch.tensor([label])).backward()
+        assert logits.grad is not None
+        return float(logits.grad[0, other])
+
+    assert push(label=1, other=2) < 0.02 < 0.3 < push(label=2, other=1)
+
+
+def test_seesaw_does_not_change_background_regions() -> None:
+    logits = torch.randn(4, 3)
+    assert torch.equal(seesaw_logits(logits, torch.zeros(4, dtype=torch.int64), torch.tensor([9.0, 1.0])), logits)
+
+
+def test_federated_loss_uses_the_names_of_the_batch_and_draws_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FEDERATED_NAMES", 4)
+    torch.manual_seed(0)
+    boxes, labels = torch.tensor([100.0, 100, 1, 1, 1, 1, 0, 100]), torch.tensor([0, 3, 5, 5])
+    drawn = torch.zeros(9)
+    for _ in range(200):
+        used = federated_logits(torch.zeros(4, 9), labels, boxes).isfinite()
+        assert (used == used[0]).all() and used[0, [0, 3, 5]].all() and used[0].sum() == 5
+        drawn += used[0]
+    assert drawn[7] == 0  # no boxes, so not in the data
+    assert drawn[[1, 2, 8]].min() > 2 * drawn[[4, 6]].max()
+
+
+def test_federated_loss_with_few_names_is_the_plain_loss() -> None:
+    logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 1, 0, 2, 1])
+    assert torch.equal(LongTail("federated", torch.tensor([5.0, 2, 9]))(logits, labels), logits)
+
+
+def test_boxes_of_the_long_tail_are_not_saved_with_the_model() -> None:
+    assert LongTail("seesaw", torch.ones(3)).state_dict() == {}

@@ -12,6 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ezsd.detector.losses import LongTail
 from ezsd.detector.rcnn import Rcnn, batch_images, build_detector
 from ezsd.detector.roi_heads import Target
 from ezsd.recipe import DetectorConfig
@@ -33,8 +34,8 @@ def model(masks: bool = False, **changes: Any) -> Rcnn:
     detector = build_detector(settings(**changes), DIM, masks, pretrained=False)
     for layer in (detector.roi_heads.box_head.to_embedding[-1], detector.roi_heads.box_head.to_deltas[-1]):
         torch.nn.init.normal_(layer.weight, std=0.3)  # an untrained head gives almost equal outputs for every region
-    guided = detector.roi_heads.box_head.to_deltas[0][0].weight
-    torch.nn.init.normal_(guided.detach()[:, 32:], std=0.1)  # and does not depend on the name
+    for layer in (detector.roi_heads.box_head.to_deltas[0][0], detector.roi_heads.box_head.to_deltas[1]):
+        torch.nn.init.normal_(layer.weight.detach()[:, 32:], std=0.1)  # and does not depend on the name
     return detector
 
 
@@ -284,3 +285,37 @@ def test_classified_boxes_have_the_scores_of_detections_that_are_not_moved() -> 
     assert scores.std() > 0.01
     assert torch.allclose(probabilities[torch.arange(60), labels + 1], scores, atol=1e-3)
     assert detector.classify_boxes(images[:1], [torch.zeros(0, 4)], names).shape == (0, 4)
+
+
+def test_text_after_the_last_hidden_layer_adds_the_same_offset_to_every_region() -> None:
+    features, names = torch.rand(6, 32, generator=torch.Generator().manual_seed(0)), text(2)
+    offsets = {}
+    for placement in ("before", "after"):
+        head = model(semantic_placement=placement).roi_heads.box_head
+        first, second = (head.deltas(features, name.expand(6, -1)) for name in names)
+        offsets[placement] = first - second
+        assert offsets[placement].abs().min(dim=0).values.max() > 1e-3
+    assert torch.allclose(offsets["after"], offsets["after"][:1].expand(6, -1), atol=1e-5)
+    assert not torch.allclose(offsets["before"], offsets["before"][:1].expand(6, -1), atol=1e-3)
+
+
+@pytest.mark.parametrize("placement", ["before", "after"])
+def test_names_have_no_influence_on_boxes_before_the_training(placement: str) -> None:
+    head = build_detector(settings(semantic_placement=placement), DIM, False, pretrained=False).roi_heads.box_head
+    features, names = torch.rand(6, 32), text(2)
+    first, second = (head.deltas(features, name.expand(6, -1)) for name in names)
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("kind", ["federated", "seesaw"])
+def test_long_tail_changes_only_the_classification_loss(kind: str) -> None:
+    detector, wanted, boxes = model().train(), target(), torch.tensor([500.0, 1.0, *[3.0] * 98])
+    wanted["distill_names"] = torch.full((4, 103), 1 / 102).index_fill(1, torch.tensor([0]), 0.0)
+    found = {}
+    for tail in (None, LongTail(kind, boxes)):
+        detector.roi_heads.long_tail = tail
+        torch.manual_seed(0)
+        found[tail is None] = detector([image()], [wanted], text(100), text(2, seed=5), torch.tensor([True, False]))
+    assert found[False]["loss_classifier"].isfinite()
+    changed = {key for key, value in found[True].items() if not torch.equal(value, found[False][key])}
+    assert changed == {"loss_classifier"}

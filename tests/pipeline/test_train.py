@@ -61,7 +61,7 @@ def _added(entries: list[dict[str, Any]], chance: random.Random) -> list[dict[st
 
 CRAFT = {
     "scale_jitter": [0.6, 1.7], "color_jitter": 0.3, "ema": 0.8, "validate_steps": 3, "validate_images": 4,
-    "names_weight": 1.0, "pseudo_boxes": 2, "pseudo_score": 0.0,
+    "names_weight": 1.0, "pseudo_boxes": 2, "pseudo_score": 0.0, "repeat_threshold": 0.9, "class_loss": "federated",
 }  # fmt: skip
 
 
@@ -279,3 +279,13 @@ def test_distilled_names_change_the_classifier(tiny_coco: Callable[..., TinyCoco
     first, second = (weights(tmp_path / str(weight)) for weight in (0.0, 1.0))
     name = "roi_heads.box_predictor.background_embedding"
     assert not torch.equal(first[name], second[name])
+
+
+def test_options_for_long_tails_change_the_training(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+    coco, found = tiny_coco(tmp_path / "images"), []
+    for index, more in enumerate([{}, {"repeat_threshold": 0.9}, {"class_loss": "seesaw"}]):
+        run_recipe(recipe(coco, epochs=1, distillation_weight=0.0, **more), tmp_path / str(index), until="train")
+        found.append(weights(tmp_path / str(index)))
+    for first, second in ((0, 1), (0, 2)):
+        with pytest.raises(AssertionError):
+            assert_same(found[first], found[second])

@@ -25,7 +25,7 @@ from ezsd.training.dataset import (
     name_targets,
     weighted_targets,
 )
-from ezsd.training.sampler import BatchPlan, PlannedBatches
+from ezsd.training.sampler import BatchPlan, PlannedBatches, expected_boxes, repeat_factors
 from tiny import CROWD_IMAGE, SPLIT, TinyCoco
 
 
@@ -240,3 +240,41 @@ def test_base_boxes_mix_their_label_with_the_teachers_distribution(share: float)
     torch.testing.assert_close(found[~base, 1:], teacher[~base])
     own = F.one_hot(known.labels[base] - 1, 5).float()
     torch.testing.assert_close(found[base, 1:], share * own + (1 - share) * teacher[base])
+
+
+def test_repeat_factors_follow_the_rarest_name_of_an_image(images: ImageSet) -> None:
+    plain = repeat_factors(images, 0.01)
+    assert plain == (1.0,) * len(images)  # every name is in more than 1 % of the images
+    found = [set(image.labels[~image.crowd].tolist()) for image in images]
+    share = {label: sum(label in own for own in found) / len(images) for label in (1, 2)}
+    for own, factor in zip(found, repeat_factors(images, 0.9), strict=True):
+        assert factor == pytest.approx(max([1.0, *(max(1.0, (0.9 / share[label]) ** 0.5) for label in own)]))
+    assert max(repeat_factors(images, 0.9)) > 1.1
+
+
+@given(st.lists(st.floats(1, 6), min_size=1, max_size=9), st.integers(1, 3), st.integers(0, 9))
+def test_images_are_repeated_as_often_as_their_factor_says(factors: list[float], batch: int, seed: int) -> None:
+    length = round(sum(factors))
+    plan = BatchPlan(len(factors), seed, batch, 1, repeats=tuple(factors))
+    shown = [index for found in plan.batches(0, 40 * length) for index, _ in found]
+    scale = length / sum(factors)
+    for start in range(0, 40 * length, length):
+        seen = [shown[start : start + length].count(index) for index in range(len(factors))]
+        assert all(abs(count - factor * scale) < 1.001 for count, factor in zip(seen, factors, strict=True))
+    mean = [shown[: 40 * length].count(index) / 40 for index in range(len(factors))]
+    assert mean == pytest.approx([factor * scale for factor in factors], abs=0.35)
+
+
+def test_repeated_images_are_resumed_and_shared_by_processes() -> None:
+    factors = (1.0, 2.5, 1.3)
+    whole = list(BatchPlan(3, 5, 2, 2, repeats=factors).batches(0, 9))
+    assert list(BatchPlan(3, 5, 2, 2, repeats=factors).batches(4, 9)) == whole[8:]
+    parts = [list(BatchPlan(3, 5, 1, 2, 2, process, factors).batches(0, 9)) for process in range(2)]
+    assert [[*first, *second] for first, second in zip(*parts, strict=True)] == whole
+    assert BatchPlan(3, 5, 2, 2, repeats=factors).steps(4) == BatchPlan(3, 5, 2, 2).steps(4)
+
+
+def test_expected_boxes_count_repeated_images(images: ImageSet) -> None:
+    labels = torch.cat([image.labels[~image.crowd] for image in images])
+    assert expected_boxes(images, ()).tolist() == [int((labels == 1).sum()), int((labels == 2).sum())]
+    assert torch.equal(expected_boxes(images, (2.0,) * len(images)), 2 * expected_boxes(images, ()))

@@ -13,19 +13,24 @@ class BoxHead(nn.Module):
     """Shared convolutions, followed by a branch for the region embedding and a branch for the box.
 
     The last hidden layer of the box branch takes the concatenation of the region feature and the text embedding of the
-    region's name, so the regression depends on the meaning of the name (METHOD: semantic regression).
+    region's name, so the regression depends on the meaning of the name (METHOD: semantic regression). With
+    ``semantic_placement: after``, as published, the output layer takes the text instead, and can only add an offset for
+    each name.
 
     Args:
         channels: Number of channels of the pooled features.
         embedding_dim: D, the dimension of text embeddings.
         config: The recipe's section ``detector``; uses roi_size, head_convs, head_channels, head_features,
-            semantic_regression and box_quality.
+            semantic_regression, semantic_placement and box_quality.
     """
 
     def __init__(self, channels: int, embedding_dim: int, config: DetectorConfig) -> None:
         super().__init__()
         width, hidden, roi_size, convs = config.head_channels, config.head_features, config.roi_size, config.head_convs
-        self.semantic = semantic = config.semantic_regression
+        self.semantic = config.semantic_regression
+        self.text_layer = (
+            0 if config.semantic_placement == "before" else 1
+        )  # the layer of to_deltas that takes the text
         self.shared = nn.Sequential(*(_conv(channels if i == 0 else width, width) for i in range(convs)))
         flat = width * roi_size**2
         self.to_embedding = nn.Sequential(
@@ -36,11 +41,14 @@ class BoxHead(nn.Module):
             _output(hidden, embedding_dim),
         )
         self.to_box_features = nn.Sequential(_conv(width, width), nn.Flatten(), _linear(flat, hidden))
-        guided = nn.Linear(hidden + (embedding_dim if semantic else 0), hidden)
+        inputs = [hidden, hidden]
+        inputs[self.text_layer] += embedding_dim if self.semantic else 0
+        last_hidden, output = nn.Linear(inputs[0], hidden), _output(inputs[1], 4)
         # From zero, only the directions spanned by the names of training get weights, so a new name adds no noise.
         with torch.no_grad():
-            guided.weight[:, hidden:] = 0
-        self.to_deltas = nn.Sequential(nn.Sequential(guided, nn.ReLU()), _output(hidden, 4))
+            for layer in (last_hidden, output):
+                layer.weight[:, hidden:] = 0
+        self.to_deltas = nn.Sequential(nn.Sequential(last_hidden, nn.ReLU()), output)
         self.to_quality = _output(hidden, 1) if config.box_quality else None
 
     def embed(self, shared: Tensor) -> Tensor:
@@ -54,9 +62,11 @@ class BoxHead(nn.Module):
             box_features: [N, hidden], from ``to_box_features``.
             text: [N, D] text embedding of each region's name; zeros for regions without a name.
         """
-        if self.semantic:
-            box_features = torch.cat([box_features, text.to(box_features.dtype)], dim=1)
-        deltas: Tensor = self.to_deltas(box_features)
+        deltas = box_features
+        for index, layer in enumerate(self.to_deltas):
+            if self.semantic and index == self.text_layer:
+                deltas = torch.cat([deltas, text.to(deltas.dtype)], dim=1)
+            deltas = layer(deltas)
         return deltas.float()
 
     def quality(self, box_features: Tensor) -> Tensor:

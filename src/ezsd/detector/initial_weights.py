@@ -20,8 +20,8 @@ from ezsd.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 _SETTINGS = ("strict", "named", "open")  # each knows more about novel names than the one before
-# Layers whose weights have a meaning only in the embedding space of their teacher.
-_OF_TEACHER = ("roi_heads.box_predictor.", "roi_heads.box_head.to_embedding.4.", "roi_heads.box_head.to_deltas.0.0.")
+# Layers whose weights have a meaning only in the embedding space of their teacher, besides the one that takes the text.
+_OF_TEACHER = ("roi_heads.box_predictor.", "roi_heads.box_head.to_embedding.4.")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ def read_initial_weights(config: DetectorConfig, teacher: str) -> InitialWeights
     model, known, _ = load_model(folder)
     tensors = model.state_dict()
     if known.teacher != teacher:
-        tensors = {name: value for name, value in tensors.items() if not name.startswith(_OF_TEACHER)}
+        of_teacher = (*_OF_TEACHER, f"roi_heads.box_head.to_deltas.{model.roi_heads.box_head.text_layer}.")
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(of_teacher)}
     return InitialWeights(tensors, known.setting, known.base)
 
 

@@ -1,11 +1,13 @@
-"""The losses of the detector, as pure functions of tensors."""
+"""The losses of the detector, as functions of tensors."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+FEDERATED_NAMES = 50  # in the loss of a batch (Zhou et al. 2021)
+SEESAW_MITIGATION, SEESAW_COMPENSATION = 0.8, 2.0  # exponents p and q (Wang et al. 2021)
 LEAST_IOU = 0.1  # boxes that overlap their base object less do not train the predicted IoU
 
 
@@ -19,6 +21,70 @@ def classification_losses(logits: Tensor, labels: Tensor, others: Tensor) -> Ten
     """
     masked = F.pad(~others, (logits.shape[1] - others.shape[1], 0))
     return F.cross_entropy(logits.float().masked_fill(masked, -torch.inf), labels, reduction="none")
+
+
+def seesaw_logits(logits: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
+    """Return logits whose cross-entropy is the Seesaw loss (Wang et al. 2021).
+
+    For a region of name i, the logit of name j is increased by the logarithm of two factors. The mitigation factor,
+    min(1, (N_j / N_i)^p) for N boxes of a name, protects rare names from the many objects of frequent ones. The
+    compensation factor, max(1, (s_j / s_i)^q) for scores s, restores the penalty where j is more probable than i.
+    Background regions and the logit of the background are not changed.
+
+    Args:
+        logits: [N, 1 + C]; column 0 is the background.
+        labels: [N] int64, 0 = background, at most C.
+        boxes: [C] number of boxes of each name in the training.
+    """
+    counts = torch.cat([boxes.new_ones(1), boxes.clamp(min=1)]).log()
+    log_scores = logits.detach().float().log_softmax(dim=1)
+    mitigation = (SEESAW_MITIGATION * (counts - counts[labels][:, None])).clamp(max=0)
+    compensation = (SEESAW_COMPENSATION * (log_scores - log_scores.gather(1, labels[:, None]))).clamp(min=0)
+    factors = mitigation + compensation
+    factors[:, 0] = 0
+    return logits.float() + factors * (labels > 0)[:, None]
+
+
+def federated_logits(logits: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
+    """Return logits in which only some of the names take part; the others are minus infinity.
+
+    These are the names of the regions, filled up to ``FEDERATED_NAMES`` with others, drawn with a probability
+    proportional to the square root of their boxes (federated loss, Zhou et al. 2021, "Probabilistic two-stage
+    detection"; there with a sigmoid for each name).
+
+    Args:
+        logits: [N, 1 + C]; column 0 is the background.
+        labels: [N] int64, 0 = background, at most C.
+        boxes: [C] number of boxes of each name in the training.
+    """
+    used = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+    used[labels] = True
+    used[0] = False
+    chances = boxes.sqrt().masked_fill(used[1:], 0)
+    more = min(FEDERATED_NAMES - int(used.sum()), int((chances > 0).sum()))
+    if more > 0:
+        used[1 + torch.multinomial(chances, more)] = True
+    used[0] = True
+    return logits.float().masked_fill(~used, -torch.inf)
+
+
+class LongTail(nn.Module):
+    """Changes the logits of the classification loss for data with many rare names.
+
+    Args:
+        kind: "federated" or "seesaw".
+        boxes: [C] number of boxes of each name in the training.
+    """
+
+    def __init__(self, kind: str, boxes: Tensor) -> None:
+        super().__init__()
+        self.change = {"federated": federated_logits, "seesaw": seesaw_logits}[kind]
+        self.boxes: Tensor
+        self.register_buffer("boxes", boxes, persistent=False)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the changed logits [N, 1 + C]; column 0 is the background, and so is label 0."""
+        return self.change(logits, labels, self.boxes)
 
 
 def box_regression_loss(deltas: Tensor, labels: Tensor, target_deltas: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 from ezsd.detector.box_head import BoxHead
 from ezsd.detector.losses import (
     LEAST_IOU,
+    LongTail,
     box_regression_loss,
     classification_losses,
     distillation_loss,
@@ -112,6 +113,7 @@ class ZeroShotRoIHeads(RoIHeads):
     def __init__(self, box_head: BoxHead, classifier: TextClassifier, scoring: Scoring, **parts: Any) -> None:
         super().__init__(box_head=box_head, box_predictor=classifier, **parts)
         self.scoring = scoring
+        self.long_tail: LongTail | None = None  # set for a training on data with many rare names
 
     def losses(
         self,
@@ -228,7 +230,11 @@ class ZeroShotRoIHeads(RoIHeads):
         """Return the mean over regions: labels for base objects and background, distributions for pseudo-boxes."""
         labels = torch.cat(samples.labels)
         plain = labels <= len(names.vocabulary)
-        losses = classification_losses(logits[plain], labels[plain], contrasted_names(samples, targets, names)[plain])
+        known, others = logits[plain].split([1 + len(names.vocabulary), len(names.others)], dim=1)
+        if self.long_tail is not None:
+            known = self.long_tail(known, labels[plain])
+        contrasted = contrasted_names(samples, targets, names)[plain]
+        losses = classification_losses(torch.cat([known, others], dim=1), labels[plain], contrasted)
         if plain.all():
             return losses.mean()
         wanted = torch.cat(

@@ -7,6 +7,7 @@ import torch
 from ezsd.data.samples import ImageSet
 from ezsd.data.target_store import TargetStore
 from ezsd.detector.initial_weights import read_initial_weights
+from ezsd.detector.losses import LongTail
 from ezsd.detector.model_config import ModelConfig
 from ezsd.detector.model_folder import save_model
 from ezsd.detector.rcnn import build_detector
@@ -18,6 +19,7 @@ from ezsd.run_folder import TrainMetrics, write_metrics
 from ezsd.teacher import Teacher, text_embeddings
 from ezsd.training.dataset import DistilledNames, TrainingDataset
 from ezsd.training.loop import OnStep
+from ezsd.training.sampler import expected_boxes, repeat_factors
 from ezsd.training.trainer import Job, train_model
 from ezsd.utils.device import process_state
 from ezsd.utils.environment import versions
@@ -62,6 +64,9 @@ def run_train(
     elif config.from_rpn and store is not None and recipe.propose.asks_rpn:
         weights_of_rpn, _ = read_tensors(context.folder.targets.rpn)
         model.load_state_dict(weights_of_rpn, strict=False)
+    if config.class_loss != "softmax":
+        repeats = repeat_factors(images, config.repeat_threshold) if config.repeat_threshold else ()
+        model.roi_heads.long_tail = LongTail(config.class_loss, expected_boxes(images, repeats))
     names = text_embeddings(teacher, split.names, recipe.prompt)
     base, novel = names.split([len(split.base), len(split.novel)])
     distilled = None

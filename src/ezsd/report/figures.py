@@ -79,4 +79,10 @@ _GROUPS: tuple[tuple[str, str, Unit, tuple[tuple[str, str], ...]], ...] = (
 FIGURES = tuple(
     Figure(f"{section}.{key}", group, title, unit) for section, group, unit, lines in _GROUPS for key, title in lines
 )
-OPTIONAL_PREFIXES = ("masks.", "lvis.", "lvis_masks.", "exact_boxes.", "false_alarms.")  # metrics that not every run has
+OPTIONAL_PREFIXES = (
+    "masks.",
+    "lvis.",
+    "lvis_masks.",
+    "exact_boxes.",
+    "false_alarms.",
+)  # metrics that not every run has

@@ -1,4 +1,4 @@
-"""The images of each batch, by step and process."""
+"""The images of each batch, by step and process; images with rare names can be shown more often."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ezsd.data.samples import ImageSet
 from ezsd.utils.seeding import seeded
 
 Key = tuple[int, int]  # index of the image and seed of its augmentation
@@ -24,6 +25,7 @@ class BatchPlan:
         accumulate: Batches per step.
         processes: Number of processes.
         process: Index of this process.
+        repeats: How often each image is shown in a pass, on average; empty = every image once.
     """
 
     images: int
@@ -32,6 +34,7 @@ class BatchPlan:
     accumulate: int
     processes: int = 1
     process: int = 0
+    repeats: tuple[float, ...] = ()
 
     @property
     def images_per_step(self) -> int:
@@ -45,15 +48,33 @@ class BatchPlan:
     def batches(self, start: int, stop: int) -> Iterator[list[Key]]:
         """Yield the batches of this process for steps ``start`` to ``stop - 1``, ``accumulate`` batches per step."""
         order: tuple[int, list[int]] = (-1, [])
+        length = max(1, round(sum(self.repeats))) if self.repeats else self.images
         for number in range(start * self.accumulate, stop * self.accumulate):
             first = (number * self.processes + self.process) * self.batch_size
             batch = []
             for position in range(first, first + self.batch_size):
-                epoch, place = divmod(position, self.images)
+                epoch, place = divmod(position, length)
                 if order[0] != epoch:
-                    order = (epoch, torch.randperm(self.images, generator=seeded(self.seed, epoch)).tolist())
+                    order = (epoch, self._order(epoch, length))
                 batch.append((order[1][place], self.seed * 1_000_003 + position))
             yield batch
+
+    def _order(self, epoch: int, length: int) -> list[int]:
+        """Return the images of a pass in random order.
+
+        The number of times that an image is shown is its repeat factor, rounded up or down at random (systematic
+        sampling), so that all passes have the same length.
+        """
+        chance = seeded(self.seed, epoch)
+        order = torch.randperm(length, generator=chance)
+        if not self.repeats:
+            return order.tolist()
+        ends = torch.tensor(self.repeats, dtype=torch.float64).cumsum(0)
+        ends = ends * (length / ends[-1]) + torch.rand((), generator=chance, dtype=torch.float64)
+        places = ends.floor().long().clamp(max=length)
+        places[-1] = length
+        counts = places.diff(prepend=torch.zeros(1, dtype=torch.int64))
+        return torch.arange(self.images).repeat_interleave(counts)[order].tolist()
 
 
 class PlannedBatches:
@@ -67,3 +88,32 @@ class PlannedBatches:
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.plan.accumulate
+
+
+def repeat_factors(images: ImageSet, threshold: float) -> tuple[float, ...]:
+    """Return how often each image is shown in a pass so that rare names are seen more often.
+
+    Repeat-factor sampling (Gupta et al. 2019, "LVIS"): a name in a fraction f of the images has the factor
+    max(1, sqrt(threshold / f)), and an image has the largest factor of its names. Crowd boxes do not count.
+
+    Args:
+        images: The train part.
+        threshold: Names in a smaller fraction of the images are repeated (0.001 for LVIS).
+    """
+    found = [image.labels[~image.crowd].unique() for image in images]
+    counts = torch.bincount(torch.cat(found), minlength=len(images.names) + 1)
+    factors = (threshold * len(images) / counts.clamp(min=1)).sqrt().clamp(min=1.0)
+    return tuple(float(factors[labels].max()) if len(labels) else 1.0 for labels in found)
+
+
+def expected_boxes(images: ImageSet, repeats: tuple[float, ...]) -> torch.Tensor:
+    """Return the expected number of boxes of each name in a pass, [C]; crowd boxes do not count.
+
+    Args:
+        images: The train part.
+        repeats: The repeat factor of each image; empty = every image once.
+    """
+    total = torch.zeros(len(images.names) + 1)
+    for image, factor in zip(images, repeats or (1.0,) * len(images), strict=True):
+        total += factor * torch.bincount(image.labels[~image.crowd], minlength=len(total))
+    return total[1:]

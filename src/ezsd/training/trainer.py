@@ -16,7 +16,7 @@ from ezsd.run_folder import TrainingFolder, TrainMetrics
 from ezsd.training.dataset import TrainingDataset, load_batches
 from ezsd.training.final_weights import FinalWeights, Measure
 from ezsd.training.loop import OnStep, Task, run_loop
-from ezsd.training.sampler import BatchPlan
+from ezsd.training.sampler import BatchPlan, repeat_factors
 from ezsd.utils.device import new_accelerator
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ def train_model(
     plan = BatchPlan(
         len(dataset), job.seed, config.batch_size, config.accumulate,
         accelerator.num_processes, accelerator.process_index,
+        repeat_factors(dataset.images, config.repeat_threshold) if config.repeat_threshold else (),
     )  # fmt: skip
     steps = plan.steps(config.epochs)
     wrapped, optimizer = accelerator.prepare(model, build_optimizer(model, config))
