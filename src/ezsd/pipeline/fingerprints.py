@@ -27,11 +27,11 @@ _OF_VALIDATION = ("train.validate_steps", "train.validate_images", "train.patien
 _NOT_OF_RPN = (
     "detector.rpn_proposals", "detector.roi_size", "detector.head_convs", "detector.head_channels",
     "detector.head_features", "detector.rois_per_image", "detector.masks", "detector.semantic_regression",
-    "detector.semantic_placement", "detector.semantic_top_k", "detector.score_threshold", "detector.nms", "detector.detections_per_image",
+    "detector.semantic_top_k", "detector.score_threshold", "detector.nms", "detector.detections_per_image",
     "train.epochs", "train.distillation_weight", "train.proposals_per_image", "train.ignore_top",
     "train.novel_negatives", "train.pseudo_boxes", "train.pseudo_score", "train.names_weight", "train.base_labels",
     "train.background_share", "train.ignore_chance", "train.novel_rivals",
-    "train.from_rpn", "train.class_loss", "detector.soft_nms",
+    "train.from_rpn", "train.class_loss", "detector.soft_nms", "detector.semantic_placement",
     "detector.objectness_power", "detector.quality_power", "detector.start_from", *_OF_VALIDATION,
 )  # fmt: skip
 # Keys added after version 0.1.0, with the value that is the behavior before them. With that value they are left out, so
