@@ -91,10 +91,12 @@ def to_lvis(content: Mapping[str, Sequence[Any]], categories: list[dict[str, Any
             "height": entry["height"],
             "coco_url": f"{folder}/{entry['file_name']}",
             "neg_category_ids": sorted({*chance.sample(ids, ABSENT)} - present[entry["id"]]),
-            "not_exhaustive_category_ids": [one for one in sorted(present[entry["id"]]) if chance.random() < NOT_EXHAUSTIVE],
+            "not_exhaustive_category_ids": [
+                category for category in sorted(present[entry["id"]]) if chance.random() < NOT_EXHAUSTIVE
+            ],
         }
         for entry in content["images"]
-    ]  # fmt: skip
+    ]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
