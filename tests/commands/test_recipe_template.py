@@ -130,3 +130,23 @@ def test_batch_follows_the_memory_of_the_gpu(
 def test_auto_is_a_cpu_recipe_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_recipe.torch.cuda, "is_available", lambda: False)
     assert _recipe(tmp_path, device="auto") == _recipe(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("name, own", [
+    ("coco_48_17_best", {}),
+    ("lvis_rare_best", {"train.class_loss": "seesaw", "train.repeat_threshold": 0.001, "detector.masks": True}),
+])  # fmt: skip
+def test_best_recipes_have_the_settings_that_init_writes_for_a_gpu(
+    name: str, own: dict[str, object], tmp_path: Path
+) -> None:
+    images, boxes = 1000, 10_000_000  # as for COCO and LVIS, the lengths of all trainings are at their limits
+    written = _recipe(tmp_path, images, (640, 480), boxes, "open_clip:ViT-B-32/openai", "gpu")
+    shipped = load_recipe(name)
+    assert (shipped.teacher, shipped.prompt) == (written.teacher, written.prompt)
+    found = {}
+    for section in ("adapt", "propose", "detector", "train"):
+        here, there = (getattr(recipe, section).model_dump() for recipe in (shipped, written))
+        found |= {f"{section}.{key}": here[key] for key in here if here[key] != there[key]}
+    of_data = {"detector.anchor_sides", "train.epochs", "train.batch_size", "propose.rpn_epochs", "adapt.precision",
+               "propose.precision", "train.precision"}  # fmt: skip
+    assert {key: value for key, value in found.items() if key not in of_data} == own
