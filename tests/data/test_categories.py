@@ -35,6 +35,14 @@ def test_custom_names_make_a_split() -> None:
     assert split == CategorySplit("custom", ("hard hat",), ("traffic cone", "van"))
 
 
+def test_few_shot_names_are_novel_names_that_are_trained() -> None:
+    split = load_split({"base": ["hat"], "novel": ["cone", "van", "bus"], "few_shot": ["bus", "van"]})
+    assert (split.base, split.novel) == (("hat",), ("van", "bus", "cone"))
+    assert split.trained == split.names[:3] == ("hat", "van", "bus")
+    with pytest.raises(RecipeError, match='split.few_shot: "hat" is not a novel name'):
+        load_split({"base": ["hat"], "novel": ["cone"], "few_shot": ["hat"]})
+
+
 def test_an_unknown_split_is_reported_with_the_shipped_splits() -> None:
     with pytest.raises(RecipeError) as raised:
         load_split("coco_48_7")

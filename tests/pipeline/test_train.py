@@ -289,3 +289,27 @@ def test_options_for_long_tails_change_the_training(tiny_coco: Callable[..., Tin
     for first, second in ((0, 1), (0, 2)):
         with pytest.raises(AssertionError):
             assert_same(found[first], found[second])
+
+
+def test_only_boxes_of_few_shot_names_are_used_and_the_result_says_so(
+    tiny_coco: Callable[..., TinyCoco], tmp_path: Path
+) -> None:
+    names = {"base": SPLIT.base, "novel": SPLIT.novel, "few_shot": ("bar",)}
+    for name, removed in (("all", ()), ("no-triangle", (20,)), ("no-bar", (12,))):
+        coco = tiny_coco(tmp_path / f"{name}-images")
+        coco.content["annotations"] = [e for e in coco.content["annotations"] if e["category_id"] not in removed]
+        coco.save()
+        chosen = recipe(coco, epochs=1, names_weight=1.0, pseudo_boxes=2, pseudo_score=0.0, ignore_top=2)
+        metrics = run_recipe(chosen.model_copy(update={"split": names}), tmp_path / name, until="evaluate")
+        found = metrics["evaluate"]
+        assert (found.setting, found.counts.boxes_novel > 0) == ("few_shot", True)
+        assert json.loads((tmp_path / name / "train/model/config.json").read_text())["novel"] == ["bar", "triangle"]
+    assert_same(weights(tmp_path / "all"), weights(tmp_path / "no-triangle"))
+    for stage in ("adapt/norms.safetensors", "train/model/model.safetensors"):
+        first, second = (read_tensors(tmp_path / name / stage)[0] for name in ("all", "no-bar"))
+        with pytest.raises(AssertionError):
+            assert_same(first, second)
+    for path in ("all", "no-bar"):
+        assert len(list((tmp_path / path / "targets").glob("*.arrow")))
+    rows = {name: json.loads((tmp_path / name / "targets/metrics.json").read_text()) for name in ("all", "no-bar")}
+    assert rows["all"]["base_boxes"] > rows["no-bar"]["base_boxes"]

@@ -176,7 +176,7 @@ def _unsaved(recipe: Recipe) -> Recipe:
 
 def _train_rpn(context: RunContext, images: ImageSet) -> Pace:
     timer = StepTimer(_SECONDS["rpn step"])
-    train_base_rpn(context.recipe, context.split.base, images, context.folder.of("propose"), timer)
+    train_base_rpn(context.recipe, context.split.trained, images, context.folder.of("propose"), timer)
     return timer.pace()
 
 
@@ -187,7 +187,7 @@ def _propose(context: RunContext, proposer: Proposer, images: ImageSet) -> tuple
     found: dict[int, Regions] = {}
 
     def work(group: list[AnnotatedImage]) -> None:
-        known = [with_names(image, images.names, context.split.base) for image in group]
+        known = [with_names(image, images.names, context.split.trained) for image in group]
         found.update(zip((image.image_id for image in group), affordable.propose(known), strict=True))
 
     # About one full batch of crops. On a CPU, batches are not faster and smaller groups give more measurements.
@@ -253,7 +253,7 @@ def _adapt(context: RunContext, train: ImageSet, val: ImageSet, teacher: Teacher
         paces["look at a crop"] = Pace.of([(time.monotonic() - started) / crops])
     if config.enabled:
         timer = StepTimer(_SECONDS["adapt step"])
-        batches = CropBatches(train, split.base, config, recipe.seed)
+        batches = CropBatches(train, split.trained, config, recipe.seed)
         train_norms(teacher, batches, split, recipe.prompt, NormsJob(context.folder.adapt_checkpoints, on_step=timer))
         # The median, because the first steps read the images of many later steps; reading is counted separately.
         pace = timer.pace()

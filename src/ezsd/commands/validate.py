@@ -41,16 +41,17 @@ def check_recipe(path: str | Path, changes: Sequence[str] = (), preset: str | No
         split = load_split(recipe.split, recipe.data.train.annotations)
     except EzsdError as error:
         problems += error.problems
-    base, names = (split.base, split.names) if split else ((), ())  # images can be checked without names
-    train = _checked(recipe.data.train, base, base, recipe.data.skip_bad, problems)
+    trained, names = (split.trained, split.names) if split else ((), ())  # images can be checked without names
+    train = _checked(recipe.data.train, trained, trained, recipe.data.skip_bad, problems)
     val = _checked(recipe.data.val, names, (), recipe.data.skip_bad, problems)
     if problems or train is None or val is None or split is None:
         raise EzsdError(problems)
     boxes = [sum(len(image.boxes) for image in part) for part in (train, val)]
+    few = " and few-shot" if split.few_shot else ""
     return "\n".join([
         *(f"skipped: {problem}" for problem in train.skipped + val.skipped),
         f"OK: {len(split.base)} base and {len(split.novel)} novel names; train {len(train)} images with "
-        f"{boxes[0]} base boxes; val {len(val)} images with {boxes[1]} base and novel boxes.",
+        f"{boxes[0]} base{few} boxes; val {len(val)} images with {boxes[1]} base and novel boxes.",
     ])  # fmt: skip
 
 

@@ -13,22 +13,36 @@ from typing import Any
 
 from ezsd.errors import RecipeError
 
+_SIDES = ("base", "novel", "few_shot")
 _LVIS_FREQUENCIES = {"f": "frequent", "c": "common", "r": "rare"}
 _LVIS_BASE = {"lvis_rare": ("frequent", "common"), "lvis_common_rare": ("frequent",)}
 
 
 @dataclass(frozen=True)
 class CategorySplit:
-    """Base names (with boxes) and novel names (without boxes). The two lists are disjoint."""
+    """Base names (with boxes) and novel names (without boxes, or with a few). The two lists are disjoint.
+
+    Attributes:
+        name: The name of the split.
+        base: Names with boxes.
+        novel: Names without boxes in training, except for those of ``few_shot``, which come first.
+        few_shot: Novel names whose boxes in the train annotations are used. Their results count as novel.
+    """
 
     name: str
     base: tuple[str, ...]
     novel: tuple[str, ...]
+    few_shot: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """Base names, then novel names."""
         return self.base + self.novel
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The names whose boxes are used in training, the first of :attr:`names`."""
+        return self.base + self.few_shot
 
 
 def shipped_splits() -> tuple[str, ...]:
@@ -42,14 +56,15 @@ def load_split(split: str | Mapping[str, Sequence[str]], annotations: Path | Non
     """Load a category split.
 
     Args:
-        split: The name of a shipped split, or ``{"base": [...], "novel": [...]}`` for a split named "custom".
+        split: The name of a shipped split, or ``{"base": [...], "novel": [...]}`` for a split named "custom", which can
+            have ``few_shot``, the novel names that have some boxes.
             ``lvis_rare`` (novel = rare) and ``lvis_common_rare`` (novel = common and rare) follow Gupta et al. 2019,
             "LVIS". They use the ``frequency`` of each category in ``annotations``.
         annotations: An LVIS annotation file. Only the LVIS splits need it.
 
     Raises:
-        RecipeError: The split is unknown, has no base names, repeats a name or lists a name as both base and novel
-            (all problems are reported together), or the LVIS file has no frequencies.
+        RecipeError: The split is unknown, has no base names, repeats a name, lists a name as both base and novel,
+            or a few-shot name that is not novel (all problems are reported together), or the LVIS file has no frequencies.
     """
     if not isinstance(split, str):
         return _checked("custom", split)
@@ -67,10 +82,10 @@ def load_split(split: str | Mapping[str, Sequence[str]], annotations: Path | Non
 
 def _checked(name: str, names: Mapping[str, Sequence[str]]) -> CategorySplit:
     problems = [
-        f'split: unknown key "{key}"; expected base and novel.' for key in names if key not in ("base", "novel")
+        f'split: unknown key "{key}"; expected base, novel and few_shot.' for key in names if key not in _SIDES
     ]
     sides: dict[str, tuple[str, ...]] = {}
-    for side in ("base", "novel"):
+    for side in _SIDES:
         given = names.get(side, ())
         if isinstance(given, str) or not all(isinstance(entry, str) and entry.strip() for entry in given):
             problems.append(f"split.{side}: expected a list of category names, found {given!r}.")
@@ -88,9 +103,16 @@ def _checked(name: str, names: Mapping[str, Sequence[str]]) -> CategorySplit:
         for entry in dict.fromkeys(sides["novel"])
         if entry in sides["base"]
     ]
+    problems += [
+        f'split.few_shot: "{entry}" is not a novel name; list it in split.novel too.'
+        for entry in dict.fromkeys(sides["few_shot"])
+        if entry not in sides["novel"]
+    ]
     if problems:
         raise RecipeError(problems)
-    return CategorySplit(name, sides["base"], sides["novel"])
+    few = tuple(entry for entry in sides["novel"] if entry in sides["few_shot"])
+    others = tuple(entry for entry in sides["novel"] if entry not in few)
+    return CategorySplit(name, sides["base"], few + others, few)
 
 
 def _lvis_split(name: str, annotations: Path | None) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ from ezsd.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-_SETTINGS = ("strict", "named", "open")  # each knows more about novel names than the one before
+_SETTINGS = ("strict", "named", "few_shot", "open")  # each knows more about novel names than the one before
 # Layers whose weights have a meaning only in the embedding space of their teacher, besides the one that takes the text.
 _OF_TEACHER = ("roi_heads.box_predictor.", "roi_heads.box_head.to_embedding.4.")
 
@@ -30,7 +30,7 @@ class InitialWeights:
 
     Attributes:
         tensors: The weights by the names of :class:`ezsd.detector.rcnn.Rcnn`.
-        setting: The setting of the other detector: strict, named or open.
+        setting: The setting of the other detector: strict, named, few_shot or open.
         base: Its base names; it was trained on boxes of these names.
     """
 

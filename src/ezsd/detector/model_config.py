@@ -20,7 +20,8 @@ class ModelConfig(BaseModel):
         base: Base names of the split.
         novel: Novel names of the split. The folder contains the text embeddings of base and novel names.
         split: The name of the split.
-        setting: ``strict`` (novel names unknown during training), ``named`` (names known) or ``open`` (other data).
+        setting: ``strict`` (novel names unknown during training), ``named`` (names known), ``few_shot`` (some boxes of
+            novel names were used) or ``open`` (other data).
         teacher: The teacher that computes text embeddings of other names.
         prompt: The prompt for these text embeddings.
         dense_sides: Long sides (pixels) of the whole image as input of the teacher.

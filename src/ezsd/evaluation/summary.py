@@ -20,6 +20,7 @@ from ezsd.utils.format import byte_size, duration
 SETTINGS = {
     "strict": " (novel names unknown while training)",
     "named": " (novel names known while training, no boxes)",
+    "few_shot": " (novel names known while training, a few boxes of them)",
     "open": " (other data)",
 }
 ByCategory = dict[int, Figures]

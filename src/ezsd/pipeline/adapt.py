@@ -63,7 +63,7 @@ def run_adapt(context: RunContext, teacher: Teacher, train: ImageSet, val: Image
         return name_crops(teacher, val, split, config, recipe.prompt, context.device)
 
     if config.enabled:
-        batches = CropBatches(train, split.base, config, recipe.seed)
+        batches = CropBatches(train, split.trained, config, recipe.seed)
         steps, crops = batches.steps, config.epochs * len(batches.boxes)
         logger.info(
             f"adapt: {len(batches.boxes)} base boxes, {config.epochs} epochs = {steps} steps of {config.batch_size} "

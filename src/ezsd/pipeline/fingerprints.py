@@ -87,6 +87,7 @@ def stage_inputs(recipe: Recipe, split: CategorySplit) -> dict[str, Inputs]:
         "seed": recipe.seed,
         "split.base": list(split.base),
         "split.novel": list(split.novel),
+        **({"split.few_shot": list(split.few_shot)} if split.few_shot else {}),
         "data.skip_bad": recipe.data.skip_bad,
         **_of_part("data.train", recipe.data.train),
     }

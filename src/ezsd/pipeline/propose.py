@@ -62,7 +62,7 @@ def run_propose(context: RunContext, images: ImageSet, teacher: Teacher) -> Prop
     state, config = process_state(), recipe.propose
     rpn, training = None, None
     if config.asks_rpn:
-        training = train_base_rpn(recipe, split.base, images, folder)
+        training = train_base_rpn(recipe, split.trained, images, folder)
         rpn = load_base_rpn(folder, config.shortlist, context.device)
     text = text_embeddings(teacher, split.names, recipe.prompt)
     proposer = Proposer(teacher, text, len(split.base), config, context.device, rpn)
@@ -113,7 +113,7 @@ def _jobs(context: RunContext, images: ImageSet, teacher: Teacher) -> list[_Job]
     key = digest(teacher.fingerprint, settings, recipe.prompt, *split.names, str(len(split.base)))
     if config.asks_rpn:
         key = digest(key, context.folder.targets.rpn)
-    known = [with_names(image, images.names, split.base) for image in images]
+    known = [with_names(image, images.names, split.trained) for image in images]
     chunks = [known[start : start + config.shard_images] for start in range(0, len(known), config.shard_images)]
     return [
         _Job(folder / f"shard-{number:05d}.arrow", digest(key, *map(_boxes_as_text, chunk)), chunk)

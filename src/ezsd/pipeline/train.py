@@ -36,8 +36,8 @@ def run_train(
     """Train the detector and write its model folder; resume from the last checkpoint if one exists.
 
     Args:
-        context: The run. The base names are the vocabulary of the training.
-        images: The train part, with base boxes only.
+        context: The run. The base names, and novel names with some boxes, are the vocabulary of the training.
+        images: The train part, with boxes of these names only.
         teacher: The adapted teacher, which embeds the names.
         on_step: See :func:`ezsd.training.loop.run_loop`.
         val: The val part; with ``train.validate_steps``, its base boxes choose the best weights. None: no validation.
@@ -68,22 +68,24 @@ def run_train(
         repeats = repeat_factors(images, config.repeat_threshold) if config.repeat_threshold else ()
         model.roi_heads.long_tail = LongTail(config.class_loss, expected_boxes(images, repeats))
     names = text_embeddings(teacher, split.names, recipe.prompt)
-    base, novel = names.split([len(split.base), len(split.novel)])
+    known, novel = names.split([len(split.trained), len(split.names) - len(split.trained)])
     distilled = None
     if config.names_weight or config.pseudo_boxes:
         distilled = DistilledNames(names.cpu(), len(split.base), teacher.logit_scale)
     dataset = TrainingDataset(
         images, store, teacher.embedding_dim, config, recipe.detector.image_size, masks, distilled
     )
-    inputs = [base, novel]
+    inputs = [known, novel]
     inputs += [torch.full((len(novel),), used) for used in (config.novel_negatives, config.novel_rivals)]
     weights = {"loss_distillation": config.distillation_weight, "loss_names": config.names_weight}
     measure = None
     if config.validate_steps and val is not None:
-        measure = measure_base(context, validation_images(context, val), base)
+        measure = measure_base(context, validation_images(context, val), names[: len(split.base)])
     job = Job("train", context.folder.training, recipe.seed, recipe.data.workers, on_step, measure)
     metrics = train_model(model, dataset, job, inputs, weights)
     setting = "strict" if store is None and not (config.novel_negatives or config.novel_rivals) else "named"
+    if split.few_shot:
+        setting = "few_shot"
     if process_state().is_main_process:
         model_config = ModelConfig(
             detector=recipe.detector,

@@ -207,9 +207,12 @@ def _boxes(part: ImageSet, names: Sequence[str] | None = None) -> int:
 
 def describe_data(split: CategorySplit, images: Mapping[str, ImageSet]) -> str:
     """Describe both parts of the data in one line."""
-    parts = [f"{len(split.base)} base and {len(split.novel)} novel names"]
+    few = f" ({len(split.few_shot)} with some boxes)" if split.few_shot else ""
+    parts = [f"{len(split.base)} base and {len(split.novel)} novel names{few}"]
     if train := images.get("train"):
-        parts.append(f"train {len(train):,} images with {_boxes(train):,} base boxes")
+        boxes = f"{_boxes(train, split.base):,} base boxes"
+        more = f" and {_boxes(train, split.few_shot):,} novel boxes" if split.few_shot else ""
+        parts.append(f"train {len(train):,} images with {boxes}{more}")
     if val := images.get("val"):
         base, novel = _boxes(val, split.base), _boxes(val, split.novel)
         parts.append(f"val {len(val):,} images with {base:,} base and {novel:,} novel boxes")

@@ -37,7 +37,7 @@ class Run:
 
     Attributes:
         folder: The run folder.
-        setting: strict, named or open.
+        setting: strict, named, few_shot or open.
         split: The name of the split.
         inputs: The inputs of stage evaluate, by recipe key; data as digests.
         values: The metrics, by the key of a :class:`Figure`. None means "not measured".
@@ -56,7 +56,7 @@ class Column:
 
     Attributes:
         name: The name of the run folder, or the common part of the names.
-        setting: strict, named or open.
+        setting: strict, named, few_shot or open.
         split: The name of the split.
         runs: The number of runs.
         values: The metrics, by the key of a :class:`Figure`. None means "not measured".

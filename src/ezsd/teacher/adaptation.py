@@ -57,8 +57,8 @@ def train_norms(teacher: Teacher, batches: CropBatches, split: CategorySplit, pr
     optimizer = torch.optim.AdamW(parameters.values(), lr=config.lr, weight_decay=config.weight_decay)
     settings = config.model_dump_json(exclude={"share"})  # the share is applied after the training
     depends_on = (teacher.weights_digest, settings, prompt, *split.names, batches.digest)
-    texts = [prompt.format(name=name) for name in split.base]
-    loss_of = _crop_loss(teacher, texts, config.balance * batches.log_shares(len(split.base)), config)
+    texts = [prompt.format(name=name) for name in split.trained]
+    loss_of = _crop_loss(teacher, texts, config.balance * batches.log_shares(len(split.trained)), config)
     device = str(accelerator.device)
 
     def losses(step: int) -> Iterator[Mapping[str, Tensor]]:

@@ -58,12 +58,12 @@ def load_images(part: Part, names: Sequence[str], skip_bad: bool = False, requir
 def load_parts(
     data: DataConfig, split: CategorySplit, wanted: Collection[Literal["train", "val"]] = ("train", "val")
 ) -> dict[str, ImageSet]:
-    """Load the wanted parts of the data: train with boxes of base names only, val with boxes of all names.
+    """Load the wanted parts of the data: train with boxes of base names (and few-shot names) only, val with boxes of all names.
 
     Raises:
         DataError: See :func:`load_images`; the problems of both parts are reported together.
     """
-    parts = {"train": (data.train, split.base, split.base), "val": (data.val, split.names, ())}
+    parts = {"train": (data.train, split.trained, split.trained), "val": (data.val, split.names, ())}
     images: dict[str, ImageSet] = {}
     problems: list[str] = []
     for name in wanted:
