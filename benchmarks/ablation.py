@@ -61,6 +61,7 @@ ADDITIONS: dict[str, tuple[str, ...]] = {
     "no-objectness-in-scores": ("detector.objectness_power=0",),
     "no-soft-nms": ("detector.soft_nms=0",),
     "text-of-best-name": ("detector.semantic_top_k=1",),
+    "text-after-hidden": ("detector.semantic_placement=after",),
 }
 PRESETS = ("paper", "baseline")
 COLUMNS = {

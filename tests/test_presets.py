@@ -41,7 +41,10 @@ PAPER: dict[str, dict[str, Any]] = {
     "L1 alone, in full, on base boxes and 200 proposals an image": {
         "train.distillation_weight": 1.0, "train.names_weight": 0.0, "train.proposals_per_image": 200,
     },
-    "semantic regression by the best name": {"detector.semantic_regression": True, "detector.semantic_top_k": 1},
+    "semantic regression by the best name, text after the last hidden layer": {
+        "detector.semantic_regression": True, "detector.semantic_top_k": 1, "detector.semantic_placement": "after",
+    },
+    "softmax cross-entropy, without treatment of rare names": {"train.class_loss": "softmax"},
     "gradient norm clipped at 10": {"train.clip_norm": 10.0},
     "no flip and no other augmentation": {
         "train.flip": 0.0, "train.scale_jitter": [1.0, 1.0], "train.color_jitter": 0.0,
@@ -64,6 +67,8 @@ PAPER: dict[str, dict[str, Any]] = {
     "the NMS of an ordinary Faster R-CNN": {"detector.nms": 0.5, "detector.soft_nms": 0.0},
 }  # fmt: skip
 LEFT_TO_THE_RECIPE = {
+    # long-tailed data
+    "train.repeat_threshold",
     # precision, speed and bookkeeping
     "adapt.precision", "propose.precision", "train.precision", "propose.batch_size", "propose.shard_images",
     "evaluate.batch_size", "evaluate.proposals", "train.checkpoint_steps", "train.trackers",
