@@ -89,7 +89,7 @@ def main() -> None:
         for name, variant in chosen.items():
             run, recipe = RunFolder(arguments.out / f"{name}_seed{seed}"), variant.model_copy(update={"seed": seed})
             inputs = stage_inputs(recipe, load_split(recipe.split, recipe.data.train.annotations))
-            _reuse_stages(run, inputs, finished)
+            reuse_stages(run, inputs, finished)
             run_recipe(recipe, run.path, until="evaluate")
             finished[run] = inputs
             folders.append(run.path)
@@ -118,12 +118,12 @@ def table(folders: list[Path], mean: bool) -> str:
     return "\n".join(lines)
 
 
-def _reuse_stages(run: RunFolder, inputs: dict[Stage, Inputs], finished: dict[RunFolder, dict[Stage, Inputs]]) -> None:
+def reuse_stages(run: RunFolder, inputs: dict[Stage, Inputs], finished: dict[RunFolder, dict[Stage, Inputs]]) -> None:
     """Copy adapted teacher and targets from a finished run that has the same inputs."""
     for stage in ("adapt", "propose"):
         for other, known in finished.items():
             source, target = other.of(stage), run.of(stage)
-            if known[stage] == inputs[stage] and other.done(stage).exists() and not target.exists():
+            if known.get(stage) == inputs[stage] and other.done(stage).exists() and not target.exists():
                 building = target.with_name(f".{target.name}.part")
                 shutil.rmtree(building, ignore_errors=True)
                 shutil.copytree(source, building)

@@ -64,7 +64,8 @@ def load_split(split: str | Mapping[str, Sequence[str]], annotations: Path | Non
 
     Raises:
         RecipeError: The split is unknown, has no base names, repeats a name, lists a name as both base and novel,
-            or a few-shot name that is not novel (all problems are reported together), or the LVIS file has no frequencies.
+            or a few-shot name that is not novel (all problems are reported together), or the LVIS file has no
+            frequencies.
     """
     if not isinstance(split, str):
         return _checked("custom", split)
@@ -81,9 +82,7 @@ def load_split(split: str | Mapping[str, Sequence[str]], annotations: Path | Non
 
 
 def _checked(name: str, names: Mapping[str, Sequence[str]]) -> CategorySplit:
-    problems = [
-        f'split: unknown key "{key}"; expected base, novel and few_shot.' for key in names if key not in _SIDES
-    ]
+    problems = [f'split: unknown key "{key}"; expected base, novel and few_shot.' for key in names if key not in _SIDES]
     sides: dict[str, tuple[str, ...]] = {}
     for side in _SIDES:
         given = names.get(side, ())

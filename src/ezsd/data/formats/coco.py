@@ -58,7 +58,7 @@ def load_images(part: Part, names: Sequence[str], skip_bad: bool = False, requir
 def load_parts(
     data: DataConfig, split: CategorySplit, wanted: Collection[Literal["train", "val"]] = ("train", "val")
 ) -> dict[str, ImageSet]:
-    """Load the wanted parts of the data: train with boxes of base names (and few-shot names) only, val with boxes of all names.
+    """Load the wanted parts of the data: train with boxes of base and few-shot names only, val with boxes of all names.
 
     Raises:
         DataError: See :func:`load_images`; the problems of both parts are reported together.
