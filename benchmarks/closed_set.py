@@ -4,7 +4,8 @@
 
 The plain detector is torchvision's GeneralizedRCNN with the recipe's backbone, FPN, RPN and box-head layers. It
 classifies the base categories with a linear layer, and regresses boxes for each category. Images, order, schedule and
-input size are those of the recipe. It is evaluated on base names only. Running it again resumes an interrupted run.
+input size are those of the recipe. It is evaluated on base names, and on the few-shot names of the split if it has any.
+Running it again resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -128,21 +129,26 @@ def closed_set(recipe: Recipe, folder: Path) -> dict[str, Any]:
     if saved.exists() and load_recipe(saved) != recipe:
         raise ArtifactError(f"{folder} was made from a different recipe, see {saved}. Use another --out.")
     save_recipe(recipe, saved)
-    base = load_split(recipe.split).base
+    split = load_split(recipe.split, recipe.data.train.annotations)
+    names, base = split.trained, len(split.base)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     none = {"distillation_weight": 0.0, "names_weight": 0.0, "ignore_top": 0, "pseudo_boxes": 0}
     config = recipe.train.model_copy(update=none)
-    train, val = (load_images(part, base, recipe.data.skip_bad) for part in (recipe.data.train, recipe.data.val))
+    train, val = (load_images(part, names, recipe.data.skip_bad) for part in (recipe.data.train, recipe.data.val))
     torch.manual_seed(recipe.seed)
-    model = plain_detector(recipe.detector, len(base), recipe.detector.pretrained)
+    model = plain_detector(recipe.detector, len(names), recipe.detector.pretrained)
     images = TrainingDataset(train, None, 1, config, recipe.detector.image_size, masks=False)
     trained = train_model(model, images, Job("closed set", TrainingFolder(folder), recipe.seed, recipe.data.workers))
     asked = Rcnn(model.backbone, model.rpn, FixedNames(model.roi_heads), recipe.detector.image_size).to(device).eval()
-    labels = range(1, len(base) + 1)
+    labels = range(1, len(names) + 1)
     found = detect_in_parts(asked, val.images, torch.zeros(0, 1), labels, recipe.evaluate.batch_size, folder / "val")
-    truth = ground_truth_of(val, read_rules(recipe.data.val.annotations, base))
-    mean = mean_figures(coco_metrics(truth, found).values())
-    figures = {"ap50": mean.ap50, "ap": mean.ap, "seconds": trained.seconds}
+    truth = ground_truth_of(val, read_rules(recipe.data.val.annotations, names))
+    by_label = coco_metrics(truth, found)
+    mean = mean_figures(one for label, one in by_label.items() if label <= base)
+    figures = {"ap50": mean.ap50, "ap": mean.ap, "steps": trained.steps, "seconds": trained.seconds}
+    if split.few_shot:
+        novel = mean_figures(one for label, one in by_label.items() if label > base)
+        figures |= {"ap50_novel": novel.ap50, "ap_novel": novel.ap}
     write_json(folder / "metrics.json", figures)
     return figures
 
