@@ -271,6 +271,8 @@ def test_repeated_images_are_resumed_and_shared_by_processes() -> None:
     assert list(BatchPlan(3, 5, 2, 2, repeats=factors).batches(4, 9)) == whole[8:]
     parts = [list(BatchPlan(3, 5, 1, 2, 2, process, factors).batches(0, 9)) for process in range(2)]
     assert [[*first, *second] for first, second in zip(*parts, strict=True)] == whole
+    shown = [index for batch in whole for index, _ in batch]
+    assert shown[:5] != sorted(shown[:5]) and shown[:5] != shown[5:10]
     assert BatchPlan(3, 5, 2, 2, repeats=factors).steps(4) == BatchPlan(3, 5, 2, 2).steps(4)
 
 
