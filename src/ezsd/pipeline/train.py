@@ -14,7 +14,7 @@ from ezsd.detector.rcnn import build_detector
 from ezsd.errors import RecipeError
 from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.validation import measure_base, validation_images
-from ezsd.recipe import Recipe, needs_targets
+from ezsd.recipe import Recipe, TrainConfig, needs_targets
 from ezsd.run_folder import TrainMetrics, write_metrics
 from ezsd.teacher import Teacher, text_embeddings
 from ezsd.training.dataset import DistilledNames, TrainingDataset
@@ -64,9 +64,7 @@ def run_train(
     elif config.from_rpn and store is not None and recipe.propose.asks_rpn:
         weights_of_rpn, _ = read_tensors(context.folder.targets.rpn)
         model.load_state_dict(weights_of_rpn, strict=False)
-    if config.class_loss != "softmax":
-        repeats = repeat_factors(images, config.repeat_threshold) if config.repeat_threshold else ()
-        model.roi_heads.long_tail = LongTail(config.class_loss, expected_boxes(images, repeats))
+    model.roi_heads.long_tail = _long_tail(config, images)
     names = text_embeddings(teacher, split.names, recipe.prompt)
     known, novel = names.split([len(split.trained), len(split.names) - len(split.trained)])
     distilled = None
@@ -104,6 +102,13 @@ def run_train(
         write_metrics(context.folder.metrics("train"), metrics)
     process_state().wait_for_everyone()
     return metrics
+
+
+def _long_tail(config: TrainConfig, images: ImageSet) -> LongTail | None:
+    if config.class_loss == "softmax":
+        return None
+    repeats = repeat_factors(images, config.repeat_threshold) if config.repeat_threshold else ()
+    return LongTail(config.class_loss, expected_boxes(images, repeats))
 
 
 def wants_masks(recipe: Recipe, images: ImageSet) -> bool:
