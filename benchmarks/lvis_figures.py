@@ -30,12 +30,14 @@ def main() -> None:
     for folder in arguments.runs:
         run = RunFolder(folder)
         metrics = read_metrics(run.metrics("evaluate"), EvaluateMetrics)
-        annotations = load_run_recipe(run.recipe).data.val.annotations
+        val = load_run_recipe(run.recipe).data.val
+        if val.limit is not None:
+            parser.exit(2, f"{folder}: data.val.limit is set, but the package evaluates the whole annotation file.\n")
         for kind, key in KINDS.items():
             ours: LvisMetrics | None = getattr(metrics, key)
             if ours is None:
                 continue
-            theirs = official_figures(annotations, read_json(run.detections), kind)
+            theirs = official_figures(val.annotations, read_json(run.detections), kind)
             for name, found in (("ezsd", ours), ("lvis", theirs)):
                 cells = [f"{-1 if value is None else value:.4f}" for value in (getattr(found, each) for each in KEYS)]
                 print(f"| {folder.name} | {kind} | {name} | " + " | ".join(cells) + " |")

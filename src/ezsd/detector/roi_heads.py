@@ -233,9 +233,8 @@ class ZeroShotRoIHeads(RoIHeads):
         known, others = logits[plain].split([1 + len(names.vocabulary), len(names.others)], dim=1)
         if self.long_tail is not None:
             known = self.long_tail(known, labels[plain])
-        losses = classification_losses(
-            torch.cat([known, others], dim=1), labels[plain], contrasted_names(samples, targets, names)[plain]
-        )
+        contrasted = contrasted_names(samples, targets, names)[plain]
+        losses = classification_losses(torch.cat([known, others], dim=1), labels[plain], contrasted)
         if plain.all():
             return losses.mean()
         wanted = torch.cat(

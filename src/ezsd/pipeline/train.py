@@ -71,15 +71,15 @@ def run_train(
     distilled = None
     if config.names_weight or config.pseudo_boxes:
         distilled = DistilledNames(names.cpu(), len(split.base), teacher.logit_scale)
+    dataset = TrainingDataset(
+        images, store, teacher.embedding_dim, config, recipe.detector.image_size, masks, distilled
+    )
     inputs = [known, novel]
     inputs += [torch.full((len(novel),), used) for used in (config.novel_negatives, config.novel_rivals)]
     weights = {"loss_distillation": config.distillation_weight, "loss_names": config.names_weight}
     measure = None
     if config.validate_steps and val is not None:
         measure = measure_base(context, validation_images(context, val), names[: len(split.base)])
-    dataset = TrainingDataset(
-        images, store, teacher.embedding_dim, config, recipe.detector.image_size, masks, distilled
-    )
     job = Job("train", context.folder.training, recipe.seed, recipe.data.workers, on_step, measure)
     metrics = train_model(model, dataset, job, inputs, weights)
     setting = "strict" if store is None and not (config.novel_negatives or config.novel_rivals) else "named"
