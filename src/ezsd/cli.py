@@ -84,6 +84,14 @@ class Number(str, Enum):
     int8 = "int8"
 
 
+class Layout(str, Enum):
+    """The formats that a data set can be converted to."""
+
+    coco = "coco"
+    yolo = "yolo"
+    voc = "voc"
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
@@ -289,6 +297,27 @@ def init(
         recipe, run = shell_quoted(out), shell_quoted(Path("runs", out.stem))
         for command in (f"validate {recipe}", f"plan {recipe}", f"run {recipe} --out {run}"):
             typer.echo(f"next: ezsd {command}")
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A folder or file: COCO, YOLO, Pascal VOC, LVIS or LabelMe.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write.")],
+    to: Annotated[Layout, typer.Option(help="The format to write.")],
+) -> None:
+    """Copy a data set to a folder in another format."""
+    with _error_messages():
+        from ezsd.commands.convert import FORMATS
+        from ezsd.commands.convert import convert as convert_dataset
+
+        made = convert_dataset(source, out, FORMATS[list(Layout).index(to)])
+        for text in made.summary:
+            typer.echo(f"found {text}")
+        for text in made.notes:
+            typer.echo(f"note: {text}")
+        typer.echo(f"wrote {out}")
 
 
 @app.command()

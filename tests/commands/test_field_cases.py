@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,5 +127,5 @@ def _base_boxes(output: str, recipe: Path) -> int:
         return int(output.split("images with ")[1].split(" base boxes")[0].replace(",", ""))
     line = next(line for line in output.splitlines() if line.startswith("found train: "))
     base = yaml.safe_load(recipe.read_text())["split"]["base"]
-    counts = dict(part.rsplit(" ", 1) for part in line.split("(")[1].split(")")[0].split(", "))
-    return sum(int(count) for name, count in counts.items() if name in base)
+    counts = re.findall(r"(\S.*?) (\d+)(?:, |$)", line.split("(")[1].split(")")[0])
+    return sum(int(count) for name, count in counts if name in base)

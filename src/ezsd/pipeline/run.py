@@ -39,6 +39,7 @@ from ezsd.utils.files import write_json
 from ezsd.utils.format import duration
 from ezsd.utils.lock import only_process
 from ezsd.utils.log import collected_warnings, log_to_file
+from ezsd.utils.workers import end_if_worker_imports_script
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def run_recipe(
         ArtifactError: The folder was made from another recipe, is in use, or cannot be written.
         MissingExtraError: A tracker named in the recipe is not installed.
     """
+    end_if_worker_imports_script()
     stages = STAGES if until == "report" else STAGES[: STAGES.index(until) + 1]
     run = RunFolder(folder)
     metrics = _run(recipe, run, stages, overwrite)

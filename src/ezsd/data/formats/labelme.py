@@ -45,7 +45,7 @@ def open_labelme(folder: Path, files: list[Path]) -> DataSet | None:
 
 def _is_labelme(path: Path) -> bool:
     head = head_of(path)
-    return '"shapes":[' in head or '"imagePath":' in head
+    return '"shapes":[' in head or '"imagePath":' in head or '"imageData":' in head
 
 
 def _read(files: Sequence[Path], folder: Path, problems: Problems, without_area: Counter[str]) -> Source:
