@@ -61,6 +61,16 @@ def test_the_checked_size_is_that_of_the_decoded_image(name: str, orientation: i
     assert check.turned == (orientation > 1) and check.problem is None
 
 
+def test_truncated_files_are_found_although_only_some_of_many_images_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ezsd.data.images._MOST_DECODED", 2)
+    _broken(tmp_path)
+    names = ["good.jpg", "cut.jpg", "good.png", "cut.png", "good.jpg", "cut.jpg"]
+    checks = check_images([(tmp_path / name, 48, 32) for name in names], decode=True)
+    assert [check.problem is not None for check in checks] == ["cut" in name for name in names]
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparent_pixels_are_white_whatever_color_is_below(mode: str, tmp_path: Path) -> None:
     image = Image.new("RGBA", (8, 8), (255, 0, 255, 0))

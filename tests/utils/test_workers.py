@@ -78,10 +78,10 @@ def test_a_script_without_main_guard_gets_one_message_where_processes_are_spawne
     values["data"]["workers"] = 1
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
     (tmp_path / "script.py").write_text(_SCRIPT.format(guard=guard))
-    paths = os.pathsep.join([*sys.path])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "EZSD_CACHE": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths, "EZSD_CACHE": str(tmp_path)},
-        capture_output=True, text=True, timeout=300, check=False,
+        [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+        check=False,
     )  # fmt: skip
     if guard:
         assert done.returncode == 0, done.stderr

@@ -194,6 +194,9 @@ def _load_images(context: RunContext, todo: Sequence[Stage]) -> dict[str, ImageS
     if {"adapt", "evaluate"} & set(todo) or ("train" in todo and context.recipe.train.validate_steps):
         parts.append("val")
     images = load_parts(context.recipe.data, context.split, parts)
+    for name, loaded in images.items():
+        for note in loaded.notes:
+            logger.info(f"{name}: {note}")
     skipped = {name: list(part.skipped) for name, part in images.items() if part.skipped}
     if skipped and process_state().is_main_process:
         write_json(context.folder.skipped, skipped)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +22,6 @@ _LISTS = ("images", "annotations", "categories")
 _EXPECTED = "Expected a COCO or LVIS JSON file with images, annotations and categories."
 _TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no", "none", "null", "nan")
 BROKEN_FLAG = -1
-
-
-class Entry(NamedTuple):
-    """An annotation as it is in the file. A key that is missing is None."""
-
-    id: Any
-    image_id: Any
-    category_id: Any
-    bbox: Any
-    area: Any
-    iscrowd: Any
-    segmentation: Any  # polygons are arrays of float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,24 +121,75 @@ def _read(absolute: Path, path: Path, modified: int, size: int) -> Annotations:
         data = absolute.read_bytes()
         text = data.decode(json.detect_encoding(data), "surrogatepass")
         del data  # a file of COCO has half a gigabyte
-        content = json.loads(text, object_hook=_packed)
+        rows = _Rows()
+        content = json.loads(text, object_hook=rows.take)
+        del text
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"Annotations {path} cannot be read: {error}. {_EXPECTED}") from None
     absent = [key for key in _LISTS if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if absent:
         raise DataError(f"Annotations {path}: no list of {', '.join(absent)}. {_EXPECTED}")
-    return _columns(content["images"], content["categories"], content["annotations"])
+    return rows.columns(content["images"], content["categories"], content["annotations"])
 
 
-def _packed(entry: dict[str, Any]) -> Any:
-    """Keep what is needed of an annotation while the rest of the file is parsed."""
-    if "category_id" not in entry or "file_name" in entry:
-        return entry
-    get = entry.get
-    return Entry(
-        get("id"), get("image_id"), get("category_id"), get("bbox"), get("area"), get("iscrowd"),
-        packed_segmentation(get("segmentation")),
-    )  # fmt: skip
+class _Row(int):
+    """The place of an annotation among the rows."""
+
+    __slots__ = ()
+
+
+class _Rows:
+    """Columns of the annotations, filled while a file is parsed, so that it is never in memory as a whole."""
+
+    def __init__(self) -> None:
+        self.ids: list[Any] = []
+        self.image_keys: list[Any] = []
+        self.category_keys: list[Any] = []
+        self.boxes = array("d")
+        self.areas = array("f")
+        self.crowd = array("b")
+        self.segmentations: list[Any] = []
+        self.odd: dict[int, str] = {}
+
+    def take(self, entry: dict[str, Any]) -> Any:
+        """Add an annotation and return its row; return any other JSON object as it is."""
+        if "category_id" not in entry or "file_name" in entry:
+            return entry
+        get = entry.get
+        row, box, crowd = len(self.ids), _four_numbers(get("bbox")), _flag(get("iscrowd"))
+        if crowd == BROKEN_FLAG or not math.isfinite(sum(box)):
+            self.odd[row] = shown(entry)
+        image, category = get("image_id"), get("category_id")
+        self.ids.append(get("id"))
+        self.image_keys.append(image if image.__class__ is int else key_of(image))
+        self.category_keys.append(category if category.__class__ is int else key_of(category))
+        self.boxes.extend(box)
+        self.areas.append(_number(get("area")))
+        self.crowd.append(crowd)
+        self.segmentations.append(packed_segmentation(get("segmentation")))
+        return _Row(row)
+
+    def _empty(self, entry: Any) -> _Row:
+        row: _Row = self.take({"category_id": None})
+        self.odd[row] = shown(entry)
+        return row
+
+    def columns(self, images: list[Any], categories: list[Any], entries: list[Any]) -> Annotations:
+        """Return the rows of ``entries``, in order; an entry that is no annotation gets an empty row."""
+        places = [entry if isinstance(entry, _Row) else self._empty(entry) for entry in entries]
+        order = np.array(places, dtype=np.int64)
+        return Annotations(
+            images,
+            categories,
+            [self.ids[row] for row in places],
+            [self.image_keys[row] for row in places],
+            [self.category_keys[row] for row in places],
+            np.array(self.boxes, dtype=np.float64).reshape(-1, 4)[order],
+            np.array(self.areas, dtype=np.float32)[order],
+            np.array(self.crowd, dtype=np.int8)[order],
+            [self.segmentations[row] for row in places],
+            {place: self.odd[row] for place, row in enumerate(places) if row in self.odd} if self.odd else {},
+        )
 
 
 def packed_segmentation(segmentation: Any) -> Any:
@@ -166,39 +205,16 @@ def packed_segmentation(segmentation: Any) -> Any:
         return segmentation
 
 
-def _columns(images: list[Any], categories: list[Any], entries: list[Any]) -> Annotations:
-    nothing = Entry(*[None] * len(Entry._fields))
-    odd = {place: shown(entry) for place, entry in enumerate(entries) if entry.__class__ is not Entry}
-    rows: list[Entry] = [entry if entry.__class__ is Entry else nothing for entry in entries]
-    numbers = chain.from_iterable(map(_four_numbers, rows))
-    boxes = np.fromiter(numbers, np.float64, 4 * len(rows)).reshape(-1, 4)
-    crowd = np.fromiter((_flag(row.iscrowd) for row in rows), np.int8, len(rows))
-    for place in np.flatnonzero((crowd == BROKEN_FLAG) | ~np.isfinite(boxes).all(1)).tolist():
-        odd.setdefault(place, shown(rows[place]))
-    return Annotations(
-        images,
-        categories,
-        [row.id for row in rows],
-        [row.image_id if row.image_id.__class__ is int else key_of(row.image_id) for row in rows],
-        [row.category_id if row.category_id.__class__ is int else key_of(row.category_id) for row in rows],
-        boxes,
-        np.fromiter((_number(row.area) for row in rows), np.float64, len(rows)).astype(np.float32),
-        crowd,
-        [row.segmentation for row in rows],
-        odd,
-    )
-
-
 def shown(entry: Any) -> str:
     """Return the beginning of an entry as text."""
-    if isinstance(entry, Entry):
-        entry = {key: value for key, value in entry._asdict().items() if value is not None and key != "segmentation"}
+    if isinstance(entry, dict):
+        entry = {key: value for key, value in entry.items() if key != "segmentation"}
     return repr(entry)[:120]
 
 
-def _four_numbers(row: Entry) -> tuple[float, float, float, float]:
+def _four_numbers(bbox: Any) -> tuple[float, float, float, float]:
     try:
-        x, y, width, height = row.bbox
+        x, y, width, height = bbox
         return float(x), float(y), float(width), float(height)
     except (TypeError, ValueError, OverflowError):
         return (float("nan"),) * 4
@@ -206,7 +222,7 @@ def _four_numbers(row: Entry) -> tuple[float, float, float, float]:
 
 def _number(value: Any) -> float:
     try:
-        return float(value)
+        return float(value) if abs(float(value)) < 1e38 else float("nan")
     except (TypeError, ValueError, OverflowError):
         return float("nan")
 
