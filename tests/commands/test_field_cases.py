@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,10 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import Result
 from typer.testing import CliRunner
 
 from ezsd.cli import app
-from tiny_teacher import TEACHER
+from ezsd.pipeline.run import run_recipe
+from ezsd.recipe import load_recipe, parse_recipe
+from ezsd.run_folder import EvaluateMetrics
+from tiny_teacher import TEACHER, tiny_values
 
 pytestmark = pytest.mark.real_data
 
@@ -41,7 +46,7 @@ SIZES = Verdict(("no usable width and height",))
 CASES = {
     "00-control": Verdict(),
     "01-roboflow-parent-same-name": Verdict(),
-    "02-roboflow-parent": Verdict(('Categories without boxes are ignored: "my-things"',)),
+    "02-roboflow-parent": Verdict(('are ignored: "my-things"',)),
     "03-via-size-minus-one": SIZES,
     "03b-size-zero": SIZES,
     "03c-size-null": SIZES,
@@ -119,6 +124,40 @@ def test_the_verdict_of_a_field_case(case: str, shared_data: Path, tmp_path: Pat
         assert text in checked.output
     if not verdict.refused:
         assert _base_boxes(made.output, out) == _base_boxes(checked.output, out)
+
+
+@pytest.mark.slow
+def test_accepted_cases_run_to_the_end_and_the_table_is_written(
+    shared_data: Path, tmp_path: Path, runner: CliRunner
+) -> None:
+    """A tiny run of each accepted case; the verdicts are written to the file EZSD_FIELD_TABLE, if it is set."""
+    rows = ["| case | init | validate | tiny run |", "| --- | --- | --- | --- |"]
+    for case, verdict in CASES.items():
+        out = tmp_path / case / "recipe.yaml"
+        options = ["--novel", "umbrella, dog", "--teacher", TEACHER, "--out", str(out), "--for", "cpu"]
+        made = runner.invoke(app, ["init", str(shared_data / "field_cases" / case), *options])
+        cells = [case, _line(made, verdict.init, "found train")]
+        if verdict.refused != "init":
+            cells.append(_line(runner.invoke(app, ["validate", str(out)]), verdict.validate, "names; train"))
+        if not verdict.refused:
+            own, tiny = load_recipe(out), tiny_values("", "")
+            data = {name: getattr(own.data, name).model_dump(mode="json") for name in ("train", "val")}
+            values = tiny | {"split": own.split, "data": {**data, "workers": 0}}
+            counts = run_recipe(parse_recipe(values, case), tmp_path / case / "run")["evaluate"]
+            assert isinstance(counts, EvaluateMetrics)
+            cells.append(f"finished, {counts.counts.images} val images")
+        rows.append(f"| {' | '.join([*cells, *['-'] * (4 - len(cells))])} |")
+    if "EZSD_FIELD_TABLE" in os.environ:
+        Path(os.environ["EZSD_FIELD_TABLE"]).write_text("\n".join(rows) + "\n")
+
+
+def _line(result: Result, texts: tuple[str, ...], otherwise: str) -> str:
+    """Return the line of the output that shows the verdict."""
+    wanted = next((text for text in texts if text != "OK: "), otherwise)
+    shown = next((line for line in result.output.splitlines() if wanted in line), "")
+    return ("refused: " if result.exit_code else "") + re.sub(r"\S*field_cases/\S*/", "", shown).replace(
+        "|", "/"
+    ).strip()[:160]
 
 
 def _base_boxes(output: str, recipe: Path) -> int:
