@@ -69,7 +69,10 @@ def main() -> None:
     began = time.monotonic()
     print(check_recipe(recipe))
     used = resource.getrusage(resource.RUSAGE_SELF)
-    print(f"validated in {time.monotonic() - began:.1f} s ({used.ru_utime + used.ru_stime:.1f} s of CPU time)")
+    print(
+        f"validated in {time.monotonic() - began:.1f} s ({used.ru_utime + used.ru_stime:.1f} s of CPU time), "
+        f"at most {used.ru_maxrss / 1e6:.2f} GB of memory"
+    )
 
 
 if __name__ == "__main__":

@@ -140,15 +140,33 @@ def test_accepted_cases_run_to_the_end_and_the_table_is_written(
         if verdict.refused != "init":
             cells.append(_line(runner.invoke(app, ["validate", str(out)]), verdict.validate, "names; train"))
         if not verdict.refused:
-            own, tiny = load_recipe(out), tiny_values("", "")
-            data = {name: getattr(own.data, name).model_dump(mode="json") for name in ("train", "val")}
-            values = tiny | {"split": own.split, "data": {**data, "workers": 0}}
-            counts = run_recipe(parse_recipe(values, case), tmp_path / case / "run")["evaluate"]
-            assert isinstance(counts, EvaluateMetrics)
-            cells.append(f"finished, {counts.counts.images} val images")
+            cells.append(f"finished, {_tiny_run(out)} val images")
         rows.append(f"| {' | '.join([*cells, *['-'] * (4 - len(cells))])} |")
     if "EZSD_FIELD_TABLE" in os.environ:
         Path(os.environ["EZSD_FIELD_TABLE"]).write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, found", [("aquarium_yolo", "YOLO, from data.yaml"), ("aquarium", "COCO JSON, from")])
+def test_downloaded_data_sets_run_to_the_end(
+    name: str, found: str, shared_data: Path, tmp_path: Path, runner: CliRunner
+) -> None:
+    out = tmp_path / "recipe.yaml"
+    options = ["--novel", "jellyfish, starfish, stingray", "--teacher", TEACHER, "--out", str(out), "--for", "cpu"]
+    made = runner.invoke(app, ["init", str(shared_data / name), *options])
+    assert made.exit_code == 0 and f"found {found}" in made.output, made.output
+    assert _tiny_run(out, limit=8) == 8
+
+
+def _tiny_run(recipe: Path, limit: int | None = None) -> int:
+    """Run the data and split of a recipe with tiny settings; return the number of val images."""
+    own = load_recipe(recipe)
+    parts = {"train": own.data.train, "val": own.data.val}
+    data = {name: {**part.model_dump(mode="json"), "limit": limit} for name, part in parts.items()}
+    values = tiny_values("", "") | {"split": own.split, "data": {**data, "workers": 0}}
+    metrics = run_recipe(parse_recipe(values, str(recipe)), recipe.parent / "run")["evaluate"]
+    assert isinstance(metrics, EvaluateMetrics)
+    return metrics.counts.images
 
 
 def _line(result: Result, texts: tuple[str, ...], otherwise: str) -> str:

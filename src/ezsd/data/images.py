@@ -28,7 +28,7 @@ _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 _CHUNK = 64
-_MOST_DECODED = 10_000  # images; of more, every so many are decoded
+_MOST_DECODED = 5_000  # images; of more, every so many are decoded
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 _BEHIND = (255, 255, 255, 255)  # transparent pixels are laid on white
 _PIXELS = "EZSD_MAX_PIXELS"
@@ -103,7 +103,7 @@ def check_images(images: Sequence[tuple[Path, int | None, int | None]], decode: 
 
     Args:
         images: The path of each image, and its width and height (pixels) in the annotations; None if they have none.
-        decode: Decode the pixels, which finds damaged files; of more than 10,000 images, an even selection of them, and
+        decode: Decode the pixels, which finds damaged files; of more than 5,000 images, an even selection of them, and
             the files that do not end as their format does. Otherwise only the headers are read.
     """
     every = -(-len(images) // _MOST_DECODED)
