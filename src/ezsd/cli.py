@@ -84,6 +84,14 @@ class Number(str, Enum):
     int8 = "int8"
 
 
+class Layout(str, Enum):
+    """The formats that a data set can be converted to."""
+
+    coco = "coco"
+    yolo = "yolo"
+    voc = "voc"
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
@@ -238,14 +246,29 @@ def plan(recipe: RecipePath, preset: Preset = None, changes: Set = None) -> None
 
 @app.command()
 def init(
-    images: Annotated[Path, typer.Option(metavar="DIR", help="The folder of your images.")],
-    annotations: Annotated[Path, typer.Option(metavar="JSON", help="The boxes of the images as COCO JSON.")],
     novel: Annotated[
         str, typer.Option(metavar="NAMES", help='Names to detect without boxes: "traffic cone, umbrella".')
     ],
-    val_annotations: Annotated[
-        Path | None, typer.Option(metavar="JSON", help="Boxes of other val images; default: use a fifth of the images.")
+    dataset: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DATASET]",
+            help="A folder or file: COCO, YOLO, Pascal VOC, LVIS or LabelMe.",
+        ),
     ] = None,
+    base: Annotated[
+        str, typer.Option(metavar="NAMES", help="Base names; default: all categories with boxes that are not novel.")
+    ] = "",
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of the images, if not found.")] = None,
+    annotations: Annotated[Path | None, typer.Option(metavar="JSON", help="The boxes as COCO JSON.")] = None,
+    val_images: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of the val images.")] = None,
+    val_annotations: Annotated[Path | None, typer.Option(metavar="JSON", help="The boxes of the val images.")] = None,
+    val_share: Annotated[
+        float, typer.Option(help="The fraction of the images used for validation, if the data set has no val part.")
+    ] = 0.2,
+    box_format: Annotated[
+        str, typer.Option(metavar="FORMAT", help="The format of COCO boxes if it is another: xyxy, xywh-fraction, ...")
+    ] = "xywh",
     out: Annotated[Path, typer.Option(metavar="RECIPE", help="The recipe file to write.")] = Path("recipe.yaml"),
     teacher: Annotated[
         str, typer.Option(metavar="TEACHER", help="offline, open_clip:ViT-B-32/openai or others, see docs/teachers.md.")
@@ -258,16 +281,43 @@ def init(
     """Write a recipe for your own images. Base names are the categories that have boxes."""
     with _error_messages():
         from ezsd.commands.init import OwnFiles, make_recipe
+        from ezsd.data.categories import split_names
+        from ezsd.utils.format import shell_quoted
 
-        names = [name.strip() for name in novel.split(",") if name.strip()]
-        files = OwnFiles(images, annotations, val_annotations)
-        made = make_recipe(files, names, out, teacher, device.value, overwrite)
+        files = OwnFiles(
+            dataset, images, annotations, val_images, val_annotations, val_share, box_format, split_names(base)
+        )
+        made = make_recipe(files, split_names(novel), out, teacher, device.value, overwrite)
+        for text in made.summary:
+            typer.echo(f"found {text}")
         for path in made.files:
             typer.echo(f"wrote {path}")
         for text in made.advice:
             typer.echo(f"note: {text}")
-        for command in (f"validate {out}", f"plan {out}", f"run {out} --out runs/{out.stem}"):
+        recipe, run = shell_quoted(out), shell_quoted(Path("runs", out.stem))
+        for command in (f"validate {recipe}", f"plan {recipe}", f"run {recipe} --out {run}"):
             typer.echo(f"next: ezsd {command}")
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A folder or file: COCO, YOLO, Pascal VOC, LVIS or LabelMe.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write.")],
+    to: Annotated[Layout, typer.Option(help="The format to write.")],
+) -> None:
+    """Copy a data set to a folder in another format."""
+    with _error_messages():
+        from ezsd.commands.convert import FORMATS
+        from ezsd.commands.convert import convert as convert_dataset
+
+        made = convert_dataset(source, out, FORMATS[list(Layout).index(to)])
+        for text in made.summary:
+            typer.echo(f"found {text}")
+        for text in made.notes:
+            typer.echo(f"note: {text}")
+        typer.echo(f"wrote {out}")
 
 
 @app.command()

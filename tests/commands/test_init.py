@@ -29,7 +29,10 @@ def make_recipe(
     images: Path, annotations: Path, novel: list[str], out: Path, val: Path | None = None, **options: Any
 ) -> OwnRecipe:
     return make_recipe_with(
-        OwnFiles(images, annotations, val), novel, out, **{"teacher": TEACHER, "device": "cpu", **options}
+        OwnFiles(images=images, annotations=annotations, val_annotations=val),
+        novel,
+        out,
+        **{"teacher": TEACHER, "device": "cpu", **options},
     )
 
 
@@ -51,7 +54,7 @@ def test_recipe_for_own_images_is_complete_and_valid(coco: TinyCoco, tmp_path: P
     recipe = load_recipe(out)
     assert recipe.split == {"base": ("circle", "square", "triangle", "ring"), "novel": ("bar", "traffic cone")}
     assert recipe.data.train.images == coco.images
-    assert check_recipe(out).startswith("OK: 4 base and 2 novel names; train 6 images")
+    assert "OK: 4 base and 2 novel names; train 6 images" in check_recipe(out)
     assert "# gzsd AP50: not measured" in out.read_text()
 
 
@@ -110,12 +113,14 @@ def test_invalid_names_raise_recipe_error(coco: TinyCoco, tmp_path: Path, novel:
 @pytest.mark.parametrize(
     "damage, expected",
     [
-        (lambda content: content["images"].clear(), "0 image"),
-        (lambda content: content["images"][0].pop("id"), "lacks a key"),
-        (lambda content: content["annotations"][0].pop("category_id"), "lacks a key"),
-        (lambda content: content["categories"].append("cat"), "lacks a key"),
+        (lambda content: content["images"].clear(), "no image in images"),
+        (lambda content: content["images"].__delitem__(slice(1, None)), "1 usable image"),
+        (lambda content: content["categories"].append("cat"), r"categories\[5\]: each entry needs an id and a name"),
         (lambda content: content.pop("images"), "no list of images"),
-        (lambda content: [image.update(file_name="x.jpg") for image in content["images"]], "contains no image"),
+        (
+            lambda content: [image.update(file_name="x.jpg") for image in content["images"]],
+            "contains none of the 8 images",
+        ),
     ],
 )
 def test_invalid_annotations_raise_data_error(coco: TinyCoco, tmp_path: Path, damage: Any, expected: str) -> None:
@@ -201,7 +206,7 @@ def test_advice_says_how_well_the_anchors_fit_the_base_boxes(coco: TinyCoco, tmp
 @pytest.mark.parametrize("device, backbone", [("cpu", "tf_efficientnet_lite0"), ("gpu", "resnet50")])
 def test_recipe_is_valid_for_each_device(coco: TinyCoco, tmp_path: Path, device: str, backbone: str) -> None:
     make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml", device=device)
-    assert check_recipe(tmp_path / "r.yaml").startswith("OK: ")
+    assert "OK: " in check_recipe(tmp_path / "r.yaml")
     assert load_recipe(tmp_path / "r.yaml").detector.backbone == backbone
 
 

@@ -9,8 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ezsd.data.images import decode_image, image_problems
+from ezsd.data.images import check_images, decode_image
 from ezsd.errors import DataError
+
+
+def _problems(images: list[tuple[Path, int, int]], decode: bool) -> list[str | None]:
+    return [check.problem for check in check_images(images, decode)]
 
 
 def _gradient(width: int = 48, height: int = 32) -> Image.Image:
@@ -32,7 +36,7 @@ def test_an_image_is_decoded_to_rgb_channels_first(tmp_path: Path) -> None:
 def test_other_modes_are_converted_to_rgb(mode: str, name: str, tmp_path: Path) -> None:
     _gradient().convert(mode).save(tmp_path / name)
     assert decode_image(tmp_path / name).shape == (3, 32, 48)
-    assert image_problems([(tmp_path / name, 48, 32)], decode=True) == [None]
+    assert _problems([(tmp_path / name, 48, 32)], decode=True) == [None]
 
 
 def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
@@ -42,8 +46,57 @@ def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
     image = decode_image(tmp_path / "a.png")
     assert image.shape == (3, 48, 32)
     assert image[:, 10, 31 - 4].tolist() == [50, 20, 90]
-    assert image_problems([(tmp_path / "a.png", 32, 48)], decode=False) == [None]
-    assert "32 x 48" in str(image_problems([(tmp_path / "a.png", 48, 32)], decode=False)[0])
+    assert _problems([(tmp_path / "a.png", 32, 48)], decode=False) == [None]
+    assert "32 x 48" in str(_problems([(tmp_path / "a.png", 48, 32)], decode=False)[0])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp", "a.jpg"])
+def test_the_checked_size_is_that_of_the_decoded_image(name: str, orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    _gradient().save(tmp_path / name, exif=exif)
+    (check,) = check_images([(tmp_path / name, None, None)], decode=False)
+    assert decode_image(tmp_path / name).shape == (3, check.height, check.width)
+    assert check.turned == (orientation > 1) and check.problem is None
+
+
+def test_truncated_files_are_found_although_only_some_of_many_images_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ezsd.data.images._MOST_DECODED", 2)
+    _broken(tmp_path)
+    names = ["good.jpg", "cut.jpg", "good.png", "cut.png", "good.jpg", "cut.jpg"]
+    checks = check_images([(tmp_path / name, 48, 32) for name in names], decode=True)
+    assert [check.problem is not None for check in checks] == ["cut" in name for name in names]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_are_white_whatever_color_is_below(mode: str, tmp_path: Path) -> None:
+    image = Image.new("RGBA", (8, 8), (255, 0, 255, 0))
+    image.paste((10, 10, 10, 255), (0, 0, 4, 8))
+    image.convert(mode).save(tmp_path / "a.png")
+    pixels = decode_image(tmp_path / "a.png")
+    assert pixels[:, 4, 6].tolist() == [255, 255, 255]
+    assert max(pixels[:, 4, 1].tolist()) < 20
+
+
+def test_an_image_of_too_many_pixels_is_refused_with_the_limit_and_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    _gradient().save(tmp_path / "a.png")
+    for text in (
+        str(check_images([(tmp_path / "a.png", 48, 32)], decode=False)[0].problem),
+        _error(tmp_path / "a.png"),
+    ):
+        assert "more than 1,000 pixels" in text and "EZSD_MAX_PIXELS" in text
+
+
+def _error(path: Path) -> str:
+    with pytest.raises(DataError) as raised:
+        decode_image(path)
+    return str(raised.value)
 
 
 def _broken(folder: Path) -> dict[str, Path]:
@@ -74,20 +127,20 @@ def test_errors_of_unreadable_images_name_the_path(tmp_path: Path) -> None:
 def test_image_problems_finds_every_broken_image_and_keeps_the_order(tmp_path: Path) -> None:
     broken = list(_broken(tmp_path).values())
     images = [path for bad in broken for path in (tmp_path / "good.jpg", bad, tmp_path / "good.png")] * 7
-    problems = image_problems([(path, 48, 32) for path in images], decode=True)
+    problems = _problems([(path, 48, 32) for path in images], decode=True)
     assert [problem is not None for problem in problems] == [path in broken for path in images]
     assert all(problem is None or str(path) in problem for problem, path in zip(problems, images, strict=True))
 
 
 def test_only_the_header_is_read_without_decode(tmp_path: Path) -> None:
     broken = _broken(tmp_path)
-    assert image_problems([(broken["cut.jpg"], 48, 32)], decode=False) == [None]
+    assert _problems([(broken["cut.jpg"], 48, 32)], decode=False) == [None]
     unreadable = [(broken[name], 48, 32) for name in ("text.jpg", "missing.jpg", "deep.png")]
-    assert None not in image_problems(unreadable, decode=False)
+    assert None not in _problems(unreadable, decode=False)
 
 
 def test_a_size_that_differs_from_the_annotations_is_reported(tmp_path: Path) -> None:
     _gradient().save(tmp_path / "a.jpg")
     for decode in (False, True):
-        problem = image_problems([(tmp_path / "a.jpg", 96, 64)], decode)[0]
+        problem = _problems([(tmp_path / "a.jpg", 96, 64)], decode)[0]
         assert problem is not None and "48 x 32" in problem and "96 x 64" in problem

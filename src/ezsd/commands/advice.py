@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from ezsd.data.categories import CategorySplit, load_split
 from ezsd.errors import ArtifactError, MissingExtraError
 from ezsd.teacher import load_teacher, text_embeddings
+from ezsd.teacher.alike import ALIKE, alike_names
 
 _FEW_BOXES, _FEW_IMAGES = 20, 100
 _SHOWN = 10
@@ -45,8 +46,8 @@ def advice_on_data(
                     "detect, but not measured. To measure them, label them in the val images.")  # fmt: skip
     unused = [f'"{name}"' for name, count in boxes.items() if not count and name not in split.names]
     if unused:
-        notes.append(f"Categories without boxes are ignored: {_listed(unused)}. To detect them, add them to "
-                    "--novel.")  # fmt: skip
+        notes.append(f"Categories without boxes in the train part are ignored: {_listed(unused)}. To detect them, add "
+                    "them to --novel.")  # fmt: skip
     return notes
 
 
@@ -69,9 +70,9 @@ def advice_on_names(split: CategorySplit, given: Sequence[str] = ()) -> list[str
 def advice_on_teacher(spec: str, split: CategorySplit, prompt: str) -> list[str]:
     """Return advice on names whose text embeddings are nearly the same.
 
-    Two names are nearly the same if their cosine similarity is higher than that of any two of the 65 names of COCO
-    48/17, which teachers can distinguish. A fixed limit does not work, because similarities differ between teachers
-    (dog and cat: 0.46 offline, 0.94 CLIP ViT-B/32).
+    Two names are nearly the same if their cosine similarity is above 0.95, or higher than that of any two of the 65
+    names of COCO 48/17, which teachers can distinguish: similarities differ between teachers (dog and cat: 0.46
+    offline, 0.94 CLIP ViT-B/32).
 
     Args:
         spec: The teacher, as in a recipe. If it cannot be loaded, the advice says so and names are not compared.
@@ -85,25 +86,19 @@ def advice_on_teacher(spec: str, split: CategorySplit, prompt: str) -> list[str]
         teacher = load_teacher(spec)
     except (ArtifactError, MissingExtraError) as error:
         return [f"Names could not be compared with the teacher {spec}. {error}"]
-    cosines, known = (
-        (text @ text.T).triu(diagonal=1)
-        for text in (text_embeddings(teacher, names, prompt) for names in (split.names, load_split(_KNOWN).names))
-    )
-    limit = float(known.max()) + 1e-4  # rounding
-    rows = (cosines > limit).nonzero()
-    values = cosines[rows[:, 0], rows[:, 1]]
+    text, known = (text_embeddings(teacher, names, prompt) for names in (split.names, load_split(_KNOWN).names))
+    usual = alike_names(load_split(_KNOWN).names, known, -1.0)[0][2]
+    limit = min(usual + 1e-4, ALIKE)  # rounding
     lookalikes = set(_lookalikes(split.names))
-    near = [
-        (split.names[row], split.names[column], float(value))
-        for (row, column), value in zip(rows.tolist(), values.tolist(), strict=True)
+    pairs = [
+        f"{_pair(split, first, second)} {cosine:.2f}"
+        for first, second, cosine in alike_names(split.names, text, limit)
+        if (first, second) not in lookalikes
     ]
-    pairs = [f"{_pair(split, first, second)} {cosine:.2f}"
-             for first, second, cosine in sorted(near, key=lambda entry: -entry[2])
-             if (first, second) not in lookalikes]  # fmt: skip
     if not pairs:
         return []
     return [f"The teacher {spec} can hardly distinguish these names: {_listed(pairs)} (cosine of their texts; at "
-            f"most {limit:.2f} for the names of COCO 48/17). Their objects will be confused. Merge the names, or "
+            f"most {usual:.2f} for the names of COCO 48/17). Their objects will be confused. Merge the names, or "
             "choose words that differ more."]  # fmt: skip
 
 

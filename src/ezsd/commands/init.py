@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,17 @@ import torch
 from ezsd.commands.advice import advice_on_data, advice_on_names, advice_on_teacher
 from ezsd.commands.anchors import LabeledBoxes
 from ezsd.commands.recipe_template import PROMPT, OwnData, choose_settings, recipe_text
-from ezsd.data.categories import load_split
-from ezsd.data.formats.coco_json import read_annotations
+from ezsd.data.categories import CategorySplit, load_split
+from ezsd.data.formats.box_formats import BOX_FORMATS
+from ezsd.data.formats.coco import PartReading, count_boxes, read_part
+from ezsd.data.formats.coco_json import read_json_file
+from ezsd.data.formats.recognize import DataSet, Source, open_dataset
+from ezsd.data.formats.rewrite import divided, with_pixel_boxes
+from ezsd.data.samples import AnnotatedImage, ImageSet, with_names
+from ezsd.data.val_split import choose_val
 from ezsd.errors import ArtifactError, DataError, RecipeError
+from ezsd.recipe import Part
 from ezsd.utils.files import write_text
-
-_VAL_EVERY = 5  # every fifth image is used for validation
 
 
 @dataclass(frozen=True)
@@ -28,27 +33,38 @@ class OwnRecipe:
 
     Attributes:
         files: The written files, the recipe last.
-        advice: Advice on names and boxes, one text per topic.
+        summary: What was found: the format, and the images and boxes of each part.
+        advice: Advice on names, images and boxes, one text per topic.
     """
 
     files: list[Path]
+    summary: list[str]
     advice: list[str]
 
 
 @dataclass(frozen=True)
 class OwnFiles:
-    """The user's files.
+    """The user's files: a data set, or images and annotations by themselves.
 
     Attributes:
-        images: The folder of the images.
-        annotations: A COCO JSON file. Without ``val_annotations``, its images are split: every fifth image by id is
-            used for validation, and two annotation files are written next to the recipe.
-        val_annotations: A COCO JSON file of other images in the same folder.
+        dataset: A folder or file in a format of :func:`ezsd.data.formats.recognize.open_dataset`.
+        images: The folder of the images; replaces the folder that was found.
+        annotations: A COCO JSON file.
+        val_images: The folder of the val images; None for that of the train images.
+        val_annotations: A COCO JSON file of the val images; replaces the val part of the data set.
+        val_share: The fraction of the images to use for validation if there is no val part.
+        box_format: The format of the boxes in the COCO files, one of ``BOX_FORMATS``.
+        base: The base names; empty for all categories with boxes that are not novel.
     """
 
-    images: Path
-    annotations: Path
+    dataset: Path | None = None
+    images: Path | None = None
+    annotations: Path | None = None
+    val_images: Path | None = None
     val_annotations: Path | None = None
+    val_share: float = 0.2
+    box_format: str = BOX_FORMATS[0]
+    base: Sequence[str] = ()
 
 
 def make_recipe(
@@ -59,7 +75,10 @@ def make_recipe(
     device: str = "auto",
     overwrite: bool = False,
 ) -> OwnRecipe:
-    """Write a commented recipe for the user's images. The base names are the categories that have boxes.
+    """Write a commented recipe for the user's images.
+
+    Annotations that are not COCO JSON, and parts that are split here, are written as COCO JSON next to the recipe. The
+    user's files are not changed.
 
     Args:
         files: The images and their boxes.
@@ -70,91 +89,154 @@ def make_recipe(
         overwrite: Replace existing files.
 
     Raises:
-        DataError: The annotations are invalid, or ``images`` contains none of their images.
+        DataError: The data set cannot be used.
         RecipeError: ``novel`` is empty, no base name remains, or the teacher is unknown.
         ArtifactError: A file already exists or cannot be written.
     """
-    images, annotations, val_annotations = files.images, files.annotations, files.val_annotations
-    content = read_annotations(annotations)
-    texts: dict[Path, str] = {}
-    parts = {"train": annotations}
-    try:
-        counts = _boxes_by_name(content)
-        found = any((images / entry["file_name"]).is_file() for entry in content["images"])
-        sizes = [(int(entry["width"]), int(entry["height"])) for entry in content["images"]]
-        numbers, val_counts = {"train": len(sizes), "val": 0}, dict[str, int]()
-        if val_annotations is None:
-            for name, part in _split_images(content, annotations).items():
-                parts[name], numbers[name] = out.with_name(f"{out.stem}_{name}.json"), len(part["images"])
-                texts[parts[name]] = json.dumps(part)
-        else:
-            val = read_annotations(val_annotations)
-            parts["val"], numbers["val"], val_counts = val_annotations, len(val["images"]), _boxes_by_name(val)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{annotations} is not valid COCO: an entry of its lists lacks a key ({error!r}).") from None
     if not novel:
         raise RecipeError('No novel name. Give names to detect without boxes, as in --novel "traffic cone, umbrella".')
-    base = [name for name, count in counts.items() if count and name not in novel]
-    split = load_split({"base": base, "novel": list(dict.fromkeys(novel))})
-    if not found:
-        raise DataError(f"{images} contains no image of {annotations}. Give the folder that file_name is relative to.")
-    data = OwnData(images, parts, numbers, sizes, counts, _base_boxes(content, base))
+    dataset = _opened(files)
+    parts = _parts_of(dataset, files, out)
+    train = parts["train"]
+    split = _split(train.images, files.base, novel)
+    boxes, val_boxes = count_boxes(train.images)[0], count_boxes(parts["val"].images)[0]
+    data = OwnData(
+        train.source.images,
+        {name: part.path for name, part in parts.items()},
+        {name: len(part.images) for name, part in parts.items()},
+        [(image.width, image.height) for image in train.images],
+        boxes,
+        _base_boxes(train.images, split.base),
+        parts["val"].source.images,
+    )
     settings = choose_settings(data, device)
+    texts = {part.path: json.dumps(part.content) for part in parts.values() if part.content is not None}
     texts[out] = recipe_text(data, split, teacher, out, settings)
     existing = [str(path) for path in texts if path.exists()]
     if existing and not overwrite:
         raise ArtifactError(f"{', '.join(existing)} already exists. Use another --out, or replace it with --overwrite.")
     advice = [
-        *advice_on_data(split, counts, val_counts, numbers["train"], numbers["val"]),
+        *dataset.notes,
+        *(f"{name}: {note}" for name, part in parts.items() for note in part.notes),
+        *advice_on_data(split, boxes, val_boxes, len(train.images), len(parts["val"].images)),
         *advice_on_names(split, novel),
         *advice_on_teacher(teacher, split, PROMPT),
         settings.anchors.advice,
     ]
     for path, text in texts.items():
         write_text(path, text)
-    return OwnRecipe(list(texts), advice)
+    return OwnRecipe(list(texts), [dataset.description, *(_summary(*part) for part in parts.items())], advice)
 
 
-def _boxes_by_name(content: Mapping[str, list[Any]]) -> dict[str, int]:
-    """Count the boxes of each category, crowd boxes excluded, in the order of the category ids."""
-    boxes = Counter(entry["category_id"] for entry in content["annotations"] if not entry.get("iscrowd"))
-    counts: dict[str, int] = {}
-    for entry in sorted(content["categories"], key=lambda entry: entry["id"]):
-        counts[str(entry["name"])] = counts.get(str(entry["name"]), 0) + boxes[entry["id"]]
-    return counts
+@dataclass(frozen=True)
+class _Part:
+    """One part: what was found, the file that the recipe names, its content if it has to be written, and notes."""
+
+    source: Source
+    path: Path
+    content: Mapping[str, Any] | None
+    images: ImageSet
+    notes: list[str]
 
 
-def _base_boxes(content: Mapping[str, list[Any]], base: Sequence[str]) -> LabeledBoxes:
-    """Return the boxes of base names, crowd boxes excluded. Invalid boxes are skipped; ezsd validate lists them."""
-    names = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
-    sizes = {entry["id"]: (float(entry["width"]), float(entry["height"])) for entry in content["images"]}
-    rows = [
-        (*map(float, entry["bbox"]), *sizes[entry["image_id"]])
-        for entry in content["annotations"]
-        if names.get(entry["category_id"]) in base
-        and not entry.get("iscrowd")
-        and entry.get("image_id") in sizes
-        and _is_box(entry.get("bbox"))
-    ]
-    table = torch.tensor(rows).reshape(-1, 6)
-    return LabeledBoxes(torch.cat([table[:, :2], table[:, :2] + table[:, 2:4]], dim=1), table[:, 4:])
+def _opened(files: OwnFiles) -> DataSet:
+    if files.box_format not in BOX_FORMATS:
+        raise RecipeError(f"--box-format {files.box_format}: expected one of {', '.join(BOX_FORMATS)}.")
+    if not 0 < files.val_share < 1:
+        raise RecipeError(f"--val-share {files.val_share}: expected a fraction between 0 and 1, such as 0.2.")
+    if files.annotations is not None and files.images is not None:
+        found = DataSet(f"COCO JSON, {files.annotations}", {"train": Source(files.images, files.annotations)})
+    elif files.dataset is None and files.annotations is None:
+        raise RecipeError("Give a data set, as in ezsd init DATASET, or --images and --annotations.")
+    else:
+        found = open_dataset(files.annotations or files.dataset or Path())
+    train = found.parts["train"]
+    parts = {"train": replace(train, images=files.images or train.images)}
+    if files.val_annotations is not None:
+        parts["val"] = Source(files.val_images or files.images or train.images, files.val_annotations)
+    elif "val" in found.parts:
+        parts["val"] = replace(found.parts["val"], images=files.val_images or found.parts["val"].images)
+    return replace(found, parts=parts)
 
 
-def _is_box(box: Any) -> bool:
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, (int, float)) for value in box)
-    return numbers and min(box[2:]) > 0
-
-
-def _split_images(content: Mapping[str, list[Any]], annotations: Path) -> dict[str, dict[str, list[Any]]]:
-    ids = sorted(entry["id"] for entry in content["images"])
-    if len(ids) < 2:
-        raise DataError(f"{annotations} lists {len(ids)} image; at least 2 are needed, one for train and one for val.")
-    val = {*ids[_VAL_EVERY - 1 :: _VAL_EVERY], ids[-1]}
+def _parts_of(dataset: DataSet, files: OwnFiles, out: Path) -> dict[str, _Part]:
+    """Read the parts, and split the train part if there is no val part."""
+    parts = {name: _read(name, source, files.box_format, out) for name, source in dataset.parts.items()}
+    if "val" in parts:
+        return parts
+    whole = parts["train"]
+    if len(whole.images) < 2:
+        raise DataError(f"{whole.path} lists {len(whole.images)} usable image; at least 2 are needed, one for train "
+                        "and one for val.")  # fmt: skip
+    chosen = choose_val(whole.images.images, files.val_share)
+    content = whole.content if whole.content is not None else read_json_file(whole.path)
+    contents = divided(content, chosen.ids)
     return {
-        name: {
-            "images": [entry for entry in content["images"] if (entry["id"] in val) == (name == "val")],
-            "annotations": [entry for entry in content["annotations"] if (entry["image_id"] in val) == (name == "val")],
-            "categories": content["categories"],
-        }
+        name: _Part(
+            whole.source,
+            _written(out, name),
+            contents[name],
+            replace(whole.images, images=[i for i in whole.images if (i.image_id in chosen.ids) == (name == "val")]),
+            whole.notes if name == "train" else [text for text in (chosen.note,) if text],
+        )
         for name in ("train", "val")
-    }
+    }  # fmt: skip
+
+
+def _written(out: Path, name: str) -> Path:
+    return out.with_name(f"{out.stem}_{name}.json")
+
+
+def _read(name: str, source: Source, box_format: str, out: Path) -> _Part:
+    """Read one part as ``validate`` and ``run`` do, and raise the problems that would stop them."""
+    content = source.content
+    if content is None and source.annotations is not None and box_format != BOX_FORMATS[0]:
+        found = read_part(Part(images=source.images, annotations=source.annotations))
+        sizes = {image.image_id: (image.width, image.height) for image in found.images}
+        content = with_pixel_boxes(read_json_file(source.annotations), sizes, box_format)
+    if content is None:
+        path = source.annotations or Path()
+        reading = read_part(Part(images=source.images, annotations=path))
+    else:
+        path = _written(out, name)
+        with tempfile.TemporaryDirectory() as folder:
+            written = Path(folder) / path.name
+            written.write_text(json.dumps(content), encoding="utf-8")
+            reading = replace(read_part(Part(images=source.images, annotations=written)), where=str(path))
+    images = reading.images_or_error(skip_bad=True)
+    return _Part(source, path, content, images, [*images.notes, *_problem_notes(reading)])
+
+
+def _problem_notes(reading: PartReading) -> list[str]:
+    if not reading.of_items:
+        return []
+    return [*reading.of_items.shown(), f"These {len(reading.of_items):,} problems stop a run until they are fixed, or "
+            "skipped with data.skip_bad: true in the recipe."]  # fmt: skip
+
+
+def _split(images: ImageSet, base: Sequence[str], novel: Sequence[str]) -> CategorySplit:
+    boxes, crowds = count_boxes(images)
+    if base:
+        return load_split({"base": list(dict.fromkeys(base)), "novel": list(dict.fromkeys(novel))})
+    names = [name for name, count in boxes.items() if count and name not in novel]
+    if not names:
+        raise RecipeError([
+            f"No base name is left: {boxes.total():,} boxes and {crowds:,} crowd boxes are in the train part, and base "
+            "names are the categories with boxes that are not novel.", *images.notes,
+        ])  # fmt: skip
+    return load_split({"base": names, "novel": list(dict.fromkeys(novel))})
+
+
+def _base_boxes(images: ImageSet, base: Sequence[str]) -> LabeledBoxes:
+    kept: list[AnnotatedImage] = [with_names(image, images.names, base) for image in images]
+    sizes = [torch.tensor([[image.width, image.height]]).expand(len(image.boxes), 2) for image in kept]
+    return LabeledBoxes(torch.cat([image.boxes for image in kept]), torch.cat(sizes).float())
+
+
+def _summary(name: str, part: _Part) -> str:
+    boxes, crowds = count_boxes(part.images)
+    listed = sorted(((count, entry) for entry, count in boxes.items() if count), reverse=True)
+    shown = ", ".join(f"{entry} {count:,}" for count, entry in listed[:10])
+    more = f", and {len(listed) - 10} more names" if len(listed) > 10 else ""
+    return (f"{name}: {len(part.images):,} images, {boxes.total():,} boxes ({shown}{more}), {crowds:,} crowd boxes, "
+            f"{len(part.images.skipped):,} images or boxes left out")  # fmt: skip

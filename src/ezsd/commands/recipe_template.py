@@ -15,6 +15,7 @@ from ezsd.commands.anchors import AnchorChoice, LabeledBoxes, choose_anchors
 from ezsd.commands.precision import faster_precision
 from ezsd.data.categories import CategorySplit
 from ezsd.utils.device import Precision
+from ezsd.utils.format import shell_quoted
 
 PROMPT = "a photo of a {name}"
 _CROPS = 64  # per step
@@ -121,12 +122,13 @@ class OwnData:
     """The user's images.
 
     Attributes:
-        images: The image folder.
+        images: The folder of the train images.
         annotations: The annotation files of "train" and "val".
         counts: The number of images of "train" and "val".
         sizes: Width and height of the images, pixels.
         boxes: The number of boxes by category name.
         base_boxes: The boxes of base names.
+        val_images: The folder of the val images; None for that of the train images.
     """
 
     images: Path
@@ -135,6 +137,7 @@ class OwnData:
     sizes: Sequence[tuple[int, int]]
     boxes: Mapping[str, int]
     base_boxes: LabeledBoxes
+    val_images: Path | None = None
 
 
 def choose_settings(data: OwnData, device: str) -> Settings:
@@ -156,12 +159,12 @@ def recipe_text(data: OwnData, split: CategorySplit, teacher: str, out: Path, se
         out: The path of the recipe, used in the commands of its header.
         settings: The settings of :func:`choose_settings`.
     """
-    precision = settings.precision
+    precision, path = settings.precision, shell_quoted(out)
     return f"""\
 # Trains a detector that finds the novel names without training boxes for them.
-#   ezsd validate {out}   list all problems of the recipe, the boxes and the images
-#   ezsd plan {out}       estimate time, disk and memory on this machine
-#   ezsd run {out} --out runs/{out.stem}
+#   ezsd validate {path}   list all problems of the recipe, the boxes and the images
+#   ezsd plan {path}       estimate time, disk and memory on this machine
+#   ezsd run {path} --out {shell_quoted(Path("runs", out.stem))}
 # gzsd AP50: not measured.
 # All keys are documented in docs/recipes.md; keys that are not set have their defaults.
 split:
@@ -195,9 +198,9 @@ def _names(names: Sequence[str], boxes: Mapping[str, int]) -> str:
 
 
 def _parts(data: OwnData) -> str:
-    images = _quoted(str(data.images.absolute()))
+    folders = {"train": data.images, "val": data.val_images or data.images}
     return "\n".join(
-        f"  {name}:  # {data.counts[name]} images\n    images: {images}\n"
+        f"  {name}:  # {data.counts[name]} images\n    images: {_quoted(str(folders[name].absolute()))}\n"
         f"    annotations: {_quoted(str(path.absolute()))}"
         for name, path in data.annotations.items()
     )

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ezsd.data.categories import CategorySplit, load_split
-from ezsd.data.formats.coco import load_images, validate_part
-from ezsd.data.samples import ImageSet
+from ezsd.data.formats.coco import PartReading, count_boxes, read_part
 from ezsd.detector.initial_weights import check_detector
 from ezsd.errors import DataError, EzsdError, RecipeError
+from ezsd.pipeline.workload import describe_data
 from ezsd.recipe import Part, Recipe, parse_recipe, read_values
 from ezsd.recipe_files import find_recipe
 
@@ -46,26 +46,26 @@ def check_recipe(path: str | Path, changes: Sequence[str] = (), preset: str | No
     val = _checked(recipe.data.val, names, (), recipe.data.skip_bad, problems)
     if problems or train is None or val is None or split is None:
         raise EzsdError(problems)
-    boxes = [sum(len(image.boxes) for image in part) for part in (train, val)]
-    few = " and few-shot" if split.few_shot else ""
+    notes = [f"{name}: {note}" for name, part in (("train", train), ("val", val)) for note in part.images.notes]
+    measurable = count_boxes(val.images)[0].total() > 0
     return "\n".join([
-        *(f"skipped: {problem}" for problem in train.skipped + val.skipped),
-        f"OK: {len(split.base)} base and {len(split.novel)} novel names; train {len(train)} images with "
-        f"{boxes[0]} base{few} boxes; val {len(val)} images with {boxes[1]} base and novel boxes.",
+        *(f"skipped: {line}" for part in (train, val) for line in part.of_items.shown()),
+        *(f"note: {note}" for note in notes),
+        f"{'OK' if measurable else 'Nothing to measure, the val part has no boxes'}: "
+        f"{describe_data(split, {'train': train.images, 'val': val.images})}.",
     ])  # fmt: skip
 
 
 def _checked(
     part: Part, names: tuple[str, ...], required: tuple[str, ...], skip_bad: bool, problems: list[str]
-) -> ImageSet | None:
-    found = [] if skip_bad else validate_part(part, names, required)
-    if not found:
-        try:
-            return load_images(part, names, skip_bad, required)
-        except DataError as error:
-            found = list(error.problems)
-    problems += found
-    return None
+) -> PartReading | None:
+    try:
+        found = read_part(part, names, required, decode=True)
+    except DataError as error:
+        problems += error.problems
+        return None
+    problems += found.problems(skip_bad)
+    return found
 
 
 def _readable(values: Mapping[str, Any], where: str, problems: list[str]) -> Recipe:

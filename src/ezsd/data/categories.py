@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import json
 from collections import Counter
@@ -79,6 +80,12 @@ def load_split(split: str | Mapping[str, Sequence[str]], annotations: Path | Non
             "Alternatively, list the names: split: {base: [...], novel: [...]}."
         )
     return _checked(split, json.loads((files("ezsd.data") / "splits" / f"{split}.json").read_text(encoding="utf-8")))
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names in a comma-separated text; a name with a comma is put in double quotes."""
+    rows = csv.reader([" ".join(text.splitlines())], skipinitialspace=True)
+    return [name.strip() for row in rows for name in row if name.strip()]
 
 
 def _checked(name: str, names: Mapping[str, Sequence[str]]) -> CategorySplit:

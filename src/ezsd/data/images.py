@@ -8,8 +8,9 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -22,15 +23,39 @@ if TYPE_CHECKING:
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 _CHUNK = 64
+_MOST_DECODED = 5_000  # images; of more, every so many are decoded
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+_BEHIND = (255, 255, 255, 255)  # transparent pixels are laid on white
+_PIXELS = "EZSD_MAX_PIXELS"
+
+if os.environ.get(_PIXELS, "").isdigit():
+    Image.MAX_IMAGE_PIXELS = int(os.environ[_PIXELS]) // 2  # Pillow refuses images of twice this number
+
+
+@dataclass(frozen=True)
+class ImageCheck:
+    """What is known of an image file.
+
+    Attributes:
+        width: The width in pixels, after the EXIF orientation is applied; 0 if the file cannot be read.
+        height: The height in pixels, after the EXIF orientation is applied; 0 if the file cannot be read.
+        turned: Whether the EXIF orientation rotates or mirrors the image.
+        problem: Why the image cannot be used, or None.
+    """
+
+    width: int
+    height: int
+    turned: bool
+    problem: str | None
 
 
 def decode_image(path: Path) -> Tensor:
-    """Decode an image file to a uint8 RGB tensor [3, H, W], with its EXIF orientation applied.
+    """Decode an image file to a uint8 RGB tensor [3, H, W], upright; see :func:`upright_rgb`.
 
     Raises:
-        DataError: The file is missing, damaged, not an image, or has more than 8 bits per channel.
+        DataError: The file is missing, damaged, not an image, too large, or has more than 8 bits per channel.
     """
     import torch
 
@@ -38,7 +63,7 @@ def decode_image(path: Path) -> Tensor:
 
 
 def decode_pixels(path: Path, content: BinaryIO | None = None) -> np.ndarray[Any, Any]:
-    """Decode an image file to a uint8 RGB array [H, W, 3], with its EXIF orientation applied.
+    """Decode an image file to a uint8 RGB array [H, W, 3], upright; see :func:`upright_rgb`.
 
     Args:
         path: The file, or the name of the image in messages if ``content`` is given.
@@ -49,49 +74,92 @@ def decode_pixels(path: Path, content: BinaryIO | None = None) -> np.ndarray[Any
     """
     try:
         with Image.open(path if content is None else content) as image:
-            _refuse_deep(image)
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except _BROKEN as error:
+            return np.array(upright_rgb(image))
+    except BROKEN as error:
         raise DataError(_message(path, error)) from None
 
 
-def image_problems(images: Sequence[tuple[Path, int, int]], decode: bool) -> list[str | None]:
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return the image as RGB with its EXIF orientation applied. Transparent pixels are laid on white.
+
+    Of an animation, the first frame is used.
+
+    Raises:
+        ValueError: The image has more than 8 bits per channel.
+    """
+    _refuse_deep(image)
+    upright = ImageOps.exif_transpose(image)
+    if not upright.has_transparency_data:
+        return upright.convert("RGB")
+    colors = upright.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", colors.size, _BEHIND), colors).convert("RGB")
+
+
+def check_images(images: Sequence[tuple[Path, int | None, int | None]], decode: bool) -> list[ImageCheck]:
     """Check image files in parallel.
 
     Args:
-        images: The path of each image, and its width and height (pixels) in the annotations.
-        decode: Decode the pixels, which finds truncated files. Otherwise only the header is read.
-
-    Returns:
-        The problem of each image, or None.
+        images: The path of each image, and its width and height (pixels) in the annotations; None if they have none.
+        decode: Decode the pixels, which finds damaged files; of more than 5,000 images, an even selection of them, and
+            the files that do not end as their format does. Otherwise only the headers are read.
     """
+    every = -(-len(images) // _MOST_DECODED)
 
-    def check(chunk: Sequence[tuple[Path, int, int]]) -> list[str | None]:
-        return [_problem(path, width, height, decode) for path, width, height in chunk]
+    def check(start: int) -> list[ImageCheck]:
+        chunk = enumerate(images[start : start + _CHUNK], start)
+        return [
+            _check(path, width, height, _Depth(decode and place % every == 0, decode))
+            for place, (path, width, height) in chunk
+        ]
 
-    chunks = [images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK)]
-    problems: list[str | None] = []
+    chunks = range(0, len(images), _CHUNK)
+    checks: list[ImageCheck] = []
     progress = track(len(images), "Checking images") if decode else nullcontext(lambda n, text="": None)
     with progress as advance, ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         for part in pool.map(check, chunks):
-            problems += part
+            checks += part
             advance(len(part), "")
-    return problems
+    return checks
 
 
-def _problem(path: Path, width: int, height: int, decode: bool) -> str | None:
+class _Depth(NamedTuple):
+    """How much of a file is read."""
+
+    pixels: bool
+    end: bool
+
+
+def _check(path: Path, width: int | None, height: int | None, depth: _Depth) -> ImageCheck:
     try:
         with Image.open(path) as image:
             _refuse_deep(image)
-            size = image.size[::-1] if image.getexif().get(_ORIENTATION) in _SIDEWAYS else image.size
-            if decode:
+            orientation = image.getexif().get(_ORIENTATION, 1)
+            raw = image.size
+            sideways = orientation in _SIDEWAYS and image.format != "TIFF"  # Pillow opens a TIFF upright
+            size = raw[::-1] if sideways else raw
+            if depth.pixels or (depth.end and not _has_end(path, image.format or "")):
                 image.draft("RGB", (1, 1))  # JPEG is decoded at 1/8 size: faster, and still reads all data
                 image.load()
-    except _BROKEN as error:
-        return _message(path, error)
-    if size != (width, height):
-        return f"{path}: {size[0]} x {size[1]} pixels, but the annotations say {width} x {height}"
-    return None
+    except BROKEN as error:
+        return ImageCheck(0, 0, False, _message(path, error))
+    turned = orientation in range(2, 9)
+    expected = width or size[0], height or size[1]
+    if size == expected:
+        return ImageCheck(size[0], size[1], turned, None)
+    problem = f"{path}: {size[0]} x {size[1]} pixels, but the annotations say {expected[0]} x {expected[1]}"
+    if turned and size[::-1] == expected:
+        problem += (
+            f", its size before its EXIF orientation {orientation} turns it. Images are read upright: save it upright "
+            "(as with mogrify -auto-orient) and label it again; if its boxes are upright, write the upright size"
+        )
+    return ImageCheck(size[0], size[1], turned, problem)
+
+
+def _has_end(path: Path, image_format: str) -> bool:
+    """Return whether the last bytes of a JPEG or PNG file have its end marker, as truncated files have not."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        return _ENDS.get(image_format, b"") in file.read()
 
 
 def _refuse_deep(image: Image.Image) -> None:
@@ -102,6 +170,12 @@ def _refuse_deep(image: Image.Image) -> None:
 def _message(path: Path, error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{path}: the image does not exist"
+    if isinstance(error, Image.DecompressionBombError):
+        return (
+            f"{path}: more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels. Make the image smaller or cut it into "
+            f"tiles, or set the environment variable {_PIXELS} to a larger number of pixels"
+        )
     if isinstance(error, UnidentifiedImageError):
-        return f"{path}: not an image, or an unknown image format"
+        hint = "; convert HEIC images to JPEG" if path.suffix.lower() in (".heic", ".heif") else ""
+        return f"{path}: not an image, or an unknown image format{hint}"
     return f"{path}: cannot be read as an image ({error})"

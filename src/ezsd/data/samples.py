@@ -15,7 +15,7 @@ from torch import Tensor
 from ezsd.data.images import decode_image
 from ezsd.errors import DataError
 
-Segmentation = list[list[float]] | dict[str, Any]
+Segmentation = Sequence[Sequence[float]] | dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,8 @@ class AnnotatedImage:
         boxes: [N, 4] float32 xyxy, absolute pixels, clipped to the image. N can be 0.
         labels: [N] int64, 1-based indices into the names of :class:`ImageSet`.
         crowd: [N] bool, True if the box covers a group of objects.
-        segmentations: COCO polygons or RLE of each box, as in the file (empty for some crowd boxes); None if the data
-            has no masks.
+        segmentations: COCO polygons (lists or arrays of numbers) or RLE of each box, as in the file (empty for some
+            crowd boxes); None if the data has no masks. :func:`segmentations_of` returns plain lists.
         areas: [N] float32 in square pixels, as in the file (for COCO, the mask area), or the box area if missing.
     """
 
@@ -54,13 +54,15 @@ class ImageSet:
         images: The images, sorted by id, including images without boxes.
         names: The category names. Label 1 is ``names[0]``.
         has_masks: Whether every box that is not a crowd has a segmentation.
-        skipped: One message for each image or box that ``skip_bad`` skipped.
+        skipped: One message for each image or box that is left out.
+        notes: What the user should know about the data, such as crowd boxes and images turned by EXIF.
     """
 
     images: list[AnnotatedImage]
     names: tuple[str, ...]
     has_masks: bool
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -110,9 +112,13 @@ def segmentations_of(image: AnnotatedImage) -> list[Segmentation]:
     if image.segmentations is None:
         raise ValueError(f"image {image.image_id} has no segmentations")
     return [
-        entry or [[x1, y1, x2, y1, x2, y2, x1, y2]]
+        _plain(entry) or [[x1, y1, x2, y1, x2, y2, x1, y2]]
         for entry, (x1, y1, x2, y2) in zip(image.segmentations, image.boxes.tolist(), strict=True)
     ]
+
+
+def _plain(segmentation: Segmentation) -> Segmentation:
+    return segmentation if isinstance(segmentation, dict) else [list(polygon) for polygon in segmentation]
 
 
 def labels_among(image: AnnotatedImage, names: Sequence[str], wanted: Sequence[str]) -> Tensor:

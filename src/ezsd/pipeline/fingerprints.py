@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from ezsd.data.categories import CategorySplit
-from ezsd.data.formats.coco_json import find_records, read_annotations
+from ezsd.data.formats.coco_entries import find_records
+from ezsd.data.formats.coco_json import read_annotations
 from ezsd.detector.initial_weights import start_folder
 from ezsd.detector.model_folder import CONFIG, MODEL
 from ezsd.recipe import DetectorConfig, Part, Recipe, needs_targets
@@ -164,7 +165,7 @@ def _of_detector(config: DetectorConfig) -> Inputs:
 
 
 def _of_part(name: str, part: Part) -> Inputs:
-    records, _, _ = find_records(read_annotations(part.annotations)["images"], part)
+    records = find_records(read_annotations(part.annotations).images, part).records
     images = "\n".join(f"{record.image_id} {record.path.name} {_size(record.path)}" for record in records)
     return {
         f"{name}.annotations": _CONTENT + digest(part.annotations),

@@ -40,6 +40,7 @@ from ezsd.utils.files import write_json
 from ezsd.utils.format import duration
 from ezsd.utils.lock import only_process
 from ezsd.utils.log import collected_warnings, log_to_file
+from ezsd.utils.workers import end_if_worker_imports_script
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def run_recipe(
         ArtifactError: The folder was made from another recipe, is in use, or cannot be written.
         MissingExtraError: A tracker named in the recipe is not installed.
     """
+    end_if_worker_imports_script()
     stages = STAGES if until == "report" else STAGES[: STAGES.index(until) + 1]
     run = RunFolder(folder)
     metrics = _run(recipe, run, stages, overwrite)
@@ -195,6 +197,9 @@ def _load_images(context: RunContext, todo: Sequence[Stage]) -> dict[str, ImageS
     if {"adapt", "evaluate"} & set(todo) or ("train" in todo and context.recipe.train.validate_steps):
         parts.append("val")
     images = load_parts(context.recipe.data, context.split, parts)
+    for name, loaded in images.items():
+        for note in loaded.notes:
+            logger.info(f"{name}: {note}")
     skipped = {name: list(part.skipped) for name, part in images.items() if part.skipped}
     if skipped and process_state().is_main_process:
         write_json(context.folder.skipped, skipped)

@@ -201,13 +201,21 @@ def mean_one(weights: Tensor) -> Tensor:
     return torch.where(mean > 1e-9, weights / mean.clamp(min=1e-9), torch.ones_like(weights))
 
 
+def shared_batch(examples: list[Example]) -> list[Example]:
+    """Put a batch into shared memory. In the worker's own thread, too little of it is an error and not a hang."""
+    for image, target in examples:
+        for tensor in (image, *target.values()):
+            tensor.share_memory_()
+    return examples
+
+
 def load_batches(dataset: TrainingDataset, plan: BatchPlan, start: int, stop: int, workers: int) -> DataLoader[Example]:
     """Return a loader of the batches of steps ``start`` to ``stop - 1``, with ``workers`` processes."""
     sampler: Any = PlannedBatches(plan, start, stop)
     return DataLoader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=list,
+        collate_fn=shared_batch if workers else list,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # otherwise starting the loader consumes the random numbers of the step

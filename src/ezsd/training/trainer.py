@@ -18,6 +18,7 @@ from ezsd.training.final_weights import FinalWeights, Measure
 from ezsd.training.loop import OnStep, Task, run_loop
 from ezsd.training.sampler import BatchPlan, repeat_factors
 from ezsd.utils.device import new_accelerator
+from ezsd.utils.workers import worker_errors
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,8 @@ def train_model(
     )
     shown_as = f"{config.epochs:g} epochs of {len(dataset)} images"
     logger.info(f"{job.name}: {steps} steps of {plan.images_per_step} images ({shown_as})")
-    result = run_loop(task, accelerator, job.seed, job.on_step)
+    with worker_errors():
+        result = run_loop(task, accelerator, job.seed, job.on_step)
     final.apply()
     chosen = {} if final.best_step is None else {"best_step": final.best_step}
     shown = result.steps * plan.images_per_step

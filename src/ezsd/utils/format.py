@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
 NOT_MEASURED = "not measured"
 _SPACE = "\N{NO-BREAK SPACE}"
+
+
+def shell_quoted(path: Path) -> str:
+    """Return a path for a command that is copied to a shell."""
+    return subprocess.list2cmdline([str(path)]) if sys.platform == "win32" else shlex.quote(str(path))
 
 
 def number(value: float | None, digits: int = 0) -> str:

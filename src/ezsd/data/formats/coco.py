@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,14 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ezsd.data.categories import CategorySplit
-from ezsd.data.formats.coco_json import Boxes, Record, find_boxes, find_labels, find_records, read_annotations
-from ezsd.data.images import image_problems
+from ezsd.data.formats.coco_boxes import Boxes, find_boxes
+from ezsd.data.formats.coco_entries import Record, Records, find_labels, find_records
+from ezsd.data.formats.coco_json import Annotations, read_annotations
+from ezsd.data.formats.problems import Problems
+from ezsd.data.formats.segmentations import is_segmentation
+from ezsd.data.images import ImageCheck, check_images
 from ezsd.data.samples import AnnotatedImage, ImageSet, segmentations_of
 from ezsd.errors import DataError
 from ezsd.recipe import DataConfig, Part
 
-_SHOWN = 20
 _SKIP_BAD = "Fix them, or set data.skip_bad: true to skip these images and boxes (they are listed and counted)."
+_MANY_CROWDS = 0.5  # of the boxes; tools that export masks as crowds do so for most
 
 
 def load_images(part: Part, names: Sequence[str], skip_bad: bool = False, required: Sequence[str] = ()) -> ImageSet:
@@ -35,24 +38,16 @@ def load_images(part: Part, names: Sequence[str], skip_bad: bool = False, requir
         names: The categories to keep. Label 1 is the first name.
         skip_bad: Skip invalid images and boxes and list them in ``skipped`` instead of raising an error. Images are
             then decoded completely; otherwise only their headers are read.
-        required: Names that the annotation file must contain.
+        required: Names that the annotation file must contain, with at least one box in all.
 
     Returns:
         The images, sorted by id, with their boxes (xyxy, absolute pixels).
 
     Raises:
         DataError: The annotations cannot be used, or images or boxes are invalid. All problems are reported together;
-            the first 20 are listed.
+            the first ten of each kind are listed.
     """
-    found = _read(part, tuple(names), required, decode=skip_bad)
-    problems = found.of_file if skip_bad else found.of_file + found.of_items
-    if problems:
-        advice = [] if skip_bad or found.of_file else [_SKIP_BAD]
-        more = [f"and {len(problems) - _SHOWN} more."] if len(problems) > _SHOWN else []
-        raise DataError([*problems[:_SHOWN], *more, *advice])
-    if not found.images:
-        raise DataError([f"{part.annotations}: no image is left, all are invalid.", *found.of_items[:_SHOWN]])
-    return replace(found.images, skipped=tuple(found.of_items))
+    return read_part(part, names, required, decode=skip_bad).images_or_error(skip_bad)
 
 
 def load_parts(
@@ -77,13 +72,86 @@ def load_parts(
     return images
 
 
-def validate_part(part: Part, names: Sequence[str], required: Sequence[str] = ()) -> list[str]:
-    """Return all problems that :func:`load_images` would find. Every image is decoded."""
-    try:
-        found = _read(part, tuple(names), required, decode=True)
-    except DataError as error:
-        return list(error.problems)
-    return found.of_file + found.of_items
+@dataclass(frozen=True)
+class PartReading:
+    """One part of the data, with its problems.
+
+    Attributes:
+        images: The usable images with their valid boxes.
+        of_file: Problems that make the whole file unusable.
+        of_items: Problems of single images and boxes.
+        where: The annotation file.
+    """
+
+    images: ImageSet
+    of_file: Problems
+    of_items: Problems
+    where: str
+
+    def problems(self, skip_bad: bool = False) -> list[str]:
+        """Return the problems that prevent a run, as lines of text."""
+        shown = self.of_file.shown() if skip_bad else self.of_file.shown() + self.of_items.shown()
+        if shown:
+            advice = [] if skip_bad or self.of_file else [_SKIP_BAD]
+            return [*(f"{self.where}: {line}" for line in shown), *advice]
+        if not self.images:
+            first = [f"{self.where}: {line}" for line in self.of_items.shown()]
+            return [f"{self.where}: no image is left, all are invalid.", *first]
+        return []
+
+    def images_or_error(self, skip_bad: bool) -> ImageSet:
+        """Return the images; see :func:`load_images`.
+
+        Raises:
+            DataError: There are problems.
+        """
+        if problems := self.problems(skip_bad):
+            raise DataError(problems)
+        return self.images
+
+
+def read_part(
+    part: Part, names: Sequence[str] | None = None, required: Sequence[str] = (), decode: bool = False
+) -> PartReading:
+    """Load one part of the data and collect its problems.
+
+    Args:
+        part: The locations of images and annotations, and the maximum number of images.
+        names: The categories to keep; None keeps all.
+        required: Names that the annotation file must contain, with at least one box in all.
+        decode: Decode all images; otherwise only their headers are read.
+
+    Raises:
+        DataError: The annotation file cannot be read.
+    """
+    content = read_annotations(part.annotations)
+    of_file, of_items = Problems(), Problems()
+    labels = find_labels(content, names, required)
+    found = find_records(content.images, part)
+    checks = check_images([(record.path, record.width, record.height) for record in found.records], decode)
+    of_file.extend(labels.problems)
+    of_items.extend(found.problems)
+    _add_image_problems(of_file, of_items, part, found, checks)
+    sizes = [None if check.problem else (check.width, check.height) for check in checks]
+    boxes = find_boxes(content, labels, found.places, sizes)
+    of_file.extend(boxes.of_file)
+    of_items.extend(boxes.of_items)
+    images, notes = _assemble(content, found.records, sizes, boxes, labels.names)
+    notes = [*found.notes, *_size_notes(found.records, checks), *notes]
+    if required and not of_file and images and not count_boxes(images)[0].total():
+        of_file.add("boxes", f"no box is left to learn from. {' '.join(notes)}")
+    skipped = [*of_items, *boxes.left_out]
+    images = replace(images, skipped=tuple(f"{part.annotations}: {text}" for text in skipped), notes=tuple(notes))
+    return PartReading(images, of_file, of_items, str(part.annotations))
+
+
+def count_boxes(images: ImageSet) -> tuple[Counter[str], int]:
+    """Return the number of boxes by name, crowd boxes excluded, and the number of crowd boxes."""
+    empty = torch.zeros(0, dtype=torch.int64)
+    labels = torch.cat([empty, *(image.labels[~image.crowd] for image in images)])
+    counts = torch.bincount(labels, minlength=len(images.names) + 1)[1:].tolist()
+    crowds = sum(int(image.crowd.sum()) for image in images)
+    return Counter(dict(zip(images.names, counts, strict=True))), crowds
 
 
 def coco_ground_truth(images: ImageSet) -> dict[str, Any]:
@@ -113,99 +181,111 @@ def coco_ground_truth(images: ImageSet) -> dict[str, Any]:
     }
 
 
-@dataclass
-class _Found:
-    images: ImageSet
-    of_file: list[str]  # problems that skip_bad does not cover
-    of_items: list[str]  # problems of single images and boxes
+def _add_image_problems(
+    of_file: Problems, of_items: Problems, part: Part, found: Records, checks: Sequence[ImageCheck]
+) -> None:
+    """Add one problem for each unusable image, or one in all if the folder has none of the images."""
+    records = found.records
+    if not found.places:
+        of_file.add("images", "no image in images; expected at least one.")
+    elif records and not any(record.path.exists() for record in records):
+        of_file.add("images", f"{part.images} contains none of the {len(records):,} images. The first one is expected "
+                    f"at {records[0].path}. Give the folder that file_name is relative to.")  # fmt: skip
+    else:
+        for record, check in zip(records, checks, strict=True):
+            if check.problem:
+                of_items.add("image files", f"image {record.image_id}: {check.problem}")
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Disable cyclic garbage collection: JSON has no cycles, and the search takes most of the loading time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
+def _size_notes(records: Sequence[Record], checks: Sequence[ImageCheck]) -> list[str]:
+    usable = [(record, check) for record, check in zip(records, checks, strict=True) if not check.problem]
+    turned = [record.path.name for record, check in usable if check.turned]
+    unsized = [record.path.name for record, _ in usable if record.width is None or record.height is None]
+    notes = []
+    if turned:
+        notes.append(f"{len(turned):,} of {len(records):,} images are turned by their EXIF orientation (the first is "
+                     f"{turned[0]}). Boxes are read as those of the upright images, as viewers show them; if they do "
+                     "not fit, save the images upright (mogrify -auto-orient) and label them again.")  # fmt: skip
+    if unsized:
+        notes.append(f"The annotations have no usable width and height of {len(unsized):,} images (the first is "
+                     f"{unsized[0]}); those of the files are used.")  # fmt: skip
+    return notes
 
 
-@_no_collection()
-def _read(part: Part, names: tuple[str, ...], required: Sequence[str], decode: bool) -> _Found:
-    """Load everything and collect the problems. Raise DataError only if the annotation file cannot be read."""
-    content = read_annotations(part.annotations)
-    label_of, of_file = find_labels(content["categories"], names, required)
-    records, places, of_items = find_records(content["images"], part)
-    if not places:
-        of_file.append("no image in images; expected at least one.")
-    pixels = image_problems([(record.path, record.width, record.height) for record in records], decode)
-    of_items += [
-        f"image {record.image_id}: {problem}" for record, problem in zip(records, pixels, strict=True) if problem
-    ]
-    boxes, box_problems = find_boxes(content["annotations"], label_of, places, records, names)
-    usable = [problem is None for problem in pixels]
-    images, has_masks = _assemble(records, boxes, usable)
-    where = part.annotations
-    return _Found(
-        ImageSet(images, names, has_masks),
-        [f"{where}: {problem}" for problem in of_file],
-        [f"{where}: {problem}" for problem in of_items + box_problems],
+def _assemble(
+    content: Annotations,
+    records: Sequence[Record],
+    sizes: Sequence[tuple[int, int] | None],
+    boxes: Boxes,
+    names: tuple[str, ...],
+) -> tuple[ImageSet, list[str]]:
+    """Assign the boxes to the usable images, in file order, and return notes on them."""
+    counts = np.bincount(boxes.image, minlength=len(records)).tolist()
+    crowd = content.crowd[boxes.rows] == 1
+    segmentations = [content.segmentations[row] for row in boxes.rows.tolist()]
+    valid = np.fromiter(
+        (
+            entry is not None and is_segmentation(entry, *(sizes[image] or (0, 0)))
+            for entry, image in zip(segmentations, boxes.image.tolist(), strict=True)
+        ),
+        np.bool_,
+        len(segmentations),
     )
-
-
-def _assemble(records: list[Record], boxes: Boxes, usable: list[bool]) -> tuple[list[AnnotatedImage], bool]:
-    """Assign the valid boxes to the usable images, in file order."""
-    good = np.flatnonzero(boxes.good & np.array([*usable, False])[boxes.image])
-    order = good[np.argsort(boxes.image[good], kind="stable")]
-    rows = [boxes.rows[place] for place in order.tolist()]
-    crowd = np.array([bool(entry.get("iscrowd")) for entry in rows], dtype=np.bool_)
-    counts = np.bincount(boxes.image[order], minlength=len(records)).tolist()
-    corners = boxes.boxes[order]
-    has_masks = any(map(_has_segmentation, rows)) and all(
-        bool(is_crowd) or _has_segmentation(entry) for entry, is_crowd in zip(rows, crowd, strict=True)
-    )
+    has_masks = bool(valid.any() and (valid | crowd).all())
     columns = zip(
         records,
-        usable,
-        _split(corners, counts),
-        _split(boxes.labels[order], counts),
+        sizes,
+        _split(boxes.boxes, counts),
+        _split(boxes.labels, counts),
         _split(crowd, counts),
-        _split(_areas(rows, corners), counts),
+        _split(_areas(content.areas[boxes.rows], boxes.boxes), counts),
         np.cumsum(counts).tolist(),
         strict=True,
     )
-    return [
+    images = [
         AnnotatedImage(
-            record.image_id,
-            record.path,
-            record.width,
-            record.height,
-            box,
-            label,
-            is_crowd,
-            [entry.get("segmentation") or [] for entry in rows[end - len(box) : end]] if has_masks else None,
+            record.image_id, record.path, size[0], size[1], box, label, is_crowd,
+            [segmentations[row] if valid[row] else [] for row in range(end - len(box), end)] if has_masks else None,
             area,
         )
-        for record, wanted, box, label, is_crowd, area, end in columns
-        if wanted
-    ], has_masks
+        for record, size, box, label, is_crowd, area, end in columns
+        if size is not None
+    ]  # fmt: skip
+    notes = [*_box_notes(crowd, boxes.left_out), *_mask_notes(content, boxes.rows, segmentations, valid | crowd)]
+    return ImageSet(images, names, has_masks), notes
 
 
-def _has_segmentation(entry: dict[str, Any]) -> bool:
-    return bool(entry.get("segmentation"))
+def _box_notes(crowd: NDArray[np.bool_], left_out: list[str]) -> list[str]:
+    notes = []
+    if crowd.any():
+        many = crowd.mean() > _MANY_CROWDS
+        cause = " CVAT exports masks as crowds: if they are single objects, set iscrowd to 0, or export polygons."
+        notes.append(f"{crowd.sum():,} of {len(crowd):,} boxes are crowds (iscrowd 1), which are not learned."
+                     f"{cause if many else ''}")  # fmt: skip
+    if left_out:
+        notes.append(f"Boxes without width or height are left out; {len(left_out):,} in all, the first is "
+                     f"{left_out[0]}.")  # fmt: skip
+    return notes
 
 
-def _areas(rows: list[dict[str, Any]], corners: NDArray[np.float32]) -> NDArray[np.float32]:
+def _mask_notes(
+    content: Annotations, rows: NDArray[np.int64], segmentations: Sequence[Any], fine: NDArray[np.bool_]
+) -> list[str]:
+    given = np.array([entry is not None for entry in segmentations], dtype=np.bool_)
+    broken = np.flatnonzero(given & ~fine)
+    if len(broken):
+        return [f"{len(broken):,} of {given.sum():,} segmentations cannot be read (the first is that of annotation "
+                f"{content.ids[int(rows[broken[0]])]}; expected polygons of at least three points or an RLE of the "
+                "image size). Their boxes are used; masks are not learned."]  # fmt: skip
+    if given.any() and not fine.all():
+        return [f"{(~fine).sum():,} of {len(fine):,} boxes have no segmentation; masks are not learned."]
+    return []
+
+
+def _areas(given: NDArray[np.float32], corners: NDArray[np.float32]) -> NDArray[np.float32]:
     own = (corners[:, 2:] - corners[:, :2]).prod(1)
-    given = np.array([_number(entry.get("area")) for entry in rows], dtype=np.float32)
     usable: NDArray[np.bool_] = np.isfinite(given) & (given > 0)
     return np.where(usable, given, own)
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else float("nan")
 
 
 def _split(values: NDArray[Any], counts: list[int]) -> tuple[Tensor, ...]:

@@ -1,14 +1,15 @@
-"""Parse and validate the rows of a COCO or LVIS annotation file."""
+"""Parse a COCO or LVIS annotation file into columns that take little memory."""
 
 from __future__ import annotations
 
-import difflib
+import gc
 import json
 import math
-from collections import Counter
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,236 +17,219 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ezsd.errors import DataError
-from ezsd.recipe import Part
 
-_OVERHANG = 2.0  # pixels; annotation tools round, so overhangs up to this are clipped silently
-_OTHER_CATEGORY, _BROKEN_CATEGORY = 0, -1
-_NO_IMAGE, _LEFT_OUT = -1, -2
-
-
-@dataclass
-class Record:
-    """An image entry of the annotation file."""
-
-    image_id: int
-    path: Path
-    width: int
-    height: int
+_LISTS = ("images", "annotations", "categories")
+_EXPECTED = "Expected a COCO or LVIS JSON file with images, annotations and categories."
+_TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no", "none", "null", "nan")
+BROKEN_FLAG = -1
 
 
-@dataclass
-class Boxes:
-    """The annotations of the requested categories, in file order."""
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """The content of an annotation file.
 
-    rows: list[dict[str, Any]]  # as in the file
-    image: NDArray[np.int64]  # [N] index into the records, negative if the image is unknown
-    labels: NDArray[np.int64]  # [N] 1-based
-    boxes: NDArray[np.float32]  # [N, 4] xyxy pixels, clipped to the image
-    good: NDArray[np.bool_]  # [N] False for invalid annotations
+    Attributes:
+        images: The entries of the images.
+        categories: The entries of the categories.
+        ids: [N] the id of each annotation; it can be anything.
+        image_keys: [N] the image id of each annotation, see :func:`key_of`.
+        category_keys: [N] the category id of each annotation, see :func:`key_of`.
+        boxes: [N, 4] float64, four numbers as in the file (for COCO x, y, width, height); NaN if they are not numbers.
+        areas: [N] float32 as in the file, NaN if it is not a number.
+        crowd: [N] int8: 1 for crowd boxes, 0 for others, -1 if iscrowd is neither.
+        segmentations: [N] polygons (arrays) or RLE as in the file, or None.
+        odd: The text of annotations that are not as expected, by index.
+    """
+
+    images: list[Any]
+    categories: list[Any]
+    ids: list[Any]
+    image_keys: list[Any]
+    category_keys: list[Any]
+    boxes: NDArray[np.float64]
+    areas: NDArray[np.float32]
+    crowd: NDArray[np.int8]
+    segmentations: list[Any]
+    odd: dict[int, str]
 
 
-def read_annotations(path: Path) -> dict[str, list[Any]]:
-    """Return the lists images, annotations and categories of a COCO or LVIS file.
+def read_annotations(path: Path) -> Annotations:
+    """Return the content of a COCO or LVIS file. A file that has not changed is parsed only once.
 
     Raises:
         DataError: The file is missing, is not JSON, or lacks one of the lists.
     """
-    expected = "Expected a COCO or LVIS JSON file with images, annotations and categories."
     try:
-        content = json.loads(path.read_bytes())
+        status = path.stat()
     except FileNotFoundError:
-        raise DataError(f"Annotations {path} are missing. {expected} Check data.*.annotations in the recipe.") from None
+        raise DataError(
+            f"Annotations {path} are missing. {_EXPECTED} Check data.*.annotations in the recipe."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"Annotations {path} cannot be read: {error}. {_EXPECTED}") from None
+    return _read(path.absolute(), path, status.st_mtime_ns, status.st_size)
+
+
+def read_json_file(path: Path) -> Any:
+    """Return the content of a JSON file in UTF-8, UTF-16 or UTF-32, with or without byte order mark.
+
+    Raises:
+        DataError: The file cannot be read or is not JSON.
+    """
+    try:
+        content = path.read_bytes()
+        return json.loads(content.decode(json.detect_encoding(content), "surrogatepass"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"Annotations {path} cannot be read: {error}. {expected}") from None
-    keys = ("images", "annotations", "categories")
-    absent = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
+        raise DataError(f"{path} cannot be read as JSON: {error}.") from None
+
+
+def key_of(value: Any) -> Any:
+    """Return an id as whole number or text, so that 1 and 1.0 are the same; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+
+
+def looked_up(table: dict[Any, int], keys: list[Any], otherwise: int) -> list[int]:
+    """Look up ids; an id that is a number in one list and text in the other is found, too."""
+    return [found if (found := table.get(key)) is not None else table.get(_other_type(key), otherwise) for key in keys]
+
+
+def _other_type(key: Any) -> Any:
+    if isinstance(key, str):
+        return int(key) if key.isdecimal() and len(key) < 20 else None
+    return str(key)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Disable cyclic garbage collection: JSON has no cycles, and the search takes most of the loading time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@lru_cache(maxsize=2)
+@_no_collection()
+def _read(absolute: Path, path: Path, modified: int, size: int) -> Annotations:
+    """Parse a file; ``absolute``, ``modified`` and ``size`` tell whether it is the same as before."""
+    try:
+        data = absolute.read_bytes()
+        text = data.decode(json.detect_encoding(data), "surrogatepass")
+        del data  # a file of COCO has half a gigabyte
+        rows = _Rows()
+        content = json.loads(text, object_hook=rows.take)
+        del text
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"Annotations {path} cannot be read: {error}. {_EXPECTED}") from None
+    absent = [key for key in _LISTS if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if absent:
-        raise DataError(f"Annotations {path}: no list of {', '.join(absent)}. {expected}")
-    return {key: content[key] for key in keys}
+        raise DataError(f"Annotations {path}: no list of {', '.join(absent)}. {_EXPECTED}")
+    return rows.columns(content["images"], content["categories"], content["annotations"])
 
 
-def find_labels(
-    categories: list[Any], names: tuple[str, ...], required: Sequence[str]
-) -> tuple[dict[int, int], list[str]]:
-    """Return the label of each category id (0 = not requested), and the problems of the category list."""
-    well_formed = [
-        entry
-        for entry in categories
-        if isinstance(entry, dict) and isinstance(entry.get("id"), int) and isinstance(entry.get("name"), str)
-    ]
-    problems = [] if len(well_formed) == len(categories) else ["categories: each entry needs an integer id and a name."]
-    ids = Counter(entry["id"] for entry in well_formed)
-    counts = Counter(entry["name"] for entry in well_formed)
-    problems += [
-        f"category id {key} appears {count} times; ids must be unique." for key, count in ids.items() if count > 1
-    ]
-    problems += [f'category "{name}" appears {counts[name]} times; merge them.' for name in names if counts[name] > 1]
-    spare = {_plain(name): name for name in counts if name not in names}
-    for name in names:
-        if name in counts:
-            continue
-        must = name in required
-        close = difflib.get_close_matches(_plain(name), spare, n=1, cutoff=0.6 if must else 0.85)
-        hint = f' Did you mean "{spare[close[0]]}"?' if close else ""
-        if must or close:
-            problems.append(f'no category "{name}"; the split must use the names of the annotations.{hint}')
-    label = {name: index for index, name in enumerate(names, start=1)}
-    return {entry["id"]: label.get(entry["name"], _OTHER_CATEGORY) for entry in well_formed}, problems
+class _Row(int):
+    """The place of an annotation among the rows."""
+
+    __slots__ = ()
 
 
-def _plain(name: str) -> str:
-    return name.lower().replace("_", " ").strip()
+class _Rows:
+    """Columns of the annotations, filled while a file is parsed, so that it is never in memory as a whole."""
+
+    def __init__(self) -> None:
+        self.ids: list[Any] = []
+        self.image_keys: list[Any] = []
+        self.category_keys: list[Any] = []
+        self.boxes = array("d")
+        self.areas = array("f")
+        self.crowd = array("b")
+        self.segmentations: list[Any] = []
+        self.odd: dict[int, str] = {}
+
+    def take(self, entry: dict[str, Any]) -> Any:
+        """Add an annotation and return its row; return any other JSON object as it is."""
+        if "category_id" not in entry or "file_name" in entry:
+            return entry
+        get = entry.get
+        row, box, crowd = len(self.ids), _four_numbers(get("bbox")), _flag(get("iscrowd"))
+        if crowd == BROKEN_FLAG or not math.isfinite(sum(box)):
+            self.odd[row] = shown(entry)
+        image, category = get("image_id"), get("category_id")
+        self.ids.append(get("id"))
+        self.image_keys.append(image if image.__class__ is int else key_of(image))
+        self.category_keys.append(category if category.__class__ is int else key_of(category))
+        self.boxes.extend(box)
+        self.areas.append(_number(get("area")))
+        self.crowd.append(crowd)
+        self.segmentations.append(packed_segmentation(get("segmentation")))
+        return _Row(row)
+
+    def _empty(self, entry: Any) -> _Row:
+        row: _Row = self.take({"category_id": None})
+        self.odd[row] = shown(entry)
+        return row
+
+    def columns(self, images: list[Any], categories: list[Any], entries: list[Any]) -> Annotations:
+        """Return the rows of ``entries``, in order; an entry that is no annotation gets an empty row."""
+        places = [entry if isinstance(entry, _Row) else self._empty(entry) for entry in entries]
+        order = np.array(places, dtype=np.int64)
+        return Annotations(
+            images,
+            categories,
+            [self.ids[row] for row in places],
+            [self.image_keys[row] for row in places],
+            [self.category_keys[row] for row in places],
+            np.array(self.boxes, dtype=np.float64).reshape(-1, 4)[order],
+            np.array(self.areas, dtype=np.float32)[order],
+            np.array(self.crowd, dtype=np.int8)[order],
+            [self.segmentations[row] for row in places],
+            {place: self.odd[row] for place, row in enumerate(places) if row in self.odd} if self.odd else {},
+        )
 
 
-def find_records(images: list[Any], part: Part) -> tuple[list[Record], dict[int, int], list[str]]:
-    """Return the images to use, the index of each image id among them, and the problems of the image list."""
-    problems: list[str] = []
-    by_id: dict[int, Record] = {}
-    for place, entry in enumerate(images):
-        record = _record(entry, part.images)
-        if record is None:
-            problems.append(
-                f"images[{place}]: expected an integer id, width and height above 0, and a file_name; found "
-                f"{str(entry)[:120]}"
-            )
-        elif record.image_id in by_id:
-            problems.append(f"image id {record.image_id} appears more than once; ids must be unique.")
-        else:
-            by_id[record.image_id] = record
-    records = [by_id[key] for key in sorted(by_id)][: part.limit]
-    places = dict.fromkeys(by_id, _LEFT_OUT) | {record.image_id: place for place, record in enumerate(records)}
-    return records, places, problems
-
-
-def _record(entry: Any, folder: Path) -> Record | None:
-    if not isinstance(entry, dict):
-        return None
-    image_id, width, height, name = entry.get("id"), entry.get("width"), entry.get("height"), entry.get("file_name")
-    if name is None and isinstance(entry.get("coco_url"), str):
-        name = "/".join(entry["coco_url"].split("/")[-2:])  # LVIS: train2017/000000000009.jpg
-    if not (isinstance(image_id, int) and isinstance(width, int) and isinstance(height, int)):
-        return None
-    if not (width > 0 and height > 0 and isinstance(name, str) and name):
-        return None
-    return Record(image_id, folder / name, width, height)
-
-
-def find_boxes(
-    annotations: list[Any],
-    label_of: dict[int, int],
-    places: dict[int, int],
-    records: list[Record],
-    names: tuple[str, ...],
-) -> tuple[Boxes, list[str]]:
-    """Return the annotations of the requested categories, and the problems of the annotation list."""
-    labels = [_looked_up(label_of, entry, "category_id", _BROKEN_CATEGORY) for entry in annotations]
-    problems = [
-        f"annotations[{place}]: unknown category_id in {str(annotations[place])[:120]}"
-        for place, label in enumerate(labels)
-        if label == _BROKEN_CATEGORY
-    ]
-    wanted = [(entry, label) for entry, label in zip(annotations, labels, strict=True) if label > 0]
-    located = [_looked_up(places, entry, "image_id", _NO_IMAGE) for entry, _ in wanted]
-    rows = [entry for (entry, _), place in zip(wanted, located, strict=True) if place != _LEFT_OUT]
-    image = np.array([place for place in located if place != _LEFT_OUT], dtype=np.int64)
-    kept = [label for (_, label), place in zip(wanted, located, strict=True) if place != _LEFT_OUT]
-    xywh = np.fromiter(chain.from_iterable(map(_numbers, rows)), np.float64, 4 * len(rows)).reshape(-1, 4)
-    sizes = np.array([(record.width, record.height) for record in records] or [(0, 0)], dtype=np.float64)[image]
-    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    limits = np.concatenate([sizes, sizes], axis=1)
-    clipped = np.clip(corners, 0, limits).astype(np.float32)
-    outside = ((corners < -_OVERHANG) | (corners > limits + _OVERHANG)).any(1)
-    empty = ~(clipped[:, 2:] > clipped[:, :2]).all(1)
-    reasons = np.select(
-        [image < 0, ~np.isfinite(corners).all(1), outside, empty, _repeated(rows), _bad_segmentations(rows, sizes)],
-        [1, 2, 3, 4, 5, 6],
-        0,
-    )
-    for row in np.flatnonzero(reasons).tolist():
-        problems.append(_box_problem(rows[row], names[kept[row] - 1], int(reasons[row]), sizes[row]))
-    return Boxes(rows, image, np.array(kept, dtype=np.int64), clipped, reasons == 0), problems
-
-
-def _looked_up(table: dict[int, int], entry: Any, key: str, otherwise: int) -> int:
+def packed_segmentation(segmentation: Any) -> Any:
+    """Return polygons as arrays, an RLE as it is, None for no segmentation; anything else as it is."""
+    if segmentation.__class__ is not list:
+        missing = segmentation is None or (isinstance(segmentation, float) and segmentation != segmentation)
+        return None if missing or segmentation == {} or segmentation == "" else segmentation
+    if segmentation and all(isinstance(value, (int, float)) for value in segmentation):
+        segmentation = [segmentation]  # one polygon without its list
     try:
-        return table[entry[key]]
-    except (KeyError, TypeError):
-        return otherwise
+        return [array("d", polygon) for polygon in segmentation if polygon] or None
+    except (TypeError, OverflowError):
+        return segmentation
 
 
-def _numbers(entry: dict[str, Any]) -> tuple[float, float, float, float]:
+def shown(entry: Any) -> str:
+    """Return the beginning of an entry as text."""
+    if isinstance(entry, dict):
+        entry = {key: value for key, value in entry.items() if key != "segmentation"}
+    return repr(entry)[:120]
+
+
+def _four_numbers(bbox: Any) -> tuple[float, float, float, float]:
     try:
-        x, y, width, height = entry["bbox"]
-        return x + 0.0, y + 0.0, width + 0.0, height + 0.0
-    except (KeyError, TypeError, ValueError, OverflowError):
+        x, y, width, height = bbox
+        return float(x), float(y), float(width), float(height)
+    except (TypeError, ValueError, OverflowError):
         return (float("nan"),) * 4
 
 
-def _repeated(rows: list[dict[str, Any]]) -> NDArray[np.bool_]:
-    seen: set[int] = set()
-    repeated = np.zeros(len(rows), dtype=np.bool_)
-    for place, entry in enumerate(rows):
-        key = entry.get("id")
-        if isinstance(key, int):
-            repeated[place] = key in seen
-            seen.add(key)
-    return repeated
-
-
-def _bad_segmentations(rows: list[dict[str, Any]], sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
-    bad = np.zeros(len(rows), dtype=np.bool_)
-    for place, entry in enumerate(rows):
-        segmentation = entry.get("segmentation")
-        if segmentation:
-            bad[place] = not _is_segmentation(segmentation, sizes[place])
-    return bad
-
-
-def _is_segmentation(segmentation: Any, size: NDArray[np.float64]) -> bool:
-    """Return whether a segmentation is polygons of at least three points, or an RLE of size (width, height)."""
-    if isinstance(segmentation, list):
-        return all(map(_is_polygon, segmentation))
-    if not isinstance(segmentation, dict) or segmentation.get("size") != [size[1], size[0]]:
-        return False
-    counts = segmentation.get("counts")
-    runs = _unpacked(counts) if isinstance(counts, str) else counts
-    if not isinstance(runs, list):
-        return False
-    return all(isinstance(run, int) and run >= 0 for run in runs) and sum(runs) == size[0] * size[1]
-
-
-def _is_polygon(polygon: Any) -> bool:
+def _number(value: Any) -> float:
     try:
-        return len(polygon) >= 6 and len(polygon) % 2 == 0 and math.isfinite(sum(polygon))
-    except (TypeError, OverflowError):
-        return False
+        return float(value) if abs(float(value)) < 1e38 else float("nan")
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
 
 
-def _unpacked(counts: str) -> list[int] | None:
-    """Decode the run lengths of a compressed COCO RLE (``rleFrString`` of cocoapi); None if the string is truncated.
-
-    A character holds six bits. From the fourth run on, a run is stored as the difference to the run two before it.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for code in counts.encode():
-        bits = code - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            value -= (bits & 16 and 1) << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    return None if shift else runs
-
-
-def _box_problem(entry: dict[str, Any], name: str, reason: int, size: NDArray[np.float64]) -> str:
-    reasons_text = {
-        1: f"unknown image_id {entry.get('image_id')!r}",
-        2: f"bbox {str(entry.get('bbox'))[:80]}; expected four numbers x, y, width, height in pixels",
-        3: f"bbox {entry.get('bbox')} is outside the image of {size[0]:.0f} x {size[1]:.0f} pixels",
-        4: f"bbox {entry.get('bbox')} has no area",
-        5: "an earlier annotation has the same id; ids must be unique",
-        6: "invalid segmentation; expected polygons of at least three points or an RLE of the image size",
-    }
-    return f"annotation {entry.get('id')} ({name}, image {entry.get('image_id')}): {reasons_text[reason]}"
+def _flag(value: Any) -> int:
+    """Return 0 or 1 for the ways in which files say so, and -1 for anything else."""
+    if value.__class__ is int and 0 <= value <= 1:
+        return int(value)
+    text = str(value).strip().lower().removesuffix(".0")
+    return 1 if text in _TRUE else 0 if text in _FALSE else BROKEN_FLAG

@@ -1,0 +1,116 @@
+"""Convert a data set to another format: ``ezsd convert``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal, get_args
+
+from ezsd.data.formats.coco import coco_ground_truth, count_boxes, read_part
+from ezsd.data.formats.recognize import Source, open_dataset
+from ezsd.data.formats.voc import write_voc
+from ezsd.data.formats.yolo import write_yolo
+from ezsd.data.samples import ImageSet
+from ezsd.errors import ArtifactError, DataError
+from ezsd.recipe import Part
+from ezsd.utils.files import write_text, written_whole
+from ezsd.utils.progress import track
+
+Format = Literal["coco", "yolo", "voc"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The result of :func:`convert`: what was found in each part, and notes on what is not the same."""
+
+    summary: list[str]
+    notes: list[str]
+
+
+def convert(source: Path, out: Path, to: Format) -> Converted:
+    """Copy a data set to a folder in another format. The original is not changed.
+
+    The layouts are those of Roboflow (COCO: ``PART/_annotations.coco.json`` beside its images), Ultralytics (YOLO:
+    ``data.yaml``, ``PART/images``, ``PART/labels``) and Pascal VOC (``Annotations``, ``JPEGImages``,
+    ``ImageSets/Main``).
+
+    Args:
+        source: A data set in a format of :func:`ezsd.data.formats.recognize.open_dataset`.
+        out: The folder to write; it must not contain files.
+        to: The format.
+
+    Raises:
+        DataError: The data set cannot be read, or has invalid images or boxes.
+        ArtifactError: The folder contains files, or cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ArtifactError(f"{out} already exists. Give a new folder.")
+    dataset = open_dataset(source)
+    parts = _read(dataset.parts)
+    folders = {
+        part: {"coco": out / part, "yolo": out / part / "images", "voc": out / "JPEGImages"}[to] for part in parts
+    }
+    taken: set[str] = set()
+    files = {part: _file_names(images, dataset.parts[part].images, to, taken) for part, images in parts.items()}
+    with track(sum(map(len, parts.values())), "Copying images") as advance:
+        for part, images in parts.items():
+            for image, name in zip(images, files[part], strict=True):
+                with written_whole(folders[part] / name) as temporary:
+                    shutil.copyfile(image.path, temporary)
+                advance(1, "")
+    notes = [*dataset.notes, *(f"{part}: {note}" for part, images in parts.items() for note in images.notes)]
+    writers = {"coco": _write_coco, "yolo": write_yolo, "voc": write_voc}
+    notes += writers[to](parts, files, out)
+    summary = [dataset.description]
+    for part, images in parts.items():
+        boxes, crowds = count_boxes(images)
+        summary.append(f"{part}: {len(images):,} images, {boxes.total():,} boxes, {crowds:,} crowd boxes")
+    return Converted(summary, notes)
+
+
+def _read(sources: Mapping[str, Source]) -> dict[str, ImageSet]:
+    """Read all parts with the names of all of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        parts = {}
+        for part, source in sources.items():
+            annotations = source.annotations
+            if annotations is None:
+                annotations = Path(folder) / f"{part}.json"
+                annotations.write_text(json.dumps(source.content), encoding="utf-8")
+            parts[part] = Part(images=source.images, annotations=annotations)
+        found = {name: read_part(part) for name, part in parts.items()}
+        names = tuple(dict.fromkeys(name for reading in found.values() for name in reading.images.names))
+        if problems := [problem for reading in found.values() for problem in reading.problems()]:
+            raise DataError(problems)
+        return {name: read_part(part, names).images for name, part in parts.items()}
+
+
+def _file_names(images: ImageSet, root: Path, to: Format, taken: set[str]) -> list[str]:
+    """Return a file name for each image: with its folders, or without and with a stem of its own for VOC."""
+    names = []
+    for image in images:
+        inside = image.path.absolute().is_relative_to(root.absolute())
+        name = image.path.absolute().relative_to(root.absolute()).as_posix() if inside else image.path.name
+        if to == "voc":
+            plain = PurePosixPath(name.replace("/", "_"))
+            name, number = plain.name, 1
+            while PurePosixPath(name).stem in taken:
+                number += 1
+                name = f"{plain.stem}_{number}{plain.suffix}"
+            taken.add(PurePosixPath(name).stem)
+        names.append(name)
+    return names
+
+
+def _write_coco(parts: Mapping[str, ImageSet], files: Mapping[str, Sequence[str]], out: Path) -> list[str]:
+    for part, images in parts.items():
+        content = coco_ground_truth(images)
+        for entry, name in zip(content["images"], files[part], strict=True):
+            entry["file_name"] = name
+        write_text(out / part / "_annotations.coco.json", json.dumps(content))
+    return []

@@ -1,0 +1,150 @@
+"""Boxes of a COCO or LVIS annotation file: which are valid, and why the others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ezsd.data.formats.box_formats import is_fraction, is_outside, likely_formats
+from ezsd.data.formats.coco_entries import LEFT_OUT, Labels
+from ezsd.data.formats.coco_json import BROKEN_FLAG, Annotations, looked_up
+from ezsd.data.formats.problems import Problems
+
+_NO_IMAGE, _BROKEN_CATEGORY = -1, -1
+_KINDS = {
+    1: "unknown images",
+    2: "boxes without four numbers",
+    3: "iscrowd that is neither 0 nor 1",
+    4: "boxes outside the image",
+    5: "boxes with numbers between 0 and 1",
+    6: "boxes with a negative side",
+}
+_NO_AREA = 7
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The valid boxes of the requested categories, grouped by image.
+
+    Attributes:
+        rows: [N] index in the annotations.
+        image: [N] index of the image, ascending.
+        labels: [N] 1-based.
+        boxes: [N, 4] float32 xyxy pixels, clipped to the image.
+        of_file: A problem of all boxes together.
+        of_items: Problems of single boxes.
+        left_out: One message for each box without width or height; they are left out.
+    """
+
+    rows: NDArray[np.int64]
+    image: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    of_file: Problems = field(default_factory=Problems)
+    of_items: Problems = field(default_factory=Problems)
+    left_out: list[str] = field(default_factory=list)
+
+
+def find_boxes(
+    content: Annotations, labels: Labels, places: dict[Any, int], sizes: Sequence[tuple[int, int] | None]
+) -> Boxes:
+    """Return the valid boxes of the requested categories.
+
+    Args:
+        content: The annotations.
+        labels: The label of each category id.
+        places: The index of each image id.
+        sizes: Width and height of each image; None for images that cannot be used. Their boxes are left out.
+    """
+    label = np.array(looked_up(labels.label_of, content.category_keys, _BROKEN_CATEGORY), dtype=np.int64)
+    of_items = Problems()
+    for row in np.flatnonzero(label == _BROKEN_CATEGORY).tolist():
+        entry = content.odd.get(row) or _brief(content, row)
+        of_items.add("unknown categories", f"annotations[{row}]: unknown category_id in {entry}")
+    rows = np.flatnonzero(label > 0)
+    keys = [content.image_keys[row] for row in rows.tolist()]
+    image = np.array(looked_up(places, keys, _NO_IMAGE), dtype=np.int64)
+    usable = np.array([*(size is not None for size in sizes), True, False])  # -1: unknown, -2: left out
+    kept = usable[np.where(image == LEFT_OUT, len(sizes) + 1, np.where(image == _NO_IMAGE, len(sizes), image))]
+    rows, image = rows[kept], image[kept]
+    size = np.array([*(size or (1, 1) for size in sizes), (1, 1)], dtype=np.float64)[image]
+    return _checked(content, labels, (rows, image, label[rows]), size, of_items)
+
+
+def _checked(
+    content: Annotations,
+    labels: Labels,
+    columns: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    size: NDArray[np.float64],
+    of_items: Problems,
+) -> Boxes:
+    rows, image, label = columns
+    xywh = content.boxes[rows]
+    finite: NDArray[np.bool_] = np.all(np.abs(np.nan_to_num(xywh, nan=np.inf)) < 1e9, axis=1)
+    xywh = np.where(finite[:, None], xywh, 0.0)
+    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    clipped = np.clip(corners, 0, np.concatenate([size, size], axis=1)).astype(np.float32)
+    negative = (xywh[:, 2:] < 0).any(1)
+    empty = ~(clipped[:, 2:] > clipped[:, :2]).all(1)
+    outside, fraction = is_outside(xywh, size), is_fraction(xywh, size) & ~empty
+    known = image >= 0
+    reasons = np.select(
+        [~known, ~finite, content.crowd[rows] == BROKEN_FLAG, negative, outside, fraction, empty],
+        [1, 2, 3, 6, 4, 5, _NO_AREA],
+        0,
+    )
+    of_file = Problems()
+    usable = known & finite
+    formats = likely_formats(xywh[usable], size[usable], content.areas[rows[usable]])
+    if formats:
+        of_file.add("boxes", _format_problem(content, rows[usable], formats))
+    left_out = []
+    for index in [] if formats else np.flatnonzero(reasons).tolist():
+        reason, row = int(reasons[index]), int(rows[index])
+        text = _problem(content, row, labels.names[label[index] - 1], reason, size[index])
+        if reason == _NO_AREA:
+            left_out.append(text)
+        else:
+            of_items.add(_KINDS[reason], text)
+    good = np.flatnonzero(reasons == 0)
+    order = good[np.argsort(image[good], kind="stable")]
+    return Boxes(rows[order], image[order], label[order], clipped[order], of_file, of_items, left_out)
+
+
+def _problem(content: Annotations, row: int, name: str, reason: int, size: NDArray[np.float64]) -> str:
+    box = [int(value) if value.is_integer() else value for value in map(float, content.boxes[row])] \
+        if np.isfinite(content.boxes[row]).all() else content.odd.get(row, "")  # fmt: skip
+    texts = {
+        1: f"unknown image_id {content.image_keys[row]!r}",
+        2: f"expected a bbox of four numbers x, y, width, height in pixels, found {box}",
+        3: f"iscrowd is neither 0 nor 1 in {box}",
+        4: f"bbox {box} is outside the image of {size[0]:.0f} x {size[1]:.0f} pixels",
+        5: f"bbox {box} has numbers between 0 and 1; expected pixels",
+        6: f"bbox {box} has a negative side",
+        _NO_AREA: f"bbox {box} has no area",
+    }
+    return f"annotation {content.ids[row]} ({name}, image {content.image_keys[row]}): {texts[reason]}"
+
+
+def _format_problem(content: Annotations, rows: NDArray[np.int64], formats: Sequence[str]) -> str:
+    unit = formats[0].partition("-")[2]
+    what = {
+        "fraction": "Boxes have numbers between 0 and 1, which are fractions of the image sides",
+        "percent": "All boxes have numbers up to 100, which are percent of the image sides",
+    }.get(unit, "The boxes do not fit as x, y, width, height")
+    meaning = "" if unit else f", but as {' or '.join(formats)}"
+    first = content.boxes[rows[0]].round(4).tolist()
+    option = " or ".join(f"--box-format {name}" for name in formats)
+    return (
+        f"{what}{meaning}: the first of {len(rows):,} is bbox {first} of annotation {content.ids[int(rows[0])]}. "
+        f"Expected x, y, width, height in pixels. ezsd init converts the boxes with {option}."
+    )
+
+
+def _brief(content: Annotations, row: int) -> str:
+    return (f"{{'id': {content.ids[row]}, 'image_id': {content.image_keys[row]}, "
+            f"'category_id': {content.category_keys[row]}}}")  # fmt: skip

@@ -1,0 +1,89 @@
+"""Find the annotation files and image folders of data sets in COCO or LVIS format."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from ezsd.data.formats.coco_entries import entry_file_name
+from ezsd.data.formats.coco_json import read_annotations
+from ezsd.data.formats.recognize import DataSet, Source, head_of, part_of
+from ezsd.errors import DataError
+
+_SAMPLE = 20  # images that must be found in a folder
+_MOST_FOLDERS = 200
+
+
+def open_coco(folder: Path, files: list[Path]) -> DataSet | None:
+    """Return the parts of a data set in COCO format, or None.
+
+    The layouts of Roboflow (``train/_annotations.coco.json``), COCO (``annotations/instances_train2017.json`` beside
+    ``train2017``), FiftyOne (``labels.json`` beside ``data``), CVAT and Label Studio are found by where the images are.
+
+    Raises:
+        DataError: A file cannot be read, or several files could be the train part.
+    """
+    by_part: dict[str, list[Path]] = defaultdict(list)
+    for path in files:
+        if path.suffix.lower() == ".json" and _is_coco(path):
+            by_part[part_of(path, folder) or "train"].append(path)
+    if not by_part:
+        return None
+    if list(by_part) == ["val"] or list(by_part) == ["test"]:
+        by_part["train"] = by_part.pop(next(iter(by_part)))
+    if "train" not in by_part:
+        raise DataError(f"{folder}: annotations of {' and '.join(by_part)}, but none to train on.")
+    for part, paths in by_part.items():
+        if len(paths) > 1:
+            listed = ", ".join(str(path.relative_to(folder)) for path in paths[:5])
+            raise DataError(f"{folder}: {len(paths)} annotation files could be the {part} part: {listed}. Give the one "
+                            "to use, and others with --val-annotations.")  # fmt: skip
+    sources = {part: Source(_image_folder(path, folder, part), path) for part, (path,) in by_part.items()}
+    names = ", ".join(str(path.relative_to(folder)) for (path,) in by_part.values())
+    return DataSet(f"COCO JSON, from {names}", sources)
+
+
+def _is_coco(path: Path) -> bool:
+    head = head_of(path)
+    lists = [f'"{key}":[' in head for key in ("images", "annotations", "categories")]
+    return any(lists) and '"shapes":' not in head
+
+
+def _image_folder(annotations: Path, root: Path, part: str) -> Path:
+    """Return the folder in which the most of the first images are; the root if none is found as it is named."""
+    entries = read_annotations(annotations).images[:_SAMPLE]
+    names = [name for entry in entries if isinstance(entry, dict) and (name := entry_file_name(entry))]
+    best, most = annotations.parent if annotations.parent.name != "annotations" else root, 0
+    for folder in _folders(annotations.parent, root, part):
+        found = sum(_is_file(folder, name) for name in names)
+        if found > most:
+            best, most = folder, found
+        if names and found == len(names):
+            break
+    return best
+
+
+def _is_file(folder: Path, name: str) -> bool:
+    try:
+        return ".." not in Path(name).parts and not Path(name).is_absolute() and (folder / name).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _folders(first: Path, root: Path, part: str) -> Iterator[Path]:
+    """Yield folders that can hold images: near the annotations first, those named like the part before others."""
+    yield first
+    yield root
+    level, seen = [first, root], 0
+    while level and seen < _MOST_FOLDERS:
+        inner = [
+            folder
+            for parent in dict.fromkeys(level)
+            for folder in sorted(parent.iterdir())
+            if not folder.name.startswith(".") and not folder.suffix and folder.is_dir()
+        ]
+        inner.sort(key=lambda folder: part_of(folder, root) != part)
+        yield from inner
+        seen += len(inner)
+        level = inner

@@ -1,0 +1,138 @@
+"""Find the image files of an annotation file, also where the file says their names in another way."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".jfif", ".ppm", ".pgm", ".heic")
+)
+_UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts this in front of uploaded files
+_MOST_FILES = 2_000_000
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """The files of the names, in order.
+
+    Attributes:
+        paths: [N] the path of each file. It can be missing.
+        renamed: The names that differ from the name of their file, and that file.
+        refused: Why a name must not be used, by index.
+    """
+
+    paths: list[Path]
+    renamed: list[tuple[str, Path]]
+    refused: dict[int, str]
+
+
+def find_files(folder: Path, names: Sequence[str]) -> FoundFiles:
+    """Find image files in a folder.
+
+    A name that is not there is compared without regard to backslashes, percent codes, Unicode normalization and case;
+    then by its last part alone, if only one file and only one name have it. Files outside the folder are never used.
+
+    Args:
+        folder: The folder that the names are relative to.
+        names: The names in the annotation file, possibly with folders.
+    """
+    root = os.path.abspath(folder)
+    paths: list[Path] = []
+    missing: list[int] = []
+    refused: dict[int, str] = {}
+    for place, name in enumerate(names):
+        path = _inside(root, name)
+        paths.append(folder / name if path is None else Path(path))
+        if path is None or not os.path.lexists(path):
+            missing.append(place)
+    renamed = []
+    if missing:
+        index = _Index(root, [names[place] for place in missing])
+        taken = {os.path.abspath(path) for path in paths}
+        for place in missing:
+            found = index.find(names[place])
+            if found is not None and str(found) not in taken:
+                taken.add(str(found))
+                paths[place] = found
+                renamed.append((names[place], found))
+            elif _inside(root, names[place]) is None:
+                refused[place] = f'file_name "{shown_name(names[place])}" is outside the image folder {folder}'
+    return FoundFiles(paths, renamed, refused)
+
+
+def shown_name(name: str) -> str:
+    """Return a file name that can be printed."""
+    return name.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")[:200]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the images in a folder and its subfolders, sorted by path. Hidden files and folders are left out."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(parent, name) for name in files if is_image_name(name)]
+    return sorted(found)
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file name is that of an image."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def _inside(root: str, name: str) -> str | None:
+    """Return the path of a name in a folder; None if it is outside, or no path at all."""
+    path = os.path.normpath(os.path.join(root, name))
+    if not path.startswith(root.rstrip(os.sep) + os.sep) or "\0" in name:
+        return None
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return None
+    return path
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", unquote(name.replace("\\", "/"))).casefold()
+
+
+def _last(name: str) -> str:
+    return PurePosixPath(_plain(name)).name
+
+
+class _Index:
+    """The files below a folder by plain name, and by the last part of it."""
+
+    def __init__(self, root: str, wanted: Sequence[str]) -> None:
+        self.root = root
+        self.by_name: dict[str, list[str]] = defaultdict(list)
+        self.by_last: dict[str, list[str]] = defaultdict(list)
+        self.wanted = Counter(map(_without_upload, map(_last, wanted)))
+        count = 0
+        for parent, folders, files in os.walk(root):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for file in filter(is_image_name, files):
+                path = os.path.join(parent, file)
+                self.by_name[_plain(os.path.relpath(path, root).replace(os.sep, "/"))].append(path)
+                self.by_last[_without_upload(_last(file))].append(path)
+            count += len(files)
+            if count > _MOST_FILES:
+                break
+
+    def find(self, name: str) -> Path | None:
+        exact = self.by_name.get(os.path.normpath(_plain(name)), ())
+        if len(exact) == 1:
+            return Path(exact[0])
+        last = _without_upload(_last(name))
+        same = self.by_last.get(last, ())
+        return Path(same[0]) if len(same) == 1 and self.wanted[last] == 1 else None
+
+
+def _without_upload(name: str) -> str:
+    return _UPLOAD.sub("", name)

@@ -1,0 +1,122 @@
+"""LabelMe data sets: a JSON file with shapes for each image."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from ezsd.data.formats.coco_json import read_json_file
+from ezsd.data.formats.content import CocoContent
+from ezsd.data.formats.image_files import IMAGE_SUFFIXES
+from ezsd.data.formats.problems import Problems
+from ezsd.data.formats.recognize import DataSet, Source, head_of, part_of
+from ezsd.errors import DataError
+
+_PARTS = ("train", "val", "test")
+
+
+def open_labelme(folder: Path, files: list[Path]) -> DataSet | None:
+    """Read the JSON files of a data set, or return None if there are none. Parts are folders with their names.
+
+    Rectangles, polygons, circles and masks become boxes (polygons also masks); points and lines are left out.
+
+    Raises:
+        DataError: Files cannot be read. All problems are reported.
+    """
+    files = [path for path in files if path.suffix.lower() == ".json" and _is_labelme(path)]
+    if not files:
+        return None
+    problems, without_area = Problems(), Counter[str]()
+    by_part: dict[str, list[Path]] = defaultdict(list)
+    for path in files:
+        by_part[part_of(path.parent, folder) or "train"].append(path)
+    parts = {part: _read(by_part[part], folder, problems, without_area) for part in _PARTS if part in by_part}
+    if problems:
+        raise DataError(problems.shown())
+    if "train" not in parts:
+        raise DataError(f"{folder}: {len(files):,} LabelMe files, but none of the train part.")
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in without_area.items())
+    notes = (f"Shapes without area are left out: {kinds}.",) if kinds else ()
+    return DataSet(f"LabelMe, {len(files):,} JSON files: parts {', '.join(parts)}", parts, notes)
+
+
+def _is_labelme(path: Path) -> bool:
+    head = head_of(path)
+    return '"shapes":[' in head or '"imagePath":' in head or '"imageData":' in head
+
+
+def _read(files: Sequence[Path], folder: Path, problems: Problems, without_area: Counter[str]) -> Source:
+    content = CocoContent()
+    for path in files:
+        try:
+            values = read_json_file(path)
+        except DataError as error:
+            problems.add("JSON files", str(error))
+            continue
+        shapes = values.get("shapes") if isinstance(values, dict) else None
+        if not isinstance(shapes, list):
+            problems.add("JSON files", f"{path}: shapes is missing; expected a list of shapes, as LabelMe writes it")
+            continue
+        image = _image(path, values.get("imagePath"))
+        if image is None:
+            problems.add("images", f"{path}: its image {str(values.get('imagePath'))[:80]!r} is missing")
+            continue
+        image_id = content.add_image(
+            image.relative_to(folder).as_posix(), _side(values.get("imageWidth")), _side(values.get("imageHeight"))
+        )
+        for place, shape in enumerate(shapes):
+            text = _add_shape(content, image_id, shape, without_area)
+            if text:
+                problems.add("shapes", f"{path}: shapes[{place}]: {text}")
+    return Source(folder, content=content.as_dict())
+
+
+def _image(path: Path, name: Any) -> Path | None:
+    """Return the image beside a JSON file, by its name or its stem."""
+    last = PureWindowsPath(name).name if isinstance(name, str) else ""
+    names = [last, *(path.stem + suffix for ending in sorted(IMAGE_SUFFIXES) for suffix in (ending, ending.upper()))]
+    for candidate in (path.parent / entry for entry in names if entry and "\0" not in entry):
+        try:
+            if candidate.is_file():
+                return candidate
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _add_shape(content: CocoContent, image_id: int, shape: Any, without_area: Counter[str]) -> str | None:
+    """Add the box of a shape; return what is wrong with it, if anything."""
+    if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"].strip():
+        return "expected a shape with a label, which is text"
+    kind = str(shape.get("shape_type") or "polygon")
+    points = _points(shape.get("points"))
+    if points is None:
+        return "expected points as pairs of numbers"
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    name = shape["label"]
+    if kind in ("rectangle", "mask") and len(points) >= 2:
+        content.add_box(image_id, name, (min(xs), min(ys), max(xs), max(ys)))
+    elif kind == "polygon" and len(points) > 2:
+        polygon = [value for point in points for value in point]
+        content.add_box(image_id, name, (min(xs), min(ys), max(xs), max(ys)), polygons=[polygon])
+    elif kind == "circle" and len(points) == 2:
+        radius = math.dist(*points)
+        content.add_box(image_id, name, (xs[0] - radius, ys[0] - radius, xs[0] + radius, ys[0] + radius))
+    else:
+        without_area[kind[:20]] += 1
+    return None
+
+
+def _points(values: Any) -> list[tuple[float, float]] | None:
+    try:
+        points = [(float(x), float(y)) for x, y in values]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return points if all(abs(value) < 1e9 for point in points for value in point) else None
+
+
+def _side(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**9 else None

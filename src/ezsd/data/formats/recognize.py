@@ -1,0 +1,111 @@
+"""Recognize the format of a data set, and find its parts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ezsd.data.formats.image_files import image_files
+from ezsd.errors import DataError
+
+_DEEPEST = 4  # levels of folders in which annotations are searched for
+_HEAD = 65536  # bytes at the beginning of a JSON file that tell what it is
+_PART_WORDS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+}  # fmt: skip
+_NOT_BOXES = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # other files of COCO
+_FORMATS = "COCO JSON, YOLO (data.yaml), Pascal VOC (XML), LVIS and LabelMe"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One part of a data set.
+
+    Attributes:
+        images: The folder that file names are relative to.
+        annotations: A COCO or LVIS file that can be used as it is.
+        content: The content of such a file if the annotations are in another format.
+    """
+
+    images: Path
+    annotations: Path | None = None
+    content: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set as it was found.
+
+    Attributes:
+        description: The format and what it was recognized by, for people.
+        parts: "train", and where they exist "val" and "test".
+        notes: What was left out or read in an unusual way.
+    """
+
+    description: str
+    parts: Mapping[str, Source]
+    notes: tuple[str, ...] = field(default=())
+
+
+def open_dataset(path: Path) -> DataSet:
+    """Recognize a data set and read it.
+
+    Args:
+        path: A folder, or a file: COCO, LVIS or LabelMe JSON, ``data.yaml`` of YOLO, or an XML file of Pascal VOC.
+
+    Raises:
+        DataError: The path does not exist, the format is not known, or files cannot be read.
+    """
+    from ezsd.data.formats import coco_layout, labelme, voc, yolo
+
+    readers: list[Callable[[Path, list[Path]], DataSet | None]] = [
+        yolo.open_yolo, coco_layout.open_coco, voc.open_voc, labelme.open_labelme,
+    ]  # fmt: skip
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Give the folder of a data set, or its annotation file.")
+    folder, files = (path, sorted(_annotation_files(path, 0))) if path.is_dir() else (path.parent, [path])
+    for read in readers:
+        found = read(folder, files)
+        if found is not None:
+            return found
+    images = image_files(path) if path.is_dir() else []
+    if images:
+        raise DataError(
+            f"{path} has {len(images):,} images, but no annotations. A training needs boxes of some categories, in one "
+            f"of the formats {_FORMATS}; ezsd detect finds objects in images without boxes."
+        )
+    raise DataError(f"{path}: the format is not known. Expected {_FORMATS}.")
+
+
+def part_of(path: Path, root: Path) -> str | None:
+    """Return the part that the words in a path name: "train", "val" or "test"; None without such a word."""
+    words = re.split(r"[^a-z]+", str(path.relative_to(root) if path.is_relative_to(root) else path.name).lower())
+    return next((_PART_WORDS[word] for word in reversed(words) if word in _PART_WORDS), None)
+
+
+def head_of(path: Path) -> str:
+    """Return the beginning of a text file, without its spaces."""
+    try:
+        with path.open("rb") as file:
+            return re.sub(r"\s", "", file.read(_HEAD).replace(b"\0", b"").decode("utf-8", "ignore"))
+    except OSError:
+        return ""
+
+
+def _annotation_files(folder: Path, depth: int) -> Iterator[Path]:
+    """Yield the JSON, XML and YAML files of a data set; folders of nothing but images cost one listing."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error}.") from None
+    for entry in entries:
+        if entry.name.startswith((".", *_NOT_BOXES)):
+            continue
+        if entry.suffix.lower() in (".json", ".xml", ".yaml", ".yml"):
+            if entry.is_file():
+                yield entry
+        elif depth < _DEEPEST and not entry.suffix and entry.is_dir():
+            yield from _annotation_files(entry, depth + 1)

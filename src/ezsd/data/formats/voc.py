@@ -1,0 +1,165 @@
+"""Pascal VOC data sets: an XML file for each image."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+from xml.etree.ElementTree import Element, ParseError, SubElement, indent, tostring
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import parse
+
+from ezsd.data.formats.content import CocoContent
+from ezsd.data.formats.image_files import image_files
+from ezsd.data.formats.problems import Problems
+from ezsd.data.formats.recognize import DataSet, Source, head_of, part_of
+from ezsd.data.samples import ImageSet
+from ezsd.errors import DataError
+from ezsd.utils.files import write_text
+
+_LISTS = Path("ImageSets", "Main")
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_PARTS = ("train", "val", "test")
+
+
+def open_voc(folder: Path, files: list[Path]) -> DataSet | None:
+    """Read the XML files of a data set, or return None if there are none.
+
+    The parts are those of ``ImageSets/Main``, or folders with their names. Boxes are read as VOC defines them: xmin to
+    xmax are pixels counted from 1, both included. Difficult objects become crowd boxes, which are ignored in training
+    and evaluation as VOC ignores them.
+
+    Raises:
+        DataError: Files cannot be read. All problems are reported.
+    """
+    files = [path for path in files if path.suffix.lower() == ".xml" and "<annotation" in head_of(path)]
+    if not files:
+        return None
+    problems = Problems()
+    by_part: dict[str, list[Path]] = defaultdict(list)
+    listed = _listed(folder)
+    for path in files:
+        part = listed.get(path.stem) if listed else part_of(path.parent, folder) or "train"
+        if part is not None:
+            by_part[part].append(path)
+    pictures = _Images(folder)
+    parts = {part: _read(by_part[part], folder, pictures, problems) for part in _PARTS if part in by_part}
+    if problems:
+        raise DataError(problems.shown())
+    if "train" not in parts:
+        raise DataError(f"{folder}: {len(files):,} XML files, but none of the train part.")
+    spare = len(files) - sum(map(len, by_part.values()))
+    notes = (f"{spare:,} XML files are in no list of {_LISTS} and are left out.",) if spare else ()
+    names = {entry["name"] for source in parts.values() for entry in (source.content or {})["categories"]}
+    return DataSet(f"Pascal VOC, {len(files):,} XML files: parts {', '.join(parts)}; {len(names)} names", parts, notes)
+
+
+def write_voc(parts: Mapping[str, ImageSet], files: Mapping[str, Sequence[str]], out: Path) -> list[str]:
+    """Write ``Annotations`` and ``ImageSets/Main`` of images that lie in ``out/JPEGImages``.
+
+    Args:
+        parts: The images by part.
+        files: The file names of the images of each part, without folders. Their stems are unique.
+        out: The folder of the data set.
+
+    Returns:
+        Notes on what the format cannot hold: masks.
+    """
+    for part, images in parts.items():
+        stems = []
+        for image, name in zip(images, files[part], strict=True):
+            root = Element("annotation")
+            _add(root, {"folder": "JPEGImages", "filename": name})
+            _add(SubElement(root, "size"), {"width": image.width, "height": image.height, "depth": 3})
+            columns = (image.boxes.tolist(), image.labels.tolist(), image.crowd.tolist())
+            for box, label, crowd in zip(*columns, strict=True):
+                item = SubElement(root, "object")
+                _add(item, {"name": images.names[label - 1], "difficult": int(crowd)})
+                numbers = [f"{value:.4f}".rstrip("0").rstrip(".") for value in (box[0] + 1, box[1] + 1, *box[2:])]
+                _add(SubElement(item, "bndbox"), dict(zip(_CORNERS, numbers, strict=True)))
+            indent(root)
+            stems.append(PurePosixPath(name).stem)
+            write_text(out / "Annotations" / f"{stems[-1]}.xml", tostring(root, encoding="unicode") + "\n")
+        write_text(out / _LISTS / f"{part}.txt", "".join(f"{stem}\n" for stem in stems))
+    return ["Masks are left out: boxes are written."] if any(part.has_masks for part in parts.values()) else []
+
+
+def _add(parent: Element, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        text = "".join(letter for letter in str(value) if letter >= " " and not "\ud800" <= letter <= "\udfff")
+        SubElement(parent, key).text = text
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """Return the part of each stem in ``ImageSets/Main``; empty without such lists."""
+    parts: dict[str, str] = {}
+    for name in ("trainval", *_PARTS):
+        path = folder / _LISTS / f"{name}.txt"
+        if path.is_file():
+            stems = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
+            part = "train" if name == "trainval" else name
+            parts |= {PurePosixPath(words[0]).name: part for line in stems if (words := line.split())}
+    return parts
+
+
+class _Images:
+    """The images of a data set by their name and stem."""
+
+    def __init__(self, folder: Path) -> None:
+        self.by_name: dict[str, list[Path]] = defaultdict(list)
+        for path in image_files(folder):
+            for key in {path.name, path.stem}:
+                self.by_name[key].append(path)
+
+    def find(self, xml: Path, name: str) -> Path | None:
+        """Return the image that an XML file names, or that has its stem; the nearest one if there are several."""
+        last = PureWindowsPath(name).name  # both kinds of slashes
+        for key in (last, xml.stem, PurePosixPath(last).stem):
+            found = self.by_name.get(key)
+            if found:
+                shared = [len(os.path.commonpath([path.parent, xml.parent])) for path in found]
+                return found[shared.index(max(shared))]
+        return None
+
+
+def _read(files: Sequence[Path], folder: Path, pictures: _Images, problems: Problems) -> Source:
+    content = CocoContent()
+    for path in files:
+        try:
+            root = parse(path).getroot()
+        except (OSError, ValueError, LookupError, ParseError, DefusedXmlException) as error:
+            problems.add("XML files", f"{path}: cannot be read as XML ({type(error).__name__}: {str(error)[:80]})")
+            continue
+        image = pictures.find(path, root.findtext("filename") or "")
+        if image is None:
+            problems.add("images", f"{path}: its image {(root.findtext('filename') or path.stem)[:80]!r} is missing")
+            continue
+        width, height = (_side(root.findtext(f"size/{key}")) for key in ("width", "height"))
+        image_id = content.add_image(image.relative_to(folder).as_posix(), width, height)
+        for place, item in enumerate(root.findall("object"), start=1):
+            name = (item.findtext("name") or "").strip()
+            corners = [_number(item.findtext(f"bndbox/{key}")) for key in _CORNERS]
+            if not name or not all(map(math.isfinite, corners)):
+                problems.add("objects", f"{path}: object {place}: expected a name, and a bndbox with "
+                             f"{', '.join(_CORNERS)} in pixels")  # fmt: skip
+                continue
+            x1, y1, x2, y2 = corners
+            content.add_box(image_id, name, (x1 - 1, y1 - 1, x2, y2), _number(item.findtext("difficult")) == 1)
+    return Source(folder, content=content.as_dict())
+
+
+def _number(text: str | None) -> float:
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        return math.nan
+    return value if abs(value) < 1e9 else math.nan
+
+
+def _side(text: str | None) -> int | None:
+    value = _number(text)
+    return int(value) if value > 0 else None

@@ -1,0 +1,247 @@
+"""YOLO data sets: ``data.yaml``, and a text file of boxes or polygons for each image."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from ezsd.data.formats.content import CocoContent
+from ezsd.data.formats.image_files import image_files, is_image_name
+from ezsd.data.formats.problems import Problems
+from ezsd.data.formats.recognize import DataSet, Source
+from ezsd.data.images import check_images
+from ezsd.data.samples import ImageSet
+from ezsd.errors import DataError
+from ezsd.utils.files import write_text
+
+_PART_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_ROUNDED = 1.02  # exports exceed 1 by rounding
+_LINE = "expected a class and x, y, width, height of the box's center and size, or a polygon, as fractions of the image"
+
+
+def open_yolo(folder: Path, files: list[Path]) -> DataSet | None:
+    """Read the data set of a YAML file with the key ``names``, or return None if there is none.
+
+    Raises:
+        DataError: The YAML file, its image folders or the label files cannot be used. All problems are reported.
+    """
+    found = [(path, values) for path in files if (values := _values(path)) is not None]
+    if not found:
+        return None
+    path, values = min(found, key=lambda pair: (pair[0].name != "data.yaml", len(pair[0].parts), pair[0]))
+    names = _names(path, values)
+    problems, notes, parts = Problems(), list[str](), dict[str, Source]()
+    for part, keys in _PART_KEYS.items():
+        given = next((values[key] for key in keys if values.get(key)), None)
+        if given is None:
+            continue
+        images = _images(path, values, given)
+        if images:
+            parts[part] = _read(images, names, _keypoints(values), problems)
+        elif part == "train":
+            raise DataError(f"{path}: train is {given!r}, but no images are there. Expected a folder of images, or a "
+                            "text file that lists them, relative to this file or to its path.")  # fmt: skip
+        else:
+            notes.append(f"{path.name} names the {part} part {given!r}, but no images are there; it is left out.")
+    if problems:
+        raise DataError(problems.shown())
+    if "train" not in parts:
+        raise DataError(f"{path}: the key train is missing; expected the folder of the train images.")
+    where = path.relative_to(folder) if path.is_relative_to(folder) else path
+    description = (
+        f"YOLO, from {where}: {_counted(len(parts), 'part')} ({', '.join(parts)}), {_counted(len(names), 'name')}"
+    )
+    return DataSet(description, parts, tuple(notes))
+
+
+def write_yolo(parts: Mapping[str, ImageSet], files: Mapping[str, Sequence[str]], out: Path) -> list[str]:
+    """Write label files and ``data.yaml`` of images that lie in ``out/PART/images``.
+
+    Args:
+        parts: The images by part; all have the same names.
+        files: The file names of the images of each part, relative to ``out/PART/images``.
+        out: The folder of the data set.
+
+    Returns:
+        Notes on what the format cannot hold: crowd boxes and masks.
+    """
+    crowds = 0
+    for part, images in parts.items():
+        for image, name in zip(images, files[part], strict=True):
+            sides = [image.width, image.height]
+            lines = []
+            columns = (image.boxes.tolist(), image.labels.tolist(), image.crowd.tolist())
+            for box, label, crowd in zip(*columns, strict=True):
+                crowds += crowd
+                center = [(box[axis] + box[axis + 2]) / 2 / sides[axis] for axis in (0, 1)]
+                size = [(box[axis + 2] - box[axis]) / sides[axis] for axis in (0, 1)]
+                if not crowd:
+                    lines.append(" ".join([str(label - 1), *(f"{value:.8g}" for value in (*center, *size))]) + "\n")
+            write_text(out / part / "labels" / PurePosixPath(name).with_suffix(".txt"), "".join(lines))
+    names = next(iter(parts.values())).names
+    content = {**{part: f"{part}/images" for part in parts}, "nc": len(names), "names": dict(enumerate(names))}
+    write_text(out / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    notes = [f"{crowds:,} crowd boxes are left out: YOLO has none."] if crowds else []
+    return (
+        [*notes, "Masks are left out: boxes are written."] if any(part.has_masks for part in parts.values()) else notes
+    )
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def _values(path: Path) -> dict[str, Any] | None:
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return None
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        if path.name == "data.yaml":
+            raise DataError(f"{path} cannot be read as YAML: {error}.") from None
+        return None
+    return values if isinstance(values, dict) and "names" in values else None
+
+
+def _names(path: Path, values: Mapping[str, Any]) -> list[str]:
+    names = values["names"]
+    if isinstance(names, dict) and all(isinstance(key, int) for key in names):
+        names = [names.get(index) for index in range(max(names, default=-1) + 1)] if len(names) < 10**6 else None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise DataError(
+            f"{path}: names is {str(values['names'])[:80]}; expected a list of category names (text; put numbers, yes "
+            "and no in quotes), or names by number from 0."
+        )
+    return names
+
+
+def _keypoints(values: Mapping[str, Any]) -> int:
+    """Return how many numbers of keypoints follow a box."""
+    shape = values.get("kpt_shape")
+    valid = isinstance(shape, list) and len(shape) == 2 and all(isinstance(side, int) and side > 0 for side in shape)
+    return shape[0] * shape[1] if isinstance(shape, list) and valid else 0
+
+
+def _images(path: Path, values: Mapping[str, Any], given: Any) -> list[Path]:
+    """Return the images of one part: those of folders, and those listed in text files."""
+    home = path.parent.absolute()
+    bases = [home]
+    if isinstance(values.get("path"), str):
+        bases.insert(0, home / values["path"])
+    images: list[Path] = []
+    for entry in given if isinstance(given, list) else [given]:
+        found = _existing(str(entry), bases)
+        if found is None:
+            continue
+        if found.is_dir():
+            images += image_files(found)
+        elif found.suffix == ".txt":
+            lines = _text(found).splitlines()
+            listed = (_existing(line.strip(), [found.parent, *bases]) for line in lines if line.strip())
+            images += [image for image in listed if image is not None and is_image_name(image.name)]
+    return images
+
+
+def _existing(text: str, bases: Sequence[Path]) -> Path | None:
+    """Return the path that exists: an absolute one, or one inside the data set.
+
+    Roboflow writes ``../train/images`` for a folder beside ``data.yaml``, and absolute paths are often those of another
+    machine: leading parts are left out until the path exists.
+    """
+    parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
+    inner = [part for part in parts if part != ".."]
+    candidates = [Path(text)] if Path(text).is_absolute() else []
+    candidates += bases if text.strip("./") == "" and ".." not in parts else []
+    candidates += [base.joinpath(*inner[start:]) for start in range(len(inner)) for base in bases]
+    for candidate in candidates:
+        try:
+            if candidate.exists():
+                return candidate
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text: {error}.") from None
+
+
+def _read(images: list[Path], names: Sequence[str], keypoints: int, problems: Problems) -> Source:
+    root = Path(os.path.commonpath([image.parent for image in images]))
+    content = CocoContent(names)
+    checks = check_images([(image, None, None) for image in images], decode=False)
+    labelled = 0
+    for image, check in zip(images, checks, strict=True):
+        size = (None, None) if check.problem else (check.width, check.height)
+        image_id = content.add_image(image.relative_to(root).as_posix(), *size)
+        labels = _label_file(image)
+        labelled += labels is not None
+        if labels is None or check.problem:
+            continue
+        for number, line in enumerate(_text(labels).splitlines(), start=1):
+            if not line.strip():
+                continue
+            try:
+                _add_line(content, image_id, line, (names, keypoints, (check.width, check.height)))
+            except ValueError as error:
+                problems.add("lines", f"{labels}, line {number}: {error}")
+    if not labelled:
+        expected = _label_paths(images[0])[0]
+        problems.add("labels", f"none of {len(images):,} images has a label file; that of {images[0]} is {expected}")
+    return Source(root, content=content.as_dict())
+
+
+def _label_file(image: Path) -> Path | None:
+    return next((path for path in _label_paths(image) if path.is_file()), None)
+
+
+def _label_paths(image: Path) -> list[Path]:
+    """Return where labels can be: in ``labels`` instead of ``images``, beside the image, in a folder beside it."""
+    text = image.with_suffix(".txt")
+    parts = list(text.parts)
+    places = [text, text.parent / "labels" / text.name, text.parent.parent / "labels" / text.name]
+    if "images" in parts[:-1]:
+        last = len(parts) - 2 - parts[:-1][::-1].index("images")
+        places.insert(0, Path(*parts[:last], "labels", *parts[last + 1 :]))
+    return places
+
+
+def _add_line(
+    content: CocoContent, image_id: int, line: str, expected: tuple[Sequence[str], int, tuple[int, int]]
+) -> None:
+    """Add the box of a line.
+
+    Raises:
+        ValueError: The line is invalid.
+    """
+    names, keypoints, (width, height) = expected
+    first, *rest = line.split()
+    try:
+        label, numbers = float(first), [float(value) for value in rest]
+    except ValueError:
+        raise ValueError(f"{line[:80]!r} has text; {_LINE}") from None
+    if not label.is_integer() or not 0 <= label < len(names):
+        raise ValueError(f"class {first[:20]}; data.yaml has {len(names)} names, so it must be 0 to {len(names) - 1}")
+    if keypoints and len(numbers) == 4 + keypoints:
+        numbers = numbers[:4]
+    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
+        score = " (is the last one a score?)" if len(numbers) == 5 else ""
+        raise ValueError(f"{len(numbers)} numbers after the class{score}; {_LINE}")
+    if not all(math.isfinite(value) and 1 - _ROUNDED <= value <= _ROUNDED for value in numbers):
+        raise ValueError(f"{' '.join(rest)[:60]} are not all between 0 and 1; {_LINE}")
+    name = names[int(label)]
+    if len(numbers) == 4:
+        x, y, w, h = (value * side for value, side in zip(numbers, (width, height) * 2, strict=True))
+        content.add_box(image_id, name, (x - w / 2, y - h / 2, x + w / 2, y + h / 2))
+    else:
+        xs, ys = [x * width for x in numbers[::2]], [y * height for y in numbers[1::2]]
+        polygon = [value for point in zip(xs, ys, strict=True) for value in point]
+        content.add_box(image_id, name, (min(xs), min(ys), max(xs), max(ys)), polygons=[polygon])

@@ -1,0 +1,188 @@
+"""Data sets as people have them: each case of ``field_cases`` ends as its table says, by ``init`` and ``validate``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import Result
+from typer.testing import CliRunner
+
+from ezsd.cli import app
+from ezsd.pipeline.run import run_recipe
+from ezsd.recipe import load_recipe, parse_recipe
+from ezsd.run_folder import EvaluateMetrics
+from tiny_teacher import TEACHER, tiny_values
+
+pytestmark = pytest.mark.real_data
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What must be said.
+
+    Attributes:
+        init: Texts in the output of ``ezsd init``.
+        validate: Texts in the output of ``ezsd validate``; empty if ``init`` refuses.
+        refused: Which command refuses, "" for none.
+    """
+
+    init: tuple[str, ...] = ()
+    validate: tuple[str, ...] = ("OK: ",)
+    refused: str = ""
+
+
+def _refused(*texts: str) -> Verdict:
+    return Verdict(texts, (), "init")
+
+
+FOUND = Verdict(("are found under another name than in the annotations",))
+SIZES = Verdict(("no usable width and height",))
+CASES = {
+    "00-control": Verdict(),
+    "01-roboflow-parent-same-name": Verdict(),
+    "02-roboflow-parent": Verdict(('are ignored: "my-things"',)),
+    "03-via-size-minus-one": SIZES,
+    "03b-size-zero": SIZES,
+    "03c-size-null": SIZES,
+    "04-windows-backslash": FOUND,
+    "04b-upload-prefix": FOUND,
+    "04c-url-encoded": FOUND,
+    "04d-nfc-nfd": FOUND,
+    "05-azure-normalised": _refused("numbers between 0 and 1", "fractions of the image", "--box-format xywh-fraction"),
+    "06-iscrowd-string": Verdict(),
+    "06b-iscrowd-string-half": Verdict(),
+    "07-annotation-ids-zero": Verdict(),
+    "08-cvat-all-crowd": _refused("13 of 13 boxes are crowds", "export polygons"),
+    "08b-cvat-most-crowd": Verdict(("10 of 13 boxes are crowds",), ("6 of 9 boxes are crowds (iscrowd 1)",)),
+    "09-segmentation-empty-list": Verdict(),
+    "09b-segmentation-flat": Verdict(),
+    "09c-segmentation-nan": Verdict(),
+    "10-coco-zero-height": Verdict(("without width or height are left out; 1 in all", "annotation 2206849 (person")),
+    "11-lvis-init": Verdict(),
+    "12-string-image-ids": Verdict(("Image ids that are text", "'000001' is 1")),
+    "12b-float-ids": Verdict(),
+    "12d-size-float-string": Verdict(),
+    "12e-bbox-strings": Verdict(),
+    "13-names-spaces-underscores": Verdict(),
+    "13b-names-numbers": _refused("categories[0]", "The name is a number"),
+    "13c-names-comma": Verdict(),
+    "14-utf8-bom": Verdict(),
+    "15-roboflow-layout": Verdict(
+        ("found COCO JSON, from train/_annotations.coco.json, valid/_annotations.coco.json",)
+    ),
+    "16-xyxy": _refused("do not fit as x, y, width, height, but as xyxy", "--box-format xyxy"),
+    "17-exif6-upright": Verdict(("3 of 3 images are turned by their EXIF orientation",)),
+    "17b-exif6-swapped": _refused("EXIF orientation 6 turns it"),
+    "17c-exif6-raw": _refused("EXIF orientation 6 turns it"),
+    "17d-exif3-raw": Verdict(("3 of 3 images are turned by their EXIF orientation", "read as those of the upright")),
+    "21-null-annotation": Verdict(("annotations[0]",), ("annotations[0]: unknown category_id in None",), "validate"),
+    "22-iscrowd-false-text": Verdict(),
+    "23-area-list": Verdict(),
+    "24-size-zero-two-of-three": SIZES,
+    "25-segmentation-two-empty": Verdict(),
+    "27-parent-same-name-chair": Verdict(),
+    "28-timestamp-ids": Verdict(("Image ids that are text, negative or above 2^53",)),
+    "29-transparent-png": Verdict(),
+    "31-exif6-tiff-upright": Verdict(("3 of 3 images are turned by their EXIF orientation",)),
+}
+ELSEWHERE = {"32-emoji-names", "33-spawn-script", "34-small-shm"}  # not about files
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliRunner]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EZSD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield CliRunner()
+
+
+def test_every_case_has_a_verdict(shared_data: Path) -> None:
+    cases = {path.name for path in (shared_data / "field_cases").iterdir() if path.is_dir()}
+    assert cases == CASES.keys() | ELSEWHERE
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_verdict_of_a_field_case(case: str, shared_data: Path, tmp_path: Path, runner: CliRunner) -> None:
+    verdict, out = CASES[case], tmp_path / "my recipe.yaml"
+    options = ["--novel", "umbrella, dog", "--teacher", TEACHER, "--out", str(out), "--for", "cpu"]
+    made = runner.invoke(app, ["init", str(shared_data / "field_cases" / case), *options])
+    assert made.exit_code == (2 if verdict.refused == "init" else 0), made.output
+    for text in verdict.init:
+        assert text in made.output
+    if verdict.refused == "init":
+        assert not list(tmp_path.iterdir())
+        return
+    assert f"next: ezsd validate '{out}'" in made.output
+    checked = runner.invoke(app, ["validate", str(out)])
+    assert checked.exit_code == (2 if verdict.refused == "validate" else 0), checked.output
+    for text in verdict.validate:
+        assert text in checked.output
+    if not verdict.refused:
+        assert _base_boxes(made.output, out) == _base_boxes(checked.output, out)
+
+
+@pytest.mark.slow
+def test_accepted_cases_run_to_the_end_and_the_table_is_written(
+    shared_data: Path, tmp_path: Path, runner: CliRunner
+) -> None:
+    """A tiny run of each accepted case; the verdicts are written to the file EZSD_FIELD_TABLE, if it is set."""
+    rows = ["| case | init | validate | tiny run |", "| --- | --- | --- | --- |"]
+    for case, verdict in CASES.items():
+        out = tmp_path / case / "recipe.yaml"
+        options = ["--novel", "umbrella, dog", "--teacher", TEACHER, "--out", str(out), "--for", "cpu"]
+        made = runner.invoke(app, ["init", str(shared_data / "field_cases" / case), *options])
+        cells = [case, _line(made, verdict.init, "found train")]
+        if verdict.refused != "init":
+            cells.append(_line(runner.invoke(app, ["validate", str(out)]), verdict.validate, "names; train"))
+        if not verdict.refused:
+            cells.append(f"finished, {_tiny_run(out)} val images")
+        rows.append(f"| {' | '.join([*cells, *['-'] * (4 - len(cells))])} |")
+    if "EZSD_FIELD_TABLE" in os.environ:
+        Path(os.environ["EZSD_FIELD_TABLE"]).write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, found", [("aquarium_yolo", "YOLO, from data.yaml"), ("aquarium", "COCO JSON, from")])
+def test_downloaded_data_sets_run_to_the_end(
+    name: str, found: str, shared_data: Path, tmp_path: Path, runner: CliRunner
+) -> None:
+    out = tmp_path / "recipe.yaml"
+    options = ["--novel", "jellyfish, starfish, stingray", "--teacher", TEACHER, "--out", str(out), "--for", "cpu"]
+    made = runner.invoke(app, ["init", str(shared_data / name), *options])
+    assert made.exit_code == 0 and f"found {found}" in made.output, made.output
+    assert _tiny_run(out, limit=8) == 8
+
+
+def _tiny_run(recipe: Path, limit: int | None = None) -> int:
+    """Run the data and split of a recipe with tiny settings; return the number of val images."""
+    own = load_recipe(recipe)
+    parts = {"train": own.data.train, "val": own.data.val}
+    data = {name: {**part.model_dump(mode="json"), "limit": limit} for name, part in parts.items()}
+    values = tiny_values("", "") | {"split": own.split, "data": {**data, "workers": 0}}
+    metrics = run_recipe(parse_recipe(values, str(recipe)), recipe.parent / "run")["evaluate"]
+    assert isinstance(metrics, EvaluateMetrics)
+    return metrics.counts.images
+
+
+def _line(result: Result, texts: tuple[str, ...], otherwise: str) -> str:
+    """Return the line of the output that shows the verdict."""
+    wanted = next((text for text in texts if text != "OK: "), otherwise)
+    shown = next((line for line in result.output.splitlines() if wanted in line), "")
+    return ("refused: " if result.exit_code else "") + re.sub(r"\S*field_cases/\S*/", "", shown).replace(
+        "|", "/"
+    ).strip()[:160]
+
+
+def _base_boxes(output: str, recipe: Path) -> int:
+    """Return the number of base boxes of the train part as a command says it."""
+    if "found train" not in output:
+        return int(output.split("images with ")[1].split(" base boxes")[0].replace(",", ""))
+    line = next(line for line in output.splitlines() if line.startswith("found train: "))
+    base = yaml.safe_load(recipe.read_text())["split"]["base"]
+    counts = re.findall(r"(\S.*?) (\d+)(?:, |$)", line.split("(")[1].split(")")[0])
+    return sum(int(count) for name, count in counts if name in base)

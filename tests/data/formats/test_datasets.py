@@ -1,0 +1,301 @@
+"""Data sets in other formats than COCO JSON: recognition, reading, conversion."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ezsd.commands.convert import convert
+from ezsd.data.formats.coco import count_boxes, load_images, read_part
+from ezsd.data.formats.recognize import DataSet, open_dataset
+from ezsd.data.samples import ImageSet
+from ezsd.errors import ArtifactError, DataError
+from ezsd.recipe import Part
+from tiny import CROWD_IMAGE, TinyCoco, make_tiny_coco
+
+NAMES = ("circle", "square", "bar", "triangle", "ring")
+
+
+def _loaded(found: DataSet, part: str, folder: Path, names: tuple[str, ...] | None = None) -> ImageSet:
+    source = found.parts[part]
+    annotations = source.annotations or folder / f"{part}.json"
+    if source.content is not None:
+        annotations.write_text(json.dumps(source.content))
+    return read_part(Part(images=source.images, annotations=annotations), names).images_or_error(skip_bad=False)
+
+
+def _boxes(images: ImageSet) -> dict[str, list[tuple[str, bool, list[float]]]]:
+    """Return the boxes by file name, in a comparable order."""
+    return {
+        image.path.name: sorted(
+            (images.names[label - 1], crowd, [round(side, 1) for side in box])
+            for label, crowd, box in zip(image.labels.tolist(), image.crowd.tolist(), image.boxes.tolist(), strict=True)
+        )
+        for image in images
+    }
+
+
+def _close(first: ImageSet, second: ImageSet, crowds: bool = True) -> None:
+    one, two = _boxes(first), _boxes(second)
+    assert one.keys() == two.keys()
+    for name in one:
+        rows = [row for row in one[name] if crowds or not row[1]]
+        assert [row[:2] for row in rows] == [row[:2] for row in two[name]]
+        for row, other in zip(rows, two[name], strict=True):
+            assert np.allclose(row[2], other[2], atol=0.11)
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> TinyCoco:
+    return make_tiny_coco(tmp_path / "tiny")
+
+
+def _two_parts(coco: TinyCoco, folder: Path) -> Path:
+    """Write the data set in the layout of Roboflow, with the same images in both parts."""
+    for part in ("train", "valid"):
+        shutil.copytree(coco.images, folder / part)
+        (folder / part / "_annotations.coco.json").write_text(json.dumps(coco.content))
+    return folder
+
+
+@pytest.mark.parametrize("to", ["yolo", "voc", "coco"])
+def test_boxes_survive_a_round_trip_through_another_format(coco: TinyCoco, tmp_path: Path, to: Any) -> None:
+    source = _two_parts(coco, tmp_path / "roboflow")
+    convert(source, tmp_path / "other", to)
+    convert(tmp_path / "other", tmp_path / "again", "coco")
+    before, after = (open_dataset(folder) for folder in (source, tmp_path / "again"))
+    assert list(after.parts) == ["train", "val"]
+    for part in after.parts:
+        images = _loaded(before, part, tmp_path, NAMES)
+        if to == "voc" and part == "val":  # stems are unique in VOC
+            assert count_boxes(_loaded(after, part, tmp_path, NAMES)) == count_boxes(images)
+            continue
+        _close(images, _loaded(after, part, tmp_path, NAMES), crowds=to != "yolo")
+
+
+def test_crowd_boxes_become_difficult_objects_and_back(coco: TinyCoco, tmp_path: Path) -> None:
+    source = _two_parts(coco, tmp_path / "roboflow")
+    convert(source, tmp_path / "voc", "voc")
+    text = (tmp_path / "voc" / "Annotations" / f"{CROWD_IMAGE:06d}.xml").read_text()
+    assert text.count("<difficult>1</difficult>") == 1
+    notes = convert(source, tmp_path / "yolo", "yolo").notes
+    assert "2 crowd boxes are left out: YOLO has none." in notes
+
+
+def test_a_folder_with_files_is_not_overwritten(coco: TinyCoco, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="already exists"):
+        convert(coco.annotations.parent, tmp_path / "tiny", "yolo")
+
+
+# YOLO
+
+
+def _yolo(folder: Path, yaml_text: str, labels: str = "0 0.5 0.5 0.5 0.5\n", images: str = "train/images") -> Path:
+    (folder / images).mkdir(parents=True)
+    Image.new("RGB", (40, 20), (90, 90, 90)).save(folder / images / "a.png")
+    path = folder / images.replace("images", "labels") / "a.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(labels)
+    (folder / "data.yaml").write_text(yaml_text)
+    return folder
+
+
+@pytest.mark.parametrize("train", ["../train/images", "train/images", "./train/images", "ABSOLUTE", "[train/images]",
+                                   "/content/datasets/mine/train/images", "train\\\\images", "list.txt"])  # fmt: skip
+def test_the_images_of_yolo_are_found_however_they_are_named(tmp_path: Path, train: str) -> None:
+    train = train.replace("ABSOLUTE", str(tmp_path / "train" / "images"))
+    _yolo(tmp_path, f"train: {train}\nnc: 1\nnames: [cat]\n")
+    (tmp_path / "list.txt").write_text("./train/images/a.png\n")
+    found = open_dataset(tmp_path)
+    assert found.description == "YOLO, from data.yaml: 1 part (train), 1 name"
+    images = _loaded(found, "train", tmp_path)
+    assert images.names == ("cat",) and images[0].boxes.tolist() == [[10, 5, 30, 15]]
+
+
+def test_the_layout_of_ultralytics_is_read(tmp_path: Path) -> None:
+    text = "path: ../datasets/set\ntrain: images/train2017\nval: images/val2017\nnames: {0: cat, 1: dog}\n"
+    _yolo(tmp_path / "set", text, "1 0.1 0.2 0.9 0.2 0.5 0.8\n", "images/train2017")
+    found = open_dataset(tmp_path / "set" / "data.yaml")
+    assert "no images are there; it is left out" in found.notes[0]
+    images = _loaded(found, "train", tmp_path)
+    assert images.has_masks and images[0].labels.tolist() == [2]
+    assert np.allclose(images[0].boxes[0], [4, 4, 36, 16])
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("0 0.5 0.5 0.5", "3 numbers"),
+        ("0 0.5 0.5 0.5 0.5 0.9", "is the last one a score"),
+        ("cat 0.5 0.5 0.5 0.5", "has text"),
+        ("1 0.5 0.5 0.5 0.5", "it must be 0 to 0"),
+        ("-1 0.5 0.5 0.5 0.5", "it must be 0 to 0"),
+        ("0 12 5 30 15", "not all between 0 and 1"),
+        ("0 nan 0.5 0.5 0.5", "not all between 0 and 1"),
+        ("0 1e400 0.5 0.5 0.5", "not all between 0 and 1"),
+    ],
+)
+def test_an_invalid_line_is_reported_with_its_place(tmp_path: Path, line: str, expected: str) -> None:
+    _yolo(tmp_path, "train: train/images\nnames: [cat]\n", f"0 0.5 0.5 0.5 0.5\n\n{line}\n")
+    with pytest.raises(DataError, match=r"a\.txt, line 3: .*" + expected):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("names", ["[1, 2]", "cat", "{a: b}", "[]", "[no, yes]"])
+def test_names_that_are_no_text_are_refused(tmp_path: Path, names: str) -> None:
+    _yolo(tmp_path, f"train: train/images\nnames: {names}\n")
+    with pytest.raises(DataError, match="list of category names"):
+        open_dataset(tmp_path)
+
+
+def test_labels_that_are_not_found_are_an_error_and_not_images_without_objects(tmp_path: Path) -> None:
+    _yolo(tmp_path, "train: train/images\nnames: [cat]\n")
+    shutil.rmtree(tmp_path / "train" / "labels")
+    with pytest.raises(DataError, match="none of 1 images has a label file"):
+        open_dataset(tmp_path)
+
+
+def test_folders_outside_the_data_set_are_not_read(tmp_path: Path) -> None:
+    _yolo(tmp_path / "other", "")
+    _yolo(tmp_path / "mine", "train: ../../../other/train/images\nnames: [cat]\n")
+    for path in (tmp_path / "mine" / "train").glob("*/a.*"):
+        path.rename(path.with_stem("mine"))
+    found = open_dataset(tmp_path / "mine")  # read as Roboflow means it
+    assert [entry["file_name"] for entry in (found.parts["train"].content or {})["images"]] == ["mine.png"]
+
+
+# Pascal VOC
+
+
+_XML = """<annotation><folder>f</folder><filename>{name}</filename><size><width>40</width><height>20</height></size>
+<object><name>cat</name><difficult>{difficult}</difficult><bndbox><xmin>11</xmin><ymin>6</ymin><xmax>30</xmax>
+<ymax>15</ymax></bndbox><part><name>head</name></part></object></annotation>"""
+
+
+def _voc(folder: Path, xml: str, name: str = "a") -> Path:
+    for inner in ("Annotations", "JPEGImages"):
+        (folder / inner).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 20), (90, 90, 90)).save(folder / "JPEGImages" / f"{name}.png")
+    (folder / "Annotations" / f"{name}.xml").write_text(xml)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["a.png", "C:\\\\data\\\\a.png", "../../etc/a.png", "a.jpg"])
+def test_voc_is_read_with_its_pixel_ranges(tmp_path: Path, name: str) -> None:
+    found = open_dataset(_voc(tmp_path, _XML.format(name=name, difficult=0)))
+    assert found.description == "Pascal VOC, 1 XML files: parts train; 1 names"
+    images = _loaded(found, "train", tmp_path)
+    assert images.names == ("cat",) and images[0].boxes.tolist() == [[10, 5, 30, 15]]
+
+
+def test_the_parts_of_voc_are_those_of_its_lists(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        _voc(tmp_path, _XML.format(name=f"{name}.png", difficult=1), name)
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("a\n")
+    (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("b 1\n")
+    found = open_dataset(tmp_path)
+    assert [_loaded(found, part, tmp_path)[0].path.stem for part in ("train", "val")] == ["a", "b"]
+    assert "1 XML files are in no list" in found.notes[0]
+    assert count_boxes(_loaded(found, "train", tmp_path))[1] == 1
+
+
+@pytest.mark.parametrize(
+    "xml, expected",
+    [
+        ("<annotation><object>", "cannot be read as XML"),
+        ('<!DOCTYPE a [<!ENTITY x "yy"><!ENTITY z "&x;&x;">]><annotation><filename>&z;</filename></annotation>', "XML"),
+        (
+            '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]><annotation>&x;</annotation>',
+            "cannot be read as XML",
+        ),
+        ("<annotation><filename>a.png</filename><object><name>cat</name></object></annotation>", "object 1: expected"),
+        (_XML.replace("<xmin>11", "<xmin>nan").format(name="a.png", difficult=0), "object 1: expected"),
+    ],
+)
+def test_invalid_and_hostile_xml_is_refused(tmp_path: Path, xml: str, expected: str) -> None:
+    with pytest.raises(DataError, match=expected):
+        open_dataset(_voc(tmp_path, xml))
+
+
+# LabelMe
+
+
+def test_labelme_shapes_become_boxes(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 20), (90, 90, 90)).save(tmp_path / "a.png")
+    shapes: list[dict[str, Any]] = [
+        {"label": "cat", "points": [[30, 15], [10, 5]], "shape_type": "rectangle"},
+        {"label": "cat", "points": [[1, 1], [9, 1], [5, 9]], "shape_type": "polygon"},
+        {"label": "dog", "points": [[20, 10], [23, 14]], "shape_type": "circle"},
+        {"label": "dog", "points": [[20, 10]], "shape_type": "point"},
+    ]
+    (tmp_path / "a.json").write_text(
+        json.dumps(
+            {
+                "imageData": "x" * 99999,
+                "imagePath": "..\\\\b\\\\a.png",
+                "imageWidth": 40,
+                "imageHeight": 20,
+                "shapes": shapes,
+            }
+        )
+    )
+    found = open_dataset(tmp_path)
+    assert found.notes == ("Shapes without area are left out: 1 point.",)
+    images = _loaded(found, "train", tmp_path)
+    assert images[0].boxes.tolist() == [[10, 5, 30, 15], [1, 1, 9, 9], [15, 5, 25, 15]]
+
+
+# COCO
+
+
+@pytest.mark.parametrize(
+    "annotations, images",
+    [
+        ("train/_annotations.coco.json", "train"),
+        ("annotations/instances_train2017.json", "train2017"),
+        ("annotations/instances_train2017.json", "images/train2017"),
+        ("annotations/instances_default.json", "images"),
+        ("labels.json", "data"),
+        ("result.json", "images"),
+        ("lvis_v1_train.json", "."),
+    ],
+)
+def test_the_images_of_coco_files_are_found(coco: TinyCoco, tmp_path: Path, annotations: str, images: str) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(coco.images, root / images)
+    (root / annotations).parent.mkdir(parents=True, exist_ok=True)
+    (root / annotations).write_text(json.dumps(coco.content))
+    found = open_dataset(root)
+    assert found.description == f"COCO JSON, from {annotations}"
+    assert count_boxes(_loaded(found, "train", tmp_path)) == count_boxes(load_images(coco.part(), NAMES))
+
+
+def test_what_is_no_data_set_says_so(coco: TinyCoco, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"8 images, but no annotations.*ezsd detect"):
+        open_dataset(coco.images)
+    with pytest.raises(DataError, match="does not exist"):
+        open_dataset(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="format is not known"):
+        open_dataset(tmp_path / "empty")
+
+
+@pytest.mark.real_data
+def test_a_downloaded_yolo_set_has_the_boxes_of_its_coco_form(shared_data: Path, tmp_path: Path) -> None:
+    found = open_dataset(shared_data / "aquarium_yolo")
+    assert found.description == "YOLO, from data.yaml: 2 parts (train, val), 7 names"
+    for part, other in (("train", "train"), ("val", "valid")):
+        images = _loaded(found, part, tmp_path)
+        folder = shared_data / "aquarium"
+        coco = Part(images=folder / "images", annotations=folder / f"instances_{other}.json")
+        reference, boxes = _boxes(load_images(coco, images.names)), _boxes(images)
+        assert len(boxes) == 12
+        for name, rows in boxes.items():
+            assert len(rows) == len(reference[f"{other}_{name.split('_jpeg')[0]}.jpg"])
