@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from ezsd.errors import RecipeError
 from ezsd.utils.files import digest
 
 _NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
@@ -63,6 +64,16 @@ class Teacher(Protocol):
 
     def to(self, device: str) -> Self:
         """Move both towers to ``device``."""
+
+
+def check_dense(teacher: Any) -> None:
+    """Raise RecipeError if the teacher is known to be unable to embed many boxes of an image in one pass."""
+    problem = getattr(teacher, "dense_problem", "")
+    if problem:
+        raise RecipeError(
+            f"teacher: {teacher.name} cannot embed many boxes in one pass: {problem}. Set propose.scoring: exhaustive, "
+            "which crops every box and is slower, or choose another teacher (docs/teachers.md)."
+        )
 
 
 def norms_of(module: nn.Module, prefix: str) -> dict[str, nn.Parameter]:
