@@ -88,6 +88,7 @@ class FixedNames(nn.Module):
         objectness: list[Tensor],
         sizes: Sizes,
         names: Tensor,
+        owners: Tensor | None = None,
     ) -> list[Detections]:
         found, _ = self.heads(features, proposals, sizes)
         return [Detections(one["boxes"], one["labels"] - 1, one["scores"]) for one in found]

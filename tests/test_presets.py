@@ -71,7 +71,7 @@ LEFT_TO_THE_RECIPE = {
     "train.repeat_threshold",
     # precision, speed and bookkeeping
     "adapt.precision", "propose.precision", "train.precision", "propose.batch_size", "propose.shard_images",
-    "evaluate.batch_size", "evaluate.proposals", "train.checkpoint_steps", "train.trackers",
+    "evaluate.batch_size", "evaluate.proposals", "evaluate.calibrate_novel", "train.checkpoint_steps", "train.trackers",
     # optimizer, batch, learning rates and length of the trainings
     "adapt.epochs", "adapt.batch_size", "adapt.lr", "propose.rpn_epochs", "train.epochs", "train.batch_size",
     "train.accumulate", "train.optimizer", "train.lr", "train.backbone_lr", "train.weight_decay", "train.schedule",

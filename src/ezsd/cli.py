@@ -59,6 +59,40 @@ Overwrite = Annotated[
 ]
 
 
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or a run folder that contains one.")]
+Sources = Annotated[
+    list[str],
+    typer.Argument(metavar="SOURCE...", help="Images, videos, folders, patterns, camera:0, or URLs (--allow-network)."),
+]
+VocabularyOption = Annotated[
+    str | None,
+    typer.Option("--vocabulary", metavar="NAMES", help='Names to detect: "cat, traffic cone", or a .txt or .yaml file; '
+                 "default: those of the model."),
+]  # fmt: skip
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option("--threshold", min=0, max=1, help="The minimum score; default: the calibrated ones of the model."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+NetworkOption = Annotated[bool, typer.Option("--allow-network", help="Allow URLs as sources.")]
+
+
+class Merge(str, Enum):
+    """How detections of one object in several tiles are merged."""
+
+    nms = "nms"
+    nmm = "nmm"
+
+
+class Annotations(str, Enum):
+    """The formats of pre-annotations."""
+
+    coco = "coco"
+    yolo = "yolo"
+    label_studio = "label-studio"
+    cvat = "cvat"
+
+
 class Level(str, Enum):
     """The log levels."""
 
@@ -118,6 +152,7 @@ def run(
     changes: Set = None,
     until: Annotated[Until, typer.Option(help="The last stage to run.")] = Until.report,
     overwrite: Overwrite = False,
+    device: DeviceOption = "auto",
 ) -> None:
     """Run a recipe: adapt, propose, train, evaluate, report. Running it again resumes an interrupted run."""
     with _error_messages():
@@ -125,32 +160,35 @@ def run(
 
         loaded = load_recipe(recipe, changes or (), preset)  # report typing errors before torch is imported
         from ezsd.pipeline.run import run_recipe
+        from ezsd.utils.device import choose_device
+
+        choose_device(device)
 
         _show(run_recipe(loaded, out, until.value, overwrite))
 
 
 @app.command()
-def adapt(folder: RunFolder, overwrite: Overwrite = False) -> None:
+def adapt(folder: RunFolder, overwrite: Overwrite = False, device: DeviceOption = "auto") -> None:
     """Run stage 1 in a run folder: adapt the teacher's normalization layers to the images."""
-    _run_stage(folder, "adapt", overwrite)
+    _run_stage(folder, "adapt", overwrite, device)
 
 
 @app.command()
-def propose(folder: RunFolder, overwrite: Overwrite = False) -> None:
+def propose(folder: RunFolder, overwrite: Overwrite = False, device: DeviceOption = "auto") -> None:
     """Run stage 2 in a run folder: compute CLIP proposals and their teacher embeddings."""
-    _run_stage(folder, "propose", overwrite)
+    _run_stage(folder, "propose", overwrite, device)
 
 
 @app.command()
-def train(folder: RunFolder, overwrite: Overwrite = False) -> None:
+def train(folder: RunFolder, overwrite: Overwrite = False, device: DeviceOption = "auto") -> None:
     """Run stage 3 in a run folder: train the detector."""
-    _run_stage(folder, "train", overwrite)
+    _run_stage(folder, "train", overwrite, device)
 
 
 @app.command()
-def evaluate(folder: RunFolder, overwrite: Overwrite = False) -> None:
+def evaluate(folder: RunFolder, overwrite: Overwrite = False, device: DeviceOption = "auto") -> None:
     """Run stage 4 in a run folder: compute the zsd and gzsd figures on the val images."""
-    _run_stage(folder, "evaluate", overwrite)
+    _run_stage(folder, "evaluate", overwrite, device)
 
 
 @app.command()
@@ -233,14 +271,16 @@ def validate(recipe: RecipePath, preset: Preset = None, changes: Set = None) -> 
 
 
 @app.command()
-def plan(recipe: RecipePath, preset: Preset = None, changes: Set = None) -> None:
+def plan(recipe: RecipePath, preset: Preset = None, changes: Set = None, device: DeviceOption = "auto") -> None:
     """Count the work of a recipe and estimate its time by measuring for about a minute; no files are written."""
     with _error_messages():
         from ezsd.recipe import load_recipe
 
         loaded = load_recipe(recipe, changes or (), preset)  # report typing errors before torch is imported
         from ezsd.commands.plan import make_plan
+        from ezsd.utils.device import choose_device
 
+        choose_device(device)
         Console(highlight=False).print(make_plan(loaded, str(recipe)))
 
 
@@ -322,23 +362,86 @@ def convert(
 
 @app.command()
 def detect(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a model folder, or an ONNX file.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="The output folder for drawn images and detections.json.")
-    ],
-    vocabulary: Annotated[
-        str | None,
-        typer.Option(metavar="NAMES", help='Names to detect: "cat, traffic cone"; default: those of the model.'),
+    model: ModelPath,
+    sources: Sources,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The output folder.")],
+    vocabulary: VocabularyOption = None,
+    threshold: ThresholdOption = None,
+    saved: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--save",
+            metavar="WHAT",
+            help="images, json, jsonl, csv, coco, coco-results, yolo, label-studio "
+            "or cvat; several with commas; default: images,json.",
+        ),
     ] = None,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="The minimum score of a detection.")] = 0.3,
+    multi_label: Annotated[bool, typer.Option("--multi-label", help="Keep all names of an object.")] = False,
+    tile: Annotated[int | None, typer.Option(metavar="PIXELS", help="Detect in tiles of this side, too.")] = None,
+    overlap: Annotated[float, typer.Option(help="The overlap of tiles, as a fraction of their side.")] = 0.2,
+    merge: Annotated[Merge, typer.Option(help="How detections in several tiles are merged.")] = Merge.nms,
+    track: Annotated[bool, typer.Option("--track", help="Number the objects of videos (ByteTrack).")] = False,
+    stride: Annotated[int, typer.Option(min=1, help="Use every n-th frame of videos.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 4,
+    device: DeviceOption = "auto",
+    allow_network: NetworkOption = False,
 ) -> None:
-    """Detect objects by name in images; write drawn images and detections.json."""
+    """Detect objects by name in images, folders, videos and streams; write drawn images and detections.json."""
     with _error_messages():
-        from ezsd.commands.detect import detect_files
+        from ezsd.commands.detect import SAVED, Drawings, check_formats, detect_source, save
+        from ezsd.inference.sources import open_source
+        from ezsd.inference.tiling import Tiling
 
-        path = detect_files(model, images, vocabulary, threshold, out)
-        typer.echo(f"wrote {path}")
+        formats = check_formats(saved or ["images,json"], SAVED, "--save")
+        tiling = None if tile is None else Tiling(tile, overlap, merge.value, batch_size)
+        source = open_source(sources, allow_network=allow_network, stride=stride, exclude=out)
+        from ezsd.inference.loading import load_detector
+
+        detector = load_detector(model, device)
+        names = detector.set_vocabulary(vocabulary).names
+        with Drawings(out) as drawings:
+            found = detector.stream(
+                source, None, threshold, batch_size, multi_label=multi_label, track=track, tiling=tiling
+            )
+            results = detect_source(found, source, drawings=drawings if "images" in formats else None)
+        save(results, names, formats, out, {"model": str(model), "threshold": threshold})
+        for path in results.files:
+            typer.echo(f"wrote {path}")
+        typer.echo(str(results.summary))
+        if results.interrupted:
+            raise typer.Exit(130)
+
+
+@app.command()
+def label(
+    model: ModelPath,
+    sources: Sources,
+    target: Annotated[Annotations, typer.Option("--to", help="The format; coco also for FiftyOne and Roboflow.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The output folder.")],
+    vocabulary: VocabularyOption = None,
+    threshold: ThresholdOption = None,
+    image_url: Annotated[
+        str,
+        typer.Option(metavar="URL", help="label-studio: the start of the addresses of images."),
+    ] = "/data/local-files/?d=",
+    device: DeviceOption = "auto",
+) -> None:
+    """Write pre-annotations of images for an annotation tool."""
+    with _error_messages():
+        from ezsd.commands.detect import detect_source
+        from ezsd.commands.label import write_labels
+        from ezsd.inference.sources import open_source
+
+        source = open_source(sources, exclude=out)
+        from ezsd.inference.loading import load_detector
+
+        detector = load_detector(model, device)
+        names = detector.set_vocabulary(vocabulary).names
+        results = detect_source(detector.stream(source, None, threshold), source, "label")
+        typer.echo(f"wrote {write_labels(results, names, target.value, out, image_url)}")
+        typer.echo(str(results.summary))
+        if results.interrupted:
+            raise typer.Exit(130)
 
 
 @app.command()
@@ -433,10 +536,12 @@ def pocket_teacher(
         typer.echo(f"wrote {out} and {out.with_suffix('.json')}")
 
 
-def _run_stage(folder: Path, stage: Stage, overwrite: bool) -> None:
+def _run_stage(folder: Path, stage: Stage, overwrite: bool, device: str) -> None:
     with _error_messages():
         from ezsd.pipeline.run import run_stage
+        from ezsd.utils.device import choose_device
 
+        choose_device(device)
         _show(run_stage(folder, stage, overwrite))
 
 

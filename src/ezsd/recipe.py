@@ -214,6 +214,7 @@ class EvaluateConfig(_Section):
     proposals: Flag = True  # also measure the novel recall of the CLIP proposals on the val images
     second_opinion: Literal["none", "dense", "crops"] = "none"  # how the teacher reads detections to score them again
     opinion_powers: tuple[Fraction, Fraction] = (0.1, 0.3)  # weights of the teacher for base and for novel names
+    calibrate_novel: Flag = False  # choose the thresholds of novel names by their val boxes, too
 
 
 class Recipe(_Section):

@@ -189,6 +189,11 @@ class RunFolder:
         return self.of("evaluate") / "per_category.csv"
 
     @property
+    def detector_confusion(self) -> Path:
+        """The detector's confusion matrix on the val images."""
+        return self.of("evaluate") / "confusion.json"
+
+    @property
     def parts(self) -> Path:
         """Detections of an unfinished evaluation."""
         return self.of("evaluate") / "parts"
@@ -387,6 +392,27 @@ class FalseAlarmMetrics(_Metrics):
     novel: float | None = None
 
 
+class ShownSide(_Metrics):
+    """Precision, recall and F1 (IoU of at least 0.5) of the detections that people see, in 0..1.
+
+    ``absent_names_seen`` is the share of pairs of an image and a name without an object in it for which the name is
+    shown.
+    """
+
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+    absent_names_seen: float | None = None
+
+
+class ShownMetrics(_Metrics):
+    """What people see: one name for each object, above thresholds that were chosen on the other half of the images."""
+
+    base: ShownSide = ShownSide()
+    novel: ShownSide = ShownSide()
+    novel_boxes_used: bool | None = None
+
+
 class Counts(_Metrics):
     """Counts of validation images, boxes, crowd boxes, and skipped (invalid) images and boxes."""
 
@@ -422,6 +448,7 @@ class EvaluateMetrics(_Metrics):
     cost: Cost = Cost()
     exact_boxes: ExactBoxMetrics | None = None
     false_alarms: FalseAlarmMetrics | None = None
+    shown: ShownMetrics | None = None
     lvis: LvisMetrics | None = None
     lvis_masks: LvisMetrics | None = None
     masks: Headline | None = None

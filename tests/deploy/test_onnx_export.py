@@ -179,7 +179,16 @@ def test_detect_command_does_not_load_torch(exported: Path, tmp_path: Path) -> N
         "import sys\nfrom ezsd.cli import main\ntry:\n    main()\n"
         "finally:\n    assert not {'torch', 'torchvision'} & set(sys.modules), 'torch was loaded'"
     )
-    arguments = ["detect", str(exported), str(image), "--out", str(tmp_path / "out"), "--threshold", "0"]
+    arguments = [
+        "detect",
+        str(exported),
+        str(image),
+        "--out",
+        str(tmp_path / "out"),
+        "--multi-label",
+        "--threshold",
+        "0",
+    ]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "out/detections.json").read_text())

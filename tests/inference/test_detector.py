@@ -17,7 +17,7 @@ from ezsd.errors import ArtifactError, DataError, RecipeError
 from ezsd.inference import detector as predict
 from ezsd.inference.detector import Detector
 from ezsd.inference.drawing import draw
-from ezsd.inference.inputs import read_any, vocabulary_names
+from ezsd.inference.inputs import read_any
 from ezsd.inference.outputs import detections_json
 from ezsd.teacher import save_norms
 from tiny import SPLIT
@@ -55,10 +55,10 @@ def test_every_image_format_gives_the_same_detections(
         channels_first.float() / 255,
         array[:, ::-1][:, ::-1],
     ]
-    expected = detector(array, threshold=0.0)
+    expected = detector(array, threshold=0.0, multi_label=True)
     assert len(expected) > 10
     for image in kinds:
-        assert detector(image, threshold=0.0) == expected
+        assert detector(image, threshold=0.0, multi_label=True) == expected
 
 
 def test_an_image_gives_one_result_and_a_list_gives_a_list(detector: Detector, array: np.ndarray[Any, Any]) -> None:
@@ -70,7 +70,7 @@ def test_an_image_gives_one_result_and_a_list_gives_a_list(detector: Detector, a
 
 
 def test_results_have_names_scores_and_boxes_in_image_pixels(detector: Detector, array: np.ndarray[Any, Any]) -> None:
-    found = detector(array, threshold=0.0)
+    found = detector(array, threshold=0.0, multi_label=True)
     assert found.class_id is not None and found.confidence is not None
     assert [SPLIT.names[index] for index in found.class_id] == list(found["class_name"])
     assert (np.diff(found.confidence) <= 0).all()
@@ -80,20 +80,20 @@ def test_results_have_names_scores_and_boxes_in_image_pixels(detector: Detector,
 
 
 def test_the_vocabulary_sets_the_names_and_their_order(detector: Detector, array: np.ndarray[Any, Any]) -> None:
-    found = detector(array, ["bar", "circle"], threshold=0.0)
+    found = detector(array, ["bar", "circle"], threshold=0.0, multi_label=True)
     assert found.class_id is not None
     assert set(found["class_name"]) == {"bar", "circle"}
     assert all(
         ("bar", "circle")[index] == name for index, name in zip(found.class_id, found["class_name"], strict=True)
     )
-    assert detector(array, "bar, circle", threshold=0.0) == found
+    assert detector(array, "bar, circle", threshold=0.0, multi_label=True) == found
 
 
 def test_detections_below_the_threshold_are_removed(detector: Detector, array: np.ndarray[Any, Any]) -> None:
-    found = detector(array, threshold=0.0)
+    found = detector(array, threshold=0.0, multi_label=True)
     assert found.confidence is not None
     middle = float(np.median(found.confidence))
-    kept = detector(array, threshold=middle)
+    kept = detector(array, threshold=middle, multi_label=True)
     assert 0 < len(kept) < len(found)
     assert kept.confidence is not None and kept.confidence.min() >= middle
     nothing = detector(array, threshold=1.0)
@@ -110,8 +110,8 @@ def test_detections_do_not_depend_on_the_batch_size(detector: Detector) -> None:
     rng = np.random.default_rng(1)
     sizes = [(64, 96), (96, 64), (60, 92), (64, 96), (200, 90)] * 3
     images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
-    for batched, image in zip(detector(images, threshold=0.0, batch_size=2), images, strict=True):
-        single = detector(image, threshold=0.0)
+    for batched, image in zip(detector(images, threshold=0.0, batch_size=2, multi_label=True), images, strict=True):
+        single = detector(image, threshold=0.0, multi_label=True)
         assert len(single) > 10
         assert_same_detections(
             (batched.xyxy, batched.class_id, batched.confidence), (single.xyxy, single.class_id, single.confidence)
@@ -120,7 +120,7 @@ def test_detections_do_not_depend_on_the_batch_size(detector: Detector) -> None:
 
 def test_masks_have_the_size_of_the_image(array: np.ndarray[Any, Any], tmp_path: Path) -> None:
     detector = Detector.load(make_model_folder(tmp_path, masks=True), "cpu")
-    found = detector(array, threshold=0.0)
+    found = detector(array, threshold=0.0, multi_label=True)
     assert isinstance(found.mask, np.ndarray)
     assert found.mask.shape == (len(found), 70, 100) and found.mask.dtype == bool
     nothing = detector(array, threshold=1.0)
@@ -144,9 +144,9 @@ def test_other_names_are_encoded_once_by_the_teacher(
     made = detector.embed(["zebra crossing", "circle", "traffic cone"])
     assert made.shape == (3, EMBEDDING_DIM)
     torch.testing.assert_close(made.norm(dim=1), torch.ones(3))
-    monkeypatch.setattr(predict, "text_embeddings", lambda *_: 1 / 0)
+    monkeypatch.setattr(Detector, "_encode", lambda *_: 1 / 0)
     assert torch.equal(detector.embed(["traffic cone", "zebra crossing"]), made[[2, 0]])
-    assert set(detector(array, ["traffic cone", "zebra crossing"], threshold=0.0)["class_name"]) == {
+    assert set(detector(array, ["traffic cone", "zebra crossing"], threshold=0.0, multi_label=True)["class_name"]) == {
         "traffic cone", "zebra crossing",
     }  # fmt: skip
 
@@ -162,29 +162,6 @@ def test_other_names_are_encoded_by_the_adapted_teacher(tmp_path: Path, monkeypa
     text = ["a photo of a traffic cone", "a photo of a stop sign"]
     torch.testing.assert_close(made, adapted.encode_names(text).detach())
     assert not torch.allclose(made, ColourTeacher().encode_names(text), atol=0.01)
-
-
-@pytest.mark.parametrize(
-    "vocabulary, message",
-    [
-        ([], "empty"),
-        ("", "empty"),
-        (" , ", "empty"),
-        (["cat", " "], r"vocabulary\[1\]"),
-        (["cat", 3], r"vocabulary\[1\] is 3"),
-        (["cat", "dog", "Cat "], r'"Cat" is a duplicate of "cat"'),
-        (["traffic  cone", "traffic cone"], "is a duplicate"),
-    ],
-)
-def test_an_invalid_vocabulary_is_reported(vocabulary: Any, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        vocabulary_names(vocabulary, SPLIT.names)
-
-
-def test_all_problems_of_a_vocabulary_are_reported_together() -> None:
-    with pytest.raises(RecipeError) as error:
-        vocabulary_names(["cat", "", "cat"], SPLIT.names)
-    assert len(error.value.problems) == 2
 
 
 def test_an_invalid_image_is_reported(tmp_path: Path, array: np.ndarray[Any, Any]) -> None:

@@ -46,6 +46,7 @@ KEYS = {  # the documented keys
     "cost": {"adapt_s", "propose_s", "train_s", "teacher_crops", "teacher_dense_passes", "target_bytes"},
     "exact_boxes": {"base", "novel"},
     "false_alarms": {"boxes", "base", "novel"},
+    "shown": {"base", "novel", "novel_boxes_used"},
 }
 
 
@@ -98,7 +99,7 @@ def _mostly_correct(images: ImageSet) -> Callable[[Rcnn, list[Tensor], Tensor], 
     truth = {read_image(image).numpy().tobytes(): image for image in images}
     generator = torch.Generator().manual_seed(0)
 
-    def detect(self: Rcnn, pixels: list[Tensor], text: Tensor) -> list[Detections]:
+    def detect(self: Rcnn, pixels: list[Tensor], text: Tensor, *_: Any) -> list[Detections]:
         found = []
         for each in pixels:
             image = truth[each.numpy().tobytes()]
@@ -140,7 +141,7 @@ def test_metrics_match_the_written_detections(
     assert metrics["zsd"]["ap50"] > metrics["zsd_all_images"]["ap50"]  # false positives elsewhere do not count
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     assert sorted(path.name for path in folder.iterdir()) == [
-        "detections.json", "detections_zsd.json", "metrics.json", "per_category.csv",
+        "confusion.json", "detections.json", "detections_zsd.json", "metrics.json", "per_category.csv",
     ]  # fmt: skip
 
 
@@ -186,6 +187,11 @@ def test_metrics_have_the_documented_keys(made: tuple[TinyCoco, Recipe, ImageSet
         assert exact["right"] + exact["other_name"] + exact["background"] == metrics["counts"][key]
     assert metrics["counts"]["crowds"] == 1
     assert metrics["counts"]["images"] == 8
+    thresholds = json.loads((run_folder / "train/model/thresholds.json").read_text())
+    assert set(thresholds["names"]) == set(SPLIT.base) and not thresholds["novel_boxes_used"]
+    matrix = json.loads((run_folder / "evaluate/confusion.json").read_text())
+    objects = sum(count for label, _, count in matrix["counts"] if label)
+    assert objects == metrics["counts"]["boxes_base"] + metrics["counts"]["boxes_novel"]
 
 
 def test_killed_evaluation_resumes(
@@ -197,7 +203,7 @@ def test_killed_evaluation_resumes(
     killed = Path(shutil.copytree(source, tmp_path / "killed"))
     detect, seen, patience = Rcnn.detect, 0, 5
 
-    def dies(self: Rcnn, pixels: list[Tensor], text: Tensor) -> list[Detections]:
+    def dies(self: Rcnn, pixels: list[Tensor], text: Tensor, *_: Any) -> list[Detections]:
         nonlocal seen
         seen += len(pixels)
         if seen > patience:

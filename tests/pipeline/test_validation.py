@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ class _Knows(torch.nn.Module):
         self.images, self.share = list(images), share
         self.asked: list[int] = []
 
-    def detect(self, pixels: list[Tensor], text: Tensor) -> list[Detections]:
+    def detect(self, pixels: list[Tensor], text: Tensor, *_: Any) -> list[Detections]:
         from ezsd.data.samples import read_image
 
         found = []

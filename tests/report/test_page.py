@@ -222,6 +222,19 @@ def test_errors_are_split_by_type(make: Callable[..., Path], coco: TinyCoco) -> 
     assert "novel objects called background 0.625" in text  # in the table of metrics
 
 
+def test_names_that_are_shown_are_listed_with_their_errors(make: Callable[..., Path]) -> None:
+    folder = make()
+    assert "Names that are shown" not in _page(folder).text
+    side = {"precision": 0.75, "recall": 0.5, "f1": 0.6, "absent_names_seen": 0.125}
+    path = folder / "evaluate/metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "shown": {"base": side, "novel": side}}))
+    matrix = {"names": SPLIT.names, "base": 2, "counts": [[0, 3, 4], [1, 1, 9], [2, 0, 7], [2, 1, 5]]}
+    (folder / "evaluate/confusion.json").write_text(json.dumps(matrix))
+    text = _page(folder).text
+    assert "square nothing 7 square circle 5 no object triangle 4" in text
+    assert "absent names that are shown, novel names 0.125" in text
+
+
 def test_report_without_novel_boxes_has_no_gains_for_novel_names(make: Callable[..., Path], coco: TinyCoco) -> None:
     folder = make()
     novel = [key for key, name in CATEGORIES.items() if name in SPLIT.novel]

@@ -1,85 +1,252 @@
-"""Detect objects in image files: ``ezsd detect``."""
+"""Detect objects in everything a source contains: ``ezsd detect``. Works without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
-from ezsd.errors import DataError
-from ezsd.inference.calls import Pixels
+import numpy as np
+import supervision as sv
+from typing_extensions import Self
+
+from ezsd.errors import DataError, RecipeError
 from ezsd.inference.drawing import draw
-from ezsd.inference.inputs import read_pixels
-from ezsd.inference.loading import load_detector
-from ezsd.inference.outputs import detections_json
+from ezsd.inference.outputs import FORMATS, Labeled, image_json, labeled
+from ezsd.inference.sources import Frame, Source
+from ezsd.inference.stream import Found
+from ezsd.inference.video import Video, video_writer
 from ezsd.utils.files import write_json, written_whole
+from ezsd.utils.format import number
 from ezsd.utils.progress import track
 
-_AT_ONCE = 16  # maximum number of images in memory
-_BATCH = 4
+logger = logging.getLogger(__name__)
+
+SAVED = ("images", "json", *FORMATS)
+_DRAWERS = 2
+_WAITING = 8  # drawings that may wait to be written
 
 
-def detect_files(model: Path, images: Sequence[Path], vocabulary: str | None, threshold: float, out: Path) -> Path:
-    """Detect objects in image files, draw them, and write detections.json.
+class Detects(Protocol):
+    """What the command needs of a detector."""
 
-    Images that cannot be read are reported at the end, after all other images are processed.
+    def stream(self, source: Source, **options: Any) -> Iterator[Found]:
+        """Yield the detections of each image."""
+
+
+@dataclass
+class Summary:
+    """What was found.
+
+    Attributes:
+        images: The number of images.
+        found_in: The number of images with a detection.
+        objects: The number of detections.
+        best_below: The best score below a threshold; None if there was none.
+        skipped: The number of images that could not be read.
+        seconds: The time it took.
+    """
+
+    images: int = 0
+    found_in: int = 0
+    objects: int = 0
+    best_below: float | None = None
+    skipped: int = 0
+    seconds: float = 0.0
+
+    def add(self, found: Found) -> None:
+        """Count one image."""
+        count = len(found.detections)
+        self.images, self.objects, self.found_in = self.images + 1, self.objects + count, self.found_in + bool(count)
+        if found.best_below is not None:
+            self.best_below = max(self.best_below or 0.0, found.best_below)
+
+    def __str__(self) -> str:
+        """Return the message for people."""
+        rate = f", {self.images / self.seconds:.1f} images/s" if self.seconds else ""
+        text = f"found {number(self.objects)} objects in {number(self.found_in)} of {number(self.images)} images{rate}"
+        if not self.objects:
+            best = "no name had any score" if self.best_below is None else f"the best score was {self.best_below:.3f}"
+            text += f"; {best}. Lower --threshold to see more"
+        return text + (f"; skipped {number(self.skipped)} that cannot be read" if self.skipped else "")
+
+
+@dataclass
+class Results:
+    """The results of :func:`detect_source`.
+
+    Attributes:
+        images: The detections of each image.
+        summary: What was found.
+        problems: One message for each image that was skipped.
+        files: The files that were written.
+        interrupted: Whether Ctrl-C ended it; the results are those until then.
+    """
+
+    images: list[Labeled] = field(default_factory=list)
+    summary: Summary = field(default_factory=Summary)
+    problems: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def detect_source(
+    detections: Iterator[Found], source: Source, title: str = "detect", drawings: Drawings | None = None
+) -> Results:
+    """Go through the detections of a source, show progress, and draw them. Ctrl-C ends it; what was found is kept.
 
     Args:
-        model: An ONNX file, a model folder, or a run folder that contains one.
-        images: The image files.
-        vocabulary: Names separated by commas; None uses the names of the model.
-        threshold: The minimum score of a detection.
-        out: The output folder: one drawn image per image, and detections.json: {"model", "vocabulary", "threshold",
-            "images": [{"image", "drawn", "detections": [{"name", "score", "box", "mask"}]}]}; boxes are xyxy in
-            pixels.
-
-    Returns:
-        The path of detections.json.
+        detections: What ``stream`` of a detector returns for ``source``.
+        source: The source, for its total and its problems.
+        title: The title of the progress display.
+        drawings: Where to draw; None = nothing is drawn.
 
     Raises:
-        ArtifactError: The model cannot be used, or ``out`` cannot be written.
-        RecipeError: The vocabulary is invalid.
-        DataError: Images cannot be read.
+        DataError: No image could be read.
     """
-    detector = load_detector(model)
-    names = detector.vocabulary(vocabulary)
-    entries: list[dict[str, Any]] = []
-    problems: list[str] = []
-    taken: set[Path] = set()
-    with track(len(images), "detect") as advance:
-        for start in range(0, len(images), _AT_ONCE):
-            part = images[start : start + _AT_ONCE]
-            loaded = _read(part, problems)
-            for (path, image), found in zip(
-                loaded, detector([image for _, image in loaded], names, threshold, _BATCH), strict=True
-            ):
-                drawn = _free_name(out, path.stem, taken)
-                with written_whole(drawn) as temporary:
-                    draw(image, found).save(temporary, format="JPEG", quality=92)
-                entries.append({"image": str(path), "drawn": drawn.name, "detections": detections_json(found)})
-            advance(len(part), "")
-    result = out / "detections.json"
-    write_json(result, {"model": str(model), "vocabulary": list(names), "threshold": threshold, "images": entries})
-    if problems:
-        raise DataError([*problems, f"The other {len(entries)} images were processed: see {result}"])
-    return result
-
-
-def _read(paths: Sequence[Path], problems: list[str]) -> list[tuple[Path, Pixels]]:
-    loaded = []
-    for path in paths:
+    results, began = Results(), time.monotonic()
+    with track(source.total, title) as advance:
         try:
-            loaded.append((path, read_pixels(path)))
-        except DataError as error:
-            problems += error.problems
-    return loaded
+            for found in detections:
+                results.images.append(labeled(found.frame, found.detections))
+                results.summary.add(found)
+                if drawings is not None:
+                    drawings.add(found.frame, found.detections)
+                advance(1, f"{results.summary.objects} objects")
+        except KeyboardInterrupt:  # the only way to end a camera
+            results.interrupted = True
+            logger.warning("interrupted: the results so far are written")
+        if drawings is not None:
+            drawings.finish()
+    results.summary.seconds = time.monotonic() - began
+    results.problems = source.problems
+    results.summary.skipped = len(source.problems)
+    if not results.images:
+        raise DataError(source.problems or "The source has no images.")
+    return results
 
 
-def _free_name(folder: Path, stem: str, taken: set[Path]) -> Path:
-    """Return a path for a drawn image that replaces neither an input image nor another drawing of this call."""
-    path, number = folder / f"{stem}_detected.jpg", 1
-    while path in taken:
-        number += 1
-        path = folder / f"{stem}_detected_{number}.jpg"
-    taken.add(path)
-    return path
+def save(results: Results, names: Sequence[str], formats: Sequence[str], out: Path, about: dict[str, Any]) -> None:
+    """Write the results in some formats; the paths are added to ``results.files``.
+
+    Args:
+        results: The results.
+        names: The vocabulary.
+        formats: Of SAVED.
+        out: The folder to write to.
+        about: Further keys of detections.json, which is {"model", "vocabulary", "threshold", "skipped",
+            "images": [{"image", "file_name", "width", "height", "detections": [{"name", "score", "box", "mask",
+            "track", "other_names"}]}]}; boxes are xyxy in pixels.
+
+    Raises:
+        ArtifactError: A file cannot be written.
+    """
+    if "json" in formats:
+        path = out / "detections.json"
+        images = [image_json(image) for image in results.images]
+        write_json(path, {**about, "vocabulary": list(names), "skipped": results.problems, "images": images})
+        results.files.append(path)
+    results.files += [write(out, results.images, names) for key, write in FORMATS.items() if key in formats]
+
+
+def check_formats(formats: Sequence[str], known: Sequence[str], option: str) -> tuple[str, ...]:
+    """Return the formats of an option that is a comma-separated text or repeated.
+
+    Raises:
+        RecipeError: A format is unknown.
+    """
+    wanted = [part.strip() for text in formats for part in text.split(",") if part.strip()]
+    if wrong := [part for part in wanted if part not in known]:
+        raise RecipeError(f"{option} {', '.join(wrong)}: expected of {', '.join(known)}.")
+    return tuple(dict.fromkeys(wanted))
+
+
+class Drawings:
+    """Draws detections in threads: images as JPEG files, videos as MP4.
+
+    Args:
+        folder: The folder to write to. Nothing in it is replaced except drawings of the same source.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: list[Path] = []
+        self._pool = ThreadPoolExecutor(_DRAWERS)
+        self._waiting: deque[tuple[Future[Any], Callable[[Any], None] | None]] = deque()
+        self._taken: set[Path] = set()
+        self._video: Video | None = None
+        self._open = ExitStack()
+        self._write: Callable[[np.ndarray[Any, Any]], None] | None = None
+
+    def __enter__(self) -> Self:
+        """Return the drawings."""
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Stop the threads; a video that is not finished is removed."""
+        self._pool.shutdown(cancel_futures=True)
+        self._open.__exit__(*error)
+
+    def add(self, frame: Frame, detections: sv.Detections) -> None:
+        """Draw the detections of an image or of the next frame of a video."""
+        if frame.video is None:
+            path = self._free_name(frame.file_name, ".jpg")
+            self._waiting.append((self._pool.submit(_draw_file, frame, detections, path), None))
+        else:
+            self._waiting.append((self._pool.submit(_drawn, frame, detections), self._sink(frame.video)))
+        while len(self._waiting) > _WAITING:
+            self._take()
+
+    def finish(self) -> None:
+        """Wait for all drawings, and complete the last video."""
+        while self._waiting:
+            self._take()
+        self._open.close()
+        self._video = self._write = None
+
+    def _take(self) -> None:
+        future, sink = self._waiting.popleft()
+        result = future.result()
+        if sink is not None:
+            sink(result)
+
+    def _sink(self, video: Video) -> Callable[[np.ndarray[Any, Any]], None]:
+        if video is not self._video:
+            self.finish()
+            self._video = video
+        return self._write_frame
+
+    def _write_frame(self, pixels: np.ndarray[Any, Any]) -> None:
+        if self._write is None and self._video is not None:
+            path = self._free_name(self._video.file_name, ".mp4")
+            size = pixels.shape[1], pixels.shape[0]
+            self._write = self._open.enter_context(video_writer(path, self._video.fps, size))
+        if self._write is not None:
+            self._write(pixels)
+
+    def _free_name(self, file_name: str, suffix: str) -> Path:
+        """Return a path that replaces neither an input image nor another drawing of this call."""
+        inside = PurePosixPath(file_name)
+        inside = inside if ".." not in inside.parts else PurePosixPath(inside.name)
+        path, count = self.folder / inside.with_name(f"{inside.stem}_detected{suffix}"), 1
+        while path in self._taken:
+            count += 1
+            path = path.with_name(f"{inside.stem}_detected_{count}{suffix}")
+        self._taken.add(path)
+        self.files.append(path)
+        return path
+
+
+def _drawn(frame: Frame, detections: sv.Detections) -> np.ndarray[Any, Any]:
+    return np.asarray(draw(frame.pixels, detections))
+
+
+def _draw_file(frame: Frame, detections: sv.Detections, path: Path) -> None:
+    with written_whole(path) as temporary:
+        draw(frame.pixels, detections).save(temporary, format="JPEG", quality=92)

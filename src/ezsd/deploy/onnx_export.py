@@ -89,7 +89,7 @@ def export_onnx(
     if out.suffix == ".onnx":
         _check_packages()
     detector = Detector.load(model, "cpu")
-    wanted = detector.vocabulary(vocabulary)
+    wanted = detector.vocabulary(vocabulary).names
     names = wanted if options.baked else tuple(dict.fromkeys((*detector.config.names, *wanted)))
     text = detector.embed(names)
     model_id = digest(detector.embed().numpy().tobytes(), *_weights(detector.model))

@@ -74,12 +74,15 @@ class Rcnn(nn.Module):
         return {**rpn_losses, **losses}
 
     @torch.inference_mode()
-    def detect(self, images: Sequence[Tensor], text_embeddings: Tensor) -> list[Detections]:
+    def detect(
+        self, images: Sequence[Tensor], text_embeddings: Tensor, owners: Tensor | None = None
+    ) -> list[Detections]:
         """Detect the objects of a vocabulary.
 
         Args:
             images: Images of any size, each [3, H, W], uint8 or float in 0..1.
-            text_embeddings: [C, D], unit length, any vocabulary.
+            text_embeddings: [P, D], unit length, any vocabulary; without ``owners``, one row for each name.
+            owners: [P], the index of the name of each row, if names have several phrases.
 
         Returns:
             The detections of each image, in its pixels, sorted by descending score.
@@ -87,7 +90,7 @@ class Rcnn(nn.Module):
         resized = [resize_image(image, self.image_size) for image in images]
         batch, features = self._features(resized)
         proposals, objectness = self.rpn.propose(batch, features)
-        found = self.roi_heads.detect(features, proposals, objectness, batch.image_sizes, text_embeddings)
+        found = self.roi_heads.detect(features, proposals, objectness, batch.image_sizes, text_embeddings, owners)
         for detections, image, small in zip(found, images, resized, strict=True):
             height, width = image.shape[-2:]
             scale = torch.tensor([width / small.shape[-1], height / small.shape[-2]] * 2, device=small.device)
@@ -110,6 +113,17 @@ class Rcnn(nn.Module):
             boxes: [N_i, 4] of each image, xyxy in its pixels.
             text_embeddings: [C, D], unit length, any vocabulary.
         """
+        logits: Tensor = self.roi_heads.box_predictor(self.embed_boxes(images, boxes), text_embeddings)
+        return logits.softmax(dim=1)
+
+    @torch.inference_mode()
+    def embed_boxes(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Return the region embeddings [N, D] of given boxes, unit length, image after image.
+
+        Args:
+            images: Images of any size, each [3, H, W], uint8 or float in 0..1.
+            boxes: [N_i, 4] of each image, xyxy in its pixels.
+        """
         resized = [resize_image(image, self.image_size) for image in images]
         regions = []
         for own, image, small in zip(boxes, images, resized, strict=True):
@@ -119,8 +133,8 @@ class Rcnn(nn.Module):
         heads = self.roi_heads
         pooled = heads.box_roi_pool(features, regions, batch.image_sizes)
         shared = heads.box_head.shared(pooled.contiguous(memory_format=torch.channels_last))
-        probabilities: Tensor = heads.box_predictor(heads.box_head.embed(shared), text_embeddings).softmax(dim=1)
-        return probabilities
+        embeddings: Tensor = heads.box_head.embed(shared)
+        return embeddings
 
 
 def batch_images(images: Sequence[Tensor]) -> ImageList:

@@ -170,6 +170,7 @@ class ZeroShotRoIHeads(RoIHeads):
         objectness: list[Tensor],
         sizes: Sizes,
         text_embeddings: Tensor,
+        owners: Tensor | None = None,
     ) -> list[Detections]:
         """Return the detections of each image.
 
@@ -178,10 +179,15 @@ class ZeroShotRoIHeads(RoIHeads):
             proposals: [N, 4] of each image, xyxy in pixels of the batched image.
             objectness: [N] of each image, scores of the proposals in 0..1.
             sizes: (height, width) of each image without padding.
-            text_embeddings: [C, D], unit length, the vocabulary.
+            text_embeddings: [P, D], unit length, the phrases of the vocabulary; without ``owners``, one for each name.
+            owners: [P], the index of the name of each phrase. The best phrase of a name gives its score.
         """
         shared = self._shared_features(features, proposals, sizes)
-        scores = self.box_predictor(self.box_head.embed(shared), text_embeddings).softmax(dim=1)[:, 1:]
+        logits = self.box_predictor(self.box_head.embed(shared), text_embeddings)
+        rows = None  # the row in text_embeddings of each region and name, if names have several phrases
+        if owners is not None:
+            logits, rows = best_phrases(logits, owners)
+        scores = logits.softmax(dim=1)[:, 1:]
         box_features = self.box_head.to_box_features(shared)
         factors = torch.cat(objectness) ** self.scoring.objectness_power
         if self.box_head.to_quality is not None:
@@ -190,7 +196,10 @@ class ZeroShotRoIHeads(RoIHeads):
         by_image = zip(
             box_features.split(counts), scores.split(counts), factors.split(counts), proposals, sizes, strict=True
         )
-        found = [self._detect_in_image(*parts, text_embeddings) for parts in by_image]
+        rows_of = [None] * len(counts) if rows is None else rows.split(counts)
+        found = [
+            self._detect_in_image(*parts, text_embeddings, own) for parts, own in zip(by_image, rows_of, strict=True)
+        ]
         if self.has_mask():
             logits = self._mask_logits(features, [detections.boxes for detections in found], sizes)
             for detections, masks in zip(found, logits.split([len(d.boxes) for d in found]), strict=True):
@@ -279,12 +288,13 @@ class ZeroShotRoIHeads(RoIHeads):
         proposals: Tensor,
         size: tuple[int, int],
         text_embeddings: Tensor,
+        rows: Tensor | None,
     ) -> Detections:
         weighted = scores * factors[:, None]
         region, name = torch.where(weighted > self.score_thresh)
         best = weighted[region, name].topk(min(CANDIDATES, len(region))).indices
         region, name = region[best], name[best]
-        boxes = self._regress(box_features, scores, proposals, region, name, text_embeddings)
+        boxes = self._regress(box_features, scores, proposals, (region, name), text_embeddings, rows)
         boxes, confidence = clip_boxes_to_image(boxes, size), weighted[region, name]
         if self.scoring.soft_nms:
             confidence = soft_nms(boxes, confidence, name, self.scoring.soft_nms)
@@ -294,15 +304,22 @@ class ZeroShotRoIHeads(RoIHeads):
         return Detections(boxes[keep], name[keep], confidence[keep])
 
     def _regress(
-        self, box_features: Tensor, scores: Tensor, proposals: Tensor, region: Tensor, name: Tensor, text: Tensor
+        self,
+        box_features: Tensor,
+        scores: Tensor,
+        proposals: Tensor,
+        pairs: tuple[Tensor, Tensor],
+        text: Tensor,
+        rows: Tensor | None,
     ) -> Tensor:
         """Return boxes [P, 4] of (region, name) pairs; names beyond the top k use the box of the best name."""
+        region, name = pairs
         if not self.box_head.semantic:
             deltas = self.box_head.deltas(box_features, text[:0])[region]
         else:
             top = scores.topk(min(self.scoring.semantic_top_k, scores.shape[1]), dim=1).indices
             guide = torch.where((top[region] == name[:, None]).any(dim=1), name, top[region, 0])
-            deltas = self.box_head.deltas(box_features[region], text[guide])
+            deltas = self.box_head.deltas(box_features[region], text[guide if rows is None else rows[region, guide]])
         boxes: Tensor = self.box_coder.decode_single(deltas, proposals[region])
         return boxes
 
@@ -344,6 +361,22 @@ def contrasted_names(samples: RoiSamples, targets: list[Target], names: Training
 def _text_of(labels: Tensor, text_embeddings: Tensor) -> Tensor:
     """Return the text embedding of each label, [N, D]; zeros for the background (label 0)."""
     return torch.cat([torch.zeros_like(text_embeddings[:1]), text_embeddings])[labels]
+
+
+def best_phrases(logits: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits [N, 1 + C] of names by their best phrase, and the index [N, C] of that phrase.
+
+    Args:
+        logits: [N, 1 + P]; column 0 is the background.
+        owners: [P], the index of the name of each phrase; every name has one.
+    """
+    names = int(owners.max()) + 1
+    columns = owners.expand(len(logits), -1)
+    best = logits.new_full((len(logits), names), -torch.inf).scatter_reduce(1, columns, logits[:, 1:], "amax")
+    places = torch.arange(len(owners), device=logits.device)
+    is_best = torch.where(logits[:, 1:] == best[:, owners], places, -1)
+    chosen = places.new_full(best.shape, -1).scatter_reduce(1, columns, is_best, "amax")
+    return torch.cat([logits[:, :1], best], dim=1), chosen
 
 
 def soft_nms(boxes: Tensor, scores: Tensor, labels: Tensor, sigma: float) -> Tensor:

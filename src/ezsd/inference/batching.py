@@ -26,7 +26,11 @@ _PART_IMAGES = 32  # an interrupted run loses the detections of at most this man
 
 
 def detect_images(
-    model: Rcnn | SecondOpinion, images: Sequence[Tensor], text_embeddings: Tensor, batch_size: int
+    model: Rcnn | SecondOpinion,
+    images: Sequence[Tensor],
+    text_embeddings: Tensor,
+    batch_size: int,
+    owners: Tensor | None = None,
 ) -> Iterator[tuple[int, Detections]]:
     """Detect objects in images of any size. The detections do not depend on the batch size.
 
@@ -35,21 +39,24 @@ def detect_images(
     Args:
         model: The detector.
         images: uint8 tensors [3, H, W].
-        text_embeddings: [C, D], the text embeddings of the vocabulary.
+        text_embeddings: [P, D], the text embeddings of the vocabulary; without ``owners``, one for each name.
         batch_size: The maximum number of images per batch.
+        owners: [P], the index of the name of each row, if names have several phrases.
 
     Yields:
         The index of an image and its detections. The order of the images is arbitrary.
     """
     device = next(model.parameters()).device
     text_embeddings = text_embeddings.to(device)
+    owners = None if owners is None else owners.to(device)
     same_size = defaultdict(list)
     for index, image in enumerate(images):
         same_size[_padded_size(image, model.image_size)].append(index)
     for indices in same_size.values():
         for start in range(0, len(indices), batch_size):
             batch = indices[start : start + batch_size]
-            yield from zip(batch, model.detect([images[i].to(device) for i in batch], text_embeddings), strict=True)
+            found = model.detect([images[i].to(device) for i in batch], text_embeddings, owners)
+            yield from zip(batch, found, strict=True)
 
 
 def detect_annotated(

@@ -2,54 +2,118 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import supervision as sv
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ezsd.detector.model_config import ModelConfig
 from ezsd.detector.model_folder import CONFIG, load_model, norms_of_folder
 from ezsd.detector.rcnn import Rcnn
-from ezsd.detector.roi_heads import Detections
+from ezsd.detector.roi_heads import Detections, best_phrases
+from ezsd.errors import RecipeError
 from ezsd.hub.download import download_model, is_repository
 from ezsd.inference.batching import detect_images
-from ezsd.inference.calls import Pixels, detect_all
-from ezsd.inference.inputs import ImageInput, vocabulary_names
+from ezsd.inference.calls import Pixels, call
+from ezsd.inference.inputs import ImageInput, read_any
 from ezsd.inference.second_opinion import Reading, SecondOpinion
+from ezsd.inference.sources import Source, open_source
+from ezsd.inference.stream import Found, View, detect_stream
+from ezsd.inference.tiling import Tiling
+from ezsd.inference.view import Thresholds, one_threshold, read_thresholds
+from ezsd.inference.vocabulary import Names, VocabularyInput, parse_vocabulary
 from ezsd.recipe import EvaluateConfig
 from ezsd.run_folder import RunFolder
-from ezsd.teacher import Teacher, load_teacher, text_embeddings
+from ezsd.teacher import Teacher, load_teacher
 from ezsd.teacher.base import with_dense_reading
+from ezsd.teacher.text_cache import cached
+from ezsd.utils.device import usable_device
+from ezsd.utils.files import digest
+
+logger = logging.getLogger(__name__)
+
+_HARD_TO_TELL = 0.95  # cosine of two names
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Names with their embeddings, as :meth:`Detector.vocabulary` and :meth:`Detector.vocabulary_from_crops` make them.
+
+    Attributes:
+        names: The names that detections get.
+        embeddings: [P, D] float32 on the CPU, unit length: one or more rows for each name; the best gives the score.
+        owners: [P], the index of the name of each row.
+    """
+
+    names: tuple[str, ...]
+    embeddings: Tensor
+    owners: Tensor
+
+    def __add__(self, other: Vocabulary) -> Vocabulary:
+        """Return both vocabularies as one.
+
+        Raises:
+            RecipeError: A name is in both.
+        """
+        parse_vocabulary([*self.names, *other.names], ())
+        owners = torch.cat([self.owners, other.owners + len(self.names)])
+        return Vocabulary(self.names + other.names, torch.cat([self.embeddings, other.embeddings]), owners)
+
+    @property
+    def has_synonyms(self) -> bool:
+        """Whether a name has more than one row."""
+        return len(self.owners) > len(self.names)
+
+
+AnyVocabulary: TypeAlias = "Vocabulary | VocabularyInput"
+Example: TypeAlias = "Sequence[Any]"  # an image and a box (xyxy), or a list of such pairs
 
 
 class Detector:
     """A trained detector for any vocabulary.
 
     Examples:
-        >>> detector = Detector.load("runs/pocket/train/model")
+        >>> detector = Detector.load("runs/pocket")
         >>> detections = detector("street.jpg", ["cat", "traffic cone"])
         >>> detections["class_name"], detections.confidence, detections.xyxy
+        >>> for frame, detections, _ in detector.stream("videos/street.mp4", ["cat"]):
+        ...     print(frame.name, len(detections))
 
     Args:
         model: The detector network.
         config: The configuration in the model folder.
         known: [C, D], the text embeddings of ``config.names``.
         norms: The file with the adapted norm parameters of the teacher, if any.
+        thresholds: The calibrated thresholds; None = 0.3 for every name.
     """
 
     def __init__(
-        self, model: Rcnn | SecondOpinion, config: ModelConfig, known: Tensor, norms: Path | None = None
+        self,
+        model: Rcnn | SecondOpinion,
+        config: ModelConfig,
+        known: Tensor,
+        norms: Path | None = None,
+        thresholds: Thresholds | None = None,
     ) -> None:
         self.model = model.eval()
+        self._rcnn: Rcnn = model.model if isinstance(model, SecondOpinion) else model
         self.config = config
+        self.thresholds = thresholds or Thresholds()
         self._embeddings: dict[str, Tensor] = dict(zip(config.names, known.float().cpu(), strict=True))
+        # The stored text embeddings identify the text tower, so cached embeddings are found without loading it.
+        self._text_key = digest(config.teacher, known.float().cpu().numpy().tobytes(), norms or "")
         self._norms = norms
         self._teacher: Teacher | None = None
+        self._default: AnyVocabulary | None = None
         self._lock = threading.Lock()  # a server calls from several threads
 
     @classmethod
@@ -59,59 +123,73 @@ class Detector:
         Args:
             folder: The folder with model.safetensors and config.json; a run folder; or a repository of the hub,
                 "org/name" or "org/name@revision". A commit as revision pins the content.
-            device: The device, such as "cpu" or "cuda". None selects a GPU if available.
+            device: "cpu", "cuda", "cuda:1", "mps", or "auto" (also None), which selects a GPU if available.
             second_opinion: How the teacher reads detections to score them again: "dense" or "crops"; see
                 :class:`ezsd.inference.second_opinion.SecondOpinion`. None: the teacher is not used.
 
         Raises:
             ArtifactError: The folder is not a valid model folder, or the repository cannot be used.
+            RecipeError: The device is not available.
             MissingExtraError: A second opinion is asked for, and the packages of the teacher are not installed.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        place = usable_device(device or "auto")
         given = download_model(str(folder)) if is_repository(str(folder)) else Path(folder)
         inner = RunFolder(given).model
         path = inner if (inner / CONFIG).is_file() else given
-        model, config, known = load_model(path, device)
-        norms = norms_of_folder(path)
+        model, config, known = load_model(path, place)
+        norms, thresholds = norms_of_folder(path), read_thresholds(path, second_opinion or "none")
         if second_opinion is None:
-            return cls(model, config, known, norms)
-        teacher = with_dense_reading(load_teacher(config.teacher, device, norms), config.dense_reading)
+            return cls(model, config, known, norms, thresholds)
+        teacher = with_dense_reading(load_teacher(config.teacher, place, norms), config.dense_reading)
         base, powers = known[: len(config.base)], EvaluateConfig().opinion_powers
         rescored = SecondOpinion(model, teacher, second_opinion, powers, base, config.dense_sides)
-        return cls(rescored, config, known, norms)
+        return cls(rescored, config, known, norms, thresholds)
 
     @overload
     def __call__(
         self,
         images: ImageInput,
-        vocabulary: Sequence[str] | str | None = ...,
-        threshold: float = ...,
+        vocabulary: AnyVocabulary | None = ...,
+        threshold: float | None = ...,
         batch_size: int = ...,
+        *,
+        multi_label: bool = ...,
+        tiling: Tiling | None = ...,
     ) -> sv.Detections: ...
     @overload
     def __call__(
         self,
         images: list[Any] | tuple[Any, ...],
-        vocabulary: Sequence[str] | str | None = ...,
-        threshold: float = ...,
+        vocabulary: AnyVocabulary | None = ...,
+        threshold: float | None = ...,
         batch_size: int = ...,
+        *,
+        multi_label: bool = ...,
+        tiling: Tiling | None = ...,
     ) -> list[sv.Detections]: ...
     def __call__(
         self,
         images: ImageInput | list[Any] | tuple[Any, ...],
-        vocabulary: Sequence[str] | str | None = None,
-        threshold: float = 0.3,
+        vocabulary: AnyVocabulary | None = None,
+        threshold: float | None = None,
         batch_size: int = 4,
+        *,
+        multi_label: bool = False,
+        tiling: Tiling | None = None,
     ) -> sv.Detections | list[sv.Detections]:
-        """Detect objects in an image, or in a list of images.
+        """Detect objects in an image, or in a list of images. For folders, videos and generators see :meth:`stream`.
 
         Args:
             images: A path, a PIL image, a uint8 RGB array [H, W, 3], a tensor [3, H, W] (uint8, or float in 0..1), or
                 a list of them. The EXIF orientation of files and PIL images is applied.
-            vocabulary: The names to detect, as a list or a comma-separated string ("cat, traffic cone"). None uses the
-                base and novel names of the model.
-            threshold: The minimum score of a detection.
+            vocabulary: The names to detect: a list, a comma-separated text ("cat, traffic cone"), a mapping of names to
+                synonyms, a file, or a :class:`Vocabulary`. None uses that of :meth:`set_vocabulary`, or the base and
+                novel names of the model.
+            threshold: The minimum score of a detection. None uses the calibrated thresholds of the model.
             batch_size: The maximum number of images per batch. It affects only the speed.
+            multi_label: Keep all names of an object; otherwise only the best, and the others in
+                ``data["other_names"]``.
+            tiling: Detect in tiles of large images, too.
 
         Returns:
             The detections of an image, or a list of them if ``images`` is a list. Boxes are xyxy in absolute pixels,
@@ -122,52 +200,206 @@ class Detector:
             RecipeError: The vocabulary, the threshold or the batch size is invalid.
             DataError: An image cannot be read.
         """
-        names = self.vocabulary(vocabulary)
-        text = self.embed(names)
-        return detect_all(images, threshold, batch_size, lambda pixels: self._detect(pixels, names, text, batch_size))
+        known = self.vocabulary(vocabulary)
+        view = View(known.names, self._thresholds(threshold), multi_label, tiling=tiling)
+        return call(images, view, batch_size, lambda pixels: self._detect(pixels, known, batch_size))
 
-    def vocabulary(self, vocabulary: Sequence[str] | str | None = None) -> tuple[str, ...]:
-        """Return the names of a vocabulary; None = the base and novel names of the model.
+    def stream(
+        self,
+        source: Any,
+        vocabulary: AnyVocabulary | None = None,
+        threshold: float | None = None,
+        batch_size: int = 4,
+        *,
+        multi_label: bool = False,
+        track: bool = False,
+        tiling: Tiling | None = None,
+    ) -> Iterator[Found]:
+        """Detect in everything that a source contains. Images are decoded in the background and batched.
+
+        Args:
+            source: Anything that :func:`ezsd.inference.sources.open_source` takes, or what it returns.
+            vocabulary: As in :meth:`__call__`.
+            threshold: As in :meth:`__call__`.
+            batch_size: The maximum number of images per batch.
+            multi_label: As in :meth:`__call__`.
+            track: Give objects numbers (``tracker_id``) that stay the same through a video.
+            tiling: As in :meth:`__call__`.
+
+        Yields:
+            The image, its detections, and the best score below the threshold. Images that cannot be read are left out,
+            logged, and listed in the ``problems`` of the source.
+
+        Raises:
+            RecipeError: The vocabulary, the threshold or the batch size is invalid.
+            DataError: The source does not exist or has no images.
+            MissingExtraError: A package for videos or tracking is missing.
+        """
+        known = self.vocabulary(vocabulary)
+        opened = source if isinstance(source, Source) else open_source(source)
+        view = View(known.names, self._thresholds(threshold), multi_label, track, tiling)
+        return detect_stream(lambda pixels: self._detect(pixels, known, batch_size), opened, view, batch_size)
+
+    def set_vocabulary(self, vocabulary: AnyVocabulary | None) -> Vocabulary:
+        """Set the vocabulary of calls without one, and return it. None sets the base and novel names of the model.
 
         Raises:
             RecipeError: The vocabulary is invalid.
         """
-        return vocabulary_names(vocabulary, self.config.names)
+        self._default = None
+        self._default = known = self.vocabulary(vocabulary)
+        return known
 
-    def embed(self, vocabulary: Sequence[str] | str | None = None) -> Tensor:
-        """Return the text embeddings [C, D] of a vocabulary (float32, CPU). Embeddings are cached.
+    def vocabulary(self, vocabulary: AnyVocabulary | None = None) -> Vocabulary:
+        """Return the names of a vocabulary with their embeddings.
 
         The embeddings of the model's own names are stored in the model folder. Other names are encoded by the teacher,
-        which is loaded on first use.
+        which is loaded on first use; their embeddings are cached in memory and on disk.
 
         Args:
-            vocabulary: The names, as in :meth:`__call__`.
+            vocabulary: As in :meth:`__call__`.
 
         Raises:
             RecipeError: The vocabulary is invalid.
             MissingExtraError: The packages of the teacher are not installed.
         """
-        names = self.vocabulary(vocabulary)
-        with self._lock:
-            unknown = [name for name in names if name not in self._embeddings]
-            if unknown:
-                if self._teacher is None:
-                    self._teacher = load_teacher(self.config.teacher, self._device, norms=self._norms)
-                rows = text_embeddings(self._teacher, unknown, self.config.prompt)
-                self._embeddings.update(zip(unknown, rows, strict=True))
-            return torch.stack([self._embeddings[name] for name in names])
+        vocabulary = self._default if vocabulary is None else vocabulary
+        if isinstance(vocabulary, Vocabulary):
+            return vocabulary
+        given = parse_vocabulary(vocabulary, self.config.names)
+        owners = [index for index, phrases in enumerate(given.phrases) for _ in phrases]
+        return Vocabulary(given.names, self._encoded(given), torch.tensor(owners))
 
-    def _detect(
-        self, pixels: Sequence[Pixels], names: Sequence[str], text: Tensor, batch_size: int
-    ) -> list[sv.Detections]:
-        """Return all detections of images of any size. They do not depend on the batch size."""
+    def embed(self, vocabulary: AnyVocabulary | None = None) -> Tensor:
+        """Return the text embeddings [P, D] of a vocabulary (float32, CPU); see :meth:`vocabulary`."""
+        return self.vocabulary(vocabulary).embeddings
+
+    def vocabulary_from_crops(self, examples: Mapping[str, Example]) -> Vocabulary:
+        """Make a vocabulary from examples: boxes in images, for objects without a good name.
+
+        The detector itself embeds the boxes. Add the result to a vocabulary of names with ``+``.
+
+        Args:
+            examples: For each name, an image and a box ``[image, [x1, y1, x2, y2]]``, or a list of them. Images as in
+                :meth:`__call__`; boxes are xyxy in absolute pixels.
+
+        Raises:
+            RecipeError: A name is invalid, or an example is not an image and a box.
+            DataError: An image cannot be read.
+        """
+        names = parse_vocabulary(list(examples), ()).names
+        rows: list[Tensor] = []
+        owners: list[int] = []
+        for index, (name, given) in enumerate(examples.items()):
+            for image, box in _examples(name, given):
+                rows.append(self._embed_box(image, box, name)[0])
+                owners.append(index)
+        return Vocabulary(names, torch.stack(rows), torch.tensor(owners))
+
+    def explain(
+        self, image: ImageInput, box: Sequence[float], vocabulary: AnyVocabulary | None = None, top: int = 5
+    ) -> list[tuple[str, float]]:
+        """Return the nearest names of a region, with probabilities.
+
+        Args:
+            image: As in :meth:`__call__`.
+            box: xyxy in absolute pixels.
+            vocabulary: As in :meth:`__call__`.
+            top: The number of names.
+
+        Returns:
+            Names and probabilities, best first. "background" is among them if it is near.
+
+        Raises:
+            RecipeError: The vocabulary or the box is invalid.
+            DataError: The image cannot be read.
+        """
+        known = self.vocabulary(vocabulary)
+        region = self._embed_box(image, box, "box").to(self._device)
+        with torch.inference_mode():
+            logits = self._rcnn.roi_heads.box_predictor(region, known.embeddings.to(self._device))
+            logits, _ = best_phrases(logits, known.owners.to(self._device))
+        probabilities = logits.softmax(dim=1)[0]
+        best = probabilities.topk(min(top, len(probabilities)))
+        names = (BACKGROUND, *known.names)
+        return [(names[row], value) for row, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
+    def _detect(self, pixels: Sequence[Pixels], vocabulary: Vocabulary, batch_size: int) -> list[sv.Detections]:
+        """Return all detections of images [H, W, 3], however low their scores are."""
         images = [torch.from_numpy(each).permute(2, 0, 1) for each in pixels]
-        found = dict(detect_images(self.model, images, text, batch_size))
-        return [_to_supervision(found[index], names) for index in range(len(images))]
+        owners = vocabulary.owners if vocabulary.has_synonyms else None
+        found = dict(detect_images(self.model, images, vocabulary.embeddings, batch_size, owners))
+        return [_to_supervision(found[index], vocabulary.names) for index in range(len(images))]
+
+    def _thresholds(self, threshold: float | None) -> Thresholds:
+        return self.thresholds if threshold is None else one_threshold(threshold)
+
+    def _encoded(self, given: Names) -> Tensor:
+        """Return the embeddings [P, D] of all phrases."""
+        phrases = [phrase for phrases in given.phrases for phrase in phrases]
+        templates = given.templates or (self.config.prompt,)
+        with self._lock:
+            keys = {phrase: phrase if not given.templates else digest(phrase, *templates) for phrase in phrases}
+            unknown = [phrase for phrase in dict.fromkeys(phrases) if keys[phrase] not in self._embeddings]
+            if unknown:
+                rows = cached(
+                    digest(self._text_key, *templates, "", *unknown), lambda: self._encode(unknown, templates)
+                )
+                self._embeddings.update(zip((keys[phrase] for phrase in unknown), rows, strict=True))
+            embeddings = torch.stack([self._embeddings[keys[phrase]] for phrase in phrases])
+        if unknown:
+            _note_near_names(given, embeddings)
+        return embeddings
+
+    @torch.no_grad()
+    def _encode(self, phrases: Sequence[str], templates: Sequence[str]) -> Tensor:
+        if self._teacher is None:
+            self._teacher = load_teacher(self.config.teacher, self._device, norms=self._norms)
+        texts = [template.replace("{name}", phrase) for phrase in phrases for template in templates]
+        rows = self._teacher.encode_names(texts).float().cpu()
+        return F.normalize(rows.view(len(phrases), len(templates), -1).mean(dim=1), dim=1)
+
+    def _embed_box(self, image: ImageInput, box: Sequence[float], name: str) -> Tensor:
+        pixels = read_any(image)
+        height, width = pixels.shape[1:]
+        try:
+            corners = torch.tensor([float(side) for side in box]).reshape(4)
+        except (TypeError, ValueError, RuntimeError):
+            raise RecipeError(f"{name}: the box is {box!r}; expected [x1, y1, x2, y2] in pixels.") from None
+        inside = torch.stack([corners[0::2].clamp(0, width), corners[1::2].clamp(0, height)], dim=1).reshape(4)
+        if not bool(torch.isfinite(corners).all()) or bool((inside[2:] - inside[:2] < 1).any()):
+            raise RecipeError(
+                f"{name}: the box {list(box)} has no area inside the image of {width} x {height} pixels; "
+                "expected [x1, y1, x2, y2] with x1 < x2 and y1 < y2."
+            )
+        return self._rcnn.embed_boxes([pixels.to(self._device)], [inside[None]]).float().cpu()
 
     @property
     def _device(self) -> str:
-        return str(next(self.model.parameters()).device)
+        return str(next(self._rcnn.parameters()).device)
+
+
+def _examples(name: str, given: Example) -> list[tuple[Any, Any]]:
+    listed = list(given) if isinstance(given, (list, tuple)) else []
+    pairs = [listed] if _is_pair(listed) and not _is_pair(listed[0]) else listed
+    if not pairs or not all(_is_pair(pair) for pair in pairs):
+        raise RecipeError(f"{name}: expected [image, [x1, y1, x2, y2]], or a list of such pairs.")
+    return [(image, box) for image, box in pairs]
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and not isinstance(value[1], (str, int, float))
+
+
+def _note_near_names(given: Names, embeddings: Tensor) -> None:
+    """Warn of names that the teacher can hardly tell apart."""
+    owners = torch.tensor([index for index, phrases in enumerate(given.phrases) for _ in phrases])
+    near = ((embeddings @ embeddings.T > _HARD_TO_TELL) & (owners[:, None] < owners[None])).nonzero().tolist()
+    phrases = [phrase for some in given.phrases for phrase in some]
+    if near:
+        pairs = ", ".join(f'"{phrases[a]}" and "{phrases[b]}"' for a, b in near[:3])
+        more = f" and {len(near) - 3} more pairs" if len(near) > 3 else ""
+        logger.warning(f"the teacher can hardly tell {pairs}{more} apart; choose names that differ more")
 
 
 def _to_supervision(found: Detections, names: Sequence[str]) -> sv.Detections:

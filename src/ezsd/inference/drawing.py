@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import supervision as sv
 from PIL import Image
 
 from ezsd.inference.inputs import ImageInput, read_pixels
+from ezsd.inference.view import names_of, scores_of
 
 _FONT = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"  # has Cyrillic and Greek letters, unlike the font of Pillow
 _DRAWN_SIDE = 640  # smaller images are enlarged to this long side, so that labels are readable
@@ -38,7 +38,11 @@ def draw(image: ImageInput, detections: sv.Detections) -> Image.Image:
         text_padding=3,
         smart_position=True,
     )
-    labels = [f"{name} {score:.2f}" for name, score in zip(names_of(shown), scores_of(shown), strict=True)]
+    tracks = [-1] * len(shown) if shown.tracker_id is None else shown.tracker_id
+    labels = [
+        (f"#{track} " if track >= 0 else "") + f"{name} {score:.2f}"
+        for name, score, track in zip(names_of(shown), scores_of(shown), tracks, strict=True)
+    ]
     drawn: Image.Image = writer.annotate(scene, shown, labels)
     return drawn
 
@@ -54,18 +58,9 @@ def _enlarged(detections: sv.Detections, scale: float, size: tuple[int, int]) ->
         mask=None if masks is None else np.array([np.asarray(mask) for mask in masks], bool).reshape(-1, *size[::-1]),
         confidence=scores_of(detections)[order],
         class_id=None if detections.class_id is None else detections.class_id[order],
+        tracker_id=None if detections.tracker_id is None else detections.tracker_id[order],
         data={"class_name": names_of(detections)[order]},
     )
-
-
-def names_of(detections: sv.Detections) -> np.ndarray[Any, Any]:
-    """Return the class name of each detection."""
-    return np.asarray(detections.data["class_name"])
-
-
-def scores_of(detections: sv.Detections) -> np.ndarray[Any, Any]:
-    """Return the score of each detection, or 1 if detections have no scores."""
-    return np.ones(len(detections)) if detections.confidence is None else detections.confidence
 
 
 def _readable_on(color: sv.Color) -> sv.Color:

@@ -1,9 +1,8 @@
-"""Inputs of a detector: images in several formats, and vocabularies; without torch."""
+"""Images in memory and on disk as pixels; without torch."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,46 +10,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ezsd.data.images import decode_pixels
-from ezsd.errors import DataError, RecipeError
+from ezsd.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor  # detecting with ONNX works without torch
 
 ImageInput: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"
-
-
-def vocabulary_names(vocabulary: Sequence[str] | str | None, default: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of a vocabulary, without surrounding spaces.
-
-    Args:
-        vocabulary: A list of names or a comma-separated string. None uses ``default``.
-        default: The names of the model.
-
-    Raises:
-        RecipeError: The vocabulary is empty, or a name is empty, not a string or repeated. All problems are reported
-            together.
-    """
-    if vocabulary is None:
-        return tuple(default)
-    names = (
-        [part for part in vocabulary.split(",") if part.strip()] if isinstance(vocabulary, str) else list(vocabulary)
-    )
-    if not names:
-        raise RecipeError('The vocabulary is empty. Give at least one name, such as ["cat", "traffic cone"].')
-    problems, seen = [], dict[str, str]()
-    for index, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip():
-            problems.append(f'vocabulary[{index}] is {name!r}: expected a name, such as "traffic cone".')
-            continue
-        key = " ".join(name.split()).casefold()
-        if key in seen:
-            problems.append(
-                f'vocabulary[{index}] "{name.strip()}" is a duplicate of "{seen[key]}". Remove one of them.'
-            )
-        seen.setdefault(key, name.strip())
-    if problems:
-        raise RecipeError(problems)
-    return tuple(name.strip() for name in names)
 
 
 def read_any(image: ImageInput) -> Tensor:

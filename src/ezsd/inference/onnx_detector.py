@@ -14,9 +14,14 @@ from PIL import Image
 
 from ezsd.detector.model_config import ModelConfig, parse_config
 from ezsd.errors import ArtifactError, MissingExtraError, RecipeError
-from ezsd.inference.calls import Pixels, detect_all
-from ezsd.inference.inputs import ImageInput, vocabulary_names
+from ezsd.inference.calls import Pixels, call
+from ezsd.inference.inputs import ImageInput
 from ezsd.inference.names_file import Embeddings, names_file_of, read_names
+from ezsd.inference.sources import Source, open_source
+from ezsd.inference.stream import Found, View, detect_stream
+from ezsd.inference.tiling import Tiling
+from ezsd.inference.view import DEFAULT_THRESHOLD, one_threshold
+from ezsd.inference.vocabulary import Names, VocabularyInput, parse_vocabulary
 from ezsd.utils.resize import resized_sides
 
 PADDED_TO = 32  # the sides of a batch are multiples of this
@@ -47,6 +52,7 @@ class OnnxDetector:
         self._session = session
         self._embeddings = embeddings
         self._fixed = None if vocabulary is None else tuple(vocabulary)
+        self._default: tuple[str, ...] | None = None
 
     @classmethod
     def load(cls, path: str | Path, device: str | None = None, threads: int = 0) -> OnnxDetector:
@@ -54,7 +60,7 @@ class OnnxDetector:
 
         Args:
             path: The ONNX file.
-            device: "cpu" or "cuda". None selects a GPU if onnxruntime can use one.
+            device: "cpu" or "cuda". None or "auto" selects a GPU if onnxruntime can use one.
             threads: CPU threads of the network; 0 = one for each core.
 
         Raises:
@@ -86,24 +92,33 @@ class OnnxDetector:
     def __call__(
         self,
         images: ImageInput,
-        vocabulary: Sequence[str] | str | None = ...,
-        threshold: float = ...,
+        vocabulary: VocabularyInput | None = ...,
+        threshold: float | None = ...,
         batch_size: int = ...,
+        *,
+        multi_label: bool = ...,
+        tiling: Tiling | None = ...,
     ) -> sv.Detections: ...
     @overload
     def __call__(
         self,
         images: list[Any] | tuple[Any, ...],
-        vocabulary: Sequence[str] | str | None = ...,
-        threshold: float = ...,
+        vocabulary: VocabularyInput | None = ...,
+        threshold: float | None = ...,
         batch_size: int = ...,
+        *,
+        multi_label: bool = ...,
+        tiling: Tiling | None = ...,
     ) -> list[sv.Detections]: ...
     def __call__(
         self,
         images: ImageInput | list[Any] | tuple[Any, ...],
-        vocabulary: Sequence[str] | str | None = None,
-        threshold: float = 0.3,
+        vocabulary: VocabularyInput | None = None,
+        threshold: float | None = None,
         batch_size: int = 1,
+        *,
+        multi_label: bool = False,
+        tiling: Tiling | None = None,
     ) -> sv.Detections | list[sv.Detections]:
         """Detect objects in an image, or in a list of images; see :meth:`ezsd.Detector.__call__`.
 
@@ -111,37 +126,77 @@ class OnnxDetector:
             RecipeError: The vocabulary, the threshold or the batch size is invalid, or a name has no text embedding.
             DataError: An image cannot be read.
         """
-        names = self.vocabulary(vocabulary)
-        text = None if self._fixed is not None else self.embed(names)
-        return detect_all(images, threshold, batch_size, lambda pixels: self._detect(pixels, names, text, batch_size))
+        names = self.vocabulary(vocabulary).names
+        view = View(
+            names, one_threshold(DEFAULT_THRESHOLD if threshold is None else threshold), multi_label, tiling=tiling
+        )
+        text = self._text(names)
+        return call(images, view, batch_size, lambda pixels: self._detect(pixels, names, text, batch_size))
 
-    def vocabulary(self, vocabulary: Sequence[str] | str | None = None) -> tuple[str, ...]:
-        """Return the names of a vocabulary; None = the names of the model.
+    def stream(
+        self,
+        source: Any,
+        vocabulary: VocabularyInput | None = None,
+        threshold: float | None = None,
+        batch_size: int = 1,
+        *,
+        multi_label: bool = False,
+        track: bool = False,
+        tiling: Tiling | None = None,
+    ) -> Iterator[Found]:
+        """Detect in everything that a source contains; see :meth:`ezsd.Detector.stream`."""
+        names = self.vocabulary(vocabulary).names
+        limit = one_threshold(DEFAULT_THRESHOLD if threshold is None else threshold)
+        text = self._text(names)
+        opened = source if isinstance(source, Source) else open_source(source)
+        view = View(names, limit, multi_label, track, tiling)
+        return detect_stream(lambda pixels: self._detect(pixels, names, text, batch_size), opened, view, batch_size)
+
+    def set_vocabulary(self, vocabulary: VocabularyInput | None) -> Names:
+        """Set the vocabulary of calls without one, and return it. None sets the names of the model.
 
         Raises:
-            RecipeError: The vocabulary is invalid, or is not the fixed one of the model.
+            RecipeError: The vocabulary is invalid, or a name has no text embedding.
         """
-        names = vocabulary_names(vocabulary, self.config.names if self._fixed is None else self._fixed)
-        if self._fixed is not None and names != self._fixed:
+        self._default = None
+        names = self.vocabulary(vocabulary)
+        self._text(names.names)
+        self._default = names.names
+        return names
+
+    def vocabulary(self, vocabulary: VocabularyInput | None = None) -> Names:
+        """Return a vocabulary; None = that of :meth:`set_vocabulary`, or the names of the model.
+
+        Raises:
+            RecipeError: The vocabulary is invalid, has synonyms or templates, or is not the fixed one of the model.
+        """
+        own = self.config.names if self._fixed is None else self._fixed
+        given = parse_vocabulary(vocabulary, self._default or own)
+        if given.templates or given.phrases != tuple((name,) for name in given.names):
+            raise RecipeError("Synonyms and templates need the teacher. ONNX models take plain names.")
+        if self._fixed is not None and given.names != self._fixed:
             raise RecipeError(
                 f"The model was exported for the vocabulary {', '.join(self._fixed)}. Export it again without --baked "
                 "to give the names with each call."
             )
-        return names
+        return given
 
-    def embed(self, vocabulary: Sequence[str] | str | None = None) -> Array:
+    def embed(self, vocabulary: VocabularyInput | None = None) -> Array:
         """Return the text embeddings [C, D] of a vocabulary, float32.
 
         Raises:
             RecipeError: The vocabulary is invalid, or a name is not in the names file.
         """
-        names = self.vocabulary(vocabulary)
+        names = self.vocabulary(vocabulary).names
         if unknown := [name for name in names if name not in self._embeddings]:
             raise RecipeError(
                 f"No text embedding of {', '.join(unknown)}: the names file has {len(self._embeddings)} other names. "
                 f'Add names with: ezsd export MODEL MODEL.names.npz --vocabulary "{", ".join(unknown)}"'
             )
         return np.stack([self._embeddings[name] for name in names])
+
+    def _text(self, names: Sequence[str]) -> Array | None:
+        return None if self._fixed is not None else self.embed(names)
 
     def _detect(
         self, images: Sequence[Pixels], names: Sequence[str], text: Array | None, batch_size: int
@@ -270,6 +325,8 @@ def _open(path: Path, device: str | None, threads: int) -> Any:
     if not path.is_file():
         raise ArtifactError(f"{path} is missing. Write it with: ezsd export MODEL {path}")
     gpu = "CUDAExecutionProvider"
+    if device not in (None, "auto", "cpu", "cuda"):
+        raise RecipeError(f"device {device}: expected auto, cpu or cuda for an ONNX model.")
     if device == "cuda" and gpu not in onnxruntime.get_available_providers():
         raise RecipeError("device cuda: onnxruntime has no CUDA here. Install onnxruntime-gpu, or use cpu.")
     on_gpu = device != "cpu" and gpu in onnxruntime.get_available_providers()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ezsd.detector.rcnn import Rcnn
-from ezsd.detector.roi_heads import Detections
+from ezsd.detector.roi_heads import Detections, best_phrases
 from ezsd.teacher import Teacher
 from ezsd.teacher.encode import encode_regions
 from ezsd.utils.device import autocast
@@ -62,23 +62,34 @@ class SecondOpinion(nn.Module):
         return self.model.image_size
 
     @torch.inference_mode()
-    def detect(self, images: Sequence[Tensor], text_embeddings: Tensor) -> list[Detections]:
+    def detect(
+        self, images: Sequence[Tensor], text_embeddings: Tensor, owners: Tensor | None = None
+    ) -> list[Detections]:
         """Detect the objects of a vocabulary; see :meth:`ezsd.detector.rcnn.Rcnn.detect`."""
-        found = self.model.detect(images, text_embeddings)
+        found = self.model.detect(images, text_embeddings, owners)
+        if owners is None:
+            owners = torch.arange(len(text_embeddings), device=text_embeddings.device)
         is_base = (text_embeddings @ self.base.to(text_embeddings).T > _SAME).any(dim=1)
-        powers = torch.where(is_base, *self.powers)
+        bases = owners[is_base]  # a name is a base name if one of its phrases is
+        powers = text_embeddings.new_full((int(owners.max()) + 1,), self.powers[1])
+        powers[bases] = self.powers[0]
         return [
-            self._reordered(detections, image, text_embeddings, powers)
+            self._reordered(detections, image, (text_embeddings, owners), powers)
             for detections, image in zip(found, images, strict=True)
         ]
 
-    def _reordered(self, found: Detections, image: Tensor, text: Tensor, powers: Tensor) -> Detections:
+    def _reordered(
+        self, found: Detections, image: Tensor, vocabulary: tuple[Tensor, Tensor], powers: Tensor
+    ) -> Detections:
         if not len(found.boxes):
             return found
         pixels = image.float() / 255 if image.dtype == torch.uint8 else image
         embeddings = self._embed(pixels, found.boxes)
         count = len(embeddings)
-        probabilities = (self.teacher.logit_scale * embeddings @ text.T).softmax(dim=1)
+        text, owners = vocabulary
+        cosines = embeddings @ text.T
+        best, _ = best_phrases(torch.cat([torch.zeros_like(cosines[:, :1]), cosines], dim=1), owners)
+        probabilities = (self.teacher.logit_scale * best[:, 1:]).softmax(dim=1)
         labels = found.labels[:count]
         said = probabilities.gather(1, labels[:, None])[:, 0]
         scores = found.scores[:count] ** (1 - powers[labels]) * said ** powers[labels]

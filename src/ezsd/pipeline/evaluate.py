@@ -26,8 +26,10 @@ from ezsd.evaluation.summary import (
     per_category_csv,
 )
 from ezsd.inference.batching import detect_in_parts
+from ezsd.inference.calibration import measure_shown, thresholds_json
 from ezsd.inference.exact_boxes import measure_exact_boxes
 from ezsd.inference.second_opinion import SecondOpinion
+from ezsd.inference.view import THRESHOLDS
 from ezsd.pipeline.choices import chosen_config
 from ezsd.pipeline.context import RunContext
 from ezsd.proposals.base_rpn import load_base_rpn
@@ -50,7 +52,7 @@ from ezsd.run_folder import (
 from ezsd.teacher import Teacher, load_teacher, text_embeddings
 from ezsd.teacher.base import with_dense_reading
 from ezsd.utils.device import process_state
-from ezsd.utils.files import digest, write_text
+from ezsd.utils.files import digest, write_json, write_text
 
 
 def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None) -> EvaluateMetrics:
@@ -58,8 +60,9 @@ def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None)
 
     zsd detects and counts novel names only, on the images that hold a novel object (``zsd``, as in the literature) and
     on all images (``zsd_all_images``); gzsd detects base and novel names together, on all images.
-    The stage writes metrics.json, per_category.csv (gzsd), detections.json (gzsd) and detections_zsd.json. Detections
-    are COCO results with the category ids of the annotation file.
+    The stage writes metrics.json, per_category.csv (gzsd), confusion.json, detections.json (gzsd) and
+    detections_zsd.json, and thresholds.json in the model folder. Detections are COCO results with the category ids of
+    the annotation file.
 
     Args:
         context: The run.
@@ -100,6 +103,8 @@ def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None)
                 figures[kind][protocol] = coco_metrics(truth, found, labels, kind)
                 if first:
                     figures[kind]["zsd"] = coco_metrics(only_images_with(truth, labels), found, labels, kind)
+            if protocol == "gzsd":
+                shown = measure_shown(truth, found, images.names, base, recipe.evaluate.calibrate_novel)
             _write_detections(path, found, rules.category_ids)
     if main:
         optional: dict[str, Any] = measure_exact_boxes(model, images, text, base)
@@ -115,8 +120,13 @@ def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None)
             proposals=_proposal_recall(context, images, model_config, teacher),
             **_earlier_stages(folder),
             counts=counts_of(images, base),
+            shown=shown.metrics,
             **optional,
         )
+        about = thresholds_json(shown, len(images), recipe.evaluate.second_opinion)
+        write_json(folder.model / THRESHOLDS, about)
+        matrix = {"names": list(images.names), "base": base, "counts": shown.confusion}
+        write_json(folder.detector_confusion, matrix)
         write_text(folder.per_category, per_category_csv(images, figures["bbox"]["gzsd"], base))
         write_metrics(folder.metrics("evaluate"), metrics)
         shutil.rmtree(folder.parts, ignore_errors=True)

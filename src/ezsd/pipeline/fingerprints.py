@@ -21,6 +21,7 @@ Inputs = dict[str, Any]
 
 FORMAT = 1  # increased when a stage writes different files, or different values for the same recipe
 _CONTENT = "sha256:"
+_LOCAL = "local-dir:"
 _SPEED_ONLY = ("propose.batch_size", "train.checkpoint_steps", "train.trackers", "evaluate.batch_size")
 
 _OF_VALIDATION = ("train.validate_steps", "train.validate_images", "train.patience")
@@ -38,6 +39,7 @@ _NOT_OF_RPN = (
 # Keys added after version 0.1.0, with the value that is the behavior before them. With that value they are left out, so
 # that earlier run folders stay valid.
 _ADDED: Inputs = {
+    "evaluate.calibrate_novel": False,
     "adapt.share": 1.0,
     "propose.dense_reading": "block",
     "propose.size_power": 0.1,
@@ -183,7 +185,22 @@ def _size(path: Path) -> int:
 
 def _digest_of_weights(teacher: str) -> str | None:
     path = weights_path(teacher)
-    return None if path is None else _CONTENT + digest(path)
+    if path is not None:
+        return _CONTENT + digest(path)
+    if teacher.startswith(_LOCAL):
+        folder = Path(teacher.removeprefix(_LOCAL)).expanduser()
+        return _CONTENT + digest(*sorted(each for each in folder.glob("*") if each.is_file()))
+    return None
+
+
+def absolute_teacher(teacher: str) -> str:
+    """Return a teacher with the path of its weights or folder, if it names one, made absolute."""
+    path = weights_path(teacher)
+    if path is not None:
+        return f"{teacher.partition('/')[0]}/{path.absolute()}"
+    if teacher.startswith(_LOCAL):
+        return f"{_LOCAL}{Path(teacher.removeprefix(_LOCAL)).expanduser().absolute()}"
+    return teacher
 
 
 def weights_path(teacher: str) -> Path | None:

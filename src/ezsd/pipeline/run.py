@@ -24,7 +24,7 @@ from ezsd.errors import ArtifactError
 from ezsd.pipeline.adapt import run_adapt
 from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.evaluate import run_evaluate
-from ezsd.pipeline.fingerprints import Inputs, fingerprint, stage_inputs, weights_path
+from ezsd.pipeline.fingerprints import Inputs, absolute_teacher, fingerprint, stage_inputs
 from ezsd.pipeline.propose import run_propose
 from ezsd.pipeline.state import check_earlier, is_done, is_redone, prepare_folder, refusal, stale_stages
 from ezsd.pipeline.train import run_train
@@ -32,7 +32,7 @@ from ezsd.pipeline.workload import describe_work
 from ezsd.recipe import Recipe, load_run_recipe, needs_targets
 from ezsd.report.page import is_current, write_report
 from ezsd.run_folder import METRICS, STAGES, Metrics, RunFolder, Stage, read_metrics
-from ezsd.teacher import Teacher, load_teacher
+from ezsd.teacher import Teacher, check_dense, load_teacher
 from ezsd.teacher.base import with_dense_reading
 from ezsd.utils.device import check_trackers, process_state, this_device
 from ezsd.utils.environment import environment
@@ -176,6 +176,8 @@ class _Stages:
             raw = load_teacher(context.recipe.teacher, context.device)
             if context.recipe.propose.dense_reading != "auto":
                 with_dense_reading(raw, context.recipe.propose.dense_reading)  # before hours of work, if it is missing
+            if context.recipe.propose.scoring in ("dense", "regions") and needs_targets(context.recipe.train):
+                check_dense(raw)  # now, not after the adaptation
             return run_adapt(context, raw, images["train"], images["val"])
         if stage == "propose":
             return run_propose(context, images["train"], self.teacher)
@@ -225,10 +227,11 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
         name: part.model_copy(update={"images": part.images.absolute(), "annotations": part.annotations.absolute()})
         for name, part in (("train", recipe.data.train), ("val", recipe.data.val))
     }
-    teacher, weights = recipe.teacher, weights_path(recipe.teacher)
-    if weights is not None:
-        teacher = f"{teacher.partition('/')[0]}/{weights.absolute()}"
     start = start_folder(recipe.detector)
     detector = recipe.detector.model_copy(update={"start_from": str(start.absolute())} if start else {})
-    changes = {"data": recipe.data.model_copy(update=data), "teacher": teacher, "detector": detector}
+    changes = {
+        "data": recipe.data.model_copy(update=data),
+        "teacher": absolute_teacher(recipe.teacher),
+        "detector": detector,
+    }
     return recipe.model_copy(update=changes)

@@ -56,6 +56,38 @@ class Confusion:
     base: int
 
 
+@dataclass(frozen=True)
+class DetectorConfusion:
+    """The names that are shown for val objects.
+
+    Attributes:
+        pairs: True name, shown name and count, most frequent first; an empty name is the background.
+        map: The matrix of all names, the background last; None if it has too many names to draw.
+        base: The number of base names.
+    """
+
+    pairs: tuple[tuple[str, str, int], ...]
+    map: HeatMap | None
+    base: int
+
+
+def read_detector_confusion(path: Path) -> DetectorConfusion | None:
+    """Read the confusion.json of stage evaluate; return None if it does not exist, as in runs of older versions."""
+    content = read_json_if_exists(path)
+    if not content:
+        return None
+    names = ["", *content["names"]]
+    counts = [(true, shown, count) for true, shown, count in content["counts"]]
+    wrong = sorted((entry for entry in counts if entry[0] != entry[1]), key=lambda entry: (-entry[2], *entry[:2]))
+    last = len(names) - 1  # the place of the background
+    cells = [((true or last + 1) - 1, (shown or last + 1) - 1, count) for true, shown, count in counts]
+    return DetectorConfusion(
+        tuple((names[true], names[shown], count) for true, shown, count in wrong[:_PAIRS]),
+        heat_map(cells, len(names)) if len(names) <= _DRAWN_NAMES else None,
+        content["base"],
+    )
+
+
 def read_confusion(path: Path) -> Confusion | None:
     """Read the confusion.json of stage adapt; return None if it does not exist, as in runs of older versions."""
     content = read_json_if_exists(path)

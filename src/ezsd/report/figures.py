@@ -65,6 +65,11 @@ _GROUPS: tuple[tuple[str, str, Unit, tuple[tuple[str, str], ...]], ...] = (
         ("accuracy_novel_after", "novel names, after adaptation"))),
     ("proposals", "Proposals: recall of novel boxes", "share", (
         ("novel_recall_at_100", "recall at 100 proposals"), ("novel_recall_at_300", "recall at 300 proposals"))),
+    ("shown", "Shown to people: one name an object, above calibrated thresholds", "share", tuple(
+        (f"{side}.{key}", f"{title}, {side} names")
+        for side in ("novel", "base")
+        for key, title in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"),
+                           ("absent_names_seen", "absent names that are shown")))),
     ("exact_boxes", "Box head on exact boxes of objects", "share", (
         ("novel.called_background", "novel objects called background"),
         ("base.called_background", "base objects called background"))),
@@ -85,4 +90,5 @@ OPTIONAL_PREFIXES = (
     "lvis_masks.",
     "exact_boxes.",
     "false_alarms.",
+    "shown.",
 )  # metrics that not every run has

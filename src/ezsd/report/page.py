@@ -18,7 +18,7 @@ from ezsd.evaluation.summary import SETTINGS
 from ezsd.recipe import Part, Recipe, load_run_recipe
 from ezsd.report.charts import Curve, Plot, ceiling, plot
 from ezsd.report.compare import Run, mismatches, read_run, tabulate
-from ezsd.report.confusion import read_confusion
+from ezsd.report.confusion import read_confusion, read_detector_confusion
 from ezsd.report.error_split import split_errors
 from ezsd.report.gallery import Card, detection_card, proposal_card
 from ezsd.report.matching import SHOWN_SCORE, hardest, judge, worst_and_best
@@ -128,6 +128,7 @@ def write_report(folder: Path, baseline: Path | None = None) -> Path:
         bars=_bars(files, baseline_files),
         adapt=read_metrics_if_exist(files.metrics("adapt"), AdaptMetrics),
         confusion=read_confusion(files.confusion),
+        detector_confusion=read_detector_confusion(files.detector_confusion),
         proposals=_proposal_images(files, recipe, names, base),
         proposals_shown=_PROPOSALS,
         errors=results if isinstance(results, str) else split_errors(results, base),
@@ -153,6 +154,7 @@ def _digest(run: RunFolder) -> str:
     files = [
         *(run.metrics(stage) for stage in STAGES), *(run.done(stage) for stage in STAGES), run.inputs("evaluate"),
         run.confusion, run.training.log, run.training.validation, run.per_category, run.detections,
+        run.detector_confusion,
     ]  # fmt: skip
     return digest(__version__, *(file if file.is_file() else "" for file in files))
 

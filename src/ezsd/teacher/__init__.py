@@ -6,11 +6,11 @@ from importlib import import_module
 from pathlib import Path
 
 from ezsd.errors import RecipeError
-from ezsd.teacher.base import Teacher
+from ezsd.teacher.base import Teacher, check_dense
 from ezsd.teacher.norms import load_norms, save_norms
 from ezsd.teacher.text_cache import text_embeddings
 
-__all__ = ["Teacher", "load_norms", "load_teacher", "save_norms", "text_embeddings"]
+__all__ = ["Teacher", "check_dense", "load_norms", "load_teacher", "save_norms", "text_embeddings"]
 
 
 def load_teacher(spec: str, device: str = "cpu", norms: Path | None = None) -> Teacher:
@@ -18,7 +18,8 @@ def load_teacher(spec: str, device: str = "cpu", norms: Path | None = None) -> T
 
     Args:
         spec: ``offline``; ``pocket`` (the packaged Pocket CLIP, for the pocket data set);
-            ``open_clip:ARCH/PRETRAINED``, where PRETRAINED is a tag of open_clip or the path of a checkpoint; or
+            ``open_clip:ARCH/PRETRAINED``, where PRETRAINED is a tag of open_clip or the path of a checkpoint;
+            ``hf-hub:ORG/NAME`` or ``local-dir:PATH``, a repository or folder in open_clip's format; or
             ``module:function``, where the function takes no arguments and returns a :class:`Teacher`.
         device: The device the teacher is moved to.
         norms: Path of adapted norm parameters (``norms.safetensors`` of stage adapt); None = not adapted.
@@ -50,11 +51,15 @@ def _load(spec: str) -> Teacher:
 
         register_architecture()
         return load_clip(spec)
+    if kind in ("hf-hub", "local-dir") and rest:
+        from ezsd.teacher.clip import load_folder
+
+        return load_folder(spec)
     if kind and colon and rest:
         return _load_custom(spec, kind, rest)
     raise RecipeError(
         f"teacher: {spec} is unknown. Expected offline, pocket, open_clip:ARCH/PRETRAINED "
-        "(for example open_clip:ViT-B-32/openai), or module:function."
+        "(for example open_clip:ViT-B-32/openai), hf-hub:ORG/NAME, local-dir:PATH, or module:function."
     )
 
 

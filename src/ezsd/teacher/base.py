@@ -101,6 +101,16 @@ def with_dense_reading(teacher: Teacher, reading: str) -> Teacher:
     return teacher.with_dense_reading(reading) if isinstance(teacher, HasReadings) else teacher
 
 
+def check_dense(teacher: Any) -> None:
+    """Raise RecipeError if the teacher is known to be unable to embed many boxes of an image in one pass."""
+    problem = getattr(teacher, "dense_problem", "")
+    if problem:
+        raise RecipeError(
+            f"teacher: {teacher.name} cannot embed many boxes in one pass: {problem}. Set propose.scoring: exhaustive, "
+            "which crops every box and is slower, or choose another teacher (docs/teachers.md)."
+        )
+
+
 def norms_of(module: nn.Module, prefix: str) -> dict[str, nn.Parameter]:
     """Return the affine parameters of every LayerNorm, BatchNorm and GroupNorm in ``module``, found by type."""
     return {

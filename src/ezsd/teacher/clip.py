@@ -20,13 +20,14 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from ezsd.errors import ArtifactError, RecipeError
-from ezsd.teacher.base import fingerprint_of, frozen, norms_of
+from ezsd.teacher.base import check_dense, fingerprint_of, frozen, norms_of
 from ezsd.teacher.dense import reader_of, readings_of_tower
 from ezsd.teacher.regions import read_at_scales
 from ezsd.utils.depthwise import train_depthwise_in_float32
 from ezsd.utils.files import digest
 
 TEXT_BATCH = 256
+_UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError, SafetensorError, HfHubHTTPError)
 
 
 class ClipTeacher:
@@ -39,8 +40,11 @@ class ClipTeacher:
         settings: Text that identifies what the weights do not contain (architecture, activation); part of the
             fingerprint.
 
+    Attributes:
+        dense_problem: Why the tower cannot embed many boxes in one pass; empty if it can.
+
     Raises:
-        RecipeError: If the input of the image tower is not square, or the kind of tower is not supported.
+        RecipeError: If the input of the image tower is not square.
     """
 
     def __init__(self, name: str, model: nn.Module, tokenizer: Any, settings: str) -> None:
@@ -57,7 +61,7 @@ class ClipTeacher:
         weights = (value.cpu().numpy().tobytes() for _, value in sorted(self._model.state_dict().items()))
         self.weights_digest = digest(settings, json.dumps([preprocess["mean"], preprocess["std"]]), *weights)
         self.dense_readings = readings_of_tower(self._visual)
-        self._read_boxes = reader_of(self._visual, self.input_size)
+        self._read_boxes, self.dense_problem = reader_of(self._visual, self.input_size)
         with torch.no_grad():
             self.embedding_dim = self.encode_names([""]).shape[1]
 
@@ -80,7 +84,12 @@ class ClipTeacher:
 
     @torch.no_grad()
     def dense_embeddings(self, image: Tensor, boxes: Tensor, sides: Sequence[int]) -> Tensor:
-        """Embed many boxes of an image; see :meth:`ezsd.teacher.base.Teacher.dense_embeddings`."""
+        """Embed many boxes of an image; see :meth:`ezsd.teacher.base.Teacher.dense_embeddings`.
+
+        Raises:
+            RecipeError: If the image tower cannot do this.
+        """
+        check_dense(self)
 
         def read(resized: Tensor, scaled_boxes: Tensor) -> Tensor:
             return self._read_boxes(self._normalized(resized), scaled_boxes)
@@ -90,14 +99,16 @@ class ClipTeacher:
     def with_dense_reading(self, reading: str) -> Self:
         """Return this teacher with another reading; see :class:`ezsd.teacher.base.HasReadings`."""
         other = copy.copy(self)
-        other._read_boxes = reader_of(self._visual, self.input_size, reading)
+        other._read_boxes, _ = reader_of(self._visual, self.input_size, reading)
         return other
 
     def norm_parameters(self, towers: Sequence[str] = ("image", "text")) -> dict[str, nn.Parameter]:
         """Return the parameters of every LayerNorm, BatchNorm and GroupNorm of the towers."""
         found = {"image": norms_of(self._visual, "image")}
         everything = norms_of(self._model, "text")
-        found["text"] = {key: value for key, value in everything.items() if not key.startswith("text.visual.")}
+        # The caption decoder of CoCa is not used for embeddings.
+        others = ("text.visual.", "text.text_decoder.")
+        found["text"] = {key: value for key, value in everything.items() if not key.startswith(others)}
         return {key: value for tower in towers for key, value in found[tower].items()}
 
     def to(self, device: str | torch.device) -> Self:
@@ -108,6 +119,30 @@ class ClipTeacher:
 
     def _normalized(self, images: Tensor) -> Tensor:
         return (images - self._mean) / self._std
+
+
+def load_folder(spec: str) -> ClipTeacher:
+    """Load ``hf-hub:ORG/NAME`` or ``local-dir:PATH``: open_clip_config.json, weights, and the tokenizer if it has one.
+
+    Raises:
+        RecipeError: If the folder does not exist.
+        ArtifactError: If files are missing, damaged or do not fit.
+    """
+    kind, _, place = spec.partition(":")
+    where = f"local-dir:{Path(place).expanduser()}" if kind == "local-dir" else spec
+    if kind == "local-dir" and not Path(place).expanduser().is_dir():
+        raise RecipeError(f"teacher: the folder {place} (in {spec}) does not exist.")
+    try:
+        config = open_clip.get_model_config(where)
+        model = open_clip.create_model(where, require_pretrained=True)
+        tokenizer = open_clip.get_tokenizer(where)
+    except (*_UNREADABLE, ValueError) as error:
+        offline = "" if kind == "local-dir" else " Without a network, give a copy of the repository as local-dir:PATH."
+        raise ArtifactError(
+            f"teacher: {spec} cannot be loaded: {_first_line(error)}. Expected open_clip_config.json, weights such as "
+            f"open_clip_model.safetensors, and the files of the tokenizer if the config names one.{offline}"
+        ) from error
+    return ClipTeacher(spec, model, tokenizer, json.dumps(config, sort_keys=True))
 
 
 def load_clip(spec: str) -> ClipTeacher:
@@ -125,15 +160,7 @@ def load_clip(spec: str) -> ClipTeacher:
     try:
         model = open_clip.create_model(architecture, pretrained=pretrained, force_quick_gelu=quick_gelu)
         tokenizer = open_clip.get_tokenizer(architecture)
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        KeyError,
-        pickle.UnpicklingError,
-        SafetensorError,
-        HfHubHTTPError,
-    ) as error:
+    except _UNREADABLE as error:
         raise ArtifactError(
             f"teacher: the weights of {spec} cannot be loaded: {_first_line(error)}. Without a network, give the path "
             f"of a checkpoint of {architecture} (.safetensors, or .pt with tensors only): "

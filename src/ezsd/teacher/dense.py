@@ -12,7 +12,6 @@ from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ezsd.errors import RecipeError
 from ezsd.teacher.base import DEFAULT_READING
 from ezsd.teacher.regions import box_means
 from ezsd.teacher.vit_readings import Read, vit_reader, vit_readings, vit_tower
@@ -30,34 +29,48 @@ def readings_of_tower(visual: nn.Module) -> tuple[str, ...]:
     return (DEFAULT_READING,) if tower is None else vit_readings(tower)
 
 
-def reader_of(visual: nn.Module, input_size: int, reading: str = DEFAULT_READING) -> Reader:
-    """Return the function that embeds boxes with an image tower.
+def reader_of(visual: nn.Module, input_size: int, reading: str = DEFAULT_READING) -> tuple[Reader, str]:
+    """Return the function that embeds boxes with an image tower, and why it cannot be used; empty if it can.
 
     - ModifiedResNet: the feature map, passed through the value path of the attention pool.
     - timm model with a convolutional trunk: the mean of the feature map over each box, then the head.
     - vision transformer: the patches of overlapping tiles; see :func:`read_tiles`.
+    - others, such as Swin or towers with relative positions for one input size: none.
 
     Args:
         visual: The image tower.
         input_size: The side of its input, in pixels.
         reading: One of :func:`readings_of_tower`.
-
-    Raises:
-        RecipeError: If the kind of tower is not supported.
     """
     tower: Any = visual
     vit = vit_tower(visual)
     if vit is not None:
         early, end = vit_reader(vit, reading)
-        return partial(read_tiles, size=input_size, grid=vit.grid, early=early, end=end)
+        return partial(read_tiles, size=input_size, grid=vit.grid, early=early, end=end), ""
     if isinstance(visual, ModifiedResNet):
-        return partial(read_map, features=partial(_resnet_values, tower), head=nn.Identity())
+        return partial(read_map, features=partial(_resnet_values, tower), head=nn.Identity()), ""
     if isinstance(visual, TimmModel):
-        return partial(read_map, features=tower.trunk.forward_features, head=partial(_timm_head, tower))
-    raise RecipeError(
-        f"teacher: open_clip's image tower {type(visual).__name__} is not supported. Expected a vision transformer, "
-        "a ModifiedResNet or a timm model."
-    )
+        reader = partial(read_map, features=tower.trunk.forward_features, head=partial(_timm_head, tower))
+        return reader, _problem_of_map(tower)
+    kind, reader = type(visual).__name__, partial(read_map, features=nn.Identity(), head=nn.Identity())
+    return reader, f"the image tower {kind} is neither a vision transformer, a ModifiedResNet nor a timm model"
+
+
+@torch.no_grad()
+def _problem_of_map(tower: Any) -> str:
+    """Return why a timm trunk gives no feature map for images of other sizes; empty if it does."""
+    kind = type(tower.trunk).__name__
+    sides = 3 * MULTIPLE, 5 * MULTIPLE  # images are padded to any multiples
+    try:
+        cells = tower.trunk.forward_features(torch.zeros(1, 3, *sides))
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        return f"the trunk {kind} takes only images of its input size, as with relative positions ({reason})"
+    if cells.ndim != 4 or cells.shape[1] != tower.trunk.num_features or 5 * cells.shape[2] != 3 * cells.shape[3]:
+        return (
+            f"the trunk {kind} gives features of shape {list(cells.shape)}, which are no map [1, F, h, w] of the image"
+        )
+    return ""
 
 
 def read_map(image: Tensor, boxes: Tensor, features: Read, head: Read) -> Tensor:

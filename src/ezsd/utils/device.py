@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -27,6 +28,51 @@ def process_state() -> PartialState:
     """
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     return PartialState(cpu=on_cpu)
+
+
+def usable_device(name: str) -> str:
+    """Return the torch name of "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps".
+
+    Raises:
+        RecipeError: The device is unknown or not available.
+    """
+    if name == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found.type if found is not None else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (":" in name and not (kind == "cuda" and index.isdecimal())):
+        raise RecipeError(f"device {name}: expected auto, cpu, cuda, cuda:1 (the second GPU) or mps.")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise RecipeError(
+            f"device {name}: this machine has {torch.cuda.device_count()} CUDA devices that torch can use. "
+            "Use auto or cpu, or see ezsd doctor."
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise RecipeError(f"device {name}: it is not available here. Use auto or cpu.")
+    return name
+
+
+def choose_device(name: str) -> None:
+    """Choose the device of all stages of this process; call it before anything else uses a device.
+
+    With several processes (torchrun), every process has its own GPU, and only "auto" and "cpu" can be chosen.
+
+    Raises:
+        RecipeError: The device is unknown or not available.
+    """
+    device = torch.device(usable_device(name))
+    if name == "auto":
+        return
+    if device.type == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+        PartialState._reset_state()
+        return
+    state = process_state()
+    if state.num_processes > 1:
+        raise RecipeError(f"device {name}: with several processes every process has its own GPU. Use auto or cpu.")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    state.device = device
 
 
 def this_device() -> str:

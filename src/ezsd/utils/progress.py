@@ -24,11 +24,11 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def track(total: int, title: str, start: int = 0) -> Iterator[Callable[[int, str], None]]:
+def track(total: int | None, title: str, start: int = 0) -> Iterator[Callable[[int, str], None]]:
     """Show the progress, rate and remaining time of a stage on stderr, if :func:`ezsd.utils.log.show_log` was called.
 
     Args:
-        total: Total number of steps.
+        total: Total number of steps; None if it is not known.
         title: Title of the progress display.
         start: Steps completed by an earlier, interrupted run; they do not count in the rate.
 
@@ -70,7 +70,7 @@ def _bar(console: Console) -> Progress:
 
 
 class _Lines:
-    def __init__(self, console: Console, total: int, title: str, start: int) -> None:
+    def __init__(self, console: Console, total: int | None, title: str, start: int) -> None:
         self.console, self.total, self.title = console, total, title
         self.start = self.done = start
         self.note = ""
@@ -86,9 +86,12 @@ class _Lines:
         self.shown = time.monotonic()
         elapsed = self.shown - self.began
         new = self.done - self.start
-        left = "" if not new else f", {duration(elapsed / new * max(self.total - self.done, 0), rough=True)} left"
+        left = ""
+        if new and self.total is not None:
+            left = f", {duration(elapsed / new * max(self.total - self.done, 0), rough=True)} left"
         note = f", {self.note}" if self.note else ""
-        self.console.print(f"{self.title}: {self.done}/{self.total}, {_rate(new, elapsed)}{left}{note}")
+        total = "" if self.total is None else f"/{self.total}"
+        self.console.print(f"{self.title}: {self.done}{total}, {_rate(new, elapsed)}{left}{note}")
 
 
 def _rate(steps: float, seconds: float) -> str:

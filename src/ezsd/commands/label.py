@@ -1,0 +1,50 @@
+"""Write pre-annotations for annotation tools: ``ezsd label``. Works without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ezsd.commands.detect import Results
+from ezsd.errors import DataError
+from ezsd.inference.outputs import (
+    LOCAL_FILES,
+    check_distinct,
+    link_images,
+    write_coco,
+    write_cvat,
+    write_label_studio,
+    write_yolo,
+)
+
+TARGETS = ("coco", "yolo", "label-studio", "cvat")
+
+
+def write_labels(
+    results: Results, names: tuple[str, ...], target: str, out: Path, image_url: str = LOCAL_FILES
+) -> Path:
+    """Write detections so that an annotation tool imports them.
+
+    Args:
+        results: The detections of image files.
+        names: The vocabulary.
+        target: Of TARGETS: ``coco`` (CVAT, FiftyOne, Roboflow), ``yolo`` (with the images, so that the folder is a
+            complete data set), ``label-studio``, ``cvat``.
+        out: The folder to write to.
+        image_url: The start of the address of images, for Label Studio.
+
+    Returns:
+        The file to import.
+
+    Raises:
+        DataError: The detections are not of image files, or images share a name.
+        ArtifactError: A file cannot be written.
+    """
+    if elsewhere := [image.name for image in results.images if image.path is None]:
+        raise DataError(f"{elsewhere[0]} is not an image file. Save the frames of videos as images first.")
+    check_distinct([image.file_name for image in results.images])
+    if target == "yolo":
+        link_images(out, results.images)
+        return write_yolo(out, results.images, names)
+    if target == "label-studio":
+        return write_label_studio(out, results.images, names, image_url)
+    return (write_coco if target == "coco" else write_cvat)(out, results.images, names)

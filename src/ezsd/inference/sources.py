@@ -1,0 +1,326 @@
+"""One way in for images: files, folders, patterns, arrays, generators, videos, cameras and URLs; without torch."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import urlopen
+
+import numpy as np
+from PIL import Image
+
+from ezsd.data.images import decode_pixels
+from ezsd.errors import DataError
+from ezsd.inference.inputs import is_tensor, read_pixels
+from ezsd.inference.video import Video, camera_format, frame_pixels, open_video, video_frames
+
+logger = logging.getLogger(__name__)
+
+IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".avif", ".jp2")
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".mjpeg")
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_CAMERA = re.compile(r"camera:(\d+)")
+_NUMBERED = re.compile(r"%0?(\d*)d")
+_READERS = min(4, os.cpu_count() or 1)
+_URL_BYTES, _URL_SECONDS = 100_000_000, 30
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One image of a source.
+
+    Attributes:
+        pixels: [H, W, 3] uint8, RGB, upright.
+        name: What to call it in messages: the path, URL, or place in the source.
+        file_name: A relative path with slashes: below the folder that was given, else the name of the file. Frames of
+            videos are called as if they were saved as images, as in ``clip_000012.jpg``.
+        path: The image file; None if it is not a local file.
+        video: The video that the frame belongs to; None for images.
+        number: The number of the frame in its video, from 0.
+        seconds: The time of the frame in its video; None if unknown.
+    """
+
+    pixels: np.ndarray[Any, Any]
+    name: str
+    file_name: str
+    path: Path | None = None
+    video: Video | None = None
+    number: int = 0
+    seconds: float | None = None
+
+
+Job = Callable[[], Frame]  # decodes one image in a thread; raises DataError
+
+
+class Source:
+    """The images of a source, in order. They are decoded in threads, a few ahead of the consumer.
+
+    An image that cannot be read is skipped: its message is logged and added to ``problems``.
+
+    Attributes:
+        total: The number of images; None if it is not known (generators, streams, some videos).
+        problems: One message for each image that was skipped so far.
+    """
+
+    def __init__(self, parts: Sequence[_Part]) -> None:
+        counts = [part.count for part in parts]
+        self.total = None if None in counts else sum(count or 0 for count in counts)
+        self.problems: list[str] = []
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the images that can be read."""
+        waiting: deque[Future[Frame]] = deque()
+        with ThreadPoolExecutor(_READERS) as pool:
+            for job in (job for part in self._parts for job in part.jobs()):
+                waiting.append(pool.submit(job))
+                if len(waiting) > 2 * _READERS:
+                    yield from self._read(waiting.popleft())
+            while waiting:
+                yield from self._read(waiting.popleft())
+
+    def _read(self, future: Future[Frame]) -> Iterator[Frame]:
+        try:
+            frame = future.result()
+        except DataError as error:
+            self.problems += error.problems
+            logger.warning(f"skipped: {error}")
+        else:
+            yield frame
+
+
+@dataclass(frozen=True)
+class _Part:
+    jobs: Callable[[], Iterator[Job]]
+    count: int | None
+
+
+@dataclass(frozen=True)
+class _Options:
+    allow_network: bool
+    stride: int
+    exclude: Path | None
+
+
+def open_source(source: Any, *, allow_network: bool = False, stride: int = 1, exclude: Path | None = None) -> Source:
+    """Open anything that contains images.
+
+    Args:
+        source: An image or video file; a folder (searched recursively, in natural order); a pattern such as
+            ``images/**/*.jpg`` or ``frames/%05d.png``; a URL of an image, a video or a stream; ``camera:0``; a PIL
+            image; a uint8 RGB array [H, W, 3] or [N, H, W, 3]; a tensor [3, H, W] or [N, 3, H, W]; a list of these, or
+            a generator of them.
+        allow_network: Whether URLs may be opened.
+        stride: Use every n-th frame of videos, cameras and streams.
+        exclude: A folder that is left out of folders and patterns, such as the output folder.
+
+    Raises:
+        DataError: A path does not exist, a folder or pattern has no images, a URL is not allowed, or the type of the
+            source is unknown. Problems of single images are collected while reading, in :attr:`Source.problems`.
+    """
+    if stride < 1:
+        raise DataError(f"stride {stride}: expected at least 1.")
+    options = _Options(allow_network, stride, None if exclude is None else exclude.resolve())
+    return Source(_parts(source, options, _Numbers()))
+
+
+class _Numbers:
+    """Names for images without a file name."""
+
+    def __init__(self) -> None:
+        self.last = 0
+
+    def next(self) -> str:
+        self.last += 1
+        return f"image_{self.last:06d}"
+
+
+def _parts(source: Any, options: _Options, numbers: _Numbers) -> list[_Part]:
+    if isinstance(source, (str, Path)):
+        return [_from_text(str(source), options)]
+    if isinstance(source, (np.ndarray, Image.Image)) or is_tensor(source):
+        several = getattr(source, "ndim", 3) == 4
+        images = [_in_memory(image, numbers) for image in (source if several else [source])]
+        return [_Part(lambda: iter(images), len(images))]
+    if isinstance(source, Source):
+        return list(source._parts)
+    if isinstance(source, (list, tuple)):
+        parts: list[_Part] = []
+        problems: list[str] = []
+        for entry in source:
+            try:
+                parts += _parts(entry, options, numbers)
+            except DataError as error:
+                problems += error.problems
+        if problems:
+            raise DataError(problems)
+        return parts
+    if isinstance(source, Iterable) and not isinstance(source, (bytes, dict, set)):
+        return [_Part(partial(_lazily, source, options, numbers), None)]
+    raise DataError(
+        f"Expected images as a path, folder, pattern, URL, PIL image, array, tensor, or a list or generator of them; "
+        f"got {type(source).__name__}."
+    )
+
+
+def _lazily(source: Iterable[Any], options: _Options, numbers: _Numbers) -> Iterator[Job]:
+    for entry in source:
+        try:
+            parts = _parts(entry, options, numbers)
+        except DataError as error:
+            yield partial(_raise, error)
+        else:
+            for part in parts:
+                yield from part.jobs()
+
+
+def _in_memory(image: Any, numbers: _Numbers) -> Job:
+    name = numbers.next()
+    return lambda: Frame(read_pixels(image), name, f"{name}.png")
+
+
+def _from_text(text: str, options: _Options) -> _Part:
+    if _URL.match(text):
+        return _from_url(text, options)
+    if camera := _CAMERA.fullmatch(text):
+        location, form = camera_format(int(camera[1]))
+        return _Part(partial(_video_jobs, location, text, text.replace(":", "_"), options, form), None)
+    try:
+        return _from_path(text, Path(text), options)
+    except (OSError, ValueError) as error:  # too long for a path, or with a zero byte
+        raise DataError(f"{text[:80]!r} cannot be read as a path: {error}") from None
+
+
+def _from_path(text: str, path: Path, options: _Options) -> _Part:
+    if path.is_dir():
+        return _from_files(_files_below(path, options.exclude), path, f"{path} contains", options)
+    if path.exists():
+        return _from_files([path], path.parent, "", options)
+    if numbered := _NUMBERED.search(path.name):
+        digits = rf"\d{{{numbered[1]}}}" if numbered[1] else r"\d+"
+        before, after = path.name[: numbered.start()], path.name[numbered.end() :]
+        fits = re.compile(re.escape(before) + digits + re.escape(after))
+        found = [each for each in path.parent.glob("*") if fits.fullmatch(each.name)]
+        return _from_files(sorted(found, key=_natural), path.parent, f"{text} matches", options)
+    if glob.has_magic(text):
+        root = Path(*_until_magic(path))
+        exclude = None if _inside(root, options.exclude) else options.exclude
+        below = (Path(each) for each in glob.iglob(text, recursive=True))
+        found = [each for each in below if _is_media(each) and each.is_file() and not _inside(each, exclude)]
+        return _from_files(sorted(found, key=_natural), root, f"{text} matches", options)
+    raise DataError(f"{text} does not exist. Expected an image, a video, a folder, a pattern or a URL.")
+
+
+def _until_magic(path: Path) -> Iterator[str]:
+    for part in path.parts[:-1]:
+        if glob.has_magic(part):
+            return
+        yield part
+
+
+def _files_below(folder: Path, exclude: Path | None) -> list[Path]:
+    found = []
+    exclude = None if _inside(folder, exclude) else exclude  # the output folder is around the source
+    for parent, folders, files in os.walk(folder):
+        here = Path(parent)
+        folders[:] = [
+            name for name in folders if not name.startswith((".", "__MACOSX")) and not _inside(here / name, exclude)
+        ]
+        found += [here / name for name in files if _is_media(Path(name)) and not name.startswith(".")]
+    return sorted(found, key=_natural)
+
+
+def _inside(path: Path, folder: Path | None) -> bool:
+    return folder is not None and path.resolve().is_relative_to(folder)
+
+
+def _is_media(path: Path) -> bool:
+    return path.suffix.lower() in (*IMAGES, *VIDEOS)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Return a key that sorts ``frame_2`` before ``frame_10``."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.as_posix())]
+
+
+def _from_files(paths: Sequence[Path], root: Path, where: str, options: _Options) -> _Part:
+    if not paths:
+        raise DataError(f"{where} no images or videos. Expected files such as {', '.join(IMAGES[:4] + VIDEOS[:1])}.")
+    videos = [path for path in paths if path.suffix.lower() in VIDEOS]
+    frames = [_frames_of(path, options.stride) for path in videos]
+    known = len(paths) - len(videos) + sum(count or 0 for count in frames)
+    return _Part(partial(_file_jobs, paths, root, options), None if None in frames else known)
+
+
+def _file_jobs(paths: Sequence[Path], root: Path, options: _Options) -> Iterator[Job]:
+    for path in paths:
+        file_name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        if path.suffix.lower() in VIDEOS:
+            yield from _video_jobs(str(path), str(path), file_name, options)
+        else:
+            yield partial(_read_file, path, file_name)
+
+
+def _read_file(path: Path, file_name: str) -> Frame:
+    return Frame(decode_pixels(path), str(path), file_name, path)
+
+
+def _from_url(url: str, options: _Options) -> _Part:
+    if not options.allow_network:
+        raise DataError(f"{url} is a URL, and the network is not allowed. Add --allow-network (allow_network=True).")
+    parts = urlsplit(url)
+    file_name = Path(unquote(parts.path)).name or parts.netloc
+    if parts.scheme in ("http", "https") and Path(file_name).suffix.lower() in IMAGES:
+        return _Part(lambda: iter([partial(_download, url, file_name)]), 1)
+    return _Part(partial(_video_jobs, url, url, file_name, options), None)
+
+
+def _download(url: str, file_name: str) -> Frame:
+    try:
+        with closing(urlopen(url, timeout=_URL_SECONDS)) as answer:
+            content = answer.read(_URL_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{url} cannot be read: {error}") from None
+    if len(content) > _URL_BYTES:
+        raise DataError(f"{url} has more than {_URL_BYTES // 1_000_000} MB.")
+    return Frame(decode_pixels(Path(url), BytesIO(content)), url, file_name)
+
+
+def _frames_of(path: Path, stride: int) -> int | None:
+    try:
+        with open_video(str(path)) as opened:
+            return None if opened.frames is None else -(-opened.frames // stride)
+    except DataError:
+        return 0  # reported when it is read
+
+
+def _video_jobs(location: str, name: str, file_name: str, options: _Options, form: str | None = None) -> Iterator[Job]:
+    try:
+        with open_video(location, form) as opened:
+            video = Video(name, file_name, opened.fps / options.stride)
+            for number, seconds, image in video_frames(opened, options.stride):
+
+                def convert(number: int = number, seconds: float | None = seconds, image: Any = image) -> Frame:
+                    place = f"{name}, frame {number}"
+                    own = f"{file_name.rpartition('.')[0] or file_name}_{number:06d}.jpg"
+                    return Frame(frame_pixels(image), place, own, None, video, number, seconds)
+
+                yield convert
+    except DataError as error:
+        yield partial(_raise, error)
+
+
+def _raise(error: DataError) -> Frame:
+    raise error

@@ -1,0 +1,214 @@
+"""Pre-annotations: each format follows the documented schema of its tool, and is read back without loss."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+import supervision as sv
+import yaml
+from pycocotools.coco import COCO
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from typer.testing import CliRunner, Result
+
+from ezsd.cli import app
+from ezsd.data.formats.coco import load_images
+from ezsd.recipe import Part
+from tiny import SIZES, SPLIT, make_tiny_coco
+from tiny_run import make_model_folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = make_tiny_coco(tmp_path_factory.mktemp("data")).images
+    (root / "more images").mkdir()
+    (root / "000004.jpg").rename(root / "more images" / "000004.jpg")
+    return root
+
+
+def _label(*arguments: Any) -> Result:
+    result = CliRunner().invoke(app, ["label", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """The detections of each file name, as ezsd detect writes them."""
+    out = tmp_path_factory.mktemp("expected")
+    arguments = ["detect", str(model), str(images), "--out", str(out), "--threshold", "0.25", "--save", "json"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    content = json.loads((out / "detections.json").read_text())
+    found = {entry["file_name"]: entry["detections"] for entry in content["images"]}
+    assert sum(map(len, found.values())) > 8 and "more images/000004.jpg" in found
+    return found
+
+
+def test_coco_is_read_by_our_reader_pycocotools_and_supervision(
+    model: Path, images: Path, expected: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    result = _label(model, images, "--to", "coco", "--out", tmp_path, "--threshold", 0.25)
+    path = tmp_path / "coco.json"
+    count = sum(map(len, expected.values()))
+    assert f"wrote {path}" in result.stdout and f"found {count} objects" in result.stdout
+    content = json.loads(path.read_text())
+    assert {(e["width"], e["height"]) for e in content["images"]} == set(SIZES.values())
+    assert len(COCO(str(path)).getAnnIds()) == count
+    read = load_images(Part(images=images, annotations=path), SPLIT.names)
+    for image in read:
+        found = expected[image.path.relative_to(images).as_posix()]
+        assert [SPLIT.names[label - 1] for label in image.labels] == [entry["name"] for entry in found]
+        np.testing.assert_allclose(image.boxes.numpy(), np.array([e["box"] for e in found]).reshape(-1, 4), atol=0.02)
+    dataset = sv.DetectionDataset.from_coco(str(images), str(path))  # the reader of Roboflow's tools
+    assert sum(len(found) for found in dataset.annotations.values()) == count
+    for entry in content["annotations"]:  # the keys that FiftyOne and CVAT document
+        assert {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"} <= set(entry)
+
+
+def test_yolo_is_a_complete_data_set(model: Path, images: Path, expected: dict[str, list[Any]], tmp_path: Path) -> None:
+    for _ in range(2):  # again into the same folder
+        _label(model, images, "--to", "yolo", "--out", tmp_path / "set", "--threshold", 0.25)
+    content = yaml.safe_load((tmp_path / "set/data.yaml").read_text())
+    assert content["names"] == list(SPLIT.names) and content["nc"] == 4
+    for file_name, found in expected.items():
+        assert (tmp_path / "set/images" / file_name).read_bytes() == (images / file_name).read_bytes()
+        lines = (tmp_path / "set/labels" / file_name).with_suffix(".txt").read_text().splitlines()
+        assert len(lines) == len(found)
+        assert all(re.fullmatch(r"\d+( [01]\.\d{6}){4}", line) for line in lines)
+    folder = tmp_path / "set"
+    dataset = sv.DetectionDataset.from_yolo(str(folder / "images"), str(folder / "labels"), str(folder / "data.yaml"))
+    for path, found in dataset.annotations.items():
+        own = expected[Path(path).relative_to(folder / "images").as_posix()]
+        np.testing.assert_allclose(found.xyxy, np.array([e["box"] for e in own]).reshape(-1, 4), atol=0.02)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class RectangleValue(_Strict):
+    """Value of RectangleLabels: https://labelstud.io/tags/rectanglelabels."""
+
+    x: float = Field(ge=0, le=100)
+    y: float = Field(ge=0, le=100)
+    width: float = Field(ge=0, le=100)
+    height: float = Field(ge=0, le=100)
+    rotation: float
+    rectanglelabels: list[str] = Field(min_length=1)
+
+
+class RectangleResult(_Strict):
+    id: str
+    type: Literal["rectanglelabels"]
+    from_name: str
+    to_name: str
+    original_width: int = Field(gt=0)
+    original_height: int = Field(gt=0)
+    image_rotation: int
+    score: float = Field(ge=0, le=1)
+    value: RectangleValue
+
+
+class Prediction(_Strict):
+    model_version: str
+    score: float = Field(ge=0, le=1)
+    result: list[RectangleResult]
+
+
+class Task(_Strict):
+    """A task with pre-annotations: https://labelstud.io/guide/predictions."""
+
+    data: dict[str, str]
+    predictions: list[Prediction]
+
+
+def test_label_studio_tasks_follow_its_schema_and_its_config(
+    model: Path, images: Path, expected: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    _label(model, images, "--to", "label-studio", "--out", tmp_path, "--threshold", 0.25)
+    tasks = TypeAdapter(list[Task]).validate_json((tmp_path / "label_studio.json").read_text())
+    config = ET.parse(tmp_path / "label_config.xml").getroot()
+    image, labels = config.find("Image"), config.find("RectangleLabels")
+    assert config.tag == "View" and image is not None and labels is not None
+    assert [label.attrib["value"] for label in labels] == list(SPLIT.names)
+    assert labels.attrib["toName"] == image.attrib["name"]
+    assert len(tasks) == len(expected)
+    for task in tasks:
+        address = task.data[image.attrib["value"].removeprefix("$")]
+        found = expected[unquote(address.removeprefix("/data/local-files/?d="))]
+        assert " " not in address
+        ids = [result.id for result in task.predictions[0].result]
+        assert len(set(ids)) == len(ids) == len(found)
+        for result, entry in zip(task.predictions[0].result, found, strict=True):
+            assert (result.from_name, result.to_name) == (labels.attrib["name"], image.attrib["name"])
+            assert result.value.rectanglelabels == [entry["name"]]
+            value, size = result.value, (result.original_width, result.original_height)
+            corners = [value.x * size[0], value.y * size[1], (value.x + value.width) * size[0],
+                       (value.y + value.height) * size[1]]  # fmt: skip
+            np.testing.assert_allclose(np.array(corners) / 100, entry["box"], atol=0.01)
+
+
+def test_cvat_follows_its_xml_format(model: Path, images: Path, expected: dict[str, list[Any]], tmp_path: Path) -> None:
+    _label(model, images, "--to", "cvat", "--out", tmp_path, "--threshold", 0.25)
+    root = ET.parse(tmp_path / "cvat.xml").getroot()
+    # https://docs.cvat.ai/docs/other/xml_format: version 1.1, annotation mode
+    assert root.tag == "annotations" and root.findtext("version") == "1.1"
+    assert root.findtext("meta/task/mode") == "annotation"
+    assert [node.findtext("name") for node in root.findall("meta/task/labels/label")] == list(SPLIT.names)
+    nodes = root.findall("image")
+    assert [node.attrib["id"] for node in nodes] == [str(index) for index in range(len(expected))]
+    for node in nodes:
+        assert set(node.attrib) == {"id", "name", "width", "height"}
+        width, height = float(node.attrib["width"]), float(node.attrib["height"])
+        boxes = []
+        for box in node:
+            assert box.tag == "box"
+            assert set(box.attrib) == {"label", "source", "occluded", "z_order", "xtl", "ytl", "xbr", "ybr"}
+            assert box.attrib["source"] == "auto" and box.attrib["label"] in SPLIT.names
+            corners = [float(box.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr")]
+            assert 0 <= corners[0] < corners[2] <= width and 0 <= corners[1] < corners[3] <= height
+            boxes.append(corners)
+        found = [entry["box"] for entry in expected[node.attrib["name"]]]
+        np.testing.assert_allclose(np.array(boxes).reshape(-1, 4), np.array(found).reshape(-1, 4), atol=0.01)
+
+
+def test_images_of_the_same_name_are_refused(model: Path, images: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "cat.jpg").write_bytes((images / "000011.jpg").read_bytes())
+    for target in ("yolo", "coco"):
+        arguments = [
+            "label",
+            str(model),
+            *map(str, tmp_path.glob("*/cat.jpg")),
+            "--to",
+            target,
+            "--out",
+            str(tmp_path / "o"),
+        ]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 2 and "such as cat" in result.stderr
+    _label(model, tmp_path, "--to", "yolo", "--out", tmp_path / "o")
+    assert {path.parent.name for path in (tmp_path / "o/labels").rglob("*.txt")} == {"a", "b"}
+
+
+def test_labels_of_videos_are_refused(model: Path, tmp_path: Path) -> None:
+    from ezsd.inference.video import video_writer
+
+    with video_writer(tmp_path / "a.mp4", 10, (64, 64)) as write:
+        write(np.zeros((64, 64, 3), np.uint8))
+    result = CliRunner().invoke(
+        app, ["label", str(model), str(tmp_path / "a.mp4"), "--to", "coco", "--out", str(tmp_path)]
+    )
+    assert result.exit_code == 2 and "Save the frames of videos as images" in result.stderr
