@@ -27,7 +27,7 @@ from typing import Any
 
 from closed_set import closed_set
 from ezsd.data.categories import CategorySplit, load_split
-from ezsd.data.formats.coco_json import read_annotations
+from ezsd.data.formats.coco_json import read_json_file
 from ezsd.errors import DataError, EzsdError
 from ezsd.pipeline.run import run_recipe
 from ezsd.recipe import Recipe, load_recipe
@@ -71,7 +71,7 @@ def labels_worth(recipe: Recipe, out: Path, boxes: Sequence[int], draws: int) ->
     for count in boxes:
         for draw in range(draws):
             path = out / f"boxes_{count}_draw{draw}.json"
-            write_text(path, json.dumps(few_boxes(read_annotations(recipe.data.train.annotations), split, count, draw)))
+            write_text(path, json.dumps(few_boxes(read_json_file(recipe.data.train.annotations), split, count, draw)))
             own = with_few_boxes(recipe, split, path)
             if len(rows) == draws:
                 epochs *= ours / _seconds_of(own, out / "calibration")
@@ -143,7 +143,7 @@ def _trained(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 def _seconds_of(recipe: Recipe, folder: Path) -> float:
     """Return the estimated seconds of the ordinary detector with the recipe's epochs, from a few steps."""
-    images = len(read_annotations(recipe.data.train.annotations)["images"])
+    images = len(read_json_file(recipe.data.train.annotations)["images"])
     per_step = recipe.train.batch_size * recipe.train.accumulate
     short = min(recipe.train.epochs, CALIBRATION_STEPS * per_step / images)
     train = recipe.train.model_copy(update={"epochs": short, "validate_steps": 0})

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ezsd.data.formats.coco_json import read_annotations
+from ezsd.data.formats.coco_json import read_json_file
 from ezsd.errors import DataError, EzsdError
 from ezsd.utils.files import write_text
 from ezsd.utils.log import show_log
@@ -40,7 +40,7 @@ def main() -> None:
     try:
         categories = read_categories(given.categories)
         for path in given.annotations:
-            made = to_lvis(read_annotations(path), categories, given.images)
+            made = to_lvis(read_json_file(path), categories, given.images)
             out = given.out / path.name.replace("instances", "lvis")
             write_text(out, json.dumps(made))
             logger.info(f"{out}: {len(made['images'])} images, {len(made['annotations'])} boxes")

@@ -149,7 +149,7 @@ def test_report_without_images_still_shows_metrics(make: Callable[..., Path], co
         path.unlink()
     page = _page(folder)
     assert "The val images cannot be read" in page.text
-    assert "The val images cannot be shown" in page.text and "the image does not exist" in page.text
+    assert "The val images cannot be shown" in page.text and "contains none of the 8 images" in page.text
     assert "AP50 novel names 12.5" in page.text
 
 
