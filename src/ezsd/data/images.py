@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 _CHUNK = 64
 
 
@@ -51,7 +51,7 @@ def decode_pixels(path: Path, content: BinaryIO | None = None) -> np.ndarray[Any
         with Image.open(path if content is None else content) as image:
             _refuse_deep(image)
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except _BROKEN as error:
+    except UNREADABLE as error:
         raise DataError(_message(path, error)) from None
 
 
@@ -87,7 +87,7 @@ def _problem(path: Path, width: int, height: int, decode: bool) -> str | None:
             if decode:
                 image.draft("RGB", (1, 1))  # JPEG is decoded at 1/8 size: faster, and still reads all data
                 image.load()
-    except _BROKEN as error:
+    except UNREADABLE as error:
         return _message(path, error)
     if size != (width, height):
         return f"{path}: {size[0]} x {size[1]} pixels, but the annotations say {width} x {height}"

@@ -25,6 +25,8 @@ from ezsd.recipe import EvaluateConfig
 from ezsd.run_folder import RunFolder
 from ezsd.teacher import Teacher, load_teacher, text_embeddings
 
+_NEW_NAMES = 10_000  # with kept embeddings; a service can be asked for any number of names
+
 
 class Detector:
     """A trained detector for any vocabulary.
@@ -46,7 +48,8 @@ class Detector:
     ) -> None:
         self.model = model.eval()
         self.config = config
-        self._embeddings: dict[str, Tensor] = dict(zip(config.names, known.float().cpu(), strict=True))
+        self._known: dict[str, Tensor] = dict(zip(config.names, known.float().cpu(), strict=True))
+        self._new: dict[str, Tensor] = {}
         self._norms = norms
         self._teacher: Teacher | None = None
         self._lock = threading.Lock()  # a server calls from several threads
@@ -147,14 +150,22 @@ class Detector:
             MissingExtraError: The packages of the teacher are not installed.
         """
         names = self.vocabulary(vocabulary)
+        rows = {name: row for name in names if (row := self._known.get(name, self._new.get(name))) is not None}
+        unknown = [name for name in names if name not in rows]
+        if unknown:
+            rows |= self._encode(unknown)
+        return torch.stack([rows[name] for name in names])
+
+    def _encode(self, names: list[str]) -> dict[str, Tensor]:
+        """Embed names with the teacher, and keep the embeddings of the newest names."""
         with self._lock:
-            unknown = [name for name in names if name not in self._embeddings]
-            if unknown:
-                if self._teacher is None:
-                    self._teacher = load_teacher(self.config.teacher, self._device, norms=self._norms)
-                rows = text_embeddings(self._teacher, unknown, self.config.prompt)
-                self._embeddings.update(zip(unknown, rows, strict=True))
-            return torch.stack([self._embeddings[name] for name in names])
+            if self._teacher is None:
+                self._teacher = load_teacher(self.config.teacher, self._device, norms=self._norms)
+            rows = dict(zip(names, text_embeddings(self._teacher, names, self.config.prompt), strict=True))
+            self._new |= rows
+            while len(self._new) > _NEW_NAMES:
+                del self._new[next(iter(self._new))]
+        return rows
 
     def _detect(
         self, pixels: Sequence[Pixels], names: Sequence[str], text: Tensor, batch_size: int
