@@ -63,7 +63,7 @@ class ServiceConfig:
 
     batch_size: int = 8
     token: str | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = field(default_factory=lambda: Limits())
 
 
 class Service:
@@ -161,6 +161,7 @@ def create_app(detector: Detector, config: ServiceConfig | None = None) -> FastA
         docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,
     )
+    app.state.service = service
     protected = [Depends(_token_check(config.token))] if config.token else []
     refused = problems(s401="The token is missing or wrong.") if config.token else {}
     _add_detection(app, service, protected, refused)
