@@ -155,8 +155,17 @@ function showFound(found) {
       $("boxes").children[found.length - 1 - place]?.classList.toggle("on", on);
     };
     Object.assign(row, { onmouseenter: point(true), onfocus: point(true), onmouseleave: point(false), onblur: point(false) });
+    row.tabIndex = place ? -1 : 0; // one stop of the Tab key; the arrow keys go on
     return element("li", {}, row);
   }));
+}
+
+function moveInFound(event) {
+  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (!step) return;
+  event.preventDefault();
+  const rows = [...$("found").querySelectorAll("button")];
+  rows[rows.indexOf(document.activeElement) + step]?.focus();
 }
 
 function showStrip(threshold) {
@@ -214,6 +223,7 @@ $("reset").onclick = () => {
   setNames(known());
   $("name").focus();
 };
+$("found").onkeydown = moveInFound;
 $("threshold").oninput = () => {
   $("threshold-value").textContent = Number($("threshold").value).toFixed(2);
   showState();
