@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx2
 import pytest
+import requests
 from typer.testing import CliRunner
 
 import ezsd.deploy.service.server as server
@@ -24,21 +24,21 @@ JPEG = image_bytes()
 
 
 def _detect(url: str, **options: Any) -> Any:
-    return httpx2.post(f"{url}/v1/detect", files={"image": ("street.jpg", JPEG)}, timeout=60, **options)
+    return requests.post(f"{url}/v1/detect", files={"image": ("street.jpg", JPEG)}, timeout=60, **options)
 
 
 def test_sigterm_answers_all_requests_and_ends_with_zero(model: Path) -> None:
     with process(model, "--host", "0.0.0.0") as (running, log, url), ThreadPoolExecutor(30) as pool:
         assert "EZSD_TOKEN" in log  # anyone could use it
         answers = [pool.submit(_detect, url) for _ in range(30)]
-        while not re.search(r"^ezsd_requests_in_progress 30", httpx2.get(f"{url}/metrics").text, re.MULTILINE):
+        while not re.search(r"^ezsd_requests_in_progress 30", requests.get(f"{url}/metrics").text, re.MULTILINE):
             if sum(answer.done() for answer in answers) > 5:
                 break  # a fast machine: some are answered before the last one is sent
         running.send_signal(signal.SIGTERM)
         assert [answer.result().status_code for answer in answers] == [200] * 30
-        assert running.wait(30) == 0
+        assert running.wait(120) == 0
         assert "all requests were answered" in running.stderr.read()  # type: ignore[union-attr]
-        with pytest.raises(httpx2.ConnectError):
+        with pytest.raises(requests.ConnectionError):
             _detect(url)
 
 
@@ -57,7 +57,7 @@ def test_slow_uploads_and_slow_heads_are_refused(model: Path) -> None:
     head = b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
     with process(model, "--limit", "seconds=1") as (running, log, url), ThreadPoolExecutor(3) as pool:
         assert "EZSD_TOKEN" not in log
-        with httpx2.Client() as patient:
+        with requests.Session() as patient:
             assert patient.get(f"{url}/ready").status_code == 200
             slow = [pool.submit(_raw, url, data) for data in (head + b"\r\n{", head, b"")]
             (answer, seconds), *others = [each.result() for each in slow]
@@ -65,7 +65,7 @@ def test_slow_uploads_and_slow_heads_are_refused(model: Path) -> None:
             assert all(not answer and seconds < 3 * server._HEAD_SECONDS for answer, seconds in others)
             assert patient.get(f"{url}/ready").status_code == 200
         running.send_signal(signal.SIGINT)
-        assert running.wait(30) == 0
+        assert running.wait(120) == 0
 
 
 def test_a_port_in_use_and_bad_arguments_are_explained(model: Path, tmp_path: Path) -> None:
