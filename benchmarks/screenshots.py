@@ -1,6 +1,6 @@
 """Screenshots of the page of a running service: desktop, phone and dark.
 
-    ezsd serve MODEL & python benchmarks/screenshots.py http://127.0.0.1:8000 IMAGE... --out docs
+    ezsd serve MODEL & python benchmarks/screenshots.py http://127.0.0.1:8000 IMAGE... --out docs [--names NAMES]
 
 Needs playwright and a Chromium (Debian: apt-get install chromium).
 """
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs"))
+    parser.add_argument("--names", help="Names to find, separated by commas; default: those of the model.")
     parser.add_argument("--threshold", type=float, default=0.3)
     arguments = parser.parse_args()
     with sync_playwright() as playwright:
@@ -38,6 +39,13 @@ def take(browser: Browser, name: str, arguments: argparse.Namespace) -> None:
     """Detect in the images in one view, and save a screenshot of the whole page."""
     page = browser.new_context(**VIEWS[name]).new_page()
     page.goto(arguments.url)
+    chips = page.locator("#names li")
+    expect(chips).not_to_have_count(0)
+    if arguments.names:
+        while chips.count():
+            page.locator("#name").press("Backspace")
+        page.locator("#name").fill(arguments.names)
+        page.locator("#name").press("Enter")
     page.set_input_files("#files", [str(image) for image in arguments.images])
     page.locator("#threshold").fill(str(arguments.threshold))
     expect(page.locator("#strip")).not_to_contain_text("…", timeout=120_000)

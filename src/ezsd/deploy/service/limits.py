@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ezsd.errors import RecipeError
+
+_Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=1)]
 
 
 class Limits(BaseModel):
@@ -23,12 +27,12 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    upload_mb: float = Field(20, gt=0, allow_inf_nan=False)
-    megapixels: float = Field(50, gt=0, allow_inf_nan=False)
-    images: int = Field(16, ge=1)
-    names: int = Field(200, ge=1)
-    requests: int = Field(64, ge=1)
-    seconds: float = Field(30, gt=0, allow_inf_nan=False)
+    upload_mb: _Amount = 20
+    megapixels: _Amount = 50
+    images: _Count = 16
+    names: _Count = 200
+    requests: _Count = 64
+    seconds: _Amount = 30
 
     @property
     def upload_bytes(self) -> int:
