@@ -48,6 +48,7 @@ def take(browser: Browser, name: str, arguments: argparse.Namespace) -> None:
         page.locator("#name").press("Enter")
     page.set_input_files("#files", [str(image) for image in arguments.images])
     page.locator("#threshold").fill(str(arguments.threshold))
+    page.locator("#threshold").blur()
     expect(page.locator("#strip")).not_to_contain_text("…", timeout=120_000)
     expect(page.locator("#status")).to_contain_text("object", timeout=120_000)
     path = arguments.out / f"{name}.png"
