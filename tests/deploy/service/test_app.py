@@ -131,6 +131,18 @@ def test_other_content_is_refused(service: TestClient) -> None:
         assert answer.status_code == 422 and answer.json()["detail"]
 
 
+def test_names_of_files_are_answered_readable(service: TestClient) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="'
+    kind = {"content-type": "multipart/form-data; boundary=x; charset=utf-7"}  # +2AA- is half of a surrogate pair
+    for name, shown in (
+        (b"a\tb.jpg", "a?b.jpg"),
+        (b"+2AA-.jpg", "?.jpg"),
+        (b"+ZXU-.jpg", "\N{CJK UNIFIED IDEOGRAPH-6575}.jpg"),
+    ):
+        answer = service.post("/v1/detect", content=head + name + b'"\r\n\r\n' + JPEG + b"\r\n--x--\r\n", headers=kind)
+        assert answer.status_code == 200 and answer.json()["images"][0]["image"] == shown
+
+
 def test_a_body_without_length_is_limited_while_it_arrives(service: TestClient) -> None:
     sent = []
 

@@ -27,6 +27,7 @@ def _detect(url: str, **options: Any) -> Any:
     return requests.post(f"{url}/v1/detect", files={"image": ("street.jpg", JPEG)}, timeout=60, **options)
 
 
+@pytest.mark.slow
 def test_sigterm_answers_all_requests_and_ends_with_zero(model: Path) -> None:
     with process(model, "--host", "0.0.0.0") as (running, log, url), ThreadPoolExecutor(30) as pool:
         assert "EZSD_TOKEN" in log  # anyone could use it
@@ -53,6 +54,7 @@ def _raw(url: str, data: bytes) -> tuple[bytes, float]:
     return answer, time.monotonic() - started
 
 
+@pytest.mark.slow
 def test_slow_uploads_and_slow_heads_are_refused(model: Path) -> None:
     head = b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
     with process(model, "--limit", "seconds=1") as (running, log, url), ThreadPoolExecutor(3) as pool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from fastapi import Request
 from pydantic import TypeAdapter, ValidationError
@@ -21,6 +21,7 @@ from ezsd.inference.inputs import vocabulary_names
 _FIELDS = ("image", "vocabulary", "threshold")
 _NAME_LENGTH = 100
 _FIELD_BYTES = 100_000
+_Parts: TypeAlias = "tuple[list[Upload], list[str] | str | None, float]"
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,7 @@ async def read_request(request: Request, limits: Limits, model_names: Sequence[s
     return DetectRequest(uploads, _names(vocabulary, limits, model_names), threshold)
 
 
-Parts = tuple[list[Upload], "list[str] | str | None", float]
-
-
-async def _from_form(request: Request, limits: Limits) -> Parts:
+async def _from_form(request: Request, limits: Limits) -> _Parts:
     try:
         form = await request.form(max_files=limits.images + 1, max_fields=4, max_part_size=_FIELD_BYTES)
     except HTTPException as error:
@@ -71,7 +69,7 @@ async def _from_form(request: Request, limits: Limits) -> Parts:
         await form.close()
 
 
-async def _parts_of(form: FormData) -> Parts:
+async def _parts_of(form: FormData) -> _Parts:
     unknown = sorted(set(form) - set(_FIELDS))
     if unknown:
         raise Refusal(422, f"Unknown field {unknown[0][:80]!r}: expected {', '.join(_FIELDS)}.")
@@ -83,7 +81,7 @@ async def _parts_of(form: FormData) -> Parts:
         if len(values) > 1 or not all(isinstance(value, str) for value in values):
             raise Refusal(422, f"{name}: expected one text.")
     uploads = [
-        Upload((file.filename or f"image {place}")[:200], await file.read(), (file.content_type or "").lower())
+        Upload(_readable(file.filename) or f"image {place}", await file.read(), (file.content_type or "").lower())
         for place, file in enumerate(files, start=1)
         if isinstance(file, UploadFile)
     ]
@@ -94,18 +92,19 @@ def _only(values: list[Any]) -> str | None:
     return str(values[0]) if values else None
 
 
+def _readable(name: str | None) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in (name or "")[:200])
+
+
 def _threshold(text: str | None) -> float:
+    default = JsonRequest.model_fields["threshold"].default
     try:
-        return (
-            JsonRequest.model_fields["threshold"].default
-            if text is None
-            else TypeAdapter(Threshold).validate_python(text)
-        )
+        return default if text is None else TypeAdapter(Threshold).validate_python(text)
     except ValidationError as error:
         raise Refusal(422, reasons(error, "threshold")) from None
 
 
-def _from_json(body: bytes) -> Parts:
+def _from_json(body: bytes) -> _Parts:
     try:
         values = JsonRequest.model_validate_json(body)
     except ValidationError as error:
