@@ -5,23 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from ipaddress import ip_address
-from pathlib import Path
 
 import numpy as np
 
 from ezsd.errors import MissingExtraError, RecipeError
-from ezsd.inference.detector import Detector
+from ezsd.inference.loading import load_detector
 
 logger = logging.getLogger(__name__)
 
 
 def serve_model(
-    model: Path, address: tuple[str, int], token: str | None, batch_size: int, limits: Sequence[str] = ()
+    model: str, address: tuple[str, int], token: str | None, batch_size: int, limits: Sequence[str] = ()
 ) -> None:
     """Serve a detector until SIGTERM or Ctrl-C.
 
     Args:
-        model: A model folder, or a run folder that contains one.
+        model: A model folder, a run folder, an ONNX file, or a repository of the hub.
         address: Host and port to listen on.
         token: The token that requests must have; None = no token.
         batch_size: The maximum number of images per batch.
@@ -41,7 +40,7 @@ def serve_model(
             f"ezsd serve needs the package {error.name}. Install it with: pip install 'ezsd[serve]'"
         ) from None
     config = ServiceConfig(batch_size, _checked(token), parse_limits(limits))
-    detector = Detector.load(model)
+    detector = load_detector(model)
     with open_socket(*address) as listener:
         detector(np.zeros((64, 64, 3), np.uint8))  # the first call is slow and shows problems with the device
         if token is None and not _is_loopback(address[0]):

@@ -14,7 +14,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from ezsd.deploy.service.limits import Limits
-from ezsd.inference.detector import Detector, detections_json
+from ezsd.inference.detector import Detector
+from ezsd.inference.outputs import detections_json
 from service import client, image_bytes
 from tiny import SPLIT
 

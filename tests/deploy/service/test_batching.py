@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import supervision as sv
-import torch
-from torch import Tensor
 
 from ezsd.deploy.service.batching import Batcher
+from ezsd.inference.calls import Pixels
 
 Work = Callable[[Batcher], Awaitable[Any]]
 
@@ -25,17 +24,17 @@ class Recorder:
         self.batches: list[tuple[list[float], tuple[str, ...]]] = []
         self.go = threading.Event()
 
-    def __call__(self, images: list[Tensor], names: tuple[str, ...], threshold: float) -> list[sv.Detections]:
+    def __call__(self, images: list[Pixels], names: tuple[str, ...], threshold: float) -> list[sv.Detections]:
         self.go.wait(10)
-        scores = [float(image.flatten()[0]) for image in images]
+        scores = [float(image[0, 0, 0]) for image in images]
         self.batches.append((scores, names))
         if -1 in scores:
             raise RuntimeError("out of memory")
         return [sv.Detections(np.zeros((1, 4)), confidence=np.array([score])) for score in scores]
 
 
-def _image(score: float) -> Tensor:
-    return torch.full((3, 2, 2), score)
+def _image(score: float) -> Pixels:
+    return np.full((2, 2, 3), score)
 
 
 def _run(recorder: Recorder, size: int, work: Work) -> Any:

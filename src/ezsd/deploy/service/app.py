@@ -19,7 +19,6 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
-from torch import Tensor
 
 from ezsd._version import __version__
 from ezsd.deploy.service.batching import Batcher
@@ -38,7 +37,10 @@ from ezsd.deploy.service.middleware import LimitedBody, Watched, too_large
 from ezsd.deploy.service.requests import DetectRequest, read_request
 from ezsd.deploy.service.uploads import Upload, check_upload, decode_upload
 from ezsd.errors import EzsdError
-from ezsd.inference.detector import Detector, detections_json
+from ezsd.inference.calls import Pixels
+from ezsd.inference.detector import Detector
+from ezsd.inference.onnx_detector import OnnxDetector
+from ezsd.inference.outputs import detections_json
 
 _BEARER = HTTPBearer(auto_error=False)
 _PAGE = Path(__file__).parent / "page"
@@ -74,7 +76,7 @@ class Service:
         config: The settings.
     """
 
-    def __init__(self, detector: Detector, config: ServiceConfig) -> None:
+    def __init__(self, detector: Detector | OnnxDetector, config: ServiceConfig) -> None:
         self.detector, self.config = detector, config
         self.metrics = ServiceMetrics()
         self.batcher = Batcher(self._detect_batch, config.batch_size)
@@ -98,7 +100,7 @@ class Service:
         try:
             if int(request.headers.get("content-length", 0)) > limits.upload_bytes:
                 raise too_large(limits)
-            asked = await read_request(request, limits, self.detector.config.names)
+            asked = await read_request(request, limits, self.detector.vocabulary())
             for upload in asked.uploads:
                 check_upload(upload, limits)
             images = await asyncio.wait_for(self._detect_all(asked), limits.seconds)
@@ -125,10 +127,10 @@ class Service:
         async with self._decoded:
             image = await asyncio.get_running_loop().run_in_executor(self._workers, decode_upload, upload)
             found = await self.batcher.detect(image, asked.names, asked.threshold)
-        height, width = image.shape[-2:]
+        height, width = image.shape[:2]
         return {"image": upload.name, "width": width, "height": height, "detections": detections_json(found)}
 
-    def _detect_batch(self, images: list[Tensor], names: tuple[str, ...], threshold: float) -> list[sv.Detections]:
+    def _detect_batch(self, images: list[Pixels], names: tuple[str, ...], threshold: float) -> list[sv.Detections]:
         started = time.monotonic()
         found = self.detector(images, names, threshold, self.config.batch_size)
         self.metrics.batch_seconds.observe(time.monotonic() - started)
@@ -144,7 +146,7 @@ class Service:
         self._workers.shutdown()
 
 
-def create_app(detector: Detector, config: ServiceConfig | None = None) -> FastAPI:
+def create_app(detector: Detector | OnnxDetector, config: ServiceConfig | None = None) -> FastAPI:
     """Return the ASGI application of a detector, for any ASGI server.
 
     Args:

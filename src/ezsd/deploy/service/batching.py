@@ -9,14 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import supervision as sv
-from torch import Tensor
 
-Detect = Callable[[list[Tensor], tuple[str, ...], float], list[sv.Detections]]
+from ezsd.inference.calls import Pixels
+
+Detect = Callable[[list[Pixels], tuple[str, ...], float], list[sv.Detections]]
 
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    image: Tensor
+    image: Pixels
     names: tuple[str, ...]
     threshold: float
     result: asyncio.Future[sv.Detections]
@@ -29,7 +30,7 @@ class Batcher:
     ``async with``.
 
     Args:
-        detect: The function that detects objects of a vocabulary in images [3, H, W] at a threshold.
+        detect: The function that detects objects of a vocabulary in images [H, W, 3] at a threshold.
         batch_size: The maximum number of images of a batch.
     """
 
@@ -59,8 +60,8 @@ class Batcher:
         """Whether images are processed."""
         return self._loop is not None and not self._loop.done()
 
-    async def detect(self, image: Tensor, names: tuple[str, ...], threshold: float) -> sv.Detections:
-        """Detect objects in an image [3, H, W]; images of other requests share the batch.
+    async def detect(self, image: Pixels, names: tuple[str, ...], threshold: float) -> sv.Detections:
+        """Detect objects in an image [H, W, 3]; images of other requests share the batch.
 
         Cancel it to give up waiting; the image is then not processed, unless its batch has started.
         """

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from io import BytesIO
 
 from PIL import Image
-from torch import Tensor
 
 from ezsd.data.images import UNREADABLE
 from ezsd.deploy.service.limits import Limits
 from ezsd.deploy.service.messages import Refusal
 from ezsd.errors import DataError
-from ezsd.inference.inputs import read_any
+from ezsd.inference.calls import Pixels
+from ezsd.inference.inputs import read_pixels
 
 _FORMATS = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}  # MPO: of some phones
 _ANY_TYPE = ("", "application/octet-stream", "image/jpg")
@@ -57,15 +57,15 @@ def check_upload(upload: Upload, limits: Limits) -> None:
         raise Refusal(415, f"{upload.name}: a JPEG with more than {_MOST_SCANS} scans. Save it again as plain JPEG.")
 
 
-def decode_upload(upload: Upload) -> Tensor:
-    """Decode a checked image to a uint8 RGB tensor [3, H, W], with its EXIF orientation applied.
+def decode_upload(upload: Upload) -> Pixels:
+    """Decode a checked image to a uint8 RGB array [H, W, 3], with its EXIF orientation applied.
 
     Raises:
         Refusal: 422: the image is damaged.
     """
     with _opened(upload) as image:
         try:
-            return read_any(image)
+            return read_pixels(image)
         except DataError as error:
             raise Refusal(422, f"{upload.name}: {error}") from None
 
