@@ -490,6 +490,28 @@ def push(
 
 
 @app.command()
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="What ezsd detect takes: a folder, a .onnx file ...")],
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: a free one.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="EZSD_TOKEN", help="Requests must have this token. Better set in the environment."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="The maximum number of images per batch.")] = 8,
+    limits: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="KEY=VALUE", help="Change a limit, as in upload_mb=5. Repeatable."),
+    ] = None,
+) -> None:
+    """Serve a detector over HTTP, with a page for people at /; see docs/service.md."""
+    with _error_messages():
+        from ezsd.commands.serve import serve_model
+
+        serve_model(model, (host, port), token, batch_size, limits or ())
+
+
+@app.command()
 def demo(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="The output folder for data, runs and report.")

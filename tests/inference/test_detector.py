@@ -232,3 +232,11 @@ def test_drawing_marks_the_box_and_enlarges_small_images(size: tuple[int, int]) 
 def test_a_folder_that_is_not_a_model_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"config\.json"):
         Detector.load(tmp_path)
+
+
+def test_only_the_newest_new_names_are_kept_in_memory(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ezsd.inference.detector._NEW_NAMES", 3)
+    first = detector.embed(["traffic cone"])
+    detector.embed(["a", "b", "c", "d"])
+    assert list(detector._new) == ["b", "c", "d"]
+    assert torch.equal(detector.embed(["traffic cone"]), first)

@@ -127,3 +127,9 @@ def test_digest_depends_on_contents_order_and_boundaries(tmp_path: Path) -> None
     path.write_text("ab")
     assert digest(path) == digest("ab") == digest(b"ab")
     assert len({digest("a", "b"), digest("b", "a"), digest("ab"), digest("ab", ""), digest()}) == 5
+
+
+def test_tensors_can_be_read_by_other_users_like_other_files(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(2)})
+    write_json(tmp_path / "a.json", {})
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "a.json").stat().st_mode

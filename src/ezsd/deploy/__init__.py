@@ -1,1 +1,1 @@
-"""A trained detector leaves the training machine: ONNX files, model hubs."""
+"""A trained detector leaves the training machine: ONNX files, an HTTP service."""

@@ -77,6 +77,8 @@ class Vocabulary:
 AnyVocabulary: TypeAlias = "Vocabulary | VocabularyInput"
 Example: TypeAlias = "Sequence[Any]"  # an image and a box (xyxy), or a list of such pairs
 
+_NEW_NAMES = 10_000  # with kept embeddings; a service can be asked for any number of names
+
 
 class Detector:
     """A trained detector for any vocabulary.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps
 
-from ezsd.data.images import decode_pixels
+from ezsd.data.images import BROKEN, decode_pixels
 from ezsd.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _from_pil(image: Image.Image) -> np.ndarray[Any, Any]:
         raise DataError(f"The image has pixels of mode {image.mode}; expected 8 bits per channel; convert the image.")
     try:
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # PIL reads the file only here
+    except BROKEN as error:  # PIL reads the file only here
         raise DataError(f"The image cannot be read: {error}.") from None
 
 

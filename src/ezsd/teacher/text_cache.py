@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from ezsd.errors import ArtifactError
 from ezsd.teacher.base import Teacher
 from ezsd.utils.files import cache_folder, digest, read_tensors, write_tensors
+
+_FILES = 1000  # vocabularies in the cache
 
 
 @torch.no_grad()
@@ -39,4 +42,12 @@ def cached(key: str, make: Callable[[], Tensor]) -> Tensor:
     embeddings = make()
     with suppress(ArtifactError):  # without a writable cache, the embeddings are computed each time
         write_tensors(path, {"embeddings": embeddings})
+        _keep_newest(path.parent)
     return embeddings
+
+
+def _keep_newest(folder: Path) -> None:
+    """Remove old files: a service is asked for any number of vocabularies."""
+    with suppress(OSError):  # another process may remove them, too
+        for path in sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)[:-_FILES]:
+            path.unlink()

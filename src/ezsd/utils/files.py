@@ -75,10 +75,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with written_whole(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             save_file(content, temporary, metadata=dict(metadata or {}))
         except SafetensorError as error:
             raise OSError(str(error)) from None
+        temporary.chmod(mode)  # safetensors makes files for their owner only; a container is another user
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -93,6 +96,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except FileNotFoundError:
+        if path.exists():  # safetensors says this, too, when the file may not be read
+            raise ArtifactError(f"{path} cannot be read by this user. Change the permissions of the file.") from None
         raise ArtifactError(f"{path} is missing. Run the stage that writes it first.") from None
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}. Remove it and run again.") from error
