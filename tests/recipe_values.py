@@ -21,5 +21,7 @@ def by_key(recipe: Recipe) -> dict[str, Any]:
 def written_by_init(folder: Path) -> Path:
     """Write a recipe for the images of tests/tiny.py, and return its path."""
     coco = make_tiny_coco(folder / "data")
-    make_recipe(OwnFiles(images=coco.images, annotations=coco.annotations), ["bar"], folder / "own.yaml", TEACHER, "cpu")
+    make_recipe(
+        OwnFiles(images=coco.images, annotations=coco.annotations), ["bar"], folder / "own.yaml", TEACHER, "cpu"
+    )
     return folder / "own.yaml"
