@@ -238,5 +238,5 @@ def test_only_the_newest_new_names_are_kept_in_memory(detector: Detector, monkey
     monkeypatch.setattr("ezsd.inference.detector._NEW_NAMES", 3)
     first = detector.embed(["traffic cone"])
     detector.embed(["a", "b", "c", "d"])
-    assert list(detector._new) == ["b", "c", "d"]
+    assert list(detector._embeddings) == [*detector.config.names, "b", "c", "d"]
     assert torch.equal(detector.embed(["traffic cone"]), first)

@@ -349,6 +349,8 @@ class Detector:
                 )
                 self._embeddings.update(zip((keys[phrase] for phrase in unknown), rows, strict=True))
             embeddings = torch.stack([self._embeddings[keys[phrase]] for phrase in phrases])
+            for key in list(self._embeddings)[len(self.config.names) : -_NEW_NAMES]:  # the oldest new names
+                del self._embeddings[key]
         if unknown:
             _note_near_names(given, embeddings)
         return embeddings
