@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 import ezsd
@@ -143,7 +144,17 @@ def test_version_help_and_recipe_errors_do_not_load_torch(recipe: Path, tmp_path
 
 def test_without_torch_commands_say_what_is_missing(tmp_path: Path) -> None:
     code = "import sys\nsys.modules['torch'] = None\nfrom ezsd.cli import main\nmain()"
-    command = [sys.executable, "-c", code, "detect", str(tmp_path), "a.jpg", "--out", str(tmp_path / "out")]
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "detect",
+        str(tmp_path),
+        str(tmp_path / "a.png"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("Error: torch is not installed, and this needs it: pip install ezsd")

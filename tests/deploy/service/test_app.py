@@ -89,7 +89,7 @@ def test_masks_are_sent_as_rle(tmp_path: Path) -> None:
         (JPEG, {"threshold": ["0.1", "0.2"]}, 422, "threshold: expected one text"),
         (JPEG, {"vocabulary": "a, b, c, d, e, f"}, 422, "6 names; at most 5"),
         (JPEG, {"vocabulary": "cat, cat"}, 422, "duplicate"),
-        (JPEG, {"vocabulary": " "}, 422, "empty"),
+        (JPEG, {"vocabulary": " "}, 422, "expected a name"),
         (JPEG, {"vocabulary": "c" * 101}, 422, "at most 100 characters"),
         (JPEG, {"vocabulary": "a\x00b"}, 422, "printable"),
         (JPEG, {"colour": "red"}, 422, "Unknown field 'colour'"),
