@@ -179,7 +179,7 @@ def _pairs(top_k: int) -> tuple[Tensor, Tensor, Tensor]:
     heads, names = detector.roi_heads, text()
     features, scores = torch.rand(1, 32), torch.tensor([[0.2, 0.5, 0.3]])
     region, proposal = torch.zeros(3, dtype=torch.int64), torch.tensor([[10.0, 10, 60, 60]])
-    boxes = heads._regress(features, scores, proposal, region, torch.arange(3), names)
+    boxes = heads._regress(features, scores, proposal, (region, torch.arange(3)), names, None)
     apart = heads.box_coder.decode_single(heads.box_head.deltas(features[region], names), proposal[region])
     return boxes, apart, apart[1].expand(3, 4)
 
