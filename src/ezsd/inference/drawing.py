@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import supervision as sv
 from PIL import Image
 
+from ezsd.inference.fonts import font_for
 from ezsd.inference.inputs import ImageInput, read_pixels
 from ezsd.inference.view import names_of, scores_of
 
-_FONT = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"  # has Cyrillic and Greek letters, unlike the font of Pillow
 _DRAWN_SIDE = 640  # smaller images are enlarged to this long side, so that labels are readable
 
 
@@ -29,11 +27,11 @@ def draw(image: ImageInput, detections: sv.Detections) -> Image.Image:
     if shown.mask is not None:
         scene = sv.MaskAnnotator(opacity=0.4).annotate(scene, shown)
     scene = sv.BoxAnnotator(thickness=max(2, round(min(size) / 300))).annotate(scene, shown)
-    palette = sv.ColorPalette.DEFAULT
+    palette, names = sv.ColorPalette.DEFAULT, names_of(shown)
     writer = sv.RichLabelAnnotator(
         color=palette,
         text_color=sv.ColorPalette([_readable_on(color) for color in palette.colors]),
-        font_path=str(_FONT),
+        font_path=str(font_for("".join(names))),
         font_size=max(12, round(min(size) / 45)),
         text_padding=3,
         smart_position=True,
@@ -41,7 +39,7 @@ def draw(image: ImageInput, detections: sv.Detections) -> Image.Image:
     tracks = [-1] * len(shown) if shown.tracker_id is None else shown.tracker_id
     labels = [
         (f"#{track} " if track >= 0 else "") + f"{name} {score:.2f}"
-        for name, score, track in zip(names_of(shown), scores_of(shown), tracks, strict=True)
+        for name, score, track in zip(names, scores_of(shown), tracks, strict=True)
     ]
     drawn: Image.Image = writer.annotate(scene, shown, labels)
     return drawn
