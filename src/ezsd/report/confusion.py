@@ -99,6 +99,8 @@ def read_confusion(path: Path) -> Confusion | None:
     crops: dict[int, int] = defaultdict(int)
     for (true, _), count in before.items():
         crops[true] += count
+    if not crops:  # the val images have no usable boxes
+        return None
     enough = min(_ENOUGH_CROPS, max(crops.values()))
     wrong = sorted(
         (key for key in {*before, *(after or {})} if key[0] != key[1] and crops[key[0]] >= enough),
