@@ -97,7 +97,8 @@ def _file_names(images: ImageSet, root: Path, to: Format, taken: set[str]) -> li
         inside = image.path.absolute().is_relative_to(root.absolute())
         name = image.path.absolute().relative_to(root.absolute()).as_posix() if inside else image.path.name
         if to == "voc":
-            plain = PurePosixPath(name.replace("/", "_"))
+            last, joined = PurePosixPath(PurePosixPath(name).name), PurePosixPath(name.replace("/", "_"))
+            plain = joined if last.stem in taken else last
             name, number = plain.name, 1
             while PurePosixPath(name).stem in taken:
                 number += 1

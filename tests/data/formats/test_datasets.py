@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -77,6 +78,19 @@ def test_boxes_survive_a_round_trip_through_another_format(coco: TinyCoco, tmp_p
             assert count_boxes(_loaded(after, part, tmp_path, NAMES)) == count_boxes(images)
             continue
         _close(images, _loaded(after, part, tmp_path, NAMES), crowds=to != "yolo")
+
+
+def test_voc_survives_a_round_trip_through_coco(coco: TinyCoco, tmp_path: Path) -> None:
+    convert(coco.annotations.parent, tmp_path / "voc", "voc")
+    convert(tmp_path / "voc", tmp_path / "coco", "coco")
+    convert(tmp_path / "coco", tmp_path / "again", "voc")
+    files = {path.name: path for path in (tmp_path / "voc" / "Annotations").iterdir()}
+    assert len(files) == len(list((tmp_path / "again" / "Annotations").iterdir())) > 3
+    for name, path in files.items():
+        first, again = (ElementTree.parse(each).getroot() for each in (path, tmp_path / "again" / "Annotations" / name))
+        for kind in ("name", "difficult", "bndbox"):
+            one, other = ([ElementTree.tostring(each).split() for each in root.iter(kind)] for root in (first, again))
+            assert sorted(one) == sorted(other)
 
 
 def test_crowd_boxes_become_difficult_objects_and_back(coco: TinyCoco, tmp_path: Path) -> None:
