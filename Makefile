@@ -5,7 +5,7 @@ STAMP := $(VENV)/.ezsd-installed
 OUT ?= runs/demo
 PYTEST = $(VENV)/bin/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: install demo test test-all lint docs
+.PHONY: install demo test test-slow test-all lint docs
 
 install: $(STAMP)
 
@@ -19,6 +19,9 @@ demo: install
 
 test: install
 	$(PYTEST) -m "not slow"
+
+test-slow: install
+	$(PYTEST) -m slow
 
 test-all: install
 	$(PYTEST) --cov=ezsd --cov-report=term
