@@ -99,7 +99,7 @@ def main() -> None:
             found = [measure(variant, share, settings, each, given.out, given.seeds) for settings, each in tried]
             points.append(max(found, key=lambda point: point.base))
             write_json(given.out / "schedule.json", [asdict(point) for point in points])
-    write_text(given.out / "schedule.svg", picture(points))
+    write_text(given.out / "schedule.svg", plot(points))
     print(table(points), *crossings(points), sep="\n")
 
 
@@ -204,7 +204,7 @@ def crossings(points: Sequence[Point]) -> list[str]:
     return lines
 
 
-def picture(points: Sequence[Point]) -> str:
+def plot(points: Sequence[Point]) -> str:
     """Return an SVG with novel AP50 against images seen (left) and seconds with mining (right)."""
     panels = [
         _panel(points, "images", "images seen in training", 0),

@@ -1,4 +1,4 @@
-"""Tests of the schedule: its variants and lengths, the crossing, the picture, and one small run."""
+"""Tests of the schedule: its variants and lengths, the crossing, the plot, and one small run."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def test_crossing_is_the_first_length_that_reaches_the_final_figure() -> None:
     assert "400 images, 100 steps, 10 s (20.0)" in lines[1]
 
 
-def test_table_and_picture_show_every_point() -> None:
+def test_table_and_plot_show_every_point() -> None:
     assert len(schedule.table(POINTS).splitlines()) == 2 + len(POINTS)
-    page = ElementTree.fromstring(schedule.picture(POINTS))
+    page = ElementTree.fromstring(schedule.plot(POINTS))
     assert len(list(page.iter("{http://www.w3.org/2000/svg}circle"))) == 2 * len(POINTS)
 
 

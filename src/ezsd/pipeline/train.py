@@ -6,11 +6,11 @@ import torch
 
 from ezsd.data.samples import ImageSet
 from ezsd.data.target_store import TargetStore
-from ezsd.detector.initial_weights import read_initial_weights
+from ezsd.detector.initial_weights import InitialWeights, read_initial_weights
 from ezsd.detector.losses import LongTail
 from ezsd.detector.model_config import ModelConfig
 from ezsd.detector.model_folder import save_model
-from ezsd.detector.rcnn import build_detector
+from ezsd.detector.rcnn import Rcnn, build_detector
 from ezsd.errors import RecipeError
 from ezsd.pipeline.choices import chosen_config
 from ezsd.pipeline.context import RunContext
@@ -55,16 +55,8 @@ def run_train(
     recipe, split, config = context.recipe, context.split, context.recipe.train
     masks = wants_masks(recipe, images)
     store = TargetStore(context.folder.of("propose")) if needs_targets(config) else None
-    torch.manual_seed(recipe.seed)
-    # The classifier starts with the logit scale of the teacher (100 for CLIP).
     start = read_initial_weights(recipe.detector, recipe.teacher)
-    pretrained = recipe.detector.pretrained and start is None
-    model = build_detector(recipe.detector, teacher.embedding_dim, masks, pretrained, teacher.logit_scale)
-    if start is not None:
-        start.load_into(model)
-    elif config.from_rpn and store is not None and recipe.propose.asks_rpn:
-        weights_of_rpn, _ = read_tensors(context.folder.targets.rpn)
-        model.load_state_dict(weights_of_rpn, strict=False)
+    model = _new_model(context, teacher, masks, start)
     model.roi_heads.long_tail = _long_tail(config, images)
     names = text_embeddings(teacher, split.names, recipe.prompt)
     known, novel = names.split([len(split.trained), len(split.names) - len(split.trained)])
@@ -104,6 +96,21 @@ def run_train(
         write_metrics(context.folder.metrics("train"), metrics)
     process_state().wait_for_everyone()
     return metrics
+
+
+def _new_model(context: RunContext, teacher: Teacher, masks: bool, start: InitialWeights | None) -> Rcnn:
+    """Build the detector with its initial weights: of another detector, or of ImageNet and maybe of the RPN."""
+    recipe = context.recipe
+    torch.manual_seed(recipe.seed)
+    pretrained = recipe.detector.pretrained and start is None
+    # The classifier starts with the logit scale of the teacher (100 for CLIP).
+    model = build_detector(recipe.detector, teacher.embedding_dim, masks, pretrained, teacher.logit_scale)
+    if start is not None:
+        start.load_into(model)
+    elif recipe.train.from_rpn and recipe.propose.asks_rpn and needs_targets(recipe.train):
+        weights_of_rpn, _ = read_tensors(context.folder.targets.rpn)
+        model.load_state_dict(weights_of_rpn, strict=False)
+    return model
 
 
 def _long_tail(config: TrainConfig, images: ImageSet) -> LongTail | None:

@@ -46,8 +46,8 @@ def open_voc(folder: Path, files: list[Path]) -> DataSet | None:
         part = listed.get(path.stem) if listed else part_of(path.parent, folder) or "train"
         if part is not None:
             by_part[part].append(path)
-    pictures = _Images(folder)
-    parts = {part: _read(by_part[part], folder, pictures, problems) for part in _PARTS if part in by_part}
+    images = _Images(folder)
+    parts = {part: _read(by_part[part], folder, images, problems) for part in _PARTS if part in by_part}
     if problems:
         raise DataError(problems.shown())
     if "train" not in parts:
@@ -126,7 +126,7 @@ class _Images:
         return None
 
 
-def _read(files: Sequence[Path], folder: Path, pictures: _Images, problems: Problems) -> Source:
+def _read(files: Sequence[Path], folder: Path, images: _Images, problems: Problems) -> Source:
     content = CocoContent()
     for path in files:
         try:
@@ -134,7 +134,7 @@ def _read(files: Sequence[Path], folder: Path, pictures: _Images, problems: Prob
         except (OSError, ValueError, LookupError, ParseError, DefusedXmlException) as error:
             problems.add("XML files", f"{path}: cannot be read as XML ({type(error).__name__}: {str(error)[:80]})")
             continue
-        image = pictures.find(path, root.findtext("filename") or "")
+        image = images.find(path, root.findtext("filename") or "")
         if image is None:
             problems.add("images", f"{path}: its image {(root.findtext('filename') or path.stem)[:80]!r} is missing")
             continue
