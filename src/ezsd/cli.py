@@ -136,7 +136,9 @@ def _options(
     log_level: Annotated[Level, typer.Option(help="Show log messages of this level and above.")] = Level.info,
 ) -> None:
     from ezsd.utils.log import show_log
+    from ezsd.utils.memory import keep_freed_memory
 
+    keep_freed_memory()
     level = Level.debug if verbose else Level.warning if quiet else log_level
     show_log(getattr(logging, level.name.upper()))
     if version:

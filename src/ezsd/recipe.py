@@ -198,8 +198,7 @@ class TrainConfig(_Section):
     proposals_per_image: CountOrZero = 200
     ignore_top: CountOrZero = 0  # ignore negatives on this number of best CLIP proposals; 0 = paper
     ignore_chance: Flag = False  # ignore each of them with a probability of its weight, in every step anew
-    pseudo_boxes: CountOrZero = 0  # best CLIP proposals of an image that are trained as objects; 0 = paper
-    pseudo_score: Fraction = 0.5  # smallest score of such a proposal
+    pseudo_boxes: NotNegative = 0.0  # best CLIP proposals that are trained as objects, mean per image; 0 = paper
     class_loss: Literal["softmax", "federated", "seesaw"] = "softmax"  # the other two are for long-tailed data
     novel_negatives: Flag = False  # background is also classified against novel names; false = paper
     novel_rivals: Flag = False  # base objects are classified against novel names too; false = paper

@@ -61,7 +61,7 @@ def _added(entries: list[dict[str, Any]], chance: random.Random) -> list[dict[st
 
 CRAFT = {
     "scale_jitter": [0.6, 1.7], "color_jitter": 0.3, "ema": 0.8, "validate_steps": 3, "validate_images": 4,
-    "names_weight": 1.0, "pseudo_boxes": 2, "pseudo_score": 0.0, "repeat_threshold": 0.9, "class_loss": "federated",
+    "names_weight": 1.0, "pseudo_boxes": 2.0, "repeat_threshold": 0.9, "class_loss": "federated",
     "background_share": 0.3, "ignore_chance": True, "novel_rivals": True,
 }  # fmt: skip
 
@@ -300,7 +300,7 @@ def test_only_boxes_of_few_shot_names_are_used_and_the_result_says_so(
         coco = tiny_coco(tmp_path / f"{name}-images")
         coco.content["annotations"] = [e for e in coco.content["annotations"] if e["category_id"] not in removed]
         coco.save()
-        chosen = recipe(coco, epochs=1, names_weight=1.0, pseudo_boxes=2, pseudo_score=0.0, ignore_top=2)
+        chosen = recipe(coco, epochs=1, names_weight=1.0, pseudo_boxes=2.0, ignore_top=2)
         metrics = run_recipe(chosen.model_copy(update={"split": names}), tmp_path / name, until="evaluate")
         found = metrics["evaluate"]
         assert (found.setting, found.counts.boxes_novel > 0) == ("few_shot", True)

@@ -21,6 +21,7 @@ from ezsd.training.dataset import (
     DistilledNames,
     TrainingDataset,
     best_regions,
+    least_score,
     load_batches,
     name_targets,
     weighted_targets,
@@ -184,15 +185,35 @@ def test_resumed_plan_yields_the_remaining_batches(
     assert list(plan.batches(start, start + more)) == whole[start * accumulate :]
 
 
-@given(st.integers(1, 20), st.integers(1, 4), st.integers(1, 3))
-def test_each_epoch_contains_every_image_once_over_all_processes(images: int, batch: int, processes: int) -> None:
-    seen = []
+@given(st.lists(st.booleans(), min_size=1, max_size=20), st.integers(1, 4), st.integers(1, 3))
+def test_each_epoch_contains_every_image_once_over_all_processes(
+    upright: list[bool], batch: int, processes: int
+) -> None:
+    seen, images = [], len(upright)
     steps = BatchPlan(images, 0, batch, 1, processes).steps(2)
     for step in range(steps):
         for process in range(processes):
-            (found,) = BatchPlan(images, 0, batch, 1, processes, process).batches(step, step + 1)
+            plan = BatchPlan(images, 0, batch, 1, processes, process, upright=tuple(upright))
+            (found,) = plan.batches(step, step + 1)
             seen += [index for index, _ in found]
     assert sorted(seen[:images]) == sorted(seen[images : 2 * images]) == list(range(images))
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(1, 5), st.integers(0, 3))
+def test_few_batches_mix_wide_and_upright_images(upright: list[bool], batch: int, seed: int) -> None:
+    plan = BatchPlan(len(upright), seed, batch, 1, upright=tuple(upright))
+    found = list(plan.batches(0, 4 * len(upright) + 9))
+    mixed = [len({upright[index] for index, _ in one}) == 2 for one in found[: 4 * len(upright)]]
+    passes = 4 * batch
+    assert sum(mixed) <= 2 * passes  # the images left over from both orientations, and a batch of two passes
+    assert list(plan.batches(2, 9)) == found[2:9]
+
+
+def test_wide_and_upright_batches_come_in_random_order() -> None:
+    plan = BatchPlan(40, 0, 2, 1, upright=(True, False) * 20)
+    first, second = ([index % 2 for ((index, _), _) in plan.batches(at, at + 20)] for at in (0, 20))
+    assert sum(first) == sum(second) == 10
+    assert first != sorted(first) and first != second
 
 
 def test_number_of_steps_covers_the_epochs_and_is_at_least_one() -> None:
@@ -240,6 +261,17 @@ def test_base_boxes_mix_their_label_with_the_teachers_distribution(share: float)
     torch.testing.assert_close(found[~base, 1:], teacher[~base])
     own = F.one_hot(known.labels[base] - 1, 5).float()
     torch.testing.assert_close(found[base, 1:], share * own + (1 - share) * teacher[base])
+
+
+@given(st.lists(st.floats(0, 1), max_size=12), st.floats(0, 20))
+def test_the_least_score_of_pseudo_boxes_admits_their_number(scores: list[float], count: float) -> None:
+    values = torch.tensor(scores)
+    least = least_score(values, count)
+    wanted = min(round(count), len(scores))
+    assert int((values > least).sum()) < max(wanted, 1)
+    assert int((values >= least).sum()) >= wanted
+    if not wanted:
+        assert not (values >= least).any()
 
 
 def test_repeat_factors_follow_the_rarest_name_of_an_image(images: ImageSet) -> None:

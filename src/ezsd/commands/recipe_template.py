@@ -19,7 +19,7 @@ from ezsd.utils.format import shell_quoted
 
 PROMPT = "a photo of a {name}"
 _CROPS = 64  # per step
-_STEPS, _FEWEST_EPOCHS = 2200, 12  # length of the training: the longer of the two
+_STEPS, _FEWEST_EPOCHS = 2700, 12  # length of the training: the longer of the two
 _RPN_STEPS, _MOST_RPN_EPOCHS = 450, 12  # length of the training of the RPN in stage propose: the shorter of the two
 _ADAPT_STEPS, _MOST_ADAPT_EPOCHS = 80, 12
 _SMALLEST, _LONG = 256, 640  # minimum short side and maximum long side of the detector's input, pixels
@@ -294,8 +294,7 @@ train:  # stage 3: train the detector
   names_weight: 1.0  # distill the teacher's distribution over the names ...
   distillation_weight: 0.02  # ... and, with little weight, its embeddings
   proposals_per_image: 48
-  pseudo_boxes: 5  # the 5 best proposals with a score of at least pseudo_score are trained as objects
-  pseudo_score: 0.45
+  pseudo_boxes: 3.0  # the best proposals of all images, this many per image on average, are trained as objects
   background_share: 0.2  # proposals that are probably no novel object are trained as background
   novel_rivals: true  # base objects are trained not to be novel objects
   ignore_top: 20  # the 20 best proposals are not used as background, because they may contain novel objects

@@ -173,6 +173,15 @@ class TargetStore:
         return Regions(column["box"], column["embedding"], column["weight"], column["score"],
                        column["label"].long(), column["is_base_box"].bool())  # fmt: skip
 
+    def novel_scores(self, base_names: int) -> Tensor:
+        """Return score times weight [N] of all proposals whose best name is not among the first ``base_names``."""
+        found = [torch.zeros(0)]
+        for name in self._sizes:
+            column = self._open(name)
+            novel = (column["is_base_box"] == 0) & (column["label"] > base_names)
+            found.append(torch.from_numpy((column["score"] * column["weight"])[novel]))
+        return torch.cat(found)
+
     def verify(self) -> None:
         """Read and check all shards.
 

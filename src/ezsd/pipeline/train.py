@@ -18,7 +18,7 @@ from ezsd.pipeline.validation import measure_base, validation_images
 from ezsd.recipe import Recipe, TrainConfig, needs_targets
 from ezsd.run_folder import TrainMetrics, write_metrics
 from ezsd.teacher import Teacher, text_embeddings
-from ezsd.training.dataset import DistilledNames, TrainingDataset
+from ezsd.training.dataset import DistilledNames, TrainingDataset, least_score
 from ezsd.training.loop import OnStep
 from ezsd.training.sampler import expected_boxes, repeat_factors
 from ezsd.training.trainer import Job, train_model
@@ -61,8 +61,11 @@ def run_train(
     names = text_embeddings(teacher, split.names, recipe.prompt)
     known, novel = names.split([len(split.trained), len(split.names) - len(split.trained)])
     distilled = None
-    if config.names_weight or config.pseudo_boxes:
-        distilled = DistilledNames(names.cpu(), len(split.base), teacher.logit_scale)
+    if store is not None and (config.names_weight or config.pseudo_boxes):
+        base, pseudo = len(split.base), config.pseudo_boxes * len(images)
+        distilled = DistilledNames(
+            names.cpu(), base, teacher.logit_scale, least_score(store.novel_scores(base), pseudo)
+        )
     dataset = TrainingDataset(
         images, store, teacher.embedding_dim, config, recipe.detector.image_size, masks, distilled
     )

@@ -30,11 +30,13 @@ class DistilledNames:
         text: [C, D] text embeddings, base names first.
         base: The number of base names.
         logit_scale: The logit scale of the teacher.
+        pseudo_score: The smallest score times weight of a proposal that is trained as an object.
     """
 
     text: Tensor
     base: int
     logit_scale: float
+    pseudo_score: float = math.inf
 
 
 class TrainingDataset(Dataset[Example]):
@@ -147,16 +149,22 @@ def named_targets(
         boxes: The boxes of ``regions`` in pixels of the resized image.
         regions: Base boxes, followed by proposals sorted by descending score.
         names: The names and the scale of the teacher.
-        config: Uses base_labels, pseudo_boxes and pseudo_score.
+        config: Uses base_labels, background_share and pseudo_boxes.
     """
     found = name_targets(regions, names, config.base_labels)
     distilled = len(target["distill_boxes"])
     parts = {"distill_names": weighted_targets(found[:distilled], regions.weights[:distilled], config.background_share)}
     if config.pseudo_boxes:
-        confident = ~regions.is_base_box & (regions.labels > names.base) & (regions.scores >= config.pseudo_score)
-        chosen = confident.nonzero()[:, 0][: config.pseudo_boxes]
+        confident = ~regions.is_base_box & (regions.labels > names.base)
+        chosen = (confident & (regions.scores * regions.weights >= names.pseudo_score)).nonzero()[:, 0]
         parts |= {"pseudo_boxes": boxes[chosen].as_subclass(Tensor), "pseudo_names": found[chosen]}
     return parts
+
+
+def least_score(scores: Tensor, count: float) -> float:
+    """Return the score that the ``count`` best of ``scores`` [N] have at least; inf for a count of 0."""
+    best = min(round(count), len(scores))
+    return float(scores.topk(best).values[-1]) if best else math.inf
 
 
 def name_targets(regions: Regions, names: DistilledNames, base_labels: float) -> Tensor:

@@ -26,6 +26,8 @@ class BatchPlan:
         processes: Number of processes.
         process: Index of this process.
         repeats: How often each image is shown in a pass, on average; empty = every image once.
+        upright: Which images are higher than wide. Batches hold images of one orientation where possible, because all
+            images of a batch are padded to the largest height and width. Empty = not considered.
     """
 
     images: int
@@ -35,6 +37,7 @@ class BatchPlan:
     processes: int = 1
     process: int = 0
     repeats: tuple[float, ...] = ()
+    upright: tuple[bool, ...] = ()
 
     @property
     def images_per_step(self) -> int:
@@ -55,7 +58,7 @@ class BatchPlan:
             for position in range(first, first + self.batch_size):
                 epoch, place = divmod(position, length)
                 if order[0] != epoch:
-                    order = (epoch, self._order(epoch, length))
+                    order = (epoch, self._by_orientation(self._order(epoch, length), epoch))
                 batch.append((order[1][place], self.seed * 1_000_003 + position))
             yield batch
 
@@ -75,6 +78,19 @@ class BatchPlan:
         places[-1] = length
         counts = places.diff(prepend=torch.zeros(1, dtype=torch.int64))
         return torch.arange(self.images).repeat_interleave(counts)[order].tolist()
+
+    def _by_orientation(self, order: list[int], epoch: int) -> list[int]:
+        """Reorder the images of a pass so that as many of its batches as possible have one orientation."""
+        if not any(self.upright):
+            return order
+        size, length = self.batch_size, len(order)
+        begun = -epoch * length % size  # images that complete the last batch of the pass before
+        groups = [[index for index in order[begun:] if self.upright[index] == upright] for upright in (False, True)]
+        left = [index for group in groups for index in group[len(group) - len(group) % size :]]
+        batches = [group[at : at + size] for group in (*groups, left) for at in range(0, len(group) - size + 1, size)]
+        shuffled = torch.randperm(len(batches), generator=seeded(self.seed, epoch, size)).tolist()
+        inner = [index for number in shuffled for index in batches[number]]
+        return order[:begun] + inner + left[len(left) - len(left) % size :]
 
 
 class PlannedBatches:

@@ -74,6 +74,7 @@ def train_model(
         len(dataset), job.seed, config.batch_size, config.accumulate,
         accelerator.num_processes, accelerator.process_index,
         repeat_factors(dataset.images, config.repeat_threshold) if config.repeat_threshold else (),
+        tuple(image.height > image.width for image in dataset.images),
     )  # fmt: skip
     steps = plan.steps(config.epochs)
     wrapped, optimizer = accelerator.prepare(model, build_optimizer(model, config))
