@@ -19,7 +19,7 @@ from ezsd.utils.format import shell_quoted
 
 PROMPT = "a photo of a {name}"
 _CROPS = 64  # per step
-_STEPS, _FEWEST_EPOCHS = 2700, 12  # length of the training: the longer of the two
+_STEPS, _FEWEST_EPOCHS = 2200, 12  # length of the training: the longer of the two
 _RPN_STEPS, _MOST_RPN_EPOCHS = 450, 12  # length of the training of the RPN in stage propose: the shorter of the two
 _ADAPT_STEPS, _MOST_ADAPT_EPOCHS = 80, 12
 _SMALLEST, _LONG = 256, 640  # minimum short side and maximum long side of the detector's input, pixels
