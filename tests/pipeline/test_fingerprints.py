@@ -182,3 +182,11 @@ def test_differences_are_listed_by_recipe_key() -> None:
     assert "train.flip was null, is now 0.5" in expected
     assert len(expected) == 4
     assert max(map(len, expected)) < 160
+
+
+def test_a_dense_second_opinion_depends_on_how_the_teacher_reads(coco: TinyCoco) -> None:
+    plain = {"train__distillation_weight": 0.0, "evaluate__proposals": False}
+    for opinion, again in (("dense", ["propose", "evaluate"]), ("crops", ["propose"])):
+        changes = {**plain, "evaluate__second_opinion": opinion}
+        before, now = (_inputs(_recipe(coco, **changes, propose__dense_sides=sides)) for sides in ([64], [96]))
+        assert _changed(before, now) == again

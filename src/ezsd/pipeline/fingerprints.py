@@ -111,7 +111,7 @@ def stage_inputs(recipe: Recipe, split: CategorySplit) -> dict[str, Inputs]:
         "evaluate": trained
         | val
         | _of_section("evaluate", recipe.evaluate)
-        | (proposing if recipe.evaluate.proposals else {}),
+        | (proposing if recipe.evaluate.proposals or recipe.evaluate.second_opinion == "dense" else {}),
     }
 
 
