@@ -23,7 +23,15 @@ from ezsd.recipe import load_recipe
 from tiny_teacher import tiny_values
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {path.stem: path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))}
+_FOLDERS = ("docs", "examples")
+PAGES = {
+    path.stem: path
+    for path in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(path for folder in _FOLDERS for path in sorted((ROOT / folder).glob("*.md"))),
+    )
+}
 _BLOCK = re.compile(r"(?:^<!-- not run: ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PORT = "http://127.0.0.1:8000"
 
