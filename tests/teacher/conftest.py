@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from timm.models import register_model
 from timm.models.eva import Eva
+from timm.models.fastvit import FastVit
 from torch import nn
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -21,10 +22,19 @@ TOWERS: dict[str, dict[str, Any]] = {
         "image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8, "pool_type": "avg",
         "final_ln_after_pool": True,
     },
+    "vit_quick": {"image_size": 32, "layers": 3, "width": 32, "head_width": 32, "patch_size": 8},
     "resnet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
     "timm_cnn": {
         "image_size": 64, "timm_model_name": "resnet10t", "timm_model_pretrained": False, "timm_pool": "",
         "timm_proj": "linear",
+    },
+    "timm_convnext": {
+        "image_size": 160, "timm_model_name": "test_convnext", "timm_model_pretrained": False, "timm_pool": "",
+        "timm_proj": "linear",
+    },
+    "timm_mobileclip": {
+        "image_size": 64, "timm_model_name": "ezsd_tiny_mobileclip", "timm_model_pretrained": False,
+        "timm_pool": "avg", "timm_proj": None,
     },
     "timm_map": {
         "image_size": 160, "timm_model_name": "test_vit", "timm_model_pretrained": False, "timm_pool": "map",
@@ -53,6 +63,19 @@ def ezsd_tiny_eva(pretrained: bool = False, **settings: Any) -> Eva:
     return model
 
 
+@register_model
+def ezsd_tiny_mobileclip(pretrained: bool = False, **settings: Any) -> FastVit:
+    """Return a tiny trunk like those of MobileCLIP."""
+    model = FastVit(
+        layers=(1, 1, 1, 1), embed_dims=(16, 32, 64, 128), mlp_ratios=(2, 2, 2, 2),
+        se_downsamples=(False, False, True, True),
+        token_mixers=("repmixer", "repmixer", "repmixer", "attention"), global_pool=settings["global_pool"],
+        num_classes=settings["num_classes"],
+    )  # fmt: skip
+    model.default_cfg = {}
+    return model
+
+
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Return a function that saves a tiny model of a tower and returns the spec that loads it."""
@@ -64,6 +87,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         if not checkpoint.is_file():
             width = 64 if tower == "timm_map" else 24
             config = {"embed_dim": width, "vision_cfg": TOWERS[tower], "text_cfg": TEXT}
+            config["quick_gelu"] = tower == "vit_quick"
             (folder / f"{name}.json").write_text(json.dumps(config))
             open_clip.add_model_config(folder / f"{name}.json")
             with torch.random.fork_rng():

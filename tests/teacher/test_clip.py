@@ -18,7 +18,10 @@ from ezsd.teacher import load_norms, load_teacher, save_norms
 from ezsd.teacher.dense import read_tiles, tile_starts
 from ezsd.teacher.regions import box_means
 
-TOWERS = ("vit", "vit_avg", "resnet", "timm_cnn", "timm_map", "timm_token", "timm_eva")
+TOWERS = (
+    "vit", "vit_avg", "vit_quick", "resnet", "timm_cnn", "timm_convnext", "timm_mobileclip", "timm_map", "timm_token",
+    "timm_eva",
+)  # fmt: skip
 Spec = Callable[..., str]
 
 
@@ -49,6 +52,15 @@ def test_embeddings_equal_those_of_open_clip(tiny_clip: Spec, tower: str) -> Non
     assert torch.allclose(teacher.encode_names(texts), text, atol=1e-5)
     assert teacher.embedding_dim == text.shape[1]
     assert teacher.logit_scale == pytest.approx(model.logit_scale.exp().item())
+
+
+def test_a_text_beyond_the_context_is_cut_with_a_note(tiny_clip: Spec, caplog: pytest.LogCaptureFixture) -> None:
+    teacher = load_teacher(tiny_clip("vit"))  # 16 tokens, two of them start and end
+    fits, long = " ".join(["cat"] * 14), " ".join(["cat"] * 15)
+    found = teacher.encode_names(["dog", fits, long, ""])
+    assert torch.equal(found[1], found[2])
+    (note,) = [record.message for record in caplog.records]
+    assert "16 tokens" in note and f'"{long}"' in note
 
 
 @pytest.mark.parametrize("tower", TOWERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 import pickle
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from ezsd.utils.depthwise import train_depthwise_in_float32
 from ezsd.utils.files import digest
 
 TEXT_BATCH = 256
+logger = logging.getLogger(__name__)
 _UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError, SafetensorError, HfHubHTTPError)
 
 
@@ -71,12 +73,19 @@ class ClipTeacher:
         return fingerprint_of(self.weights_digest, self.norm_parameters())
 
     def encode_names(self, texts: Sequence[str]) -> Tensor:
-        """Embed complete texts as ``[C, D]``, unit length."""
-        parts = [
-            self._model.encode_text(self._tokenizer(list(texts[start : start + TEXT_BATCH])).to(self._mean.device))
-            for start in range(0, len(texts), TEXT_BATCH)
-        ]
+        """Embed complete texts as ``[C, D]``, unit length. The end of a text beyond the context is cut, with a note."""
+        tokens = self._tokenizer(list(texts))
+        for number in self._too_long(texts, tokens):
+            logger.warning(f'The text encoder reads {tokens.shape[1]} tokens: the end of "{texts[number]}" is cut.')
+        parts = [self._model.encode_text(part.to(self._mean.device)) for part in tokens.split(TEXT_BATCH)]
         return F.normalize(torch.cat(parts).float(), dim=-1)
+
+    def _too_long(self, texts: Sequence[str], tokens: Tensor) -> list[int]:
+        """Return the indices of the texts whose tokens [C, T] are cut."""
+        padding = self._tokenizer([""])[0, -1]
+        full = (tokens[:, -1] != padding).nonzero()[:, 0].tolist()
+        length = tokens.shape[1] + 1
+        return [number for number in full if self._tokenizer([texts[number]], length)[0, -1] != padding]
 
     def encode_crops(self, crops: Tensor) -> Tensor:
         """Embed crops ``[N, 3, S, S]``, values 0..1, as ``[N, D]``, unit length."""
