@@ -19,9 +19,11 @@ from typer.testing import CliRunner, Result
 
 from ezsd.cli import app
 from ezsd.data.formats.coco import load_images
+from ezsd.data.formats.recognize import Source, open_dataset
 from ezsd.recipe import Part
 from tiny import SIZES, SPLIT, make_tiny_coco
 from tiny_run import make_model_folder
+from tiny_teacher import TEACHER
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,19 @@ def expected(model: Path, images: Path, tmp_path_factory: pytest.TempPathFactory
     return found
 
 
+def _same_boxes(read: Source, images: Path, expected: dict[str, list[Any]], folder: Path) -> None:
+    """Compare what our reader of a format finds with the detections, box by box."""
+    assert read.content is not None
+    annotations = folder / "read.json"
+    annotations.write_text(json.dumps(read.content))
+    found = load_images(Part(images=images, annotations=annotations), SPLIT.names)
+    assert {image.path.relative_to(images).as_posix() for image in found} == set(expected)
+    for image in found:
+        own = expected[image.path.relative_to(images).as_posix()]
+        assert [SPLIT.names[label - 1] for label in image.labels] == [entry["name"] for entry in own]
+        np.testing.assert_allclose(image.boxes.numpy(), np.array([e["box"] for e in own]).reshape(-1, 4), atol=0.02)
+
+
 def test_coco_is_read_by_our_reader_pycocotools_and_supervision(
     model: Path, images: Path, expected: dict[str, list[Any]], tmp_path: Path
 ) -> None:
@@ -65,11 +80,7 @@ def test_coco_is_read_by_our_reader_pycocotools_and_supervision(
     content = json.loads(path.read_text())
     assert {(e["width"], e["height"]) for e in content["images"]} == set(SIZES.values())
     assert len(COCO(str(path)).getAnnIds()) == count
-    read = load_images(Part(images=images, annotations=path), SPLIT.names)
-    for image in read:
-        found = expected[image.path.relative_to(images).as_posix()]
-        assert [SPLIT.names[label - 1] for label in image.labels] == [entry["name"] for entry in found]
-        np.testing.assert_allclose(image.boxes.numpy(), np.array([e["box"] for e in found]).reshape(-1, 4), atol=0.02)
+    _same_boxes(Source(images, content=content), images, expected, tmp_path)
     dataset = sv.DetectionDataset.from_coco(str(images), str(path))  # the reader of Roboflow's tools
     assert sum(len(found) for found in dataset.annotations.values()) == count
     for entry in content["annotations"]:  # the keys that FiftyOne and CVAT document
@@ -87,6 +98,7 @@ def test_yolo_is_a_complete_data_set(model: Path, images: Path, expected: dict[s
         assert len(lines) == len(found)
         assert all(re.fullmatch(r"\d+( [01]\.\d{6}){4}", line) for line in lines)
     folder = tmp_path / "set"
+    _same_boxes(open_dataset(folder).parts["train"], folder / "images", expected, tmp_path)
     dataset = sv.DetectionDataset.from_yolo(str(folder / "images"), str(folder / "labels"), str(folder / "data.yaml"))
     for path, found in dataset.annotations.items():
         own = expected[Path(path).relative_to(folder / "images").as_posix()]
@@ -181,6 +193,16 @@ def test_cvat_follows_its_xml_format(model: Path, images: Path, expected: dict[s
             boxes.append(corners)
         found = [entry["box"] for entry in expected[node.attrib["name"]]]
         np.testing.assert_allclose(np.array(boxes).reshape(-1, 4), np.array(found).reshape(-1, 4), atol=0.01)
+    _same_boxes(open_dataset(tmp_path / "cvat.xml").parts["train"], images, expected, tmp_path)
+
+
+def test_labels_in_the_format_of_cvat_become_training_data(model: Path, images: Path, tmp_path: Path) -> None:
+    _label(model, images, "--to", "cvat", "--out", tmp_path, "--threshold", 0.25)
+    arguments = ["init", tmp_path / "cvat.xml", "--images", images, "--novel", "cone", "--out", tmp_path / "own.yaml"]
+    result = CliRunner().invoke(app, [*map(str, arguments), "--teacher", TEACHER])
+    assert result.exit_code == 0, result.output
+    assert "found CVAT for images, from cvat.xml" in result.stdout
+    assert CliRunner().invoke(app, ["validate", str(tmp_path / "own.yaml")]).exit_code == 0
 
 
 def test_images_of_the_same_name_are_refused(model: Path, images: Path, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def init(
         Path | None,
         typer.Argument(
             metavar="[DATASET]",
-            help="A folder or file: COCO, YOLO, Pascal VOC, LVIS or LabelMe.",
+            help="A folder or file: COCO, YOLO, Pascal VOC, CVAT, LVIS or LabelMe.",
         ),
     ] = None,
     base: Annotated[
@@ -121,7 +121,7 @@ def init(
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="A folder or file: COCO, YOLO, Pascal VOC, LVIS or LabelMe.")
+        Path, typer.Argument(metavar="SRC", help="A folder or file: COCO, YOLO, Pascal VOC, CVAT, LVIS or LabelMe.")
     ],
     out: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write.")],
     to: Annotated[Layout, typer.Option(help="The format to write.")],

@@ -313,3 +313,68 @@ def test_a_downloaded_yolo_set_has_the_boxes_of_its_coco_form(shared_data: Path,
         assert len(boxes) == 12
         for name, rows in boxes.items():
             assert len(rows) == len(reference[f"{other}_{name.split('_jpeg')[0]}.jpg"])
+
+
+# CVAT
+
+
+def _cvat(path: Path, images: str, labels: str = "cat dog") -> None:
+    listed = "".join(f"<label><name>{name}</name><attributes/></label>" for name in labels.split())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f"<?xml version='1.0'?><annotations><version>1.1</version><meta><project><labels>{listed}</labels></project>"
+        f"</meta>{images}</annotations>"
+    )
+
+
+def test_cvat_shapes_become_upright_boxes(tmp_path: Path) -> None:
+    for part in ("Train", "Validation"):
+        (tmp_path / "images" / part / "a b").mkdir(parents=True)
+        Image.new("RGB", (40, 40), (90, 90, 90)).save(tmp_path / "images" / part / "a b" / f"{part}.png")
+    shapes = """
+        <box label="dog" source="manual" occluded="0" xtl="10.00" ytl="5.00" xbr="30.00" ybr="15.00" z_order="0">
+          <attribute name="age">2</attribute></box>
+        <box label="dog" xtl="10" ytl="15" xbr="30" ybr="25" rotation="90"/>
+        <polygon label="cat" points="1.00,1.00;9.00,1.00;5.00,9.00"/>
+        <ellipse label="cat" cx="20" cy="20" rx="10" ry="5" rotation="90"/>
+        <mask label="cat" rle="3, 5" left="4" top="6" width="8" height="10"/>
+        <polyline label="cat" points="1,1;2,2"/><tag label="cat"/>"""
+    size = 'width="40" height="40"'
+    _cvat(
+        tmp_path / "annotations.xml",
+        f'<image id="0" name="a b/Train.png" subset="Train" {size}>{shapes}</image>'
+        f'<image id="1" name="a b/Validation.png" subset="Validation" {size}></image>',
+    )
+    found = open_dataset(tmp_path)
+    assert list(found.parts) == ["train", "val"]
+    assert found.notes == ("Shapes without a box are left out: 1 polyline, 1 tag.",)
+    image = _loaded(found, "train", tmp_path, ("cat", "dog"))[0]
+    assert image.path == tmp_path / "images/Train/a b/Train.png"
+    assert image.labels.tolist() == [2, 2, 1, 1, 1]
+    assert np.allclose(
+        image.boxes, [[10, 5, 30, 15], [15, 10, 25, 30], [1, 1, 9, 9], [15, 10, 25, 30], [4, 6, 12, 16]], atol=1e-3
+    )
+    assert len(_loaded(found, "val", tmp_path, ("cat", "dog"))[0].boxes) == 0
+
+
+def test_errors_of_cvat_files_say_where(tmp_path: Path) -> None:
+    _cvat(
+        tmp_path / "a.xml",
+        '<image name="a.png"><box label="cat" xtl="1" ytl="x"/><polygon label="" points="1"/></image>',
+    )
+    _cvat(tmp_path / "b.xml", '<track id="0" label="cat"/>')
+    (tmp_path / "c.xml").write_text("<annotations><image>")
+    with pytest.raises(DataError) as error:
+        open_dataset(tmp_path)
+    text = str(error.value)
+    assert f"{tmp_path / 'a.xml'}: a.png: shape 1 (box): expected a label, and coordinates" in text
+    assert (
+        "shape 2 (polygon)" in text and "Export it as CVAT for images 1.1" in text and "c.xml: cannot be read" in text
+    )
+
+
+def test_voc_with_attributes_of_its_root_is_not_taken_for_cvat(coco: TinyCoco, tmp_path: Path) -> None:
+    convert(_two_parts(coco, tmp_path / "roboflow"), tmp_path / "voc", "voc")
+    for path in (tmp_path / "voc").rglob("*.xml"):
+        path.write_text(path.read_text().replace("<annotation>", '<annotation verified="yes">'))
+    assert open_dataset(tmp_path / "voc").description.startswith("Pascal VOC")

@@ -17,7 +17,7 @@ _PART_WORDS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
 }  # fmt: skip
 _NOT_BOXES = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # other files of COCO
-_FORMATS = "COCO JSON, YOLO (data.yaml), Pascal VOC (XML), LVIS and LabelMe"
+_FORMATS = "COCO JSON, YOLO (data.yaml), Pascal VOC (XML), CVAT (XML), LVIS and LabelMe"
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,16 @@ def open_dataset(path: Path) -> DataSet:
     """Recognize a data set and read it.
 
     Args:
-        path: A folder, or a file: COCO, LVIS or LabelMe JSON, ``data.yaml`` of YOLO, or an XML file of Pascal VOC.
+        path: A folder, or a file: COCO, LVIS or LabelMe JSON, ``data.yaml`` of YOLO, or an XML file of Pascal VOC or
+            CVAT.
 
     Raises:
         DataError: The path does not exist, the format is not known, or files cannot be read.
     """
-    from ezsd.data.formats import coco_layout, labelme, voc, yolo
+    from ezsd.data.formats import coco_layout, cvat, labelme, voc, yolo
 
     readers: list[Callable[[Path, list[Path]], DataSet | None]] = [
-        yolo.open_yolo, coco_layout.open_coco, voc.open_voc, labelme.open_labelme,
+        yolo.open_yolo, coco_layout.open_coco, voc.open_voc, cvat.open_cvat, labelme.open_labelme,
     ]  # fmt: skip
     if not path.exists():
         raise DataError(f"{path} does not exist. Give the folder of a data set, or its annotation file.")

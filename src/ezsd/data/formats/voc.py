@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
-from xml.etree.ElementTree import Element, ParseError, SubElement, indent, tostring
-
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import parse
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from ezsd.data.formats.content import CocoContent
 from ezsd.data.formats.image_files import image_files
 from ezsd.data.formats.problems import Problems
 from ezsd.data.formats.recognize import DataSet, Source, head_of, part_of
+from ezsd.data.formats.xml_files import number_in, read_xml, side_in
 from ezsd.data.samples import ImageSet
 from ezsd.errors import DataError
 from ezsd.utils.files import write_text
 
+_VOC = re.compile("<annotation(?!s)")  # annotations are those of CVAT
 _LISTS = Path("ImageSets", "Main")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _PARTS = ("train", "val", "test")
@@ -36,7 +36,7 @@ def open_voc(folder: Path, files: list[Path]) -> DataSet | None:
     Raises:
         DataError: Files cannot be read. All problems are reported.
     """
-    files = [path for path in files if path.suffix.lower() == ".xml" and "<annotation" in head_of(path)]
+    files = [path for path in files if path.suffix.lower() == ".xml" and _VOC.search(head_of(path))]
     if not files:
         return None
     problems = Problems()
@@ -129,37 +129,22 @@ class _Images:
 def _read(files: Sequence[Path], folder: Path, images: _Images, problems: Problems) -> Source:
     content = CocoContent()
     for path in files:
-        try:
-            root = parse(path).getroot()
-        except (OSError, ValueError, LookupError, ParseError, DefusedXmlException) as error:
-            problems.add("XML files", f"{path}: cannot be read as XML ({type(error).__name__}: {str(error)[:80]})")
+        root = read_xml(path, problems)
+        if root is None:
             continue
         image = images.find(path, root.findtext("filename") or "")
         if image is None:
             problems.add("images", f"{path}: its image {(root.findtext('filename') or path.stem)[:80]!r} is missing")
             continue
-        width, height = (_side(root.findtext(f"size/{key}")) for key in ("width", "height"))
+        width, height = (side_in(root.findtext(f"size/{key}")) for key in ("width", "height"))
         image_id = content.add_image(image.relative_to(folder).as_posix(), width, height)
         for place, item in enumerate(root.findall("object"), start=1):
             name = (item.findtext("name") or "").strip()
-            corners = [_number(item.findtext(f"bndbox/{key}")) for key in _CORNERS]
+            corners = [number_in(item.findtext(f"bndbox/{key}")) for key in _CORNERS]
             if not name or not all(map(math.isfinite, corners)):
                 problems.add("objects", f"{path}: object {place}: expected a name, and a bndbox with "
                              f"{', '.join(_CORNERS)} in pixels")  # fmt: skip
                 continue
             x1, y1, x2, y2 = corners
-            content.add_box(image_id, name, (x1 - 1, y1 - 1, x2, y2), _number(item.findtext("difficult")) == 1)
+            content.add_box(image_id, name, (x1 - 1, y1 - 1, x2, y2), number_in(item.findtext("difficult")) == 1)
     return Source(folder, content=content.as_dict())
-
-
-def _number(text: str | None) -> float:
-    try:
-        value = float(text or "nan")
-    except ValueError:
-        return math.nan
-    return value if abs(value) < 1e9 else math.nan
-
-
-def _side(text: str | None) -> int | None:
-    value = _number(text)
-    return int(value) if value > 0 else None
