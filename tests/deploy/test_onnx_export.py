@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import packages_distributions, requires
@@ -85,6 +86,25 @@ def test_hard_nms_without_masks_and_a_baked_vocabulary(tmp_path: Path, images: l
     assert onnx.names == ("bar", "circle")
     with pytest.raises(RecipeError, match="was exported for the vocabulary bar, circle"):
         onnx(images[0], "circle")
+
+
+def test_calibrated_thresholds_go_with_the_file(
+    model: Path, tmp_path: Path, images: list[np.ndarray[Any, Any]]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    low = {"other": 0.9, "names": {SPLIT.names[0]: 0.15}, "second_opinion": "none"}
+    (folder / "thresholds.json").write_text(json.dumps(low))
+    detector = Detector.load(folder, "cpu")
+    for options, vocabulary in ((OnnxOptions(), None), (OnnxOptions(baked=True), list(SPLIT.names))):
+        path = export_onnx(folder, tmp_path / "model.onnx", vocabulary, options)[0]
+        onnx = OnnxDetector.load(path, "cpu")
+        assert onnx.thresholds == detector.thresholds
+        found, expected = onnx(images[0]), detector(images[0])
+        assert len(found) > 0 and set(found["class_name"]) == {SPLIT.names[0]} and found.confidence.min() < 0.3
+        _same(found, expected)
+        streamed = [each.detections for each in onnx.stream(images[0])]
+        assert len(streamed[0]) == len(found)
 
 
 def test_resized_images_give_boxes_in_their_own_pixels(model: Path, exported: Path) -> None:

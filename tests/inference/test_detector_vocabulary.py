@@ -12,7 +12,8 @@ import torch
 
 from ezsd.detector.roi_heads import best_phrases
 from ezsd.errors import RecipeError
-from ezsd.inference.detector import BACKGROUND, Detector, Vocabulary
+from ezsd.inference.detector import BACKGROUND, Detector
+from ezsd.inference.embedded_names import Vocabulary
 from tiny import SPLIT
 from tiny_run import EMBEDDING_DIM, make_model_folder
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ezsd.errors import RecipeError
-from ezsd.inference.view import Thresholds, best_score_below, one_name, one_threshold, other_names_of, shown
+from ezsd.inference.view import Thresholds, best_score_below, one_name, other_names_of, shown
 
 NAMES = ("fish", "shark", "ray")
 
@@ -56,13 +56,13 @@ def test_each_name_has_its_threshold() -> None:
     assert list(kept["class_name"]) == ["shark"]
     assert best_score_below(found, limits) == pytest.approx(0.5)
     assert best_score_below(kept, limits) is None
-    assert len(shown(found, one_threshold(0.0).of(NAMES), multi_label=True)) == 3
+    assert len(shown(found, Thresholds(0.0).of(NAMES), multi_label=True)) == 3
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan")])
 def test_wrong_thresholds_are_errors(wrong: float) -> None:
     with pytest.raises(RecipeError, match="between 0 and 1"):
-        one_threshold(wrong)
+        Thresholds().of_call(wrong)
 
 
 _BOX = st.tuples(*[st.integers(0, 40)] * 2, *[st.integers(1, 40)] * 2).map(

@@ -24,12 +24,13 @@ from ezsd.inference.names_file import Embeddings, names_file_of, read_names, wri
 from ezsd.inference.onnx_detector import (
     CONFIG_KEY,
     MODEL_ID_KEY,
-    PADDED_TO,
+    THRESHOLDS_KEY,
     VOCABULARY_KEY,
     network_input,
     resize_pixels,
 )
 from ezsd.utils.files import digest, written_whole
+from ezsd.utils.resize import PADDED_TO
 
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -93,7 +94,11 @@ def export_onnx(
     names = wanted if options.baked else tuple(dict.fromkeys((*detector.config.names, *wanted)))
     text = detector.embed(names)
     model_id = digest(detector.embed().numpy().tobytes(), *_weights(detector.model))
-    about = {CONFIG_KEY: json.dumps(detector.config.model_dump(mode="json")), MODEL_ID_KEY: model_id}
+    about = {
+        CONFIG_KEY: json.dumps(detector.config.model_dump(mode="json")),
+        MODEL_ID_KEY: model_id,
+        THRESHOLDS_KEY: json.dumps({"other": detector.thresholds.other, "names": dict(detector.thresholds.names)}),
+    }
     written = []
     if out.suffix == ".onnx":
         if options.baked:

@@ -20,8 +20,7 @@ from ezsd.detector.roi_heads import Detections, Scoring, Target, TrainingNames, 
 from ezsd.detector.rpn import Rpn, build_rpn
 from ezsd.detector.text_classifier import TextClassifier
 from ezsd.recipe import DetectorConfig
-
-PADDED_TO = 32  # the largest stride of the backbone
+from ezsd.utils.resize import padded_side
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -140,7 +139,7 @@ class Rcnn(nn.Module):
 def batch_images(images: Sequence[Tensor]) -> ImageList:
     """Pad images [3, H, W] (uint8 or float in 0..1) at the right and bottom to one size; return floats in 0..1."""
     sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
-    height, width = (-(-max(side) // PADDED_TO) * PADDED_TO for side in zip(*sizes, strict=True))
+    height, width = (padded_side(max(side)) for side in zip(*sizes, strict=True))
     padded = [F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2])) for image in images]
     batch = torch.stack(padded).contiguous(memory_format=torch.channels_last)
     return ImageList(batch.float() / 255 if batch.dtype == torch.uint8 else batch, sizes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,14 @@ from torch import Tensor
 
 from ezsd.data.prefetch import read_ahead
 from ezsd.data.samples import AnnotatedImage
-from ezsd.detector.rcnn import PADDED_TO, Rcnn
+from ezsd.detector.rcnn import Rcnn
 from ezsd.detector.roi_heads import Detections
 from ezsd.inference.outputs import encode_mask
 from ezsd.inference.second_opinion import SecondOpinion
 from ezsd.utils.device import process_state
 from ezsd.utils.files import read_json, write_text
 from ezsd.utils.progress import track
-from ezsd.utils.resize import resized_sides
+from ezsd.utils.resize import same_size_batches
 
 _PART_IMAGES = 32  # an interrupted run loses the detections of at most this many images
 
@@ -33,8 +32,6 @@ def detect_images(
     owners: Tensor | None = None,
 ) -> Iterator[tuple[int, Detections]]:
     """Detect objects in images of any size. The detections do not depend on the batch size.
-
-    Padding changes the features near the edges of an image, so a batch contains only images of the same padded size.
 
     Args:
         model: The detector.
@@ -49,14 +46,9 @@ def detect_images(
     device = next(model.parameters()).device
     text_embeddings = text_embeddings.to(device)
     owners = None if owners is None else owners.to(device)
-    same_size = defaultdict(list)
-    for index, image in enumerate(images):
-        same_size[_padded_size(image, model.image_size)].append(index)
-    for indices in same_size.values():
-        for start in range(0, len(indices), batch_size):
-            batch = indices[start : start + batch_size]
-            found = model.detect([images[i].to(device) for i in batch], text_embeddings, owners)
-            yield from zip(batch, found, strict=True)
+    for batch in same_size_batches([image.shape[-2:] for image in images], model.image_size, batch_size):
+        found = model.detect([images[i].to(device) for i in batch], text_embeddings, owners)
+        yield from zip(batch, found, strict=True)
 
 
 def detect_annotated(
@@ -114,11 +106,6 @@ def detect_in_parts(
             advance(len(parts[index]), "")
     process_state().wait_for_everyone()
     return [entry for path in paths for entry in read_json(path)] if process_state().is_main_process else []
-
-
-def _padded_size(image: Tensor, image_size: tuple[int, int]) -> tuple[int, int]:
-    height, width = resized_sides(image.shape[-2:], image_size)
-    return -(-height // PADDED_TO), -(-width // PADDED_TO)
 
 
 def _coco_results(image_id: int, found: Detections, labels: Sequence[int]) -> list[dict[str, Any]]:

@@ -1,7 +1,11 @@
-"""What a call of a detector does around the network: reading in parts, tiles, what people see; without torch."""
+"""What a call of a detector does around the network: reading in parts, tiles, what people see; without torch.
+
+:class:`ezsd.Detector` and :class:`ezsd.OnnxDetector` use these functions, so that they differ in the network alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +18,7 @@ from ezsd.inference.tiling import DetectMany
 from ezsd.inference.view import shown
 
 Pixels: TypeAlias = "np.ndarray[Any, Any]"  # uint8 RGB [H, W, 3]
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 _READ_AT_ONCE = 8  # batches; images of the same padded size are batched together
 
@@ -42,3 +47,22 @@ def call(
         pixels = [read_pixels(image) for image in listed[start : start + _READ_AT_ONCE * batch_size]]
         results += [shown(found, limits, view.multi_label) for found in detect_all(detect, pixels, view)]
     return results if listed is images else results[0]
+
+
+def with_names(boxes: Array, labels: Array, scores: Array, masks: Array | None, names: Sequence[str]) -> sv.Detections:
+    """Return detections for users.
+
+    Args:
+        boxes: [N, 4], xyxy in pixels of the image.
+        labels: [N], indices of ``names``.
+        scores: [N].
+        masks: [N, H, W] bool, if the model predicts them.
+        names: The vocabulary.
+    """
+    return sv.Detections(
+        xyxy=boxes,
+        mask=masks,
+        confidence=scores,
+        class_id=labels.astype(int),
+        data={"class_name": np.array(names, dtype=str)[labels]},
+    )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, overload
 
-import numpy as np
 import supervision as sv
 import torch
 import torch.nn.functional as F
@@ -22,14 +19,15 @@ from ezsd.detector.roi_heads import Detections, best_phrases
 from ezsd.errors import RecipeError
 from ezsd.hub.download import download_model, is_repository
 from ezsd.inference.batching import detect_images
-from ezsd.inference.calls import Pixels, call
+from ezsd.inference.calls import Pixels, call, with_names
+from ezsd.inference.embedded_names import AnyVocabulary, Example, Vocabulary, examples_of, note_near_names
 from ezsd.inference.inputs import ImageInput, read_any
 from ezsd.inference.second_opinion import Reading, SecondOpinion
-from ezsd.inference.sources import Source, open_source
+from ezsd.inference.sources import open_source
 from ezsd.inference.stream import Found, View, detect_stream
 from ezsd.inference.tiling import Tiling
-from ezsd.inference.view import Thresholds, one_threshold, read_thresholds
-from ezsd.inference.vocabulary import Names, VocabularyInput, parse_vocabulary
+from ezsd.inference.view import Thresholds, read_thresholds
+from ezsd.inference.vocabulary import Names, parse_vocabulary
 from ezsd.recipe import EvaluateConfig
 from ezsd.run_folder import RunFolder
 from ezsd.teacher import Teacher, load_teacher
@@ -38,45 +36,7 @@ from ezsd.teacher.text_cache import cached
 from ezsd.utils.device import usable_device
 from ezsd.utils.files import digest
 
-logger = logging.getLogger(__name__)
-
-_HARD_TO_TELL = 0.95  # cosine of two names
 BACKGROUND = "background"
-
-
-@dataclass(frozen=True, eq=False)
-class Vocabulary:
-    """Names with their embeddings, as :meth:`Detector.vocabulary` and :meth:`Detector.vocabulary_from_crops` make them.
-
-    Attributes:
-        names: The names that detections get.
-        embeddings: [P, D] float32 on the CPU, unit length: one or more rows for each name; the best gives the score.
-        owners: [P], the index of the name of each row.
-    """
-
-    names: tuple[str, ...]
-    embeddings: Tensor
-    owners: Tensor
-
-    def __add__(self, other: Vocabulary) -> Vocabulary:
-        """Return both vocabularies as one.
-
-        Raises:
-            RecipeError: A name is in both.
-        """
-        parse_vocabulary([*self.names, *other.names], ())
-        owners = torch.cat([self.owners, other.owners + len(self.names)])
-        return Vocabulary(self.names + other.names, torch.cat([self.embeddings, other.embeddings]), owners)
-
-    @property
-    def has_synonyms(self) -> bool:
-        """Whether a name has more than one row."""
-        return len(self.owners) > len(self.names)
-
-
-AnyVocabulary: TypeAlias = "Vocabulary | VocabularyInput"
-Example: TypeAlias = "Sequence[Any]"  # an image and a box (xyxy), or a list of such pairs
-
 _NEW_NAMES = 10_000  # with kept embeddings; a service can be asked for any number of names
 
 
@@ -203,7 +163,7 @@ class Detector:
             DataError: An image cannot be read.
         """
         known = self.vocabulary(vocabulary)
-        view = View(known.names, self._thresholds(threshold), multi_label, tiling=tiling)
+        view = View(known.names, self.thresholds.of_call(threshold), multi_label, tiling=tiling)
         return call(images, view, batch_size, lambda pixels: self._detect(pixels, known, batch_size))
 
     def stream(
@@ -238,9 +198,10 @@ class Detector:
             MissingExtraError: A package for videos or tracking is missing.
         """
         known = self.vocabulary(vocabulary)
-        opened = source if isinstance(source, Source) else open_source(source)
-        view = View(known.names, self._thresholds(threshold), multi_label, track, tiling)
-        return detect_stream(lambda pixels: self._detect(pixels, known, batch_size), opened, view, batch_size)
+        view = View(known.names, self.thresholds.of_call(threshold), multi_label, track, tiling)
+        return detect_stream(
+            lambda pixels: self._detect(pixels, known, batch_size), open_source(source), view, batch_size
+        )
 
     def set_vocabulary(self, vocabulary: AnyVocabulary | None) -> Vocabulary:
         """Set the vocabulary of calls without one, and return it. None sets the base and novel names of the model.
@@ -293,7 +254,7 @@ class Detector:
         rows: list[Tensor] = []
         owners: list[int] = []
         for index, (name, given) in enumerate(examples.items()):
-            for image, box in _examples(name, given):
+            for image, box in examples_of(name, given):
                 rows.append(self._embed_box(image, box, name)[0])
                 owners.append(index)
         return Vocabulary(names, torch.stack(rows), torch.tensor(owners))
@@ -333,9 +294,6 @@ class Detector:
         found = dict(detect_images(self.model, images, vocabulary.embeddings, batch_size, owners))
         return [_to_supervision(found[index], vocabulary.names) for index in range(len(images))]
 
-    def _thresholds(self, threshold: float | None) -> Thresholds:
-        return self.thresholds if threshold is None else one_threshold(threshold)
-
     def _encoded(self, given: Names) -> Tensor:
         """Return the embeddings [P, D] of all phrases."""
         phrases = [phrase for phrases in given.phrases for phrase in phrases]
@@ -352,7 +310,7 @@ class Detector:
             for key in list(self._embeddings)[len(self.config.names) : -_NEW_NAMES]:  # the oldest new names
                 del self._embeddings[key]
         if unknown:
-            _note_near_names(given, embeddings)
+            note_near_names(given, embeddings)
         return embeddings
 
     @torch.no_grad()
@@ -383,35 +341,6 @@ class Detector:
         return str(next(self._rcnn.parameters()).device)
 
 
-def _examples(name: str, given: Example) -> list[tuple[Any, Any]]:
-    listed = list(given) if isinstance(given, (list, tuple)) else []
-    pairs = [listed] if _is_pair(listed) and not _is_pair(listed[0]) else listed
-    if not pairs or not all(_is_pair(pair) for pair in pairs):
-        raise RecipeError(f"{name}: expected [image, [x1, y1, x2, y2]], or a list of such pairs.")
-    return [(image, box) for image, box in pairs]
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and not isinstance(value[1], (str, int, float))
-
-
-def _note_near_names(given: Names, embeddings: Tensor) -> None:
-    """Warn of names that the teacher can hardly tell apart."""
-    owners = torch.tensor([index for index, phrases in enumerate(given.phrases) for _ in phrases])
-    near = ((embeddings @ embeddings.T > _HARD_TO_TELL) & (owners[:, None] < owners[None])).nonzero().tolist()
-    phrases = [phrase for some in given.phrases for phrase in some]
-    if near:
-        pairs = ", ".join(f'"{phrases[a]}" and "{phrases[b]}"' for a, b in near[:3])
-        more = f" and {len(near) - 3} more pairs" if len(near) > 3 else ""
-        logger.warning(f"the teacher can hardly tell {pairs}{more} apart; choose names that differ more")
-
-
 def _to_supervision(found: Detections, names: Sequence[str]) -> sv.Detections:
-    labels = found.labels.cpu().numpy()
-    return sv.Detections(
-        xyxy=found.boxes.float().cpu().numpy(),
-        mask=None if found.masks is None else found.masks.cpu().numpy(),
-        confidence=found.scores.float().cpu().numpy(),
-        class_id=labels.astype(int),
-        data={"class_name": np.array(names, dtype=str)[labels]},
-    )
+    boxes, labels, scores = (part.cpu().numpy() for part in (found.boxes.float(), found.labels, found.scores.float()))
+    return with_names(boxes, labels, scores, None if found.masks is None else found.masks.cpu().numpy(), names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -14,20 +13,18 @@ from PIL import Image
 
 from ezsd.detector.model_config import ModelConfig, parse_config
 from ezsd.errors import ArtifactError, MissingExtraError, RecipeError
-from ezsd.inference.calls import Pixels, call
+from ezsd.inference.calls import Array, Pixels, call, with_names
 from ezsd.inference.inputs import ImageInput
 from ezsd.inference.names_file import Embeddings, names_file_of, read_names
-from ezsd.inference.sources import Source, open_source
+from ezsd.inference.sources import open_source
 from ezsd.inference.stream import Found, View, detect_stream
 from ezsd.inference.tiling import Tiling
-from ezsd.inference.view import DEFAULT_THRESHOLD, one_threshold
+from ezsd.inference.view import Thresholds, parse_thresholds
 from ezsd.inference.vocabulary import Names, VocabularyInput, parse_vocabulary
-from ezsd.utils.resize import resized_sides
+from ezsd.utils.resize import padded_side, resized_sides, same_size_batches
 
-PADDED_TO = 32  # the sides of a batch are multiples of this
 CONFIG_KEY, VOCABULARY_KEY, MODEL_ID_KEY = "ezsd.config", "ezsd.vocabulary", "ezsd.model_id"  # in the file's metadata
-
-Array = np.ndarray[Any, Any]
+THRESHOLDS_KEY = "ezsd.thresholds"
 
 
 class OnnxDetector:
@@ -43,12 +40,19 @@ class OnnxDetector:
         config: The configuration of the model that was exported.
         embeddings: The text embedding [D] of each name.
         vocabulary: The names of a model that was exported with a fixed vocabulary; else None.
+        thresholds: The calibrated thresholds of the model that was exported; None = 0.3 for every name.
     """
 
     def __init__(
-        self, session: Any, config: ModelConfig, embeddings: Embeddings, vocabulary: Sequence[str] | None = None
+        self,
+        session: Any,
+        config: ModelConfig,
+        embeddings: Embeddings,
+        vocabulary: Sequence[str] | None = None,
+        thresholds: Thresholds | None = None,
     ) -> None:
         self.config = config
+        self.thresholds = thresholds or Thresholds()
         self._session = session
         self._embeddings = embeddings
         self._fixed = None if vocabulary is None else tuple(vocabulary)
@@ -73,15 +77,16 @@ class OnnxDetector:
         if CONFIG_KEY not in about:
             raise ArtifactError(f"{path} was not written by ezsd export: it has no model config.")
         config = parse_config(json.loads(about[CONFIG_KEY]), str(path))
+        thresholds = parse_thresholds(json.loads(about[THRESHOLDS_KEY])) if THRESHOLDS_KEY in about else None
         if VOCABULARY_KEY in about:
-            return cls(session, config, {}, json.loads(about[VOCABULARY_KEY]))
+            return cls(session, config, {}, json.loads(about[VOCABULARY_KEY]), thresholds)
         names = names_file_of(path)
         if not names.is_file():
             raise ArtifactError(
                 f"{names} is missing: the text embeddings of names. Copy it next to {path.name}, or write it with: "
                 f"ezsd export MODEL {names}"
             )
-        return cls(session, config, read_names(names, about[MODEL_ID_KEY]))
+        return cls(session, config, read_names(names, about[MODEL_ID_KEY]), None, thresholds)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -127,9 +132,7 @@ class OnnxDetector:
             DataError: An image cannot be read.
         """
         names = self.vocabulary(vocabulary).names
-        view = View(
-            names, one_threshold(DEFAULT_THRESHOLD if threshold is None else threshold), multi_label, tiling=tiling
-        )
+        view = View(names, self.thresholds.of_call(threshold), multi_label, tiling=tiling)
         text = self._text(names)
         return call(images, view, batch_size, lambda pixels: self._detect(pixels, names, text, batch_size))
 
@@ -146,10 +149,8 @@ class OnnxDetector:
     ) -> Iterator[Found]:
         """Detect in everything that a source contains; see :meth:`ezsd.Detector.stream`."""
         names = self.vocabulary(vocabulary).names
-        limit = one_threshold(DEFAULT_THRESHOLD if threshold is None else threshold)
-        text = self._text(names)
-        opened = source if isinstance(source, Source) else open_source(source)
-        view = View(names, limit, multi_label, track, tiling)
+        text, opened = self._text(names), open_source(source)
+        view = View(names, self.thresholds.of_call(threshold), multi_label, track, tiling)
         return detect_stream(lambda pixels: self._detect(pixels, names, text, batch_size), opened, view, batch_size)
 
     def set_vocabulary(self, vocabulary: VocabularyInput | None) -> Names:
@@ -203,8 +204,9 @@ class OnnxDetector:
     ) -> list[sv.Detections]:
         """Return all detections of images of any size. They do not depend on the batch size."""
         results: dict[int, sv.Detections] = {}
-        resized = [resize_pixels(image, self.config.detector.image_size) for image in images]
-        for batch in _same_size_batches(resized, batch_size):
+        image_size = self.config.detector.image_size
+        resized = [resize_pixels(image, image_size) for image in images]
+        for batch in same_size_batches([image.shape[:2] for image in images], image_size, batch_size):
             found = self._session.run(None, network_input([resized[index] for index in batch], text))
             for row, index in enumerate(batch):
                 own = _Found(*(values[row] for values in found))
@@ -238,13 +240,8 @@ class _Found:
         scale = np.array([size[1] / resized[1], size[0] / resized[0]] * 2, dtype=np.float32)
         limits = np.array([size[1], size[0]] * 2, dtype=np.float32)
         boxes = (self.boxes * scale).clip(0, limits)
-        return sv.Detections(
-            xyxy=boxes,
-            mask=None if self.masks is None else paste_masks(self.masks, boxes, size),
-            confidence=self.scores,
-            class_id=self.labels.astype(int),
-            data={"class_name": np.array(names, dtype=str)[self.labels]},
-        )
+        masks = None if self.masks is None else paste_masks(self.masks, boxes, size)
+        return with_names(boxes, self.labels, self.scores, masks, names)
 
 
 def network_input(images: Sequence[Pixels], text: Array | None) -> dict[str, Array]:
@@ -254,7 +251,7 @@ def network_input(images: Sequence[Pixels], text: Array | None) -> dict[str, Arr
         images: Resized images (see :func:`resize_pixels`); smaller ones are padded at the right and bottom.
         text: [C, D], the text embeddings; None = the graph has a fixed vocabulary.
     """
-    height, width = (_padded(max(image.shape[axis] for image in images)) for axis in (0, 1))
+    height, width = (padded_side(max(image.shape[axis] for image in images)) for axis in (0, 1))
     batch = np.zeros((len(images), 3, height, width), dtype=np.uint8)
     for place, image in enumerate(images):
         batch[place, :, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
@@ -301,19 +298,6 @@ def resize_pixels(image: Pixels, image_size: tuple[int, int]) -> Pixels:
     if (height, width) == image.shape[:2]:
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def _padded(side: int) -> int:
-    return -(-side // PADDED_TO) * PADDED_TO
-
-
-def _same_size_batches(images: Sequence[Pixels], batch_size: int) -> Iterator[list[int]]:
-    """Yield batches of indices; padding changes the features near edges, so a batch has images of one padded size."""
-    same_size = defaultdict(list)
-    for index, image in enumerate(images):
-        same_size[_padded(image.shape[0]), _padded(image.shape[1])].append(index)
-    for indices in same_size.values():
-        yield from (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
 
 
 def _open(path: Path, device: str | None, threads: int) -> Any:

@@ -121,7 +121,7 @@ def open_source(source: Any, *, allow_network: bool = False, stride: int = 1, ex
         source: An image or video file; a folder (searched recursively, in natural order); a pattern such as
             ``images/**/*.jpg`` or ``frames/%05d.png``; a URL of an image, a video or a stream; ``camera:0``; a PIL
             image; a uint8 RGB array [H, W, 3] or [N, H, W, 3]; a tensor [3, H, W] or [N, 3, H, W]; a list of these, or
-            a generator of them.
+            a generator of them. A :class:`Source` is returned as it is.
         allow_network: Whether URLs may be opened.
         stride: Use every n-th frame of videos, cameras and streams.
         exclude: A folder that is left out of folders and patterns, such as the output folder.
@@ -132,6 +132,8 @@ def open_source(source: Any, *, allow_network: bool = False, stride: int = 1, ex
     """
     if stride < 1:
         raise DataError(f"stride {stride}: expected at least 1.")
+    if isinstance(source, Source):
+        return source
     options = _Options(allow_network, stride, None if exclude is None else exclude.resolve())
     return Source(_parts(source, options, _Numbers()))
 

@@ -38,6 +38,18 @@ class Thresholds:
         """Return the threshold of each name of a vocabulary, [C]."""
         return np.array([self.names.get(name, self.other) for name in vocabulary], dtype=np.float64)
 
+    def of_call(self, threshold: float | None) -> Thresholds:
+        """Return the thresholds of a call: ``threshold`` for all names, or these if it is None.
+
+        Raises:
+            RecipeError: It is not a score in 0..1.
+        """
+        if threshold is None:
+            return self
+        if not 0 <= threshold <= 1:
+            raise RecipeError(f"threshold {threshold}: expected a score between 0 and 1, such as 0.3.")
+        return Thresholds(threshold)
+
 
 def read_thresholds(folder: Path, second_opinion: str = "none") -> Thresholds | None:
     """Return the calibrated thresholds of a model folder; None if it has none for this kind of second opinion.
@@ -50,21 +62,22 @@ def read_thresholds(folder: Path, second_opinion: str = "none") -> Thresholds | 
     if not content or content.get("second_opinion", "none") != second_opinion:
         return None
     try:
-        names = {str(name): float(value) for name, value in content["names"].items()}
-        return Thresholds(float(content["other"]), names)
-    except (KeyError, TypeError, ValueError, AttributeError):
+        return parse_thresholds(content)
+    except ValueError:
         raise ArtifactError(f"{path} is not a file of thresholds. Remove it, or evaluate the run again.") from None
 
 
-def one_threshold(threshold: float) -> Thresholds:
-    """Return the same threshold for all names.
+def parse_thresholds(content: Any) -> Thresholds:
+    """Return the thresholds in the content of a JSON file, ``{"other": 0.3, "names": {"cat": 0.4}}``.
 
     Raises:
-        RecipeError: It is not a score in 0..1.
+        ValueError: The content is something else.
     """
-    if not 0 <= threshold <= 1:
-        raise RecipeError(f"threshold {threshold}: expected a score between 0 and 1, such as 0.3.")
-    return Thresholds(threshold)
+    try:
+        names = {str(name): float(value) for name, value in content["names"].items()}
+        return Thresholds(float(content["other"]), names)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no thresholds: {error}") from None
 
 
 def best_score_below(found: sv.Detections, thresholds: Array) -> float | None:
