@@ -6,8 +6,8 @@
 
 `thresholds` reads the detections of a finished stage evaluate: precision, recall and F1 (IoU 0.5) with one threshold
 of 0.3 and with the calibrated ones, each half of the val images with thresholds of the other half, with all names of
-an object and with one. `examples` asks for each novel name by boxes of train images in place of the name, and gives
-the AP50 of novel names. `tiles` puts 4 x 4 val images into one large image, and gives AP50 with and without tiles.
+an object and with one. `examples` asks for every name by 1 and by 5 boxes of train images in place of the name, and
+gives AP50 beside that of the names. `tiles` puts 4 x 4 val images into one large image, and gives AP50 with and without tiles.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("what", choices=["thresholds", "examples", "tiles"])
     parser.add_argument("run", type=Path, help="a run folder with a finished stage evaluate")
     parser.add_argument("--images", type=int, default=128, help="val images for examples and tiles")
-    parser.add_argument("--examples", type=int, default=3, help="example boxes of each novel name")
+    parser.add_argument("--examples", type=int, nargs="+", default=[1, 5], help="numbers of example boxes of a name")
     parser.add_argument("--tile", type=int, default=512, help="side of the cells of the mosaic, and of the tiles")
     arguments = parser.parse_args()
     measure = {"thresholds": thresholds_table, "examples": examples_table, "tiles": tiles_table}[arguments.what]
@@ -75,27 +75,23 @@ def thresholds_table(arguments: argparse.Namespace) -> Table:
 
 
 def examples_table(arguments: argparse.Namespace) -> Table:
-    """Return AP50 of novel names that are asked for by name, by examples, and by both."""
+    """Return AP50 of all names when they are asked for by name, and by several numbers of examples."""
     run, names, base = _names(arguments.run)
     recipe = load_run_recipe(run.recipe)
     detector = Detector.load(arguments.run)
     train = load_images(recipe.data.train, names, recipe.data.skip_bad)
-    examples: dict[str, list[Any]] = {name: [] for name in names[base:]}
-    for image in train:
-        for box, label in zip(image.boxes.tolist(), image.labels.tolist(), strict=True):
-            own = examples.get(names[label - 1])
-            if own is not None and len(own) < arguments.examples and min(box[2] - box[0], box[3] - box[1]) >= 32:
-                own.append([str(image.path), box])
-    given = {name: pairs for name, pairs in examples.items() if pairs}
-    by_name = detector.vocabulary(list(names[:base]))
-    asked = {"name": detector.vocabulary(list(names)), "examples": by_name + detector.vocabulary_from_crops(given)}
+    examples = example_boxes(train, max(arguments.examples))
+    asked = {"name": detector.vocabulary(list(names))}
+    for count in arguments.examples:
+        asked[f"{count} of their boxes"] = detector.vocabulary_from_crops(
+            {name: pairs[:count] for name, pairs in examples.items()}
+        )
     results = read_results(run, recipe, names)
     truth = _first_images(results.truth, arguments.images)
     paths = {image.image_id: image.path for image in results.images}
-    table = Table(
-        title=f"{arguments.run.name}: {len(truth['images'])} val images, {arguments.examples} examples a name"
-    )
-    for column in ("novel names asked for by", "AP50 novel", "AP50 base", *names[base:]):
+    missing = ", ".join(name for name in names if name not in examples) or "none"
+    table = Table(title=f"{arguments.run.name}: {len(truth['images'])} val images; names without examples: {missing}")
+    for column in ("names asked for by", "AP50 novel", "AP50 base", *names[base:]):
         table.add_column(column)
     for title, vocabulary in asked.items():
         found = []
@@ -104,6 +100,24 @@ def examples_table(arguments: argparse.Namespace) -> Table:
             found += _results(detections, image["id"], names)
         table.add_row(title, *_ap50(truth, found, names, base))
     return table
+
+
+def example_boxes(train: Any, most: int) -> dict[str, list[Any]]:
+    """Return up to ``most`` pairs of an image and a box for each name, no two from one image, large boxes first."""
+    by_name: dict[str, list[tuple[float, int, Any]]] = {}
+    for place, image in enumerate(train):
+        columns = (image.boxes.tolist(), image.labels.tolist(), image.crowd.tolist())
+        for box, label, crowd in zip(*columns, strict=True):
+            if not crowd:
+                side = min(min(box[2] - box[0], box[3] - box[1]), 32)  # from 32 pixels on, any box is as good
+                by_name.setdefault(train.names[label - 1], []).append((-side, place, [str(image.path), box]))
+    chosen: dict[str, list[Any]] = {}
+    for name, rows in by_name.items():
+        rows.sort(key=lambda row: row[:2])
+        one_an_image = {place: pair for _, place, pair in reversed(rows)}
+        order = dict.fromkeys(place for _, place, _ in rows)
+        chosen[name] = [one_an_image[place] for place in list(order)[:most]]
+    return chosen
 
 
 def tiles_table(arguments: argparse.Namespace) -> Table:

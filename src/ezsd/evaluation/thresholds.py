@@ -11,7 +11,7 @@ from ezsd.evaluation.errors import FOUND, NAME, Floats, Matching
 
 ENOUGH_BOXES = 20  # a name with fewer val boxes gets the threshold of its side
 _DEFAULT = 0.3
-_GRID = 200
+_STEPS = 10_000  # thresholds are multiples of 1 / _STEPS
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Calibration:
 
     Attributes:
         base: For base names with few boxes; None if no base name has boxes.
-        novel: For novel names and all names that the model does not know.
-        names: For names with enough boxes.
+        novel: For all names that the model does not know, and for novel names without an own threshold.
+        names: By name.
     """
 
     base: float | None
@@ -33,9 +33,16 @@ def calibrate(matching: Matching, names: Sequence[str], base: int, with_novel: b
     """Choose thresholds by the F1 of base names.
 
     A base name with enough boxes gets the threshold with its best F1; the others get the threshold with the best mean
-    F1 of all base names. Novel names have no boxes that may be looked at. What is known of them is how often they are
-    put on objects of base names, which is always wrong; they get the threshold at which this is as frequent as it is
-    between base names at their own thresholds.
+    F1 of all base names. Novel names have no boxes that may be looked at. Two things are known of them without these,
+    and base names say how much of both is usual, each looked at as if it were left out:
+
+    - Detections on base objects are certainly wrong. All novel names together get the threshold at which this is as
+      rare as it is between base names at their own thresholds.
+    - Detections away from base objects can be right, but at most all of them are wrong. Each novel name gets a
+      threshold at which it is shown there at most as often as the median base name is away from the objects of the
+      other base names, at its own threshold.
+
+    The higher one of both is used. Names that the model does not know get the mean of the novel names.
 
     Args:
         matching: The detections of the val images, matched to their objects, with one name for each object. With
@@ -53,7 +60,9 @@ def calibrate(matching: Matching, names: Sequence[str], base: int, with_novel: b
         novel = _best(matching, on_novel) or novel
     elif on_novel and of_base is not None:
         own = {label: by_name.get(names[label - 1], of_base) for label in on_base}
-        novel = _as_often_wrong(matching, own, on_novel)
+        blind = _without_boxes(matching, own, on_novel)
+        by_name |= {names[label - 1]: value for label, value in blind.items()}
+        novel = float(np.mean(list(blind.values())))
     if of_base is not None:
         by_name = {names[label - 1]: of_base for label in on_base} | by_name
     return Calibration(of_base, novel, by_name)
@@ -75,31 +84,37 @@ def _best(matching: Matching, labels: Sequence[int], enough: int = 1) -> float |
     return float(grid[len(mean) - 1 - int(mean[::-1].argmax())])  # of equal values, the highest threshold
 
 
-def _as_often_wrong(matching: Matching, own: Mapping[int, float], novel: Sequence[int]) -> float:
-    """Return the threshold at which novel names are put on base objects as often as base names are."""
+def _without_boxes(matching: Matching, own: Mapping[int, float], novel: Sequence[int]) -> dict[int, float]:
+    """Return thresholds of novel labels by what base labels do at their ``own`` thresholds; see :func:`calibrate`."""
     on_base = np.isin(matching.object_labels, list(own))
     wrong = (matching.types == NAME) & np.append(on_base, False)[matching.objects]
-    rates = []
+    rates, shown_elsewhere = [], []
     for label, threshold in own.items():
-        others = int((on_base & (matching.object_labels != label)).sum())
-        if others:
-            rates.append(float((wrong & (matching.labels == label) & (matching.scores >= threshold)).sum()) / others)
-    grid = _grid(matching.scores[np.isin(matching.labels, novel)])
-    if not rates or not len(grid):
-        return float(np.mean(list(own.values())))
-    wrong_scores = matching.scores[wrong & np.isin(matching.labels, novel)]
-    novel_rate = _count_above(wrong_scores, grid) / (len(novel) * max(int(on_base.sum()), 1))
-    allowed = grid[novel_rate <= np.mean(rates)]
-    return float(allowed[0]) if len(allowed) else float(grid[-1])
+        objects = int((matching.object_labels == label).sum())
+        above = (matching.labels == label) & (matching.scores >= threshold)
+        if others := int(on_base.sum()) - objects:
+            rates.append(int((above & wrong).sum()) / others)
+        if objects:  # an absent name says nothing about how often a name is shown
+            shown_elsewhere.append(int((above & ~wrong).sum()))
+    if not rates:
+        return dict.fromkeys(novel, float(np.mean(list(own.values()))))
+    allowed = float(np.mean(rates)) * len(novel) * int(on_base.sum())
+    together = _at_most(matching.scores[wrong & np.isin(matching.labels, novel)], allowed)
+    usual = max(1.0, float(np.median(shown_elsewhere)))
+    return {
+        label: max(together, _at_most(matching.scores[~wrong & (matching.labels == label)], usual)) for label in novel
+    }
+
+
+def _at_most(scores: Floats, count: float) -> float:
+    """Return the least threshold that at most ``count`` scores reach."""
+    ordered = np.sort(scores)[::-1]
+    return 0.0 if len(ordered) <= count else float((np.floor(ordered[int(count)] * _STEPS) + 1) / _STEPS)
 
 
 def _grid(scores: Floats) -> Floats:
-    """Return candidates for a threshold, ascending: scores at equal steps of rank."""
-    if not len(scores):
-        return np.zeros(0)
-    ordered = np.sort(scores)
-    places = np.linspace(0, len(ordered) - 1, min(_GRID, len(ordered))).astype(int)
-    return np.unique(np.floor(ordered[places] * 1e4) / 1e4)
+    """Return the candidates for a threshold, ascending."""
+    return np.unique(np.floor(scores * _STEPS) / _STEPS)
 
 
 def _count_above(scores: Floats, grid: Floats) -> Floats:
