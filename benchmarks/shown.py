@@ -7,7 +7,8 @@
 `thresholds` reads the detections of a finished stage evaluate: precision, recall and F1 (IoU 0.5) with one threshold
 of 0.3 and with the calibrated ones, each half of the val images with thresholds of the other half, with all names of
 an object and with one. `examples` asks for every name by 1 and by 5 boxes of train images in place of the name, and
-gives AP50 beside that of the names. `tiles` puts 4 x 4 val images into one large image, and gives AP50 with and without tiles.
+gives AP50 beside that of the names. `tiles` puts 4 x 4 val images into one large image, and gives AP50 with and without
+tiles.
 """
 
 from __future__ import annotations
