@@ -29,6 +29,7 @@ from ezsd.errors import ArtifactError, DataError, RecipeError
 from ezsd.inference.detector import Detector
 from ezsd.inference.names_file import read_names, write_names
 from ezsd.inference.onnx_detector import OnnxDetector, resize_pixels
+from onnx_speed import difference
 from tiny import SPLIT, make_tiny_coco
 from tiny_run import make_model_folder
 
@@ -72,6 +73,18 @@ def test_images_and_names_of_any_number_give_the_detections_of_the_detector(
             for one, other in zip(found, expected, strict=True):
                 _same(one, other)
     assert len(onnx(images[0], "circle", threshold=0.3)) < len(onnx(images[0], "circle", threshold=0.0))
+
+
+@pytest.mark.slow
+def test_fifty_images_have_the_same_names_order_boxes_and_scores(model: Path, exported: Path) -> None:
+    detector, onnx = Detector.load(model, "cpu"), OnnxDetector.load(exported, "cpu")
+    for number in range(50):
+        numbers = np.random.default_rng(number)
+        image = numbers.integers(0, 256, (*SIZES[number % len(SIZES)], 3), dtype=np.uint8)
+        options: Any = {"threshold": 0.0, "multi_label": True}
+        found, expected = onnx(image, **options), detector(image, **options)
+        assert len(found) > 3
+        assert difference(found, expected) is not None, number
 
 
 def test_hard_nms_without_masks_and_a_baked_vocabulary(tmp_path: Path, images: list[np.ndarray[Any, Any]]) -> None:
