@@ -11,7 +11,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[offline,pocket,video,export,serve,docs,dev]"
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[offline,pocket,video,heic,export,serve,docs,dev]"
 	touch $@
 
 demo: install

@@ -11,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ezsd.errors import RecipeError
-from ezsd.recipe_files import find_preset, find_recipe, parse_yaml
+from ezsd.recipe_files import find_preset, find_recipe, parse_yaml, with_own_data
 from ezsd.utils.files import write_text
 
 # Strict, so that `epochs: true` is not read as 1 and a number in quotes is an error.
@@ -63,7 +63,7 @@ class _Section(BaseModel):
 
 
 class Part(_Section):
-    """One part (train or val) of the images. Relative paths are relative to the working directory."""
+    """One part (train or val) of the images; for relative paths see :func:`load_recipe`."""
 
     images: UserPath
     annotations: UserPath
@@ -243,6 +243,9 @@ RENAMED_KEYS = {
 def load_recipe(path: str | Path, changes: Sequence[str] = (), preset: str | None = None) -> Recipe:
     """Read a recipe from YAML, apply a preset, then ``--set`` changes.
 
+    Relative paths of images and annotations are relative to the folder of the recipe if they exist there, otherwise to
+    the working directory; those of ``changes`` are relative to the working directory.
+
     Args:
         path: A YAML file, or the name of a shipped recipe.
         changes: Changes like ``train.lr=0.01``; the value is read as YAML.
@@ -293,7 +296,7 @@ def read_values(path: Path, changes: Sequence[str] = (), preset: str | None = No
     Raises:
         RecipeError: The file is missing, not YAML, or not a mapping, or there is no such preset.
     """
-    values = _read_mapping(path)
+    values = with_own_data(_read_mapping(path), path.parent)
     if preset is not None:
         values = _with_preset(values, _read_mapping(find_preset(preset)))
     return values, [problem for change in changes if (problem := _apply(values, change))]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ezsd.errors import RecipeError
+
+_DATA_PATHS = ("images", "annotations")
 
 
 def recipes_folder() -> Path:
@@ -69,6 +71,29 @@ def find_preset(name: str) -> Path:
 def _closest(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     return f' Did you mean "{close[0]}"?' if close else ""
+
+
+def with_own_data(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the values of a recipe; data paths that exist relative to the folder of the recipe are put behind it.
+
+    Other relative paths stay relative to the working directory.
+    """
+    data = values.get("data")
+    if not isinstance(data, dict):
+        return dict(values)
+    parts = {
+        name: {key: _beside(value, folder) if key in _DATA_PATHS else value for key, value in part.items()}
+        if isinstance(part, dict) else part
+        for name, part in data.items()
+    }  # fmt: skip
+    return {**values, "data": parts}
+
+
+def _beside(value: Any, folder: Path) -> Any:
+    try:
+        return str(folder / value) if isinstance(value, str) and (folder / value).exists() else value
+    except (OSError, ValueError):  # too long, or no path
+        return value
 
 
 def recipe_header(path: Path) -> str:

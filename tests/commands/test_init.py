@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from ezsd.cli import app
@@ -217,3 +220,37 @@ def test_command_writes_a_recipe_for_the_device_that_it_is_given(coco: TinyCoco,
     assert result.exit_code == 0, result.output
     assert "note: Anchors of" in result.output and f"next: ezsd plan {out}" in result.output
     assert load_recipe(out).detector.image_size == (800, 1333)
+
+
+_FROM_XYWH = {
+    "xywh": lambda x, y, w, h: (x, y, w, h),
+    "xyxy": lambda x, y, w, h: (x, y, x + w, y + h),
+    "cxcywh": lambda x, y, w, h: (x + w / 2, y + h / 2, w, h),
+}
+
+
+@pytest.mark.parametrize("layout", _FROM_XYWH)
+@pytest.mark.parametrize("unit, full", [("percent", 100), ("fraction", 1)])
+def test_boxes_in_percent_or_fractions_are_refused_and_converted_as_the_message_says(
+    coco: TinyCoco, tmp_path: Path, layout: str, unit: str, full: int
+) -> None:
+    for entry in coco.content["images"]:  # in small images, numbers up to 100 can be pixels
+        entry["width"], entry["height"] = 5 * entry["width"], 5 * entry["height"]
+        path = coco.images / entry["file_name"]
+        Image.open(path).resize((entry["width"], entry["height"])).save(path)
+    sides = {entry["id"]: (entry["width"], entry["height"]) * 2 for entry in coco.content["images"]}
+    pixels = {}
+    for entry in coco.content["annotations"]:
+        pixels[entry["id"]] = [5 * value for value in entry["bbox"]]
+        box = _FROM_XYWH[layout](*pixels[entry["id"]])
+        entry["bbox"] = [full * value / side for value, side in zip(box, sides[entry["image_id"]], strict=True)]
+        del entry["area"]
+    coco.save()
+    files = OwnFiles(images=coco.images, annotations=coco.annotations)
+    with pytest.raises(DataError, match=rf"{unit}.* of the image sides.*--box-format .*{layout}-{unit}"):
+        make_recipe_with(files, ["bar"], tmp_path / "r.yaml", TEACHER, "cpu")
+    files = replace(files, box_format=f"{layout}-{unit}")
+    *parts, _ = make_recipe_with(files, ["bar"], tmp_path / "r.yaml", TEACHER, "cpu").files
+    written = [entry for part in parts for entry in json.loads(part.read_text())["annotations"]]
+    assert {entry["id"] for entry in written} == pixels.keys()
+    assert all(np.allclose(entry["bbox"], pixels[entry["id"]], atol=0.01) for entry in written)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ezsd.data.images import check_images, decode_image
+from ezsd.data.images import check_images, decode_image, decode_pixels
 from ezsd.errors import DataError
 
 
@@ -51,7 +52,7 @@ def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp", "a.jpg"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp", "a.jpg", "a.avif"])
 def test_the_checked_size_is_that_of_the_decoded_image(name: str, orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -59,6 +60,27 @@ def test_the_checked_size_is_that_of_the_decoded_image(name: str, orientation: i
     (check,) = check_images([(tmp_path / name, None, None)], decode=False)
     assert decode_image(tmp_path / name).shape == (3, check.height, check.width)
     assert check.turned == (orientation > 1) and check.problem is None
+
+
+@pytest.mark.parametrize("name", ["a.heic", "a.jpg"])
+def test_heic_images_are_read_whatever_their_name_is(name: str, tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="the extra heic is not installed")
+    pillow_heif.from_pillow(_gradient()).save(tmp_path / name, quality=100)
+    image = decode_image(tmp_path / name)
+    assert image.shape == (3, 32, 48) and torch.allclose(image[:, 4, 10].float(), torch.tensor([50.0, 20, 90]), atol=12)
+    assert decode_pixels(Path(name), io.BytesIO((tmp_path / name).read_bytes())).shape == (32, 48, 3)
+    assert _problems([(tmp_path / name, 48, 32)], decode=True) == [None]
+
+
+def test_without_the_reader_of_heic_images_the_message_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ezsd.data.images._reads_heic", lambda: False)
+    for name, content in (("a.jpg", b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"), ("a.heif", b"")):
+        (tmp_path / name).write_bytes(content)
+        assert "pip install 'ezsd[heic]', or convert it to JPEG" in _error(tmp_path / name)
+    (tmp_path / "a.avif").write_bytes(b"\0\0\0\x1cftypavif")
+    assert "an AVIF image that this build of Pillow cannot read" in _error(tmp_path / "a.avif")
 
 
 def test_truncated_files_are_found_although_only_some_of_many_images_are_decoded(

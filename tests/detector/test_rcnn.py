@@ -59,7 +59,8 @@ def target(boxes: int = 2, distilled: int = 4, masks: bool = False) -> Target:
         "distill_embeddings": text(distilled, seed=1),
         "distill_weights": torch.ones(distilled),
     }
-    return {**made, "masks": torch.ones(boxes, 96, 128, dtype=torch.uint8)} if masks else made
+    drawn = {"masks": torch.ones(boxes, 96, 128, dtype=torch.uint8), "has_mask": torch.ones(boxes, dtype=torch.bool)}
+    return {**made, **drawn} if masks else made
 
 
 def test_batched_detections_equal_single_detections() -> None:
@@ -249,6 +250,24 @@ def test_pseudo_boxes_have_no_masks() -> None:
     }
     losses = model(masks=True).train()([image()], [wanted], text(3), text(2, seed=5))
     assert losses["loss_mask"].isfinite() and losses["loss_mask"] > 0
+
+
+def test_the_masks_of_boxes_that_have_none_are_not_learned() -> None:
+    detector = model(masks=True).train()
+    wanted = target(2, 0, masks=True)
+    wanted["masks"][0] = 0  # a placeholder
+
+    def loss(seed: int = 0) -> float:
+        torch.manual_seed(seed)
+        return float(detector([image()], [wanted], text())["loss_mask"].detach())
+
+    with_all = loss()
+    wanted["has_mask"][0] = False
+    without = loss()
+    wanted["masks"][0] = 1
+    assert loss() == without != with_all
+    wanted["has_mask"][1] = False
+    assert loss() == 0
 
 
 def test_quality_losses_of_images_without_boxes_are_zero() -> None:

@@ -79,6 +79,15 @@ def test_mask_figures_equal_pycocotools() -> None:
     ours = coco_metrics(truth, detections, kind="segm")
     _assert_same(ours, _pycocotools(truth, detections, "segm"))
     assert ours != coco_metrics(truth, detections)
+    for annotation in truth["annotations"][::3]:
+        annotation["iscrowd"] = 1
+        x, y, width, height = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    crowds = _pycocotools(truth, detections, "segm")
+    for annotation in truth["annotations"][::3]:
+        annotation["iscrowd"] = 0
+        del annotation["segmentation"]
+    _assert_same(coco_metrics(truth, detections, kind="segm"), crowds)  # no mask: neither found nor missed
 
 
 def _perfect(truth: dict[str, Any]) -> list[dict[str, Any]]:

@@ -176,7 +176,7 @@ teacher: {_quoted(teacher)}  # offline knows common objects; open_clip:ViT-B-32/
 prompt: {_quoted(PROMPT)}
 seed: 0
 data:
-{_parts(data)}
+{_parts(data, out.absolute().parent)}
   skip_bad: false  # true: skip bad images and boxes instead of stopping
   workers: {settings.values.workers}  # processes that read images
 {_adapt(data, split, teacher)}
@@ -197,11 +197,16 @@ def _names(names: Sequence[str], boxes: Mapping[str, int]) -> str:
     return "\n".join(f"    - {_quoted(name)}" + (f"  # {boxes[name]} boxes" if name in boxes else "") for name in names)
 
 
-def _parts(data: OwnData) -> str:
+def _parts(data: OwnData, home: Path) -> str:
+    """Return the train and val part; paths are relative to the recipe's folder if they are in it."""
+
+    def shown(path: Path) -> str:
+        path = path.absolute()
+        return _quoted(path.relative_to(home).as_posix() if path.is_relative_to(home) else str(path))
+
     folders = {"train": data.images, "val": data.val_images or data.images}
     return "\n".join(
-        f"  {name}:  # {data.counts[name]} images\n    images: {_quoted(str(folders[name].absolute()))}\n"
-        f"    annotations: {_quoted(str(path.absolute()))}"
+        f"  {name}:  # {data.counts[name]} images\n    images: {shown(folders[name])}\n    annotations: {shown(path)}"
         for name, path in data.annotations.items()
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -27,6 +28,7 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, 
 _CHUNK = 64
 _MOST_DECODED = 5_000  # images; of more, every so many are decoded
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")  # brands in the first bytes
 _BEHIND = (255, 255, 255, 255)  # transparent pixels are laid on white
 _PIXELS = "EZSD_MAX_PIXELS"
 
@@ -73,10 +75,37 @@ def decode_pixels(path: Path, content: BinaryIO | None = None) -> np.ndarray[Any
         DataError: The file is missing, damaged, not an image, or has more than 8 bits per channel.
     """
     try:
-        with Image.open(path if content is None else content) as image:
+        with open_image(path if content is None else content) as image:
             return np.array(upright_rgb(image))
     except BROKEN as error:
         raise DataError(_message(path, error)) from None
+
+
+def open_image(source: Path | BinaryIO) -> Image.Image:
+    """Open an image file, as Pillow does; HEIC files are read by pillow-heif if it is installed.
+
+    Raises:
+        One of ``BROKEN``: The file is missing, or its header cannot be read.
+    """
+    try:
+        return Image.open(source)
+    except UnidentifiedImageError:
+        if not _reads_heic():
+            raise
+        if not isinstance(source, Path):
+            source.seek(0)
+        return Image.open(source)  # phones and exports also name HEIC files .jpg, so every file is tried
+
+
+@lru_cache(maxsize=1)
+def _reads_heic() -> bool:
+    """Let Pillow read HEIC files; return whether the optional package for it is installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -131,7 +160,7 @@ class _Depth(NamedTuple):
 
 def _check(path: Path, width: int | None, height: int | None, depth: _Depth) -> ImageCheck:
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             _refuse_deep(image)
             orientation = image.getexif().get(_ORIENTATION, 1)
             raw = image.size
@@ -176,6 +205,18 @@ def _message(path: Path, error: BaseException) -> str:
             f"tiles, or set the environment variable {_PIXELS} to a larger number of pixels"
         )
     if isinstance(error, UnidentifiedImageError):
-        hint = "; convert HEIC images to JPEG" if path.suffix.lower() in (".heic", ".heif") else ""
-        return f"{path}: not an image, or an unknown image format{hint}"
+        return f"{path}: {_unknown_format(path)}"
     return f"{path}: cannot be read as an image ({error})"
+
+
+def _unknown_format(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError:  # the image was read from memory
+        head = b""
+    if head[8:12] in (b"avif", b"avis") or path.suffix.lower() == ".avif":
+        return "an AVIF image that this build of Pillow cannot read; convert it to JPEG"
+    if (head[8:12] in _HEIC or path.suffix.lower() in (".heic", ".heif")) and not _reads_heic():
+        return "a HEIC image; install its reader with: pip install 'ezsd[heic]', or convert it to JPEG"
+    return "not an image, or an unknown image format"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ezsd.data.images import BROKEN
+from ezsd.data.images import BROKEN, open_image
 from ezsd.utils.progress import track
 
 _COPY = re.compile(r"\.rf\.[0-9a-zA-Z]+\.[a-z]+$")  # Roboflow: NAME_jpg.rf.HASH.jpg for each augmented copy
@@ -66,7 +66,7 @@ def _difference_hash(path: Path) -> int:
     """Return 64 bits: whether each cell of a gray thumbnail is darker than its right neighbor; the path's for a file
     that cannot be read."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.draft("L", (64, 64))
             small = np.asarray(image.convert("L").resize((_SIDE + 1, _SIDE), Image.Resampling.BOX), dtype=np.int16)
     except BROKEN:

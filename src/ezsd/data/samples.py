@@ -30,8 +30,8 @@ class AnnotatedImage:
         boxes: [N, 4] float32 xyxy, absolute pixels, clipped to the image. N can be 0.
         labels: [N] int64, 1-based indices into the names of :class:`ImageSet`.
         crowd: [N] bool, True if the box covers a group of objects.
-        segmentations: COCO polygons (lists or arrays of numbers) or RLE of each box, as in the file (empty for some
-            crowd boxes); None if the data has no masks. :func:`segmentations_of` returns plain lists.
+        segmentations: COCO polygons (lists or arrays of numbers) or RLE of each box, as in the file (empty for boxes
+            without a mask); None if the data has no masks. :func:`segmentations_of` returns plain lists.
         areas: [N] float32 in square pixels, as in the file (for COCO, the mask area), or the box area if missing.
     """
 
@@ -53,7 +53,7 @@ class ImageSet:
     Attributes:
         images: The images, sorted by id, including images without boxes.
         names: The category names. Label 1 is ``names[0]``.
-        has_masks: Whether every box that is not a crowd has a segmentation.
+        has_masks: Whether masks can be learned: at least half of the boxes that are no crowds have a segmentation.
         skipped: One message for each image or box that is left out.
         notes: What the user should know about the data, such as crowd boxes and images turned by EXIF.
     """
@@ -96,29 +96,46 @@ def read_image(image: AnnotatedImage | Path) -> Tensor:
 
 
 def masks_of(image: AnnotatedImage) -> Tensor:
-    """Return the masks of an image's boxes: [N, H, W] uint8 of 0 and 1; a crowd without segmentation fills its box.
+    """Return the masks of an image's boxes: [N, H, W] uint8 of 0 and 1; a box without segmentation is filled.
 
     Raises:
         ValueError: the image has no segmentations.
     """
     if not len(image.boxes):
         return torch.zeros(0, image.height, image.width, dtype=torch.uint8)
-    masks = rle.decode([rle.segmToRle(entry, image.width, image.height) for entry in segmentations_of(image)])
+    drawn = zip(segmentations_of(image), image.boxes.tolist(), strict=True)
+    masks = rle.decode([rle.segmToRle(entry or _outline(box), image.width, image.height) for entry, box in drawn])
     return torch.from_numpy(np.ascontiguousarray(masks.transpose(2, 0, 1)))
 
 
+def have_mask(image: AnnotatedImage) -> Tensor:
+    """Return [N] bool: which boxes have a segmentation.
+
+    Raises:
+        ValueError: the image has no segmentations.
+    """
+    return torch.tensor([bool(entry) for entry in _segmentations(image)], dtype=torch.bool)
+
+
 def segmentations_of(image: AnnotatedImage) -> list[Segmentation]:
-    """Return the segmentation of each box; a crowd without one gets the outline of its box."""
+    """Return the segmentation of each box, or an empty list; a crowd without one gets the outline of its box."""
+    rows = zip(_segmentations(image), image.boxes.tolist(), image.crowd.tolist(), strict=True)
+    return [_plain(entry) or (_outline(box) if crowd else []) for entry, box, crowd in rows]
+
+
+def _segmentations(image: AnnotatedImage) -> list[Segmentation]:
     if image.segmentations is None:
         raise ValueError(f"image {image.image_id} has no segmentations")
-    return [
-        _plain(entry) or [[x1, y1, x2, y1, x2, y2, x1, y2]]
-        for entry, (x1, y1, x2, y2) in zip(image.segmentations, image.boxes.tolist(), strict=True)
-    ]
+    return image.segmentations
 
 
 def _plain(segmentation: Segmentation) -> Segmentation:
     return segmentation if isinstance(segmentation, dict) else [list(polygon) for polygon in segmentation]
+
+
+def _outline(box: Sequence[float]) -> Segmentation:
+    x1, y1, x2, y2 = box
+    return [[x1, y1, x2, y1, x2, y2, x1, y2]]
 
 
 def labels_among(image: AnnotatedImage, names: Sequence[str], wanted: Sequence[str]) -> Tensor:

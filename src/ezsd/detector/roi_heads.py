@@ -132,8 +132,8 @@ class ZeroShotRoIHeads(RoIHeads):
             targets: ``boxes`` [N, 4], ``labels`` [N] (1-based index in the vocabulary), ``crowd_boxes``,
                 ``ignored_boxes``, ``distill_boxes`` [K, 4], ``distill_embeddings`` [K, D], ``distill_weights`` [K] of
                 each image, ``distill_names`` [K, 1 + C + V] if names are distilled, ``pseudo_boxes`` [P, 4] and
-                ``pseudo_names`` [P, 1 + C + V] if there are pseudo-boxes, and ``masks`` [N, H, W] if the model has a
-                mask branch.
+                ``pseudo_names`` [P, 1 + C + V] if there are pseudo-boxes, and ``masks`` [N, H, W] and ``has_mask`` [N]
+                if the model has a mask branch.
             names: The names of the losses.
         """
         samples = self.select_training_samples(proposals, targets)
@@ -268,9 +268,9 @@ class ZeroShotRoIHeads(RoIHeads):
         self, features: dict[str, Tensor], samples: RoiSamples, sizes: Sizes, targets: list[Target]
     ) -> Tensor:
         # Pseudo-boxes have no masks.
+        known = [F.pad(t["has_mask"], (0, 1 + len(_objects(t)) - len(t["boxes"]))) for t in targets]
         foreground = [
-            (label > 0) & (index < len(target["boxes"]))
-            for label, index, target in zip(samples.labels, samples.matched, targets, strict=True)
+            (label > 0) & has[index] for label, index, has in zip(samples.labels, samples.matched, known, strict=True)
         ]
         regions = [boxes[keep] for boxes, keep in zip(samples.boxes, foreground, strict=True)]
         logits = self._mask_logits(features, regions, sizes)

@@ -41,7 +41,7 @@ def coco_metrics(
         detections: COCO results: image_id, category_id, bbox (x, y, width, height), score; segmentation (RLE) for segm.
             Those in other images are excluded.
         categories: Evaluated category ids; boxes and detections of other categories are excluded. None = all.
-        kind: "bbox" or "segm".
+        kind: "bbox" or "segm". Objects without segmentation are then neither found nor missed, like crowds.
 
     Returns:
         Figures by category id.
@@ -57,7 +57,10 @@ def coco_metrics(
     truth = COCO(
         {
             **ground_truth,
-            "annotations": [dict(entry) for entry in ground_truth["annotations"]],  # the evaluator modifies annotations
+            "annotations": [  # copies, because the evaluator modifies them
+                _ignored_mask(entry) if kind == "segm" and "segmentation" not in entry else dict(entry)
+                for entry in ground_truth["annotations"]
+            ],
             "categories": [
                 {"frequency": "f", **entry} for entry in ground_truth["categories"]
             ],  # the evaluator requires the key
@@ -104,6 +107,12 @@ def harmonic_mean(first: float | None, second: float | None) -> float | None:
     if first is None or second is None:
         return None
     return 2 * first * second / (first + second) if first + second else 0.0
+
+
+def _ignored_mask(entry: Mapping[str, Any]) -> dict[str, Any]:
+    x, y, width, height = entry["bbox"]
+    outline = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    return {**entry, "iscrowd": 1, "segmentation": outline}
 
 
 def _percent(values: np.ndarray) -> float | None:

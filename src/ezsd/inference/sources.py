@@ -28,7 +28,8 @@ from ezsd.inference.video import Video, camera_format, frame_pixels, open_video,
 
 logger = logging.getLogger(__name__)
 
-IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".avif", ".jp2")
+IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".avif",
+          ".heic", ".heif", ".jp2")  # fmt: skip
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".mjpeg")
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _CAMERA = re.compile(r"camera:(\d+)")

@@ -47,7 +47,7 @@ def run_train(
         The metrics, also written to metrics.json.
 
     Raises:
-        RecipeError: The recipe requires masks, but the annotations have no segmentations, or validation, but the val
+        RecipeError: The recipe requires masks, but too few boxes have a segmentation, or validation, but the val
             images have no base boxes.
         ArtifactError: The target store is missing, a checkpoint has other shapes, a loss is not finite, or the disk is
             full.
@@ -127,10 +127,11 @@ def wants_masks(recipe: Recipe, images: ImageSet) -> bool:
     """Return whether the detector learns masks from these train images.
 
     Raises:
-        RecipeError: The recipe requires masks, but the annotations have no segmentations.
+        RecipeError: The recipe requires masks, but too few boxes have a segmentation.
     """
     if recipe.detector.masks == "auto":
         return images.has_masks
     if recipe.detector.masks and not images.has_masks:
-        raise RecipeError("detector.masks is true, but the train annotations have no segmentations. Set it to auto.")
+        raise RecipeError("detector.masks is true, but fewer than half of the boxes in the train annotations have a "
+                          "segmentation that can be read. Set it to auto.")  # fmt: skip
     return recipe.detector.masks

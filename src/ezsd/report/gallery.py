@@ -15,7 +15,7 @@ import torch
 from faster_coco_eval.core import mask as rle
 from PIL import Image
 
-from ezsd.data.samples import AnnotatedImage, masks_of, read_image
+from ezsd.data.samples import AnnotatedImage, have_mask, masks_of, read_image
 from ezsd.data.target_store import Regions
 from ezsd.report.matching import (
     Outcome,
@@ -161,11 +161,12 @@ def proposal_card(image: AnnotatedImage, regions: Regions, names: Sequence[str],
 
 def _truth(image: AnnotatedImage, names: Sequence[str], base: int) -> list[Mark]:
     masks = None if image.segmentations is None else masks_of(image).numpy()
+    drawn = torch.zeros_like(image.crowd) if masks is None else have_mask(image) & ~image.crowd
     marks = []
     for row, (label, crowd) in enumerate(zip(image.labels.tolist(), image.crowd.tolist(), strict=True)):
         x1, y1, x2, y2 = image.boxes[row].tolist()
         kind = "crowd" if crowd else "base" if label <= base else "novel"
-        outline = "" if masks is None or crowd else _outline(masks[row])
+        outline = _outline(masks[row]) if masks is not None and drawn[row] else ""
         text = f"{names[label - 1]} (crowd)" if crowd else names[label - 1]
         marks.append(Mark(kind, _rounded((x1, y1, x2 - x1, y2 - y1)), text, outline=outline))
     return marks

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ezsd.data.samples import AnnotatedImage, ImageSet, masks_of, read_image
+from ezsd.data.samples import AnnotatedImage, ImageSet, have_mask, masks_of, read_image
 from ezsd.data.target_store import Regions, TargetStore
 from ezsd.data.transforms import Sample, flip, jitter_color, jitter_scale, resize
 from ezsd.recipe import TrainConfig
@@ -78,20 +78,22 @@ class TrainingDataset(Dataset[Example]):
         index, seed = key
         image, config, chance = self.images[index], self.config, seeded(seed)
         regions, crowd = self._regions(image), image.crowd
-        masks = masks_of(image) if self.masks else None
+        masks, known = (masks_of(image), have_mask(image)) if self.masks else (None, torch.ones_like(crowd))
         sample = Sample.of(read_image(image), image.boxes, image.labels, masks, regions.boxes)
         flipped = torch.rand((), generator=chance) < config.flip
         if config.scale_jitter == (1.0, 1.0):
             sample = resize(sample, self.image_size)
         else:
             sample, boxes, proposals = jitter_scale(sample, self.image_size, config.scale_jitter, chance)
-            crowd, regions = crowd[boxes], regions[proposals]
+            crowd, known, regions = crowd[boxes], known[boxes], regions[proposals]
         if flipped:
             sample = flip(sample)
         if config.color_jitter:
             sample = replace(sample, image=jitter_color(sample.image, config.color_jitter, chance))
         novel = torch.rand(len(regions), generator=chance) < regions.weights if config.ignore_chance else None
         target = training_target(sample, crowd, regions, config, novel)
+        if self.masks:
+            target["has_mask"] = known[~crowd]
         if self.names is not None:
             target |= named_targets(target, sample.proposals, regions, self.names, config)
         return sample.image.as_subclass(Tensor), target

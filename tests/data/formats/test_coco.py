@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 
 from ezsd.data.categories import load_split
 from ezsd.data.formats.coco import coco_ground_truth, load_images, read_part
-from ezsd.data.samples import AnnotatedImage, ImageSet, masks_of, read_image, segmentations_of
+from ezsd.data.samples import AnnotatedImage, ImageSet, have_mask, masks_of, read_image, segmentations_of
 from ezsd.errors import DataError
 from ezsd.recipe import Part
 from tiny import CATEGORIES, COMPRESSED_RLE_IMAGE, CROWD_IMAGE, EMPTY_IMAGE, SIZES, SPLIT, TinyCoco, make_tiny_coco
@@ -136,13 +136,20 @@ def test_lvis_images_are_found_by_their_coco_url(tiny: TinyCoco) -> None:
         "polygon",
     ],
 )
-def test_a_broken_segmentation_leaves_the_box_and_no_masks(segmentation: Any, tiny: TinyCoco) -> None:
+def test_a_broken_segmentation_costs_the_mask_of_its_box_alone(segmentation: Any, tiny: TinyCoco) -> None:
     before = load_images(tiny.part(), SPLIT.base)
-    _annotation(tiny, "circle")["segmentation"] = segmentation
+    broken = _annotation(tiny, "circle")
+    broken["segmentation"] = segmentation
     tiny.save()
     after = load_images(tiny.part(), SPLIT.base)
-    assert not after.has_masks and any("cannot be read" in note for note in after.notes)
+    boxes = sum(len(image.boxes) for image in after)
+    notes = " ".join(after.notes)
+    assert f"segmentations cannot be read (the first is that of annotation {broken['id']}" in notes
+    assert f"1 of {boxes} boxes have no mask. Masks are learned and measured from the others" in notes
+    assert after.has_masks and [int((~have_mask(image)).sum()) for image in after].count(1) == 1
     assert [image.boxes.tolist() for image in after] == [image.boxes.tolist() for image in before]
+    truth = coco_ground_truth(after)["annotations"]
+    assert [entry["bbox"] for entry in truth if "segmentation" not in entry] == [broken["bbox"]]
 
 
 @pytest.mark.parametrize("segmentation", [[], [[]], [[], []], None, float("nan"), {}, ""])
@@ -218,11 +225,13 @@ def test_several_polygons_form_one_mask(tiny: TinyCoco) -> None:
     assert np.array_equal(masks_of(two)[0].numpy(), reference.decode(encoded))
 
 
-def test_a_box_without_segmentation_disables_masks(tiny: TinyCoco) -> None:
-    _annotation(tiny, "circle").pop("segmentation")
+def test_masks_are_not_learned_if_most_boxes_have_none(tiny: TinyCoco) -> None:
+    for entry in tiny.content["annotations"][2:]:
+        entry["segmentation"] = []
     tiny.save()
     images = load_images(tiny.part(), SPLIT.base)
     assert not images.has_masks and all(image.segmentations is None for image in images)
+    assert any("from none, because at least half of the boxes need one" in note for note in images.notes)
     with pytest.raises(ValueError, match="no segmentations"):
         masks_of(images[0])
 

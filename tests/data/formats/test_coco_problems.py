@@ -91,7 +91,7 @@ def test_an_image_of_one_pixel_is_accepted(tiny: TinyCoco) -> None:
 def test_a_truncated_compressed_rle_is_invalid(tiny: TinyCoco, counts: str, good: bool) -> None:
     _first(tiny)["segmentation"] = {"size": [64, 96], "counts": counts}  # PP6 encodes a single run of 6144
     tiny.save()
-    assert load_images(tiny.part(), SPLIT.base).has_masks == good
+    assert any("cannot be read" in note for note in load_images(tiny.part(), SPLIT.base).notes) != good
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,103 @@ def test_labels_that_are_not_found_are_an_error_and_not_images_without_objects(t
         open_dataset(tmp_path)
 
 
+def test_images_without_labels_and_listed_images_that_are_missing_are_noted(tmp_path: Path) -> None:
+    _yolo(tmp_path, "train: list.txt\nnames: [cat]\n")
+    shutil.copy(tmp_path / "train/images/a.png", tmp_path / "train/images/b.png")
+    (tmp_path / "list.txt").write_text("train/images/a.png\ntrain/images/b.png\ntrain/images/c.png\n")
+    missing, unlabelled = open_dataset(tmp_path).notes
+    assert "1 of 3 images that" in missing and "the first is train/images/c.png" in missing
+    assert "1 of 2 images have no label file" in unlabelled and "b.png" in unlabelled
+
+
+# YOLO without data.yaml
+
+
+def _labelled(folder: Path, image: str, labels: str | None = None) -> None:
+    """Write an image and its label file; by default the file lies beside the image."""
+    path = folder / image
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 20), (90, 90, 90)).save(path)
+    text = folder / labels if labels else path.with_suffix(".txt")
+    text.parent.mkdir(parents=True, exist_ok=True)
+    text.write_text("1 0.5 0.5 0.5 0.5\n")
+
+
+_CVAT_DATA = "classes = 2\ntrain = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\nbackup = backup/\n"
+_DARKNET = {
+    "CVAT": (
+        {
+            "obj.data": _CVAT_DATA,
+            "train.txt": "data/obj_train_data/a.png\n",
+            "valid.txt": "data/obj_valid_data/b.png\n",
+        },
+        "obj.names",
+        (("obj_train_data/a.png", None), ("obj_valid_data/b.png", None)),
+        ["train", "val"],
+    ),
+    "darknet without obj.data": (
+        {"train.txt": "C:\\\\set\\\\images\\\\a.png\n", "valid.txt": "images/b.png\n"},
+        "obj.names",
+        (("images/a.png", None), ("images/b.png", None)),
+        ["train", "val"],
+    ),
+    "LabelImg": ({}, "classes.txt", (("a.png", None),), ["train"]),
+    "LabelImg with a folder of labels": ({}, "labels/classes.txt", (("images/a.png", "labels/a.txt"),), ["train"]),
+    "Label Studio": (
+        {"notes.json": '{"categories": [{"id": 0, "name": "cat"}], "info": {}}'},
+        "classes.txt",
+        (("images/a.png", "labels/a.txt"),),
+        ["train"],
+    ),
+    "Roboflow": (
+        {"valid/_darknet.labels": "cat\ndog\n"},
+        "train/_darknet.labels",
+        (("train/a.png", None), ("valid/b.png", None)),
+        ["train", "val"],
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", _DARKNET)
+def test_yolo_without_data_yaml_is_read(tmp_path: Path, layout: str) -> None:
+    files, names, images, parts = _DARKNET[layout]
+    for image, labels in images:
+        _labelled(tmp_path, image, labels)
+    for name, text in {**files, names: "cat\ndog\n"}.items():
+        (tmp_path / name).write_text(text)
+    found = open_dataset(tmp_path)
+    assert found.description.startswith(f"YOLO, from {names}: ") and found.description.endswith(", 2 names")
+    assert list(found.parts) == parts and not found.notes
+    for part, (image, _) in zip(parts, images, strict=True):
+        loaded = _loaded(found, part, tmp_path)
+        assert loaded.names == ("cat", "dog") and loaded[0].path == tmp_path / image
+        assert loaded[0].labels.tolist() == [2] and loaded[0].boxes.tolist() == [[10, 5, 30, 15]]
+
+
+@pytest.mark.parametrize(
+    "files, expected",
+    [
+        ({"classes.txt": "cat\n\ndog\n"}, r"classes\.txt: line 2 is empty"),
+        ({"classes.txt": "cat\n"}, r"a\.txt, line 1: class 1; there are 1 names"),
+        ({"classes.txt": "cat\ndog\n", "labels/classes.txt": "dog\ncat\n"}, "have different names"),
+        ({"set/obj.data": "names = obj.names\ntrain = train.txt\n", "set/obj.names": "cat\n"}, "Save images"),
+    ],
+)
+def test_darknet_files_that_cannot_be_right_are_refused(tmp_path: Path, files: dict[str, str], expected: str) -> None:
+    _labelled(tmp_path, "a.png")
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=expected):
+        open_dataset(tmp_path / "set" if "set/obj.data" in files else tmp_path)
+
+
+def test_names_without_labels_are_no_yolo_data_set(coco: TinyCoco, tmp_path: Path) -> None:
+    (coco.annotations.parent / "classes.txt").write_text("circle\n")
+    (coco.annotations.parent / "weights.data").write_bytes(b"\xff\xfe names = \0")
+    assert open_dataset(coco.annotations.parent).description.startswith("COCO JSON")
+
+
 def test_folders_outside_the_data_set_are_not_read(tmp_path: Path) -> None:
     _yolo(tmp_path / "other", "")
     _yolo(tmp_path / "mine", "train: ../../../other/train/images\nnames: [cat]\n")

@@ -129,6 +129,28 @@ def test_any_yolo_files_are_read_or_refused(folder: Path, values: Any, lines: st
         (folder / "data.yaml").unlink()
 
 
+_NAMED = st.sampled_from(["images", "train.txt", "../secret.png", "/etc/hostname", "", "a\0b", "images/a.png"])
+_DATA = st.dictionaries(st.sampled_from(["names", "train", "valid", "test", ""]), _NAMED | st.text(max_size=8))
+
+
+@given(
+    _DATA, st.text(max_size=20) | st.just("cat\ndog"), st.lists(_NAMED).map("\n".join), st.lists(_LINE).map("\n".join)
+)
+@_SETTINGS
+def test_any_darknet_files_are_read_or_refused(
+    folder: Path, values: dict[str, str], names: str, listed: str, lines: str
+) -> None:
+    settings = "\n".join(f"{key} = {value}" for key, value in values.items())
+    written = {"obj.data": settings, "obj.names": names, "train.txt": listed, "labels/a.txt": lines}
+    for name, text in written.items():
+        (folder / name).write_text(text, encoding="utf-8", errors="surrogatepass")
+    try:
+        _check_sources(_open(folder), folder)
+    finally:
+        for name in ("obj.data", "obj.names", "train.txt"):
+            (folder / name).unlink()
+
+
 _VALUE = st.one_of(_NUMBERS.map(str), st.text("<>&;ab1.\\/", max_size=8), st.sampled_from(["../secret.png", "a.png"]))
 _OBJECT = st.tuples(*[_VALUE] * 6).map(
     lambda v: (

@@ -25,6 +25,7 @@ from ezsd.recipe import DataConfig, Part
 
 _SKIP_BAD = "Fix them, or set data.skip_bad: true to skip these images and boxes (they are listed and counted)."
 _MANY_CROWDS = 0.5  # of the boxes; tools that export masks as crowds do so for most
+_LEAST_MASKS = 0.5  # of the boxes; with fewer, masks are not learned
 
 
 def load_images(part: Part, names: Sequence[str], skip_bad: bool = False, required: Sequence[str] = ()) -> ImageSet:
@@ -155,7 +156,10 @@ def count_boxes(images: ImageSet) -> tuple[Counter[str], int]:
 
 
 def coco_ground_truth(images: ImageSet) -> dict[str, Any]:
-    """Convert images to a COCO dictionary for the evaluator. Category ids are labels; annotation ids start at 1."""
+    """Convert images to a COCO dictionary for the evaluator. Category ids are labels; annotation ids start at 1.
+
+    Boxes without a mask have no segmentation.
+    """
     annotations: list[dict[str, Any]] = []
     for image in images:
         drawn = segmentations_of(image) if images.has_masks else None
@@ -172,7 +176,7 @@ def coco_ground_truth(images: ImageSet) -> dict[str, Any]:
                     "area": areas[index],
                     "iscrowd": int(crowd),
                 }
-                | ({} if drawn is None else {"segmentation": drawn[index]})
+                | ({"segmentation": drawn[index]} if drawn is not None and drawn[index] else {})
             )
     return {
         "images": [{"id": image.image_id, "width": image.width, "height": image.height} for image in images],
@@ -231,7 +235,8 @@ def _assemble(
         np.bool_,
         len(segmentations),
     )
-    has_masks = bool(valid.any() and (valid | crowd).all())
+    missing = ~(valid | crowd)
+    has_masks = bool(valid.any() and missing.sum() <= (1 - _LEAST_MASKS) * (~crowd).sum())
     columns = zip(
         records,
         sizes,
@@ -251,7 +256,7 @@ def _assemble(
         for record, size, box, label, is_crowd, area, end in columns
         if size is not None
     ]  # fmt: skip
-    notes = [*_box_notes(crowd, boxes.left_out), *_mask_notes(content, boxes.rows, segmentations, valid | crowd)]
+    notes = [*_box_notes(crowd, boxes.left_out), *_mask_notes(content, boxes.rows, segmentations, missing, has_masks)]
     return ImageSet(images, names, has_masks), notes
 
 
@@ -269,17 +274,26 @@ def _box_notes(crowd: NDArray[np.bool_], left_out: list[str]) -> list[str]:
 
 
 def _mask_notes(
-    content: Annotations, rows: NDArray[np.int64], segmentations: Sequence[Any], fine: NDArray[np.bool_]
+    content: Annotations,
+    rows: NDArray[np.int64],
+    segmentations: Sequence[Any],
+    missing: NDArray[np.bool_],
+    has_masks: bool,
 ) -> list[str]:
+    """Return notes on boxes without a mask: those whose segmentation is broken, and those that have none."""
     given = np.array([entry is not None for entry in segmentations], dtype=np.bool_)
-    broken = np.flatnonzero(given & ~fine)
+    broken = np.flatnonzero(given & missing)
+    notes = []
     if len(broken):
-        return [f"{len(broken):,} of {given.sum():,} segmentations cannot be read (the first is that of annotation "
-                f"{content.ids[int(rows[broken[0]])]}; expected polygons of at least three points or an RLE of the "
-                "image size). Their boxes are used; masks are not learned."]  # fmt: skip
-    if given.any() and not fine.all():
-        return [f"{(~fine).sum():,} of {len(fine):,} boxes have no segmentation; masks are not learned."]
-    return []
+        notes.append(f"{len(broken):,} of {given.sum():,} segmentations cannot be read (the first is that of "
+                     f"annotation {content.ids[int(rows[broken[0]])]}; expected polygons of at least three points or an "
+                     "RLE of the image size). Their boxes are used, without a mask.")  # fmt: skip
+    if given.any() and missing.any():
+        which = "the others" if has_masks else "none, because at least half of the boxes need one"
+        setting = " detector.masks: false learns no masks." if has_masks else ""
+        notes.append(f"{missing.sum():,} of {len(missing):,} boxes have no mask. Masks are learned and measured from "
+                     f"{which}.{setting}")  # fmt: skip
+    return notes
 
 
 def _areas(given: NDArray[np.float32], corners: NDArray[np.float32]) -> NDArray[np.float32]:

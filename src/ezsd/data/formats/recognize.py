@@ -17,7 +17,8 @@ _PART_WORDS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
 }  # fmt: skip
 _NOT_BOXES = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # other files of COCO
-_FORMATS = "COCO JSON, YOLO (data.yaml), Pascal VOC (XML), CVAT (XML), LVIS and LabelMe"
+_FORMATS = "COCO JSON, YOLO (data.yaml, obj.names or classes.txt), Pascal VOC (XML), CVAT (XML), LVIS and LabelMe"
+_SUFFIXES = (".json", ".xml", ".yaml", ".yml", ".names", ".data", ".labels")
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,16 @@ def open_dataset(path: Path) -> DataSet:
     """Recognize a data set and read it.
 
     Args:
-        path: A folder, or a file: COCO, LVIS or LabelMe JSON, ``data.yaml`` of YOLO, or an XML file of Pascal VOC or
-            CVAT.
+        path: A folder, or a file: COCO, LVIS or LabelMe JSON, ``data.yaml`` of YOLO or names of darknet, or an XML file
+            of Pascal VOC or CVAT.
 
     Raises:
         DataError: The path does not exist, the format is not known, or files cannot be read.
     """
-    from ezsd.data.formats import coco_layout, cvat, labelme, voc, yolo
+    from ezsd.data.formats import coco_layout, cvat, darknet, labelme, voc, yolo
 
     readers: list[Callable[[Path, list[Path]], DataSet | None]] = [
-        yolo.open_yolo, coco_layout.open_coco, voc.open_voc, cvat.open_cvat, labelme.open_labelme,
+        yolo.open_yolo, darknet.open_darknet, coco_layout.open_coco, voc.open_voc, cvat.open_cvat, labelme.open_labelme,
     ]  # fmt: skip
     if not path.exists():
         raise DataError(f"{path} does not exist. Give the folder of a data set, or its annotation file.")
@@ -97,7 +98,7 @@ def head_of(path: Path) -> str:
 
 
 def _annotation_files(folder: Path, depth: int) -> Iterator[Path]:
-    """Yield the JSON, XML and YAML files of a data set; folders of nothing but images cost one listing."""
+    """Yield the files of a data set that can say what it is; folders of nothing but images cost one listing."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -105,7 +106,7 @@ def _annotation_files(folder: Path, depth: int) -> Iterator[Path]:
     for entry in entries:
         if entry.name.startswith((".", *_NOT_BOXES)):
             continue
-        if entry.suffix.lower() in (".json", ".xml", ".yaml", ".yml"):
+        if entry.suffix.lower() in _SUFFIXES or entry.name.lower() == "classes.txt":
             if entry.is_file():
                 yield entry
         elif depth < _DEEPEST and not entry.suffix and entry.is_dir():

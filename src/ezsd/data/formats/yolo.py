@@ -40,9 +40,9 @@ def open_yolo(folder: Path, files: list[Path]) -> DataSet | None:
         given = next((values[key] for key in keys if values.get(key)), None)
         if given is None:
             continue
-        images = _images(path, values, given)
+        images = listed_images(given, _bases(path, values), notes)
         if images:
-            parts[part] = _read(images, names, _keypoints(values), problems)
+            parts[part] = read_labels(images, names, problems, notes, _keypoints(values))
         elif part == "train":
             raise DataError(f"{path}: train is {given!r}, but no images are there. Expected a folder of images, or a "
                             "text file that lists them, relative to this file or to its path.")  # fmt: skip
@@ -52,11 +52,13 @@ def open_yolo(folder: Path, files: list[Path]) -> DataSet | None:
         raise DataError(problems.shown())
     if "train" not in parts:
         raise DataError(f"{path}: the key train is missing; expected the folder of the train images.")
+    return DataSet(described("YOLO", path, folder, parts, len(names)), parts, tuple(notes))
+
+
+def described(kind: str, path: Path, folder: Path, parts: Mapping[str, Source], names: int) -> str:
+    """Return what a data set is, for people."""
     where = path.relative_to(folder) if path.is_relative_to(folder) else path
-    description = (
-        f"YOLO, from {where}: {_counted(len(parts), 'part')} ({', '.join(parts)}), {_counted(len(names), 'name')}"
-    )
-    return DataSet(description, parts, tuple(notes))
+    return f"{kind}, from {where}: {_counted(len(parts), 'part')} ({', '.join(parts)}), {_counted(names, 'name')}"
 
 
 def write_yolo(parts: Mapping[str, ImageSet], files: Mapping[str, Sequence[str]], out: Path) -> list[str]:
@@ -127,12 +129,19 @@ def _keypoints(values: Mapping[str, Any]) -> int:
     return shape[0] * shape[1] if isinstance(shape, list) and valid else 0
 
 
-def _images(path: Path, values: Mapping[str, Any], given: Any) -> list[Path]:
-    """Return the images of one part: those of folders, and those listed in text files."""
+def _bases(path: Path, values: Mapping[str, Any]) -> list[Path]:
     home = path.parent.absolute()
-    bases = [home]
-    if isinstance(values.get("path"), str):
-        bases.insert(0, home / values["path"])
+    return [home / values["path"], home] if isinstance(values.get("path"), str) else [home]
+
+
+def listed_images(given: Any, bases: Sequence[Path], notes: list[str]) -> list[Path]:
+    """Return the images of one part: those of folders, and those listed in text files.
+
+    Args:
+        given: A path, or a list of paths.
+        bases: The folders that paths can be relative to.
+        notes: Gets a note on images that are listed, but missing.
+    """
     images: list[Path] = []
     for entry in given if isinstance(given, list) else [given]:
         found = _existing(str(entry), bases)
@@ -141,10 +150,14 @@ def _images(path: Path, values: Mapping[str, Any], given: Any) -> list[Path]:
         if found.is_dir():
             images += image_files(found)
         elif found.suffix == ".txt":
-            lines = _text(found).splitlines()
-            listed = (_existing(line.strip(), [found.parent, *bases]) for line in lines if line.strip())
-            images += [image for image in listed if image is not None and is_image_name(image.name)]
-    return images
+            lines = text_of(found).splitlines()
+            listed = {line.strip(): _existing(line.strip(), [found.parent, *bases]) for line in lines if line.strip()}
+            images += [image for image in listed.values() if image is not None and is_image_name(image.name)]
+            missing = [line for line, image in listed.items() if image is None]
+            if missing:
+                notes.append(f"{len(missing):,} of {len(listed):,} images that {found} lists are missing (the first is "
+                             f"{missing[0][:200]}); they are left out.")  # fmt: skip
+    return list(dict.fromkeys(images))
 
 
 def _existing(text: str, bases: Sequence[Path]) -> Path | None:
@@ -167,14 +180,30 @@ def _existing(text: str, bases: Sequence[Path]) -> Path | None:
     return None
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return the text of a file in UTF-8.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as text: {error}.") from None
 
 
-def _read(images: list[Path], names: Sequence[str], keypoints: int, problems: Problems) -> Source:
+def read_labels(
+    images: list[Path], names: Sequence[str], problems: Problems, notes: list[str], keypoints: int = 0
+) -> Source:
+    """Read the label files of images; images without one are images without objects.
+
+    Args:
+        images: At least one.
+        names: The name of each class number.
+        problems: Gets lines that are invalid.
+        notes: Gets a note on images without a label file.
+        keypoints: How many numbers of keypoints follow a box.
+    """
     root = Path(os.path.commonpath([image.parent for image in images]))
     content = CocoContent(names)
     checks = check_images([(image, None, None) for image in images], decode=False)
@@ -182,11 +211,11 @@ def _read(images: list[Path], names: Sequence[str], keypoints: int, problems: Pr
     for image, check in zip(images, checks, strict=True):
         size = (None, None) if check.problem else (check.width, check.height)
         image_id = content.add_image(image.relative_to(root).as_posix(), *size)
-        labels = _label_file(image)
+        labels = label_file(image)
         labelled += labels is not None
         if labels is None or check.problem:
             continue
-        for number, line in enumerate(_text(labels).splitlines(), start=1):
+        for number, line in enumerate(text_of(labels).splitlines(), start=1):
             if not line.strip():
                 continue
             try:
@@ -196,10 +225,15 @@ def _read(images: list[Path], names: Sequence[str], keypoints: int, problems: Pr
     if not labelled:
         expected = _label_paths(images[0])[0]
         problems.add("labels", f"none of {len(images):,} images has a label file; that of {images[0]} is {expected}")
+    elif labelled < len(images):
+        first = next(image for image in images if label_file(image) is None)
+        notes.append(f"{len(images) - labelled:,} of {len(images):,} images have no label file (the first is {first}); "
+                     "they are used as images without objects. Remove those that are not labelled yet.")  # fmt: skip
     return Source(root, content=content.as_dict())
 
 
-def _label_file(image: Path) -> Path | None:
+def label_file(image: Path) -> Path | None:
+    """Return the label file of an image, or None."""
     return next((path for path in _label_paths(image) if path.is_file()), None)
 
 
@@ -229,7 +263,7 @@ def _add_line(
     except ValueError:
         raise ValueError(f"{line[:80]!r} has text; {_LINE}") from None
     if not label.is_integer() or not 0 <= label < len(names):
-        raise ValueError(f"class {first[:20]}; data.yaml has {len(names)} names, so it must be 0 to {len(names) - 1}")
+        raise ValueError(f"class {first[:20]}; there are {len(names)} names, so it must be 0 to {len(names) - 1}")
     if keypoints and len(numbers) == 4 + keypoints:
         numbers = numbers[:4]
     if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
