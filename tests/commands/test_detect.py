@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -20,7 +21,7 @@ from ezsd.inference.sources import open_source
 from ezsd.inference.stream import Found
 from ezsd.inference.video import video_writer
 from tiny import SPLIT, make_tiny_coco
-from tiny_run import make_model_folder
+from tiny_run import EMBEDDING_DIM, make_model_folder
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,16 @@ def test_a_folder_gives_drawings_detections_and_a_summary(model: Path, images: P
     for path in images.iterdir():
         with Image.open(tmp_path / f"{path.stem}_detected.jpg") as drawn:
             drawn.load()
+
+
+def test_names_that_the_teacher_cannot_tell_apart_are_noted(
+    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
+    one = torch.nn.functional.normalize(torch.ones(1, EMBEDDING_DIM), dim=1)
+    monkeypatch.setattr(Detector, "_encode", lambda _, phrases, __: one.repeat(len(phrases), 1))
+    result = _detect(model, images / "000004.jpg", "--vocabulary", "cone, pylon", "--out", tmp_path / "out")
+    assert result.exit_code == 0 and 'can hardly tell "cone" and "pylon" apart' in result.output
 
 
 def test_run_folder_gives_its_model_and_names(model: Path, images: Path, tmp_path: Path) -> None:

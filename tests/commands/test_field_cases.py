@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +94,8 @@ CASES = {
     "29-transparent-png": Verdict(),
     "31-exif6-tiff-upright": Verdict(("3 of 3 images are turned by their EXIF orientation",)),
 }
-ELSEWHERE = {"32-emoji-names", "33-spawn-script", "34-small-shm"}  # not about files
+ELSEWHERE = {"32-emoji-names", "33-spawn-script", "34-small-shm"}  # about names and processes, not files
+_SMALL = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"'
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +128,25 @@ def test_the_verdict_of_a_field_case(case: str, shared_data: Path, tmp_path: Pat
         assert text in checked.output
     if not verdict.refused:
         assert _base_boxes(made.output, out) == _base_boxes(checked.output, out)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is of Linux")
+def test_a_run_with_little_shared_memory_stops_and_names_the_setting(shared_data: Path, tmp_path: Path) -> None:
+    alone = ["unshare", "--map-root-user", "--mount", "bash", "-c", _SMALL, "bash"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no /dev/shm of its own can be mounted here")
+    text = (shared_data / "field_cases" / "34-small-shm" / "recipe.yaml").read_text()
+    text = text.replace("../../coco_masks", str(shared_data / "coco_masks")).replace("per_photo", "per_image")
+    (tmp_path / "recipe.yaml").write_text(text)
+    command = [sys.executable, "-m", "ezsd", "run", "recipe.yaml", "--out", "r", "--until", "train"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "EZSD_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [*alone, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 2 and "Traceback" not in said, said
+    assert "Shared memory" in said and "is too small" in said and "data.workers: 0" in said and "--shm-size" in said
 
 
 @pytest.mark.slow

@@ -222,6 +222,33 @@ def test_command_writes_a_recipe_for_the_device_that_it_is_given(coco: TinyCoco,
     assert load_recipe(out).detector.image_size == (800, 1333)
 
 
+def test_a_folder_of_recipe_and_data_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "work"
+    coco = make_tiny_coco(home / "my images")
+    monkeypatch.chdir(home)
+    make_recipe(Path("my images/images"), Path("my images/instances.json"), ["bar"], Path("r.yaml"))
+    data = yaml.safe_load((home / "r.yaml").read_text())["data"]
+    assert data["train"] == {"images": "my images/images", "annotations": "r_train.json"}
+    monkeypatch.chdir(tmp_path)
+    moved = home.rename(tmp_path / "elsewhere")
+    assert load_recipe("elsewhere/r.yaml").data.val.annotations.resolve() == moved / "r_val.json"
+    assert "OK: " in check_recipe(Path("elsewhere", "r.yaml"))
+    outside = tmp_path / "recipes" / "r.yaml"
+    make_recipe(moved / coco.images.relative_to(home), moved / "my images/instances.json", ["bar"], outside)
+    assert load_recipe(outside).data.train.images == moved / "my images/images"
+
+
+def test_a_path_that_is_not_beside_the_recipe_is_relative_to_the_working_directory(
+    coco: TinyCoco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recipes").mkdir()
+    path = tmp_path / "recipes" / "r.yaml"
+    path.write_text(yaml.safe_dump(tiny_values("my images/images", "my images/instances.json")))
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(path).data.train.images == Path("my images/images")
+    assert "OK: " in check_recipe(path)
+
+
 _FROM_XYWH = {
     "xywh": lambda x, y, w, h: (x, y, w, h),
     "xyxy": lambda x, y, w, h: (x, y, x + w, y + h),

@@ -59,7 +59,9 @@ def _filled(
     several = [places for places in members if len(places) > 1]
     note = f"{sum(map(len, several)):,} of {len(images):,} images have near-duplicates, in {len(several):,} groups; "
     if len(chosen) >= math.ceil(wanted / 2):
-        note = f"{note}each group is in one part." if several else ""
+        note = (
+            f"{note}each group is in one part." if several else f"none of {len(images):,} images has a near-duplicate."
+        )
     else:
         rest = [places for places in members if not set(places) & set(chosen)]
         sizes = [len(places) for places in rest]

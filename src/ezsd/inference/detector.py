@@ -36,6 +36,7 @@ from ezsd.teacher.text_cache import cached
 from ezsd.utils.device import usable_device
 from ezsd.utils.files import digest
 
+_COMPARED = 1_000  # vocabularies whose names are remembered to be compared
 BACKGROUND = "background"
 _NEW_NAMES = 10_000  # with kept embeddings; a service can be asked for any number of names
 
@@ -76,6 +77,7 @@ class Detector:
         self._norms = norms
         self._teacher: Teacher | None = None
         self._default: AnyVocabulary | None = None
+        self._compared: set[int] = set()
         self._lock = threading.Lock()  # a server calls from several threads
 
     @classmethod
@@ -309,7 +311,10 @@ class Detector:
             embeddings = torch.stack([self._embeddings[keys[phrase]] for phrase in phrases])
             for key in list(self._embeddings)[len(self.config.names) : -_NEW_NAMES]:  # the oldest new names
                 del self._embeddings[key]
-        if unknown:
+            asked = hash((*phrases, *templates))
+            compared = asked in self._compared
+            self._compared = {asked} if len(self._compared) >= _COMPARED else self._compared | {asked}
+        if not compared:
             note_near_names(given, embeddings)
         return embeddings
 

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from ezsd.errors import RecipeError
 from ezsd.inference.vocabulary import Names, VocabularyInput, parse_vocabulary
+from ezsd.teacher.alike import ALIKE
 
 logger = logging.getLogger(__name__)
-
-_HARD_TO_TELL = 0.95  # cosine of two names
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +71,7 @@ def _is_pair(value: Any) -> bool:
 def note_near_names(given: Names, embeddings: Tensor) -> None:
     """Warn of names that the teacher can hardly tell apart."""
     owners = torch.tensor([index for index, phrases in enumerate(given.phrases) for _ in phrases])
-    near = ((embeddings @ embeddings.T > _HARD_TO_TELL) & (owners[:, None] < owners[None])).nonzero().tolist()
+    near = ((embeddings @ embeddings.T > ALIKE) & (owners[:, None] < owners[None])).nonzero().tolist()
     phrases = [phrase for some in given.phrases for phrase in some]
     if near:
         pairs = ", ".join(f'"{phrases[a]}" and "{phrases[b]}"' for a, b in near[:3])

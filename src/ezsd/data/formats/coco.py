@@ -286,8 +286,8 @@ def _mask_notes(
     notes = []
     if len(broken):
         notes.append(f"{len(broken):,} of {given.sum():,} segmentations cannot be read (the first is that of "
-                     f"annotation {content.ids[int(rows[broken[0]])]}; expected polygons of at least three points or an "
-                     "RLE of the image size). Their boxes are used, without a mask.")  # fmt: skip
+                     f"annotation {content.ids[int(rows[broken[0]])]}; expected polygons of at least three points or "
+                     "an RLE of the image size). Their boxes are used, without a mask.")  # fmt: skip
     if given.any() and missing.any():
         which = "the others" if has_masks else "none, because at least half of the boxes need one"
         setting = " detector.masks: false learns no masks." if has_masks else ""

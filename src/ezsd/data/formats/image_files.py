@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .tif .tiff .gif .avif .jfif .ppm .pgm .heic .heif".split())
+_SUFFIXES = ("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif", "avif", "jfif", "ppm", "pgm", "heic", "heif")
+IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES)
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts this in front of uploaded files
 _MOST_FILES = 2_000_000
 
