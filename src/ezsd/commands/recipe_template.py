@@ -276,7 +276,7 @@ def _detector(settings: Settings) -> str:
         "  soft_nms: 0.3  # lower the scores of overlapping boxes instead of removing them",
         "  score_threshold: 0.0001",
         "  detections_per_image: 300",
-        "  masks: auto  # train masks if the annotations have them",
+        "  masks: auto  # train masks if at least half of the boxes have one",
     ])  # fmt: skip
 
 

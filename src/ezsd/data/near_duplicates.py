@@ -15,6 +15,9 @@ from ezsd.data.images import BROKEN, open_image
 from ezsd.utils.progress import track
 
 _COPY = re.compile(r"\.rf\.[0-9a-zA-Z]+\.[a-z]+$")  # Roboflow: NAME_jpg.rf.HASH.jpg for each augmented copy
+_FRAME = re.compile(
+    r"^(.+[._](?:mov|mp4|m4v|avi|mkv|webm|mpe?g|wmv|3gp))-\d+", re.IGNORECASE
+)  # Roboflow: NAME_mp4-12.jpg
 _SIDE = 8
 _NEAR = 6  # bits of 64 that may differ
 _ROWS = 512  # hashes compared at once
@@ -25,16 +28,17 @@ _NEIGHBORS = 64
 def near_duplicate_groups(images: Sequence[Path]) -> NDArray[np.int64]:
     """Return [N] a group number for each image; near-duplicates have the same number.
 
-    Two images are near-duplicates if they are Roboflow's copies of one image, or if their difference hashes (Krawetz
-    2013, "Kind of Like That") differ in at most 6 of 64 bits. The relation is transitive: all frames of a slow video
-    are one group.
+    Two images are near-duplicates if they are Roboflow's copies of one image or frames of one video, or if their
+    difference hashes (Krawetz 2013, "Kind of Like That") differ in at most 6 of 64 bits. The relation is transitive: all
+    frames of a slow video are one group.
     """
     links = _Links(len(images))
     first: dict[str, int] = {}
     for place, image in enumerate(images):
         stem = _COPY.sub("", image.name)
-        if stem != image.name:
-            links.join(place, first.setdefault(f"{stem}", place))
+        frame = _FRAME.match(stem)
+        if frame or stem != image.name:
+            links.join(place, first.setdefault(frame[1] if frame else stem, place))
     hashes = _hashes(images)
     if len(images) <= _MOST:
         for start in range(0, len(images), _ROWS):
