@@ -29,8 +29,8 @@ def near_duplicate_groups(images: Sequence[Path]) -> NDArray[np.int64]:
     """Return [N] a group number for each image; near-duplicates have the same number.
 
     Two images are near-duplicates if they are Roboflow's copies of one image or frames of one video, or if their
-    difference hashes (Krawetz 2013, "Kind of Like That") differ in at most 6 of 64 bits. The relation is transitive: all
-    frames of a slow video are one group.
+    difference hashes (Krawetz 2013, "Kind of Like That") differ in at most 6 of 64 bits. The relation is transitive:
+    all frames of a slow video are one group.
     """
     links = _Links(len(images))
     first: dict[str, int] = {}

@@ -31,7 +31,8 @@ def choose_val(images: Sequence[AnnotatedImage], share: float) -> ValSplit:
     """Choose val images so that no near-duplicate of them is left for training.
 
     Groups of near-duplicates are taken in an order that depends only on their file names, except those that have all
-    boxes of a name. If one group is too large for that, such as the frames of one video, its last images by name are taken.
+    boxes of a name. If one group is too large for that, such as the frames of one video, its last images by name
+    are taken.
 
     Args:
         images: At least two images.
