@@ -188,7 +188,7 @@ def test_metrics_have_the_documented_keys(made: tuple[TinyCoco, Recipe, ImageSet
     assert metrics["counts"]["crowds"] == 1
     assert metrics["counts"]["images"] == 8
     thresholds = json.loads((run_folder / "train/model/thresholds.json").read_text())
-    assert set(thresholds["names"]) == set(SPLIT.base) and not thresholds["novel_boxes_used"]
+    assert set(thresholds["names"]) == set(SPLIT.names) and not thresholds["novel_boxes_used"]
     matrix = json.loads((run_folder / "evaluate/confusion.json").read_text())
     objects = sum(count for label, _, count in matrix["counts"] if label)
     assert objects == metrics["counts"]["boxes_base"] + metrics["counts"]["boxes_novel"]

@@ -52,7 +52,7 @@ def open_cvat(folder: Path, files: list[Path]) -> DataSet | None:
     if problems:
         raise DataError(problems.shown())
     if "train" not in used:
-        raise DataError(f"{folder}: {len(files):,} XML files of CVAT, but no image of the train part.")
+        raise DataError(f"{folder}: {len(files):,} XML files of CVAT, but none of the train part.")
     found = [part for part in _PARTS if part in used]
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.items())
     notes = (f"Shapes without a box are left out: {kinds}.",) if kinds else ()
