@@ -95,7 +95,7 @@ CASES = {
     "31-exif6-tiff-upright": Verdict(("3 of 3 images are turned by their EXIF orientation",)),
 }
 ELSEWHERE = {"32-emoji-names", "33-spawn-script", "34-small-shm"}  # about names and processes, not files
-_SMALL = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"'
+_SMALL = 'mount -t tmpfs -o size=16m tmpfs /dev/shm && exec "$@"'  # less than one batch of the case
 
 
 @pytest.fixture(scope="module")
