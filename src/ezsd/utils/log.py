@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,8 +52,9 @@ def show_log(level: int = logging.INFO) -> None:
     _LOGGER.setLevel(min(level, logging.INFO))
     _LOGGER.propagate = False
     logging.captureWarnings(True)
-    warnings = logging.getLogger("py.warnings")
-    warnings.handlers, warnings.propagate = [handler], False
+    warnings.filterwarnings("ignore", "OpenCV .* is not installed")  # supervision does not need it here
+    captured = logging.getLogger("py.warnings")
+    captured.handlers, captured.propagate = [handler], False
 
 
 def hide_log() -> None:
@@ -62,8 +64,8 @@ def hide_log() -> None:
     _LOGGER.setLevel(logging.NOTSET)
     _LOGGER.propagate = True
     logging.captureWarnings(False)
-    warnings = logging.getLogger("py.warnings")
-    warnings.handlers, warnings.propagate = [], True
+    captured = logging.getLogger("py.warnings")
+    captured.handlers, captured.propagate = [], True
 
 
 def shows_progress() -> bool:
