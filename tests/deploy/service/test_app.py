@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 import threading
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
 from ezsd.deploy.service.limits import Limits
@@ -61,6 +63,14 @@ def test_names_of_the_model_are_the_default_and_new_names_work(service: TestClie
     assert _detect(service).json()["vocabulary"] == list(SPLIT.names)
     found = _detect(service, vocabulary="traffic cone", threshold="0").json()
     assert {entry["name"] for entry in found["images"][0]["detections"]} == {"traffic cone"}
+
+
+def test_without_a_threshold_those_of_the_model_are_used(service: TestClient, model: Path) -> None:
+    answer = _detect(service).json()
+    assert answer["threshold"] is None
+    detector = Detector.load(model, "cpu")
+    found = detector(Image.open(io.BytesIO(JPEG)), None)
+    assert answer["images"][0]["detections"] == detections_json(found)
 
 
 def test_vocabulary_has_base_and_novel_names_and_limits(service: TestClient) -> None:

@@ -22,10 +22,12 @@ class Recorder:
 
     def __init__(self) -> None:
         self.batches: list[tuple[list[float], tuple[str, ...]]] = []
+        self.thresholds: list[float | None] = []
         self.go = threading.Event()
 
-    def __call__(self, images: list[Pixels], names: tuple[str, ...], threshold: float) -> list[sv.Detections]:
+    def __call__(self, images: list[Pixels], names: tuple[str, ...], threshold: float | None) -> list[sv.Detections]:
         self.go.wait(10)
+        self.thresholds.append(threshold)
         scores = [float(image[0, 0, 0]) for image in images]
         self.batches.append((scores, names))
         if -1 in scores:
@@ -45,7 +47,9 @@ def _run(recorder: Recorder, size: int, work: Work) -> Any:
     return asyncio.run(run())
 
 
-async def _ask(batcher: Batcher, *asked: tuple[float, tuple[str, ...], float]) -> list[asyncio.Task[sv.Detections]]:
+async def _ask(
+    batcher: Batcher, *asked: tuple[float, tuple[str, ...], float | None]
+) -> list[asyncio.Task[sv.Detections]]:
     """Ask for all images; the batcher takes the first one alone, and the others wait."""
     tasks = []
     for score, names, low in asked:
@@ -77,6 +81,18 @@ def test_each_image_has_its_own_threshold() -> None:
         return [len(await task) for task in tasks]
 
     assert _run(recorder, 4, work) == [1, 1, 0]
+
+
+def test_images_without_a_threshold_are_detected_with_those_of_the_model() -> None:
+    recorder = Recorder()
+
+    async def work(batcher: Batcher) -> list[int]:
+        tasks = await _ask(batcher, (0.1, ("x",), 0), (0.4, ("x",), 0.6), (0.1, ("x",), None), (0.4, ("x",), 0.3))
+        recorder.go.set()
+        return [len(await task) for task in tasks]
+
+    assert _run(recorder, 4, work) == [1, 0, 1, 1]
+    assert recorder.thresholds == [0, 0.3, None]
 
 
 def test_an_error_reaches_its_batch_only() -> None:

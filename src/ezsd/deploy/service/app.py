@@ -130,7 +130,9 @@ class Service:
         height, width = image.shape[:2]
         return {"image": upload.name, "width": width, "height": height, "detections": detections_json(found)}
 
-    def _detect_batch(self, images: list[Pixels], names: tuple[str, ...], threshold: float) -> list[sv.Detections]:
+    def _detect_batch(
+        self, images: list[Pixels], names: tuple[str, ...], threshold: float | None
+    ) -> list[sv.Detections]:
         started = time.monotonic()
         found = self.detector(images, names, threshold, self.config.batch_size)
         self.metrics.batch_seconds.observe(time.monotonic() - started)

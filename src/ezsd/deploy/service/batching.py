@@ -12,15 +12,18 @@ import supervision as sv
 
 from ezsd.inference.calls import Pixels
 
-Detect = Callable[[list[Pixels], tuple[str, ...], float], list[sv.Detections]]
+Detect = Callable[[list[Pixels], tuple[str, ...], float | None], list[sv.Detections]]
 
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
     image: Pixels
     names: tuple[str, ...]
-    threshold: float
+    threshold: float | None
     result: asyncio.Future[sv.Detections]
+
+    def shares_batch(self, other: _Waiting) -> bool:
+        return self.names == other.names and (self.threshold is None) == (other.threshold is None)
 
 
 class Batcher:
@@ -30,7 +33,8 @@ class Batcher:
     ``async with``.
 
     Args:
-        detect: The function that detects objects of a vocabulary in images [H, W, 3] at a threshold.
+        detect: The function that detects objects of a vocabulary in images [H, W, 3] at a threshold,
+            or at its own if it is None.
         batch_size: The maximum number of images of a batch.
     """
 
@@ -60,8 +64,10 @@ class Batcher:
         """Whether images are processed."""
         return self._loop is not None and not self._loop.done()
 
-    async def detect(self, image: Pixels, names: tuple[str, ...], threshold: float) -> sv.Detections:
+    async def detect(self, image: Pixels, names: tuple[str, ...], threshold: float | None) -> sv.Detections:
         """Detect objects in an image [H, W, 3]; images of other requests share the batch.
+
+        Without a threshold, the function that detects chooses it.
 
         Cancel it to give up waiting; the image is then not processed, unless its batch has started.
         """
@@ -80,15 +86,16 @@ class Batcher:
                 self._arrived.clear()
 
     def _next_batch(self) -> list[_Waiting]:
-        """Take the oldest image and others with its names, in order."""
+        """Take the oldest image and others with its names, in order; all of them with a threshold, or none."""
         waiting = [entry for entry in self._waiting if not entry.result.done()]  # done here: cancelled
-        batch = [entry for entry in waiting if entry.names == waiting[0].names][: self._batch_size]
+        batch = [entry for entry in waiting if entry.shares_batch(waiting[0])][: self._batch_size]
         taken = set(map(id, batch))
         self._waiting = deque(entry for entry in waiting if id(entry) not in taken)
         return batch
 
     async def _process(self, batch: list[_Waiting]) -> None:
-        images, lowest = [entry.image for entry in batch], min(entry.threshold for entry in batch)
+        images = [entry.image for entry in batch]
+        lowest = min((entry.threshold for entry in batch if entry.threshold is not None), default=None)
         running = asyncio.get_running_loop().run_in_executor(self._pool, self._detect, images, batch[0].names, lowest)
         await asyncio.wait([running])
         error = running.exception()
@@ -101,8 +108,8 @@ class Batcher:
                 entry.result.set_result(_at_least(running.result()[place], entry.threshold))
 
 
-def _at_least(found: sv.Detections, threshold: float) -> sv.Detections:
-    if found.confidence is None:
+def _at_least(found: sv.Detections, threshold: float | None) -> sv.Detections:
+    if found.confidence is None or threshold is None:
         return found
     kept = found[found.confidence >= threshold]
     return kept if isinstance(kept, sv.Detections) else found

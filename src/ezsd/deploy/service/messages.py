@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from ezsd.deploy.service.limits import Limits
 
 Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_THRESHOLD = "The minimum score of a detection. Default: the calibrated thresholds of the model."
 
 
 class Refusal(HTTPException):
@@ -43,7 +44,7 @@ class JsonRequest(BaseModel):
     vocabulary: list[str] | str | None = Field(
         None, description="The names to detect, as a list or separated by commas. Default: the names of the model."
     )
-    threshold: Threshold = Field(0.3, description="The minimum score of a detection.")
+    threshold: Threshold | None = Field(None, description=_THRESHOLD)
 
 
 class FormRequest(BaseModel):
@@ -55,7 +56,7 @@ class FormRequest(BaseModel):
     vocabulary: str | None = Field(
         None, description="The names to detect, separated by commas. Default: the names of the model."
     )
-    threshold: Threshold = Field(0.3, description="The minimum score of a detection.")
+    threshold: Threshold | None = Field(None, description=_THRESHOLD)
 
 
 class Mask(BaseModel):
@@ -84,10 +85,10 @@ class ImageResult(BaseModel):
 
 
 class DetectResponse(BaseModel):
-    """The detections of a request; ``images`` has the order of the request."""
+    """The detections of a request; ``images`` has the order of the request, ``threshold`` is null by default."""
 
     vocabulary: list[str]
-    threshold: float
+    threshold: float | None
     images: list[ImageResult]
 
 

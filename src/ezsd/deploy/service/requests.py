@@ -21,7 +21,7 @@ from ezsd.inference.vocabulary import parse_vocabulary
 _FIELDS = ("image", "vocabulary", "threshold")
 _NAME_LENGTH = 100
 _FIELD_BYTES = 100_000
-_Parts: TypeAlias = "tuple[list[Upload], list[str] | str | None, float]"
+_Parts: TypeAlias = "tuple[list[Upload], list[str] | str | None, float | None]"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class DetectRequest:
 
     uploads: list[Upload]
     names: tuple[str, ...]
-    threshold: float
+    threshold: float | None
 
 
 async def read_request(request: Request, limits: Limits, model_names: Sequence[str]) -> DetectRequest:
@@ -96,10 +96,9 @@ def _readable(name: str | None) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in (name or "")[:200])
 
 
-def _threshold(text: str | None) -> float:
-    default = JsonRequest.model_fields["threshold"].default
+def _threshold(text: str | None) -> float | None:
     try:
-        return default if text is None else TypeAdapter(Threshold).validate_python(text)
+        return None if text is None else TypeAdapter(Threshold).validate_python(text)
     except ValidationError as error:
         raise Refusal(422, reasons(error, "threshold")) from None
 
