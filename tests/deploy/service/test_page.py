@@ -172,12 +172,10 @@ def test_the_page_works_with_the_keyboard_alone(visit: Visit, image_files: list[
     tab_to("#threshold")
     page.keyboard.press("Home")
     expect(page.locator("#threshold-value")).to_have_text("0.05")
-    before = ""
-    while before != (
-        now := page.locator("#found").inner_html()
-    ):  # the answer for the changed names draws the list anew
-        before = now
-        page.wait_for_timeout(2000)
+    found, before = page.locator("#found"), ""
+    while not before or before != found.inner_html():  # the answer for the changed names draws the list anew
+        before = found.inner_html()
+        page.wait_for_timeout(1000)
     tab_to("#found li:first-child button")
     expect(page.locator("#boxes .box.on")).to_have_count(1)
     page.keyboard.press("ArrowDown")
