@@ -21,6 +21,7 @@ from urllib.request import urlopen
 import numpy as np
 from PIL import Image
 
+from ezsd.data.formats.image_files import IMAGE_SUFFIXES
 from ezsd.data.images import decode_pixels
 from ezsd.errors import DataError
 from ezsd.inference.inputs import is_tensor, read_pixels
@@ -28,8 +29,6 @@ from ezsd.inference.video import Video, camera_format, frame_pixels, open_video,
 
 logger = logging.getLogger(__name__)
 
-IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".avif",
-          ".heic", ".heif", ".jp2")  # fmt: skip
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".mjpeg")
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _CAMERA = re.compile(r"camera:(\d+)")
@@ -250,7 +249,7 @@ def _inside(path: Path, folder: Path | None) -> bool:
 
 
 def _is_media(path: Path) -> bool:
-    return path.suffix.lower() in (*IMAGES, *VIDEOS)
+    return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEOS)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -260,7 +259,9 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 def _from_files(paths: Sequence[Path], root: Path, where: str, options: _Options) -> _Part:
     if not paths:
-        raise DataError(f"{where} no images or videos. Expected files such as {', '.join(IMAGES[:4] + VIDEOS[:1])}.")
+        raise DataError(
+            f"{where} no images or videos. Expected files such as {', '.join(IMAGE_SUFFIXES[:4] + VIDEOS[:1])}."
+        )
     videos = [path for path in paths if path.suffix.lower() in VIDEOS]
     frames = [_frames_of(path, options.stride) for path in videos]
     known = len(paths) - len(videos) + sum(count or 0 for count in frames)
@@ -285,7 +286,7 @@ def _from_url(url: str, options: _Options) -> _Part:
         raise DataError(f"{url} is a URL, and the network is not allowed. Add --allow-network (allow_network=True).")
     parts = urlsplit(url)
     file_name = Path(unquote(parts.path)).name or parts.netloc
-    if parts.scheme in ("http", "https") and Path(file_name).suffix.lower() in IMAGES:
+    if parts.scheme in ("http", "https") and Path(file_name).suffix.lower() in IMAGE_SUFFIXES:
         return _Part(lambda: iter([partial(_download, url, file_name)]), 1)
     return _Part(partial(_video_jobs, url, url, file_name, options), None)
 

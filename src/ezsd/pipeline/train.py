@@ -62,10 +62,8 @@ def run_train(
     known, novel = names.split([len(split.trained), len(split.names) - len(split.trained)])
     distilled = None
     if store is not None and (config.names_weight or config.pseudo_boxes):
-        base, pseudo = len(split.base), config.pseudo_boxes * len(images)
-        distilled = DistilledNames(
-            names.cpu(), base, teacher.logit_scale, least_score(store.novel_scores(base), pseudo)
-        )
+        least = least_score(store.novel_scores(len(split.base)), config.pseudo_boxes * len(images))
+        distilled = DistilledNames(names.cpu(), len(split.base), teacher.logit_scale, least)
     dataset = TrainingDataset(
         images, store, teacher.embedding_dim, config, recipe.detector.image_size, masks, distilled
     )

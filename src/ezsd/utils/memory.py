@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
     """Let the C library keep freed memory for the next tensors instead of returning it to the system; Linux only.
 
     By default glibc maps every block of more than 32 MB anew, and the kernel clears its pages each time. On a CPU this
-    takes up to 40 % of the time of the teacher, whose activations are that large.
+    is a large part of the time of the teacher, whose activations are that large.
     """
     if not sys.platform.startswith("linux"):
         return

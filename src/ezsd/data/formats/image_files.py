@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-_SUFFIXES = ("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif", "avif", "jfif", "ppm", "pgm", "heic", "heif")
-IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES)
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".avif", ".heic",
+    ".heif", ".jp2",
+)  # fmt: skip
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts this in front of uploaded files
 _MOST_FILES = 2_000_000
 
