@@ -1,10 +1,20 @@
-"""Compare novel recall and cost of proposals on val images: random boxes, dense, RPN and exhaustive scoring.
+"""Compare novel recall and cost of proposals on val images, by where the boxes come from and how they are ranked.
 
     python benchmarks/proposals.py runs/coco2k --images 40
 
 The recipe and the teacher are those of a run folder with a finished stage adapt. Recall is the fraction of novel boxes
-matched by one of the best 100 or 300 proposals (IoU 0.5). "dense + crops" also encodes the boxes that would be stored.
-"rpn" is included if stage propose of the run trained an RPN (`propose.scoring: rpn`).
+matched by one of the best 10, 48, 100 or 300 proposals (IoU 0.5):
+
+- random: random boxes of the anchor grid.
+- recipe: as the recipe says.
+- grid: the anchor grid, ranked with the dense reading.
+- grid, objectness: the same, with the recipe's power of the objectness in the ranking.
+- regions: the regions of the base RPN, ranked with the dense reading and the objectness.
+- rpn: the regions of the base RPN, ranked by objectness alone.
+- exhaustive: the anchor grid, every box cropped.
+
+The rows with an RPN are included if stage propose of the run trained one. "dense + crops" also encodes the boxes that
+would be stored.
 """
 
 from __future__ import annotations
@@ -30,6 +40,8 @@ from ezsd.teacher import load_teacher, text_embeddings
 from ezsd.teacher.base import with_dense_reading
 from ezsd.utils.log import show_log
 
+RECALL_AT = (10, 48, 100, 300)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,7 +60,7 @@ def main() -> None:
     val = replace(val, images=images)
     config = with_choices(recipe.propose, read_metrics_if_exist(run.metrics("propose"), ProposeMetrics))
     teacher = with_dense_reading(teacher, config.dense_reading)
-    dense = config.model_copy(update={"scoring": "dense", "crop_rank": 0.0})
+    dense = config.model_copy(update={"scoring": "dense", "crop_rank": 0.0, "objectness": 0.0})
     exhaustive = config.model_copy(update={"scoring": "exhaustive"})
     rpn = None
     if run.targets.rpn.exists():
@@ -57,7 +69,7 @@ def main() -> None:
     proposer = Proposer(teacher, text, len(split.base), dense, device, rpn)
 
     def measure(config: ProposeConfig) -> dict[str, float | None]:
-        return measure_proposals(replace(proposer, config=config), val, split)
+        return measure_proposals(replace(proposer, config=config), val, split, RECALL_AT)
 
     def store() -> dict[str, float | None]:
         for _ in replace(proposer, rpn=None).propose([with_names(image, val.names, ()) for image in images]):
@@ -66,11 +78,15 @@ def main() -> None:
 
     print(f"{len(images)} images, {recipe.propose.ranking}, {recipe.propose.precision}, {device}")
     works: dict[str, Callable[[], dict[str, float | None]]] = {
-        "random": lambda: random_recall(val, split, dense),
-        "dense": lambda: measure(dense),
+        "random": lambda: random_recall(val, split, dense, RECALL_AT),
+        "recipe": lambda: measure(config),
+        "grid": lambda: measure(dense),
         f"dense + crops of {recipe.propose.keep}": store,
     }
     if rpn is not None:
+        ranked = {"objectness": config.objectness or 0.5, "crop_rank": 0.0}
+        works["grid, objectness"] = lambda: measure(dense.model_copy(update=ranked))
+        works["regions"] = lambda: measure(dense.model_copy(update={"scoring": "regions", **ranked}))
         works["rpn"] = lambda: measure(config.model_copy(update={"scoring": "rpn"}))
     if not arguments.skip_exhaustive:
         works["exhaustive"] = lambda: measure(exhaustive)
@@ -79,7 +95,7 @@ def main() -> None:
         found = work()
         seconds = (time.perf_counter() - began) / len(images)
         shown = "  ".join(f"@{key.rpartition('_')[2]} {value:.3f}" for key, value in found.items() if value is not None)
-        print(f"{name:22s} {shown:24s} {seconds:8.3f} s per image")
+        print(f"{name:22s} {shown:46s} {seconds:8.3f} s per image")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tiny_teacher import tiny_values
 ROOT = Path(__file__).parents[2]
 
 
-def test_output_compares_random_dense_rpn_and_exhaustive(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> None:
+def test_output_compares_the_sources_of_proposals(tmp_path: Path, tiny_coco: Callable[..., TinyCoco]) -> None:
     coco = tiny_coco(tmp_path / "data")
     values = {**tiny_values(str(coco.images), str(coco.annotations)), "adapt": {"enabled": False}}
     recipe = parse_recipe(values, "test")
@@ -34,6 +34,8 @@ def test_output_compares_random_dense_rpn_and_exhaustive(tmp_path: Path, tiny_co
     lines = done.stdout.splitlines()
     assert lines[0].startswith("4 images")
     found = {line[:22].strip(): line[22:].split("  ")[:2] for line in lines[1:]}
-    assert set(found) == {"random", "dense", "dense + crops of 10", "rpn", "exhaustive"}
-    assert found["dense"] == found["exhaustive"]  # this teacher uses crops for both
-    assert found["dense"][0].strip().startswith("@100")
+    assert set(found) == {
+        "random", "recipe", "grid", "dense + crops of 10", "grid, objectness", "regions", "rpn", "exhaustive",
+    }  # fmt: skip
+    assert found["grid"] == found["exhaustive"]  # this teacher uses crops for both
+    assert found["regions"][0].strip().startswith("@10 ")

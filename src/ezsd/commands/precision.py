@@ -16,7 +16,8 @@ _SHAPE = (4, 96, 36, 48)  # batch, channels, height and width of a pyramid level
 def faster_precision() -> Precision:
     """Return the faster of bf16 and fp32 for the training of convolutions on the CPU, measured in about a second.
 
-    The instructions of a CPU do not tell: with AVX512-BF16, bf16 is faster on some CPUs and slower on others.
+    The instructions of a CPU do not tell: with AVX512-BF16, bf16 is faster on some CPUs and slower on others. One thread
+    and its own processor time are measured, so that other programs do not decide.
     """
     channels = _SHAPE[1]
     model = nn.Sequential(
@@ -25,15 +26,20 @@ def faster_precision() -> Precision:
     )  # fmt: skip
     images = torch.rand(_SHAPE).contiguous(memory_format=torch.channels_last).requires_grad_()
     seconds: dict[Precision, float] = {"fp32": float("inf"), "bf16": float("inf")}
-    for _ in range(_REPEATS):
-        for precision in seconds:
-            seconds[precision] = min(seconds[precision], _seconds(model, images, precision))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(_REPEATS):
+            for precision in seconds:
+                seconds[precision] = min(seconds[precision], _seconds(model, images, precision))
+    finally:
+        torch.set_num_threads(threads)
     return min(seconds, key=lambda precision: seconds[precision])
 
 
 def _seconds(model: nn.Module, images: torch.Tensor, precision: Precision) -> float:
-    started = time.perf_counter()
+    started = time.thread_time()
     with torch.enable_grad(), autocast("cpu", precision):
         loss = model(images).float().sum()
     loss.backward()
-    return time.perf_counter() - started
+    return time.thread_time() - started

@@ -47,20 +47,23 @@ def novel_recall(
     return {f"novel_recall_at_{count}": met[count] / total if total else None for count in at}
 
 
-def measure_proposals(proposer: Proposer, images: ImageSet, split: CategorySplit) -> dict[str, float | None]:
+def measure_proposals(
+    proposer: Proposer, images: ImageSet, split: CategorySplit, at: Sequence[int] = RECALL_AT
+) -> dict[str, float | None]:
     """Return the novel recall of proposals on images with boxes of all names.
 
     Only images with a novel box are used. The proposer receives their base boxes, as for training images.
 
     Args:
-        proposer: The proposer. Its ``keep`` is set to 300.
+        proposer: The proposer. Its ``keep`` is set to the largest of ``at``.
         images: Validation images with base and novel boxes.
         split: The base and novel names.
+        at: The numbers of proposals per image to evaluate.
 
     Returns:
-        The result of :func:`novel_recall` at 100 and 300.
+        The result of :func:`novel_recall`.
     """
-    config = proposer.config.model_copy(update={"keep": max(RECALL_AT)})
+    config = proposer.config.model_copy(update={"keep": max(at)})
     chosen = [with_names(image, images.names, split.base) for image in images_with(images, split.novel)]
     found = replace(proposer, config=config).rank(chosen)
     boxes: dict[int, Tensor] = {}
@@ -68,14 +71,16 @@ def measure_proposals(proposer: Proposer, images: ImageSet, split: CategorySplit
         for image, proposals in zip(chosen, found, strict=True):
             boxes[image.image_id] = proposals
             advance(1, "")
-    return novel_recall(boxes, images, split.novel)
+    return novel_recall(boxes, images, split.novel, at)
 
 
-def random_recall(images: ImageSet, split: CategorySplit, config: ProposeConfig) -> dict[str, float | None]:
-    """Return the novel recall of 300 random boxes of the anchor grid per image, as a chance level."""
+def random_recall(
+    images: ImageSet, split: CategorySplit, config: ProposeConfig, at: Sequence[int] = RECALL_AT
+) -> dict[str, float | None]:
+    """Return the novel recall of random boxes of the anchor grid, as a chance level."""
     boxes: dict[int, Tensor] = {}
     for image in images_with(images, split.novel):
         grid = anchor_grid(image.height, image.width, config)
         order = torch.randperm(len(grid), generator=seeded(0, image.image_id))
-        boxes[image.image_id] = grid[order[: max(RECALL_AT)]]
-    return novel_recall(boxes, images, split.novel)
+        boxes[image.image_id] = grid[order[: max(at)]]
+    return novel_recall(boxes, images, split.novel, at)
