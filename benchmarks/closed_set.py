@@ -24,8 +24,9 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from ezsd.data.categories import load_split
 from ezsd.data.formats.coco import load_images
 from ezsd.data.formats.lvis import ground_truth_of, read_rules
+from ezsd.detector.detections import Detections
 from ezsd.detector.rcnn import Rcnn, batch_images, build_detector, roi_options
-from ezsd.detector.roi_heads import Detections, Sizes
+from ezsd.detector.roi_heads import Sizes
 from ezsd.errors import ArtifactError, EzsdError
 from ezsd.evaluation.metrics import coco_metrics, mean_figures
 from ezsd.inference.batching import detect_in_parts

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ezsd.detector.roi_heads import best_phrases
+from ezsd.detector.detections import best_phrases
 from ezsd.errors import RecipeError
 from ezsd.inference.detector import BACKGROUND, Detector
 from ezsd.inference.embedded_names import Vocabulary

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ezsd.detector.detections import Detections
 from ezsd.detector.model_folder import load_model
 from ezsd.detector.rcnn import Rcnn
-from ezsd.detector.roi_heads import Detections
 from ezsd.inference import second_opinion
 from ezsd.inference.detector import Detector
 from ezsd.inference.second_opinion import SecondOpinion

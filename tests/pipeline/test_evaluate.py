@@ -19,9 +19,9 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from ezsd.data.formats.coco import load_images
 from ezsd.data.formats.lvis import read_rules
 from ezsd.data.samples import ImageSet, read_image
+from ezsd.detector.detections import Detections
 from ezsd.detector.model_folder import load_model
 from ezsd.detector.rcnn import Rcnn
-from ezsd.detector.roi_heads import Detections
 from ezsd.errors import ArtifactError
 from ezsd.evaluation.metrics import Figures
 from ezsd.evaluation.summary import headline, per_category_csv, summary

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ezsd.data.formats.coco import load_images
 from ezsd.data.samples import ImageSet
-from ezsd.detector.roi_heads import Detections
+from ezsd.detector.detections import Detections
 from ezsd.errors import RecipeError
 from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.validation import measure_base, validation_images

@@ -16,8 +16,8 @@ _SHAPE = (4, 96, 36, 48)  # batch, channels, height and width of a pyramid level
 def faster_precision() -> Precision:
     """Return the faster of bf16 and fp32 for the training of convolutions on the CPU, measured in about a second.
 
-    The instructions of a CPU do not tell: with AVX512-BF16, bf16 is faster on some CPUs and slower on others. One thread
-    and its own processor time are measured, so that other programs do not decide.
+    The instructions of a CPU do not tell: with AVX512-BF16, bf16 is faster on some CPUs and slower on others. What is
+    measured is the processor time of one thread, so that other programs do not decide.
     """
     channels = _SHAPE[1]
     model = nn.Sequential(

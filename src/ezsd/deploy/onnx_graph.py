@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torchvision.models.detection.rpn import permute_and_flatten
 
 from ezsd.deploy.onnx_operators import kept_by_nms, pool_regions
+from ezsd.detector.detections import CANDIDATES, decayed
 from ezsd.detector.rcnn import Rcnn
-from ezsd.detector.roi_heads import CANDIDATES, decayed
 
 _OUT = -1.0  # the score of what does not count
 

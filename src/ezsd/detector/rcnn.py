@@ -16,7 +16,8 @@ from torchvision.ops.poolers import initLevelMapper
 from ezsd.data.transforms import resize_image
 from ezsd.detector.backbone import Backbone
 from ezsd.detector.box_head import BoxHead
-from ezsd.detector.roi_heads import Detections, Scoring, Target, TrainingNames, ZeroShotRoIHeads, paste_masks
+from ezsd.detector.detections import Detections, paste_masks
+from ezsd.detector.roi_heads import Scoring, Target, TrainingNames, ZeroShotRoIHeads
 from ezsd.detector.rpn import Rpn, build_rpn
 from ezsd.detector.text_classifier import TextClassifier
 from ezsd.recipe import DetectorConfig

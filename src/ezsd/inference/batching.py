@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ezsd.data.prefetch import read_ahead
 from ezsd.data.samples import AnnotatedImage
+from ezsd.detector.detections import Detections
 from ezsd.detector.rcnn import Rcnn
-from ezsd.detector.roi_heads import Detections
 from ezsd.inference.outputs import encode_mask
 from ezsd.inference.second_opinion import SecondOpinion
 from ezsd.utils.device import process_state

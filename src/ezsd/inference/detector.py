@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ezsd.detector.detections import Detections, best_phrases
 from ezsd.detector.model_config import ModelConfig
 from ezsd.detector.model_folder import CONFIG, load_model, norms_of_folder
 from ezsd.detector.rcnn import Rcnn
-from ezsd.detector.roi_heads import Detections, best_phrases
 from ezsd.errors import RecipeError
 from ezsd.hub.download import download_model, is_repository
 from ezsd.inference.batching import detect_images

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ezsd.detector.detections import Detections, best_phrases
 from ezsd.detector.rcnn import Rcnn
-from ezsd.detector.roi_heads import Detections, best_phrases
 from ezsd.teacher import Teacher
 from ezsd.teacher.encode import encode_regions
 from ezsd.utils.device import autocast

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezsd.detector.roi_heads import soft_nms
+from ezsd.detector.detections import soft_nms
 
 boxes_of = st.lists(
     st.tuples(st.floats(0, 50), st.floats(0, 50), st.floats(1, 50), st.floats(1, 50)), min_size=1, max_size=12
