@@ -31,7 +31,8 @@ from ezsd.data.formats.coco_json import read_json_file
 from ezsd.errors import DataError, EzsdError
 from ezsd.pipeline.run import run_recipe
 from ezsd.recipe import Recipe, load_recipe
-from ezsd.run_folder import EvaluateMetrics, RunFolder, read_metrics
+from ezsd.run_folder import RunFolder
+from ezsd.run_metrics import EvaluateMetrics, read_metrics
 from ezsd.utils.files import read_json_if_exists, write_json, write_text
 from ezsd.utils.log import show_log
 

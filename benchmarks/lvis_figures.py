@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ezsd.recipe import load_run_recipe
-from ezsd.run_folder import EvaluateMetrics, LvisMetrics, RunFolder, read_metrics
+from ezsd.run_folder import RunFolder
+from ezsd.run_metrics import EvaluateMetrics, LvisMetrics, read_metrics
 from ezsd.utils.files import read_json
 
 KINDS = {"bbox": "lvis", "segm": "lvis_masks"}

@@ -35,7 +35,8 @@ from ezsd.proposals.base_rpn import load_base_rpn
 from ezsd.proposals.proposer import Proposer
 from ezsd.proposals.recall import measure_proposals, random_recall
 from ezsd.recipe import ProposeConfig, load_run_recipe
-from ezsd.run_folder import ProposeMetrics, RunFolder, read_metrics_if_exist
+from ezsd.run_folder import RunFolder
+from ezsd.run_metrics import ProposeMetrics, read_metrics_if_exist
 from ezsd.teacher import load_teacher, text_embeddings
 from ezsd.teacher.base import with_dense_reading
 from ezsd.utils.log import show_log

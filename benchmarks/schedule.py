@@ -37,7 +37,8 @@ from ezsd.pipeline.run import run_recipe
 from ezsd.recipe import Recipe, load_recipe, parse_recipe
 from ezsd.recipe_files import find_preset, parse_yaml
 from ezsd.report.charts import ceiling
-from ezsd.run_folder import EvaluateMetrics, RunFolder, Stage, TrainMetrics, read_metrics
+from ezsd.run_folder import RunFolder, Stage
+from ezsd.run_metrics import EvaluateMetrics, TrainMetrics, read_metrics
 from ezsd.utils.files import read_json_if_exists, write_json, write_text
 from ezsd.utils.log import show_log
 

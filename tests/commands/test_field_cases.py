@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from ezsd.cli import app
 from ezsd.pipeline.run import run_recipe
 from ezsd.recipe import load_recipe, parse_recipe
-from ezsd.run_folder import EvaluateMetrics
+from ezsd.run_metrics import EvaluateMetrics
 from tiny_teacher import TEACHER, tiny_values
 
 pytestmark = pytest.mark.real_data

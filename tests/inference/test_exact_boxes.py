@@ -16,7 +16,7 @@ from ezsd.detector.model_folder import load_model
 from ezsd.detector.rcnn import Rcnn
 from ezsd.inference import exact_boxes
 from ezsd.inference.exact_boxes import background_boxes, false_alarm_metrics, measure_exact_boxes
-from ezsd.run_folder import ExactBoxCounts
+from ezsd.run_metrics import ExactBoxCounts
 from tiny import CROWD_IMAGE, SPLIT, TinyCoco
 from tiny_run import make_model_folder
 

@@ -30,7 +30,8 @@ from ezsd.pipeline import evaluate
 from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.evaluate import run_evaluate
 from ezsd.recipe import Recipe
-from ezsd.run_folder import EvaluateMetrics, RunFolder
+from ezsd.run_folder import RunFolder
+from ezsd.run_metrics import EvaluateMetrics
 from tiny import SPLIT, TinyCoco, make_tiny_coco
 from tiny_run import make_model_folder, make_recipe
 

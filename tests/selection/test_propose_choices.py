@@ -18,7 +18,8 @@ from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.propose import run_propose
 from ezsd.pipeline.run import run_recipe
 from ezsd.recipe import Part, Recipe, parse_recipe
-from ezsd.run_folder import PowerScore, ProposeMetrics, ReadingScore, RunFolder
+from ezsd.run_folder import RunFolder
+from ezsd.run_metrics import PowerScore, ProposeMetrics, ReadingScore
 from ezsd.selection import dense_reading, size_power
 from ezsd.selection.common import balanced_images
 from ezsd.selection.dense_reading import best_reading

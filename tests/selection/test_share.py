@@ -13,7 +13,7 @@ import torch
 
 from ezsd.pipeline.run import run_recipe
 from ezsd.recipe import Recipe, parse_recipe
-from ezsd.run_folder import AdaptMetrics, ShareScore
+from ezsd.run_metrics import AdaptMetrics, ShareScore
 from ezsd.selection import share as selection
 from ezsd.selection.share import CAUTIOUS_SHARE, SHARES, best_share, name_folds, score
 from ezsd.utils.files import read_tensors

@@ -13,7 +13,8 @@ from rich.console import Console
 from ezsd.cli.options import DeviceOption, Overwrite, Preset, RecipePath, RunFolder, Set, error_messages
 
 if TYPE_CHECKING:
-    from ezsd.run_folder import Metrics, Stage
+    from ezsd.run_folder import Stage
+from ezsd.run_metrics import Metrics
 
 
 class Until(str, Enum):
@@ -131,7 +132,7 @@ def _run_stage(folder: Path, stage: Stage, overwrite: bool, device: str) -> None
 def _show(metrics: Mapping[Stage, Metrics]) -> None:
     """Print the summary of stage evaluate, in the first process only."""
     from ezsd.evaluation.summary import summary
-    from ezsd.run_folder import EvaluateMetrics
+    from ezsd.run_metrics import EvaluateMetrics
     from ezsd.utils.log import is_first_process
 
     evaluated = metrics.get("evaluate")

@@ -32,7 +32,8 @@ from ezsd.proposals.candidates import anchor_grid
 from ezsd.proposals.proposer import Proposer
 from ezsd.proposals.recall import measure_proposals
 from ezsd.recipe import ProposeConfig, Recipe, needs_targets
-from ezsd.run_folder import ProposeMetrics, RunFolder
+from ezsd.run_folder import RunFolder
+from ezsd.run_metrics import ProposeMetrics
 from ezsd.teacher import Teacher, load_teacher, text_embeddings
 from ezsd.teacher.adaptation import CropBatches, NormsJob, name_crops, train_norms, usable_boxes
 from ezsd.teacher.base import with_dense_reading

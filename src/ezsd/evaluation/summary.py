@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ezsd.data.samples import ImageSet
 from ezsd.evaluation.metrics import Figures, harmonic_mean, mean_figures
-from ezsd.run_folder import Counts, EvaluateMetrics, GzsdMetrics, LvisMetrics, ZsdMetrics
+from ezsd.run_metrics import Counts, EvaluateMetrics, GzsdMetrics, LvisMetrics, ZsdMetrics
 from ezsd.utils.format import byte_size, duration
 
 SETTINGS = {

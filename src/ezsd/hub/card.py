@@ -10,7 +10,8 @@ import yaml
 from ezsd._version import __version__
 from ezsd.detector.model_folder import read_config
 from ezsd.recipe import Recipe, load_run_recipe
-from ezsd.run_folder import EvaluateMetrics, RunFolder, read_metrics_if_exist
+from ezsd.run_folder import RunFolder
+from ezsd.run_metrics import EvaluateMetrics, read_metrics_if_exist
 from ezsd.utils.files import read_json_if_exists
 from ezsd.utils.format import byte_size, duration
 

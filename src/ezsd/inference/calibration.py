@@ -14,7 +14,7 @@ from ezsd.evaluation.confusion import absent_name_alarms, confusion_counts
 from ezsd.evaluation.errors import match_detections, threshold_counts
 from ezsd.evaluation.thresholds import calibrate
 from ezsd.inference.view import Thresholds, shown
-from ezsd.run_folder import ShownMetrics, ShownSide
+from ezsd.run_metrics import ShownMetrics, ShownSide
 
 Results = Sequence[Mapping[str, Any]]
 

@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 from ezsd.data.prefetch import read_ahead
 from ezsd.data.samples import AnnotatedImage, ImageSet
 from ezsd.detector.rcnn import Rcnn
-from ezsd.run_folder import ExactBoxCounts, ExactBoxMetrics, FalseAlarmMetrics
+from ezsd.run_metrics import ExactBoxCounts, ExactBoxMetrics, FalseAlarmMetrics
 from ezsd.utils.progress import track
 
 ALARM_SCORE = 0.3  # the default threshold of ezsd detect

@@ -16,7 +16,7 @@ from typing import Any
 
 from ezsd.data.samples import ImageSet
 from ezsd.pipeline.context import RunContext
-from ezsd.run_folder import AdaptMetrics, write_metrics
+from ezsd.run_metrics import AdaptMetrics, write_metrics
 from ezsd.selection.share import ShareChoice, choose_share
 from ezsd.teacher import Teacher, save_norms
 from ezsd.teacher.adaptation import (

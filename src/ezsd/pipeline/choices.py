@@ -11,7 +11,7 @@ from ezsd.detector.proposal_network import ProposalNetwork
 from ezsd.pipeline.context import RunContext
 from ezsd.proposals.proposer import Proposer
 from ezsd.recipe import DEFAULT_SIZE_POWER, ProposeConfig
-from ezsd.run_folder import ProposeMetrics, read_metrics_if_exist
+from ezsd.run_metrics import ProposeMetrics, read_metrics_if_exist
 from ezsd.selection.dense_reading import ReadingChoice, choose_dense_reading
 from ezsd.selection.size_power import PowerChoice, choose_size_power
 from ezsd.teacher import Teacher, load_teacher, text_embeddings

@@ -36,13 +36,13 @@ from ezsd.proposals.base_rpn import load_base_rpn
 from ezsd.proposals.proposer import Proposer
 from ezsd.proposals.recall import measure_proposals
 from ezsd.recipe import needs_targets
-from ezsd.run_folder import (
+from ezsd.run_folder import RunFolder
+from ezsd.run_metrics import (
     AdaptMetrics,
     Cost,
     EvaluateMetrics,
     ProposalMetrics,
     ProposeMetrics,
-    RunFolder,
     TeacherMetrics,
     TrainMetrics,
     read_metrics,

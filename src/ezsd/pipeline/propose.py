@@ -32,7 +32,7 @@ from ezsd.proposals.base_rpn import load_base_rpn, train_base_rpn
 from ezsd.proposals.candidates import anchor_grid
 from ezsd.proposals.proposer import Proposer
 from ezsd.recipe import ProposeConfig
-from ezsd.run_folder import ProposeMetrics, TrainMetrics, write_metrics
+from ezsd.run_metrics import ProposeMetrics, TrainMetrics, write_metrics
 from ezsd.teacher import Teacher, text_embeddings
 from ezsd.teacher.base import with_dense_reading
 from ezsd.utils.device import process_state, share_of_process

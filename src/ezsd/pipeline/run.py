@@ -31,7 +31,8 @@ from ezsd.pipeline.train import run_train
 from ezsd.pipeline.workload import describe_work
 from ezsd.recipe import Recipe, load_run_recipe, needs_targets
 from ezsd.report.page import is_current, write_report
-from ezsd.run_folder import METRICS, STAGES, Metrics, RunFolder, Stage, read_metrics
+from ezsd.run_folder import STAGES, RunFolder, Stage
+from ezsd.run_metrics import METRICS, Metrics, read_metrics
 from ezsd.teacher import Teacher, check_dense, load_teacher
 from ezsd.teacher.base import with_dense_reading
 from ezsd.utils.device import check_trackers, process_state, this_device

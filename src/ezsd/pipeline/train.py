@@ -16,7 +16,7 @@ from ezsd.pipeline.choices import chosen_config
 from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.validation import measure_base, validation_images
 from ezsd.recipe import Recipe, TrainConfig, needs_targets
-from ezsd.run_folder import TrainMetrics, write_metrics
+from ezsd.run_metrics import TrainMetrics, write_metrics
 from ezsd.teacher import Teacher, text_embeddings
 from ezsd.training.dataset import DistilledNames, TrainingDataset, least_score
 from ezsd.training.loop import OnStep

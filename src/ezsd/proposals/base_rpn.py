@@ -16,7 +16,8 @@ from ezsd.data.samples import AnnotatedImage, ImageSet, labels_among
 from ezsd.detector.proposal_network import ProposalNetwork, build_proposal_network
 from ezsd.errors import ArtifactError
 from ezsd.recipe import DetectorConfig, Recipe, renamed_keys
-from ezsd.run_folder import TargetsFolder, TrainMetrics, read_metrics, write_metrics
+from ezsd.run_folder import TargetsFolder
+from ezsd.run_metrics import TrainMetrics, read_metrics, write_metrics
 from ezsd.training.dataset import TrainingDataset
 from ezsd.training.loop import OnStep
 from ezsd.training.trainer import Job, train_model

@@ -22,7 +22,8 @@ from ezsd.evaluation.summary import SETTINGS
 from ezsd.recipe import renamed_keys
 from ezsd.report.figures import FIGURES, OPTIONAL_PREFIXES, Figure
 from ezsd.report.render import render
-from ezsd.run_folder import EvaluateMetrics, RunFolder, read_metrics
+from ezsd.run_folder import RunFolder
+from ezsd.run_metrics import EvaluateMetrics, read_metrics
 from ezsd.utils.files import read_json
 
 _LABEL_WIDTH, _COLUMN_WIDTH = 34, 18

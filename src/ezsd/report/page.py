@@ -24,13 +24,11 @@ from ezsd.report.gallery import Card, detection_card, proposal_card
 from ezsd.report.matching import SHOWN_SCORE, hardest, judge, worst_and_best
 from ezsd.report.render import render
 from ezsd.report.results import Results, read_results
-from ezsd.run_folder import (
-    STAGES,
+from ezsd.run_folder import STAGES, RunFolder, Stage
+from ezsd.run_metrics import (
     AdaptMetrics,
     EvaluateMetrics,
     ProposeMetrics,
-    RunFolder,
-    Stage,
     TrainMetrics,
     read_metrics,
     read_metrics_if_exist,

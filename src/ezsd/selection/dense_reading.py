@@ -20,7 +20,7 @@ from ezsd.data.categories import CategorySplit
 from ezsd.data.prefetch import read_ahead
 from ezsd.data.samples import AnnotatedImage, ImageSet, boxes_as_text
 from ezsd.recipe import Recipe
-from ezsd.run_folder import ReadingScore
+from ezsd.run_metrics import ReadingScore
 from ezsd.selection.common import FEWEST_NAMES, balanced_images, cached, share_by_name
 from ezsd.teacher import Teacher
 from ezsd.teacher.base import dense_readings, with_dense_reading

@@ -22,7 +22,7 @@ from ezsd.data.categories import CategorySplit
 from ezsd.data.prefetch import read_ahead
 from ezsd.data.samples import ImageSet, with_names
 from ezsd.recipe import Recipe
-from ezsd.run_folder import ShareScore
+from ezsd.run_metrics import ShareScore
 from ezsd.selection.common import FEWEST_BOXES, FEWEST_NAMES, Places, boxes_by_name, cached, share_by_name
 from ezsd.teacher.adaptation import CropBatches, NormsJob, train_norms
 from ezsd.teacher.base import Teacher

@@ -26,7 +26,7 @@ from ezsd.data.samples import AnnotatedImage, ImageSet, boxes_as_text
 from ezsd.proposals.candidates import lie_on, select
 from ezsd.proposals.proposer import Proposer
 from ezsd.recipe import DEFAULT_SIZE_POWER, Recipe
-from ezsd.run_folder import PowerScore
+from ezsd.run_metrics import PowerScore
 from ezsd.selection.common import FEWEST_NAMES, balanced_images, cached, share_by_name
 from ezsd.utils.device import share_of_process
 from ezsd.utils.files import digest

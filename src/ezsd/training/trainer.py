@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ezsd.recipe import TrainConfig
-from ezsd.run_folder import TrainingFolder, TrainMetrics
+from ezsd.run_folder import TrainingFolder
+from ezsd.run_metrics import TrainMetrics
 from ezsd.training.dataset import TrainingDataset, load_batches
 from ezsd.training.final_weights import FinalWeights, Measure
 from ezsd.training.loop import OnStep, Task, run_loop
