@@ -12,8 +12,9 @@ import torch
 from torchvision.ops import box_iou
 
 from ezsd.data.formats.coco import load_images
+from ezsd.data.samples import with_names
 from ezsd.proposals.proposer import Proposer
-from ezsd.proposals.recall import measure_proposals, novel_recall, random_recall
+from ezsd.proposals.recall import measure_proposals, novel_recall, random_recall, recall_config
 from ezsd.recipe import ProposeConfig
 from ezsd.teacher import text_embeddings
 from tiny import SPLIT, TinyCoco
@@ -79,3 +80,17 @@ def test_recall_is_measured_on_images_with_novel_boxes(tiny: TinyCoco) -> None:
     assert 0 < measured(base_overlap=0.0) < (found["novel_recall_at_300"] or 0)
     nothing = measure_proposals(proposer, load_images(tiny.part(), SPLIT.base), SPLIT)
     assert nothing["novel_recall_at_100"] is None
+
+
+def test_recall_crops_only_what_can_change_it(tiny: TinyCoco) -> None:
+    ranked = SETTINGS.model_copy(update={"crop_rank": 0.5})
+    assert (recall_config(ranked).keep, recall_config(ranked).crop_rank) == (300, 0.0)
+    assert recall_config(ranked, at=(10, 100)).crop_rank == 0.5  # crops reorder the best 12
+    assert recall_config(ranked.model_copy(update={"keep": 150})).crop_rank == 0.5
+    assert recall_config(ranked.model_copy(update={"scoring": "exhaustive"})).crop_rank == 0.5
+    teacher = ColourTeacher()
+    proposer = Proposer(teacher, text_embeddings(teacher, SPLIT.names, PROMPT), 2, ranked, "cpu")
+    images = [with_names(image, SPLIT.names, SPLIT.base) for image in load_images(tiny.part(), SPLIT.names)]
+    best = replace(proposer, config=recall_config(ranked)).rank(images)
+    for kept, more in zip(proposer.rank(images), best, strict=True):
+        assert {tuple(box) for box in kept.tolist()} == {tuple(box) for box in more[: len(kept)].tolist()}

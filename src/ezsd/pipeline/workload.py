@@ -12,7 +12,7 @@ from ezsd.data.categories import CategorySplit
 from ezsd.data.samples import ImageSet, images_with, with_names
 from ezsd.proposals.candidates import anchor_grid
 from ezsd.proposals.proposer import ranked_without_crops
-from ezsd.proposals.recall import RECALL_AT
+from ezsd.proposals.recall import recall_config
 from ezsd.recipe import ProposeConfig, Recipe, needs_targets
 from ezsd.selection.dense_reading import IMAGES as READING_IMAGES
 from ezsd.selection.share import BATCH_DIVISOR, FOLDS
@@ -196,7 +196,7 @@ def _evaluate(recipe: Recipe, split: CategorySplit, val: ImageSet) -> StagePlan:
     work = f"{images:,} images, {'gzsd and zsd' if split.novel else 'gzsd'}"
     teacher = ""
     if asked:
-        config = recipe.propose.model_copy(update={"keep": max(RECALL_AT)})
+        config = recall_config(recipe.propose)
         known = _boxes(replace(val, images=asked), split.base)
         crops = 0 if ranked_without_crops(config) else len(asked) * _crops(config, _grid(config, val)) + known
         work += f"; proposal recall on {len(asked):,} images"

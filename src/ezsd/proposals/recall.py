@@ -47,6 +47,18 @@ def novel_recall(
     return {f"novel_recall_at_{count}": met[count] / total if total else None for count in at}
 
 
+def recall_config(config: ProposeConfig, at: Sequence[int] = RECALL_AT) -> ProposeConfig:
+    """Return the section ``propose`` with which recall is measured.
+
+    Crops only reorder the boxes that stage propose keeps. If these are not more than the smallest of ``at``, crops do
+    not change the recall, so nothing is cropped.
+    """
+    more = {"keep": max(at)}
+    if config.scoring in ("dense", "regions") and config.keep <= min(at):
+        more["crop_rank"] = 0
+    return config.model_copy(update=more)
+
+
 def measure_proposals(
     proposer: Proposer, images: ImageSet, split: CategorySplit, at: Sequence[int] = RECALL_AT
 ) -> dict[str, float | None]:
@@ -55,7 +67,7 @@ def measure_proposals(
     Only images with a novel box are used. The proposer receives their base boxes, as for training images.
 
     Args:
-        proposer: The proposer. Its ``keep`` is set to the largest of ``at``.
+        proposer: The proposer, with the recipe's config; see :func:`recall_config`.
         images: Validation images with base and novel boxes.
         split: The base and novel names.
         at: The numbers of proposals per image to evaluate.
@@ -63,9 +75,8 @@ def measure_proposals(
     Returns:
         The result of :func:`novel_recall`.
     """
-    config = proposer.config.model_copy(update={"keep": max(at)})
     chosen = [with_names(image, images.names, split.base) for image in images_with(images, split.novel)]
-    found = replace(proposer, config=config).rank(chosen)
+    found = replace(proposer, config=recall_config(proposer.config, at)).rank(chosen)
     boxes: dict[int, Tensor] = {}
     with track(len(chosen), "Recall of proposals") as advance:
         for image, proposals in zip(chosen, found, strict=True):
