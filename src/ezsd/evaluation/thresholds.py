@@ -20,12 +20,12 @@ class Calibration:
 
     Attributes:
         base: For base names with few boxes; None if no base name has boxes.
-        novel: For all names that the model does not know, and for novel names without an own threshold.
-        names: By name.
+        other: For all names that the model does not know.
+        names: By name, for every base and novel name.
     """
 
     base: float | None
-    novel: float
+    other: float
     names: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -42,7 +42,8 @@ def calibrate(matching: Matching, names: Sequence[str], base: int, with_novel: b
       threshold at which it is shown there at most as often as the median base name is away from the objects of the
       other base names, at its own threshold.
 
-    The higher one of both is used. Names that the model does not know get the mean of the novel names.
+    The higher one of both is used. Names that the model does not know get the mean of the novel names, or the threshold
+    of base names if it is lower: their texts were not distilled, so they are shown less often than novel names.
 
     Args:
         matching: The detections of the val images, matched to their objects, with one name for each object. With
@@ -56,16 +57,18 @@ def calibrate(matching: Matching, names: Sequence[str], base: int, with_novel: b
     of_base = _best(matching, on_base)
     novel = of_base if of_base is not None else _DEFAULT
     if with_novel:
-        by_name |= {names[label - 1]: best for label in on_novel if (best := _best(matching, [label], ENOUGH_BOXES))}
         novel = _best(matching, on_novel) or novel
+        by_name |= {names[label - 1]: _best(matching, [label], ENOUGH_BOXES) or novel for label in on_novel}
     elif on_novel and of_base is not None:
         own = {label: by_name.get(names[label - 1], of_base) for label in on_base}
         blind = _without_boxes(matching, own, on_novel)
         by_name |= {names[label - 1]: value for label, value in blind.items()}
         novel = float(np.mean(list(blind.values())))
-    if of_base is not None:
-        by_name = {names[label - 1]: of_base for label in on_base} | by_name
-    return Calibration(of_base, novel, by_name)
+    by_side = dict.fromkeys(names[base:], novel)
+    if of_base is None:
+        return Calibration(None, novel, by_side | by_name)
+    by_side |= dict.fromkeys(names[:base], of_base)
+    return Calibration(of_base, min(novel, of_base), by_side | by_name)
 
 
 def _best(matching: Matching, labels: Sequence[int], enough: int = 1) -> float | None:

@@ -95,7 +95,7 @@ def calibrated(
     visible = {**truth, "annotations": [e for e in truth["annotations"] if e["category_id"] <= seen]}
     single = shown_results(found, names, Thresholds(0.0))
     result = calibrate(match_detections(visible, single), names, base, with_novel)
-    return Thresholds(result.novel, result.names)
+    return Thresholds(result.other, result.names)
 
 
 def shown_results(
