@@ -21,7 +21,7 @@ class Calibration:
     Attributes:
         base: For base names with few boxes; None if no base name has boxes.
         other: For all names that the model does not know.
-        names: By name, for every base and novel name.
+        names: By name.
     """
 
     base: float | None
@@ -64,10 +64,9 @@ def calibrate(matching: Matching, names: Sequence[str], base: int, with_novel: b
         blind = _without_boxes(matching, own, on_novel)
         by_name |= {names[label - 1]: value for label, value in blind.items()}
         novel = float(np.mean(list(blind.values())))
-    by_side = dict.fromkeys(names[base:], novel)
     if of_base is None:
-        return Calibration(None, novel, by_side | by_name)
-    by_side |= dict.fromkeys(names[:base], of_base)
+        return Calibration(None, novel, by_name)
+    by_side = {**dict.fromkeys(names[:base], of_base), **dict.fromkeys(names[base:], novel)}
     return Calibration(of_base, min(novel, of_base), by_side | by_name)
 
 
