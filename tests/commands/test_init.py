@@ -219,6 +219,7 @@ def test_command_writes_a_recipe_for_the_device_that_it_is_given(coco: TinyCoco,
     result = CliRunner().invoke(app, ["init", *options, "--teacher", TEACHER, "--out", str(out), "--for", "gpu"])
     assert result.exit_code == 0, result.output
     assert "note: Anchors of" in result.output and f"next: ezsd plan {out}" in result.output
+    assert "work of train: " in result.output and "work of evaluate: " in result.output
     assert load_recipe(out).detector.image_size == (800, 1333)
 
 

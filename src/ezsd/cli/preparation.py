@@ -114,8 +114,11 @@ def init(
             typer.echo(f"wrote {path}")
         for text in made.advice:
             typer.echo(f"note: {text}")
+        for text in made.work:
+            typer.echo(f"work of {text}")
         recipe, run = shell_quoted(out), shell_quoted(Path("runs", out.stem))
-        for command in (f"validate {recipe}", f"plan {recipe}", f"run {recipe} --out {run}"):
+        plan = f"plan {recipe}  # time, disk and memory on this machine"
+        for command in (f"validate {recipe}", plan, f"run {recipe} --out {run}"):
             typer.echo(f"next: ezsd {command}")
 
 

@@ -23,7 +23,9 @@ from ezsd.data.formats.rewrite import divided, with_pixel_boxes
 from ezsd.data.samples import AnnotatedImage, ImageSet, with_names
 from ezsd.data.val_split import choose_val
 from ezsd.errors import ArtifactError, DataError, RecipeError
-from ezsd.recipe import Part
+from ezsd.pipeline.workload import count_work
+from ezsd.recipe import Part, parse_recipe
+from ezsd.recipe_files import parse_yaml
 from ezsd.utils.files import write_text
 
 
@@ -35,11 +37,13 @@ class OwnRecipe:
         files: The written files, the recipe last.
         summary: What was found: the format, and the images and boxes of each part.
         advice: Advice on names, images and boxes, one text per topic.
+        work: What each stage has to do, one text per stage.
     """
 
     files: list[Path]
     summary: list[str]
     advice: list[str]
+    work: list[str]
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ def make_recipe(
     parts = _parts_of(dataset, files, out)
     train = parts["train"]
     split = _split(train.images, files.base, novel)
+    known = _base_only(train.images, split.base)
     boxes, val_boxes = count_boxes(train.images)[0], count_boxes(parts["val"].images)[0]
     data = OwnData(
         train.source.images,
@@ -106,7 +111,7 @@ def make_recipe(
         {name: len(part.images) for name, part in parts.items()},
         [(image.width, image.height) for image in train.images],
         boxes,
-        _base_boxes(train.images, split.base),
+        _labeled_boxes(known),
         parts["val"].source.images,
     )
     settings = choose_settings(data, device)
@@ -125,7 +130,10 @@ def make_recipe(
     ]
     for path, text in texts.items():
         write_text(path, text)
-    return OwnRecipe(list(texts), [dataset.description, *(_summary(*part) for part in parts.items())], advice)
+    summary = [dataset.description, *(_summary(*part) for part in parts.items())]
+    recipe = parse_recipe(parse_yaml(texts[out]), str(out))
+    plans = count_work(recipe, split, {"train": known, "val": parts["val"].images})
+    return OwnRecipe(list(texts), summary, advice, [str(plan) for plan in plans])
 
 
 @dataclass(frozen=True)
@@ -227,10 +235,14 @@ def _split(images: ImageSet, base: Sequence[str], novel: Sequence[str]) -> Categ
     return load_split({"base": names, "novel": list(dict.fromkeys(novel))})
 
 
-def _base_boxes(images: ImageSet, base: Sequence[str]) -> LabeledBoxes:
-    kept: list[AnnotatedImage] = [with_names(image, images.names, base) for image in images]
-    sizes = [torch.tensor([[image.width, image.height]]).expand(len(image.boxes), 2) for image in kept]
-    return LabeledBoxes(torch.cat([image.boxes for image in kept]), torch.cat(sizes).float())
+def _base_only(images: ImageSet, base: Sequence[str]) -> ImageSet:
+    known: list[AnnotatedImage] = [with_names(image, images.names, base) for image in images]
+    return replace(images, images=known, names=tuple(base))
+
+
+def _labeled_boxes(images: ImageSet) -> LabeledBoxes:
+    sizes = [torch.tensor([[image.width, image.height]]).expand(len(image.boxes), 2) for image in images]
+    return LabeledBoxes(torch.cat([image.boxes for image in images]), torch.cat(sizes).float())
 
 
 def _summary(name: str, part: _Part) -> str:

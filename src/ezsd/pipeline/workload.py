@@ -70,6 +70,9 @@ class StagePlan:
     units: Mapping[Work, float]
     stored: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.stage}: {'; '.join(filter(None, (self.work, self.teacher)))}"
+
     def time(self, paces: Mapping[Work, Pace]) -> Pace:
         """Return the seconds of the stage. Kinds of work without a pace are not counted."""
         parts = [paces[kind] * count for kind, count in self.units.items() if kind in paces]
@@ -94,7 +97,7 @@ def describe_work(recipe: Recipe, split: CategorySplit, images: Mapping[str, Ima
         One line for the data, one for each stage, and a hint.
     """
     plans = [plan for plan in count_work(recipe, split, images) if plan.stage in stages]
-    lines = [f"  {plan.stage}: {'; '.join(filter(None, (plan.work, plan.teacher)))}" for plan in plans]
+    lines = [f"  {plan}" for plan in plans]
     return "\n".join([describe_data(split, images), *lines, "To estimate the time on this machine: ezsd plan RECIPE"])
 
 
