@@ -13,6 +13,7 @@ import torch
 
 import ezsd.detector.backbone
 import ezsd.pipeline.train
+import ezsd.selection.share
 import ezsd.training.loop
 from ezsd.errors import ArtifactError, RecipeError
 from ezsd.pipeline.run import run_recipe
@@ -33,6 +34,11 @@ def recipe(coco: TinyCoco, **train: Any) -> Recipe:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return read_tensors(folder / "train" / "model" / "model.safetensors")[0]
+
+
+def setting_of(folder: Path) -> str:
+    setting: str = json.loads((folder / "train/model/config.json").read_text())["setting"]
+    return setting
 
 
 def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
@@ -100,10 +106,33 @@ def test_novel_negatives_change_the_training_and_the_setting(
         folder = tmp_path / str(wanted)
         chosen = recipe(coco, epochs=0.5, distillation_weight=0.0, ignore_top=0, novel_negatives=wanted)
         run_recipe(chosen, folder, until="train")
-        settings[wanted] = json.loads((folder / "train/model/config.json").read_text())["setting"]
+        settings[wanted] = setting_of(folder)
     assert settings == {False: "strict", True: "named"}
     with pytest.raises(AssertionError):
         assert_same(weights(tmp_path / "False"), weights(tmp_path / "True"))
+
+
+def test_strict_training_does_not_depend_on_the_novel_names(tiny_coco: Callable[..., TinyCoco], tmp_path: Path) -> None:
+    coco, found = tiny_coco(tmp_path / "images"), []
+    for novel in (("triangle", "bar"), ("cone", "lamp", "bar")):
+        chosen = recipe(coco, epochs=0.5, distillation_weight=0.0)
+        split = {"base": SPLIT.base, "novel": novel}
+        run_recipe(chosen.model_copy(update={"split": split}), tmp_path / novel[0], until="train")
+        assert setting_of(tmp_path / novel[0]) == "strict"
+        found.append({key: value for key, value in weights(tmp_path / novel[0]).items() if key != "text_embeddings"})
+    assert_same(*found)
+
+
+@pytest.mark.parametrize("fewest, setting", [(2, "named"), (4, "strict")], ids=["chosen", "too few base names"])
+def test_a_share_that_is_chosen_among_all_names_makes_the_setting_named(
+    fewest: int, setting: str, tiny_coco: Callable[..., TinyCoco], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ezsd.selection.share, "FEWEST_NAMES", fewest)
+    monkeypatch.setattr(ezsd.selection.share, "FEWEST_BOXES", 1)
+    chosen = recipe(tiny_coco(tmp_path / "images"), epochs=0.5, distillation_weight=0.0)
+    adapt = chosen.adapt.model_copy(update={"share": "auto"})
+    run_recipe(chosen.model_copy(update={"adapt": adapt}), tmp_path / "run", until="train")
+    assert setting_of(tmp_path / "run") == setting
 
 
 @pytest.mark.parametrize("more", [{}, CRAFT], ids=["plain", "craft"])

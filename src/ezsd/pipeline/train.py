@@ -16,7 +16,7 @@ from ezsd.pipeline.choices import chosen_config
 from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.validation import measure_base, validation_images
 from ezsd.recipe import Recipe, TrainConfig, needs_targets
-from ezsd.run_metrics import TrainMetrics, write_metrics
+from ezsd.run_metrics import AdaptMetrics, TrainMetrics, read_metrics_if_exist, write_metrics
 from ezsd.teacher import Teacher, text_embeddings
 from ezsd.training.dataset import DistilledNames, TrainingDataset, least_score
 from ezsd.training.loop import OnStep
@@ -75,10 +75,8 @@ def run_train(
         measure = measure_base(context, validation_images(context, val), names[: len(split.base)])
     job = Job("train", context.folder.training, recipe.seed, recipe.data.workers, on_step, measure)
     metrics = train_model(model, dataset, job, inputs, weights)
-    setting = "strict" if store is None and not (config.novel_negatives or config.novel_rivals) else "named"
-    if split.few_shot:
-        setting = "few_shot"
     if process_state().is_main_process:
+        setting = _setting(context)
         model_config = ModelConfig(
             detector=recipe.detector,
             embedding_dim=teacher.embedding_dim,
@@ -97,6 +95,17 @@ def run_train(
         write_metrics(context.folder.metrics("train"), metrics)
     process_state().wait_for_everyone()
     return metrics
+
+
+def _setting(context: RunContext) -> str:
+    """Return what this training knew of novel names: strict, named or few_shot."""
+    config = context.recipe.train
+    if context.split.few_shot:
+        return "few_shot"
+    adapted = read_metrics_if_exist(context.folder.metrics("adapt"), AdaptMetrics)
+    chosen_among_all = adapted.share_table is not None  # the share moves the text embeddings of the base names
+    names_are_used = needs_targets(config) or config.novel_negatives or config.novel_rivals or chosen_among_all
+    return "named" if names_are_used else "strict"
 
 
 def _new_model(context: RunContext, teacher: Teacher, masks: bool, start: InitialWeights | None) -> Rcnn:
