@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -20,9 +20,10 @@ class StubHub:
         self.requests: list[str] = []
         self.url = ""
 
-    def add(self, repo_id: str, files: dict[str, bytes]) -> str:
+    def add(self, repo_id: str, files: dict[str, bytes], removed: Sequence[str] = ()) -> str:
         commits = self.commits.setdefault(repo_id, {})
         files = {**next(reversed(commits.values()), {}), **files}
+        files = {path: content for path, content in files.items() if path not in removed}
         commit = hashlib.sha1(repr((len(commits), sorted(files.items()))).encode()).hexdigest()
         commits[commit] = files
         return commit
@@ -69,6 +70,8 @@ def running_hub() -> Iterator[StubHub]:
                 given = json.loads(body)
                 repo_id = f"{given['organization']}/{given['name']}"
                 hub.requests.append(body.decode())
+                if repo_id not in hub.commits:
+                    hub.add(repo_id, {".gitattributes": b""})
                 self._send(200, {"url": f"{hub.url}/{repo_id}"})
             elif parts[2:] == ["validate-yaml"]:
                 self._send(200, {"errors": [], "warnings": []})
@@ -83,7 +86,8 @@ def running_hub() -> Iterator[StubHub]:
                     for line in lines
                     if line["key"] == "file"
                 }
-                commit = hub.add(f"{parts[3]}/{parts[4]}", files)
+                removed = [line["value"]["path"] for line in lines if line["key"] == "deletedFile"]
+                commit = hub.add(f"{parts[3]}/{parts[4]}", files, removed)
                 self._send(200, {"commitUrl": f"{hub.url}/{parts[3]}/{parts[4]}/commit/{commit}", "commitOid": commit})
 
         def _resolve(self, with_body: bool) -> None:

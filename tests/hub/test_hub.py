@@ -14,10 +14,13 @@ from ezsd.errors import ArtifactError
 from ezsd.hub import upload
 from ezsd.hub.download import download_model, is_repository
 from ezsd.inference.detector import Detector
+from ezsd.teacher import save_norms
+from ezsd.utils.files import write_json
 from finished_run import make_finished_run
 from stub_hub import StubHub, running_hub
 from tiny import make_tiny_coco
 from tiny_run import make_model_folder
+from tiny_teacher import ColourTeacher
 
 
 @pytest.fixture
@@ -36,18 +39,50 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StubHub]:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     folder = make_finished_run(tmp_path / "run", make_tiny_coco(tmp_path / "data"))
-    make_model_folder(folder / "train/model")
+    norms = tmp_path / "norms.safetensors"
+    save_norms(ColourTeacher(), norms, ("image", "text"))
+    make_model_folder(folder / "train/model", norms=norms)
+    write_json(folder / "train/model/thresholds.json", {"other": 0.05, "names": {"circle": 0.02, "bar": 0.9}})
     return folder
 
 
 def test_a_pushed_model_is_loaded_by_its_name(hub: StubHub, run: Path) -> None:
     pinned = upload.push_to_hub(run, "org/shapes", license_name="apache-2.0")
     image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    expected = Detector.load(run, "cpu")(image, threshold=0.0)
-    assert Detector.load("org/shapes", "cpu")(image, threshold=0.0) == expected
-    assert Detector.load(pinned, "cpu")(image, threshold=0.0) == expected
+    expected = Detector.load(run, "cpu")
+    for name in ("org/shapes", pinned):
+        found = Detector.load(name, "cpu")
+        assert found(image) == expected(image) and len(found(image))
+        assert found(image, threshold=0.0) == expected(image, threshold=0.0)
     created = json.loads(next(request for request in hub.requests if request.startswith("{")))
     assert created.get("visibility") == "private" or created.get("private") is True
+
+
+def test_all_files_of_a_model_folder_are_uploaded_and_downloaded(hub: StubHub, run: Path) -> None:
+    repo_id, _, commit = upload.push_to_hub(run, "org/shapes").partition("@")
+    files = {path.name for path in (run / "train/model").iterdir()}
+    assert files == {"model.safetensors", "config.json", "teacher_norms.safetensors", "thresholds.json"}
+    assert set(hub.commits[repo_id][commit]) == files | {"README.md", ".gitattributes"}
+    downloaded = download_model("org/shapes")
+    assert {path.name for path in downloaded.iterdir()} == files
+    assert Detector.load("org/shapes", "cpu").thresholds.names == {"circle": 0.02, "bar": 0.9}
+
+
+@pytest.mark.parametrize("name", ["thresholds.json", "teacher_norms.safetensors"])
+def test_a_repository_without_an_optional_file_is_loaded(name: str, hub: StubHub, run: Path) -> None:
+    (run / "train/model" / name).unlink()
+    pinned = upload.push_to_hub(run, "org/shapes")
+    for _ in range(2):  # from the hub, then from the cache
+        assert not (download_model(pinned) / name).exists()
+
+
+def test_optional_files_of_an_earlier_model_do_not_stay_in_the_repository(hub: StubHub, run: Path) -> None:
+    first = upload.push_to_hub(run, "org/shapes")
+    for name in ("thresholds.json", "teacher_norms.safetensors"):
+        (run / "train/model" / name).unlink()
+    upload.push_to_hub(run, "org/shapes")
+    assert {path.name for path in download_model("org/shapes").iterdir()} == {"model.safetensors", "config.json"}
+    assert (download_model(first) / "thresholds.json").is_file()
 
 
 def test_the_card_has_the_figures_and_terms_of_the_run(hub: StubHub, run: Path) -> None:
@@ -60,7 +95,6 @@ def test_the_card_has_the_figures_and_terms_of_the_run(hub: StubHub, run: Path) 
                  "adaptation, 25.0 %", "1,200", 'Detector.load("org/shapes")'):  # fmt: skip
         assert text in card, text
     assert str(run.parent) not in card
-    assert set(hub.commits[repo_id][commit]) == {"README.md", "model.safetensors", "config.json"}
 
 
 def test_a_run_that_was_not_evaluated_says_so(hub: StubHub, run: Path) -> None:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ezsd.errors import ArtifactError
 from ezsd.recipe import DetectorConfig, ProposeConfig, renamed_keys
 
+THRESHOLDS = "thresholds.json"  # in a model folder, written by stage evaluate
+
 
 class ModelConfig(BaseModel):
     """The content of ``config.json`` in a model folder.

@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ezsd.detector.model_config import ModelConfig, parse_config
+from ezsd.detector.model_config import THRESHOLDS, ModelConfig, parse_config
 from ezsd.detector.rcnn import Rcnn, build_detector
 from ezsd.errors import ArtifactError
 from ezsd.utils.files import read_json, read_tensors, write_json, write_tensors
 
 MODEL, CONFIG, NORMS = "model.safetensors", "config.json", "teacher_norms.safetensors"
+FILES = (NORMS, THRESHOLDS, CONFIG, MODEL)  # all that a model folder can contain; the first two are optional
 _TEXT = "text_embeddings"
 _ADVICE = "Copy both files from the same run."
 

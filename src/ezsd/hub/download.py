@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from ezsd.detector.model_folder import CONFIG, MODEL, NORMS
+from ezsd.detector.model_folder import CONFIG, FILES, MODEL
 from ezsd.errors import ArtifactError
 
 # The base of the last one has all errors of the HTTP client.
@@ -55,7 +55,8 @@ def download_model(repository: str) -> Path:
         files = {entry.rfilename for entry in info.siblings or ()}
         check_files(repository, files)
         commit = str(info.sha)
-        folder = _fetch(repo_id, commit, [name for name in (NORMS, CONFIG, MODEL) if name in files])
+        # The weights come last: a cache that has them has the optional files, too.
+        folder = _fetch(repo_id, commit, [name for name in FILES if name in files])
     except HUB_ERRORS as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ArtifactError(

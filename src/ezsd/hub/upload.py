@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from ezsd._version import __version__
-from ezsd.detector.model_folder import CONFIG, MODEL, NORMS, read_config
+from ezsd.detector.model_folder import FILES, read_config
 from ezsd.errors import ArtifactError
 from ezsd.hub.card import model_card
 from ezsd.hub.download import HUB_ERRORS
@@ -33,13 +33,16 @@ def push_to_hub(run: str | Path, repo_id: str, *, private: bool = True, license_
     folder.check()
     read_config(folder.model)
     card = model_card(folder, repo_id, license_name)
-    files = [path for name in (MODEL, CONFIG, NORMS) if (path := folder.model / name).is_file()]
+    files = [path for name in FILES if (path := folder.model / name).is_file()]
     added = [CommitOperationAdd(path.name, path) for path in files]
     try:
         HfApi().create_repo(repo_id, private=private, exist_ok=True)
+        there = {entry.rfilename for entry in HfApi().model_info(repo_id).siblings or ()}
+        of_earlier_model = (there & set(FILES)) - {path.name for path in files}
+        removed = [CommitOperationDelete(name) for name in sorted(of_earlier_model)]
         commit = HfApi().create_commit(
             repo_id,
-            [*added, CommitOperationAdd("README.md", card.encode())],
+            [*added, *removed, CommitOperationAdd("README.md", card.encode())],
             commit_message=f"Model of ezsd {__version__}",
         )
     except HUB_ERRORS as error:

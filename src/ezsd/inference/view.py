@@ -10,11 +10,11 @@ from typing import Any, cast
 import numpy as np
 import supervision as sv
 
+from ezsd.detector.model_config import THRESHOLDS
 from ezsd.errors import ArtifactError, RecipeError
 from ezsd.utils.files import read_json_if_exists
 
 DEFAULT_THRESHOLD = 0.3  # of models without calibrated thresholds
-THRESHOLDS = "thresholds.json"  # in a model folder
 OTHER_NAMES = "other_names"  # key in the data of sv.Detections
 _SAME_OBJECT = 0.5  # boxes with this IoU are one object
 _PART = 0.8  # a box with this share of its area in a better box of its name is a part of that object

@@ -13,7 +13,7 @@ from torch import Tensor
 from ezsd.data.categories import CategorySplit
 from ezsd.data.formats.lvis import ground_truth_of, read_rules
 from ezsd.data.samples import ImageSet
-from ezsd.detector.model_config import ModelConfig
+from ezsd.detector.model_config import THRESHOLDS, ModelConfig
 from ezsd.detector.model_folder import CONFIG, MODEL, load_model
 from ezsd.detector.rcnn import Rcnn
 from ezsd.errors import ArtifactError
@@ -29,7 +29,6 @@ from ezsd.inference.batching import detect_in_parts
 from ezsd.inference.calibration import measure_shown, thresholds_json
 from ezsd.inference.exact_boxes import measure_exact_boxes
 from ezsd.inference.second_opinion import SecondOpinion
-from ezsd.inference.view import THRESHOLDS
 from ezsd.pipeline.choices import chosen_config
 from ezsd.pipeline.context import RunContext
 from ezsd.proposals.base_rpn import load_base_rpn
