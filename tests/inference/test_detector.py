@@ -193,6 +193,20 @@ def test_images_are_converted_to_upright_rgb(tmp_path: Path) -> None:
     assert read_any(Image.new("P", (8, 6))).shape == (3, 6, 8)
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_pil_image_has_the_pixels_of_its_file(mode: str, orientation: int, tmp_path: Path) -> None:
+    image = Image.new("RGBA", (8, 6), (255, 0, 0, 0))
+    image.paste((10, 10, 10, 255), (0, 0, 4, 3))
+    path, exif = tmp_path / "logo.png", Image.Exif()
+    exif[0x0112] = orientation
+    extra = {"transparency": (255, 0, 0)} if mode == "RGB" else {}
+    image.convert(mode).save(path, exif=exif, **extra)
+    pixels = read_any(path)
+    assert pixels[:, -1 if orientation == 1 else 0, -1 if orientation == 1 else 0].tolist() == [255, 255, 255]
+    assert torch.equal(read_any(Image.open(path)), pixels)
+
+
 def test_the_array_of_the_caller_is_not_modified(array: np.ndarray[Any, Any]) -> None:
     before = array.copy()
     read_any(array).zero_()

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ezsd.data.images import BROKEN, decode_pixels
+from ezsd.data.images import BROKEN, decode_pixels, upright_rgb
 from ezsd.errors import DataError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _from_pil(image: Image.Image) -> np.ndarray[Any, Any]:
     if image.mode[:1] in ("I", "F"):
         raise DataError(f"The image has pixels of mode {image.mode}; expected 8 bits per channel; convert the image.")
     try:
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        return np.array(upright_rgb(image))
     except BROKEN as error:  # PIL reads the file only here
         raise DataError(f"The image cannot be read: {error}.") from None
 
