@@ -97,6 +97,18 @@ def test_bad_images_are_named_skipped_and_counted(model: Path, images: Path, tmp
     assert alone.exit_code == 2 and "broken.jpg" in alone.stderr and not (tmp_path / "none").exists()
 
 
+def test_a_thousand_bad_images_do_not_print_a_thousand_lines(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    for number in range(1000):
+        (tmp_path / f"bad/{number}.jpg").write_text("not an image")
+    result = _detect(model, tmp_path / "bad", "--out", tmp_path / "none")
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    assert sum(".jpg" in line for line in lines) == 11  # ten warnings, and one in the error
+    assert any("990 more that cannot be read" in line for line in lines)
+    assert "None of 1,000 images can be read" in lines[-1]
+
+
 def test_a_missing_file_is_an_error_before_anything_is_done(model: Path, images: Path, tmp_path: Path) -> None:
     result = _detect(model, images, tmp_path / "missing.jpg", "--out", tmp_path / "out")
     assert result.exit_code == 2 and "missing.jpg does not exist" in result.stderr

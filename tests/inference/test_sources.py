@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ezsd.errors import DataError
+from ezsd.errors import DataError, MissingExtraError
 from ezsd.inference.sources import open_source
 from ezsd.inference.video import video_writer
 
@@ -115,6 +115,43 @@ def test_bad_files_are_named_and_the_rest_goes_on(folder: Path, tmp_path: Path) 
     assert len(list(source)) == 1
     assert len(source.problems) == 3
     assert all(any(path.name in problem for problem in source.problems) for path in (broken, text, damaged))
+
+
+def test_without_the_extra_videos_beside_images_are_skipped(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").write_bytes((folder / "frame_1.png").read_bytes())
+    video = make_video(tmp_path / "photos/clip.mp4", frames=2)
+    monkeypatch.setitem(sys.modules, "av", None)
+    for given in (tmp_path / "photos", [video, tmp_path / "photos/a.png"], iter([video, tmp_path / "photos/a.png"])):
+        source = open_source(given)
+        assert [frame.file_name for frame in source] == ["a.png"]
+        assert len(source.problems) == 1
+        assert (
+            "clip.mp4: a video, and its reader is missing" in source.problems[0]
+            and "'ezsd[video]'" in source.problems[0]
+        )
+    for alone in (video, [video, video], f"{tmp_path}/photos/*.mp4"):
+        with pytest.raises(MissingExtraError, match="PyAV"):
+            open_source(alone)
+
+
+def test_of_many_bad_files_ten_are_named_and_the_others_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(23):
+        (tmp_path / f"{number}.jpg").write_text("not an image")
+    source = open_source(tmp_path)
+    with caplog.at_level("WARNING"):
+        assert list(source) == []
+    assert len(source.problems) == 23
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message.startswith("skipped: ") for message in messages] == [True] * 11
+    assert "0.jpg" in messages[0] and messages[-1] == "skipped: 13 more that cannot be read"
+    with pytest.raises(DataError) as error:
+        open_source([tmp_path / f"missing_{number}.jpg" for number in range(23)])
+    assert len(error.value.problems) == 11 and "and 13 more" in error.value.problems[-1]
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,14 @@ def detect_source(
     results.problems = source.problems
     results.summary.skipped = len(source.problems)
     if not results.images:
-        raise DataError(source.problems or "The source has no images.")
+        raise DataError(_nothing_read(source.problems))
     return results
+
+
+def _nothing_read(problems: Sequence[str]) -> str:
+    if len(problems) > 1:
+        return f"None of {number(len(problems))} images can be read, such as {problems[0]}"  # all were named in the log
+    return problems[0] if problems else "The source has no images."
 
 
 def save(results: Results, names: Sequence[str], formats: Sequence[str], out: Path, about: dict[str, Any]) -> None:

@@ -22,8 +22,9 @@ import numpy as np
 from PIL import Image
 
 from ezsd.data.formats.image_files import IMAGE_SUFFIXES
+from ezsd.data.formats.problems import Problems
 from ezsd.data.images import decode_pixels
-from ezsd.errors import DataError
+from ezsd.errors import DataError, MissingExtraError
 from ezsd.inference.inputs import is_tensor, read_pixels
 from ezsd.inference.video import Video, camera_format, frame_pixels, open_video, video_frames
 
@@ -35,6 +36,7 @@ _CAMERA = re.compile(r"camera:(\d+)")
 _NUMBERED = re.compile(r"%0?(\d*)d")
 _READERS = min(4, os.cpu_count() or 1)
 _URL_BYTES, _URL_SECONDS = 100_000_000, 30
+_WARNED = 10  # images that are named when they are skipped; more are counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +69,7 @@ Job = Callable[[], Frame]  # decodes one image in a thread; raises DataError
 class Source:
     """The images of a source, in order. They are decoded in threads, a few ahead of the consumer.
 
-    An image that cannot be read is skipped: its message is logged and added to ``problems``.
+    An image that cannot be read is skipped: its message is added to ``problems``, and the first ten are logged.
 
     Attributes:
         total: The number of images; None if it is not known (generators, streams, some videos).
@@ -90,13 +92,16 @@ class Source:
                     yield from self._read(waiting.popleft())
             while waiting:
                 yield from self._read(waiting.popleft())
+        if (more := len(self.problems) - _WARNED) > 0:
+            logger.warning(f"skipped: {more:,} more that cannot be read")
 
     def _read(self, future: Future[Frame]) -> Iterator[Frame]:
         try:
             frame = future.result()
         except DataError as error:
             self.problems += error.problems
-            logger.warning(f"skipped: {error}")
+            level = logging.WARNING if len(self.problems) <= _WARNED else logging.DEBUG
+            logger.log(level, f"skipped: {error}")
         else:
             yield frame
 
@@ -105,6 +110,7 @@ class Source:
 class _Part:
     jobs: Callable[[], Iterator[Job]]
     count: int | None
+    missing: MissingExtraError | None = None  # why nothing of it can be read
 
 
 @dataclass(frozen=True)
@@ -129,13 +135,18 @@ def open_source(source: Any, *, allow_network: bool = False, stride: int = 1, ex
     Raises:
         DataError: A path does not exist, a folder or pattern has no images, a URL is not allowed, or the type of the
             source is unknown. Problems of single images are collected while reading, in :attr:`Source.problems`.
+        MissingExtraError: The source contains only videos, and PyAV is not installed. Beside images, they are skipped.
     """
     if stride < 1:
         raise DataError(f"stride {stride}: expected at least 1.")
     if isinstance(source, Source):
         return source
     options = _Options(allow_network, stride, None if exclude is None else exclude.resolve())
-    return Source(_parts(source, options, _Numbers()))
+    parts = _parts(source, options, _Numbers())
+    missing = [part.missing for part in parts if part.missing is not None]
+    if missing and len(missing) == len(parts):
+        raise missing[0]
+    return Source(parts)
 
 
 class _Numbers:
@@ -160,14 +171,15 @@ def _parts(source: Any, options: _Options, numbers: _Numbers) -> list[_Part]:
         return list(source._parts)
     if isinstance(source, (list, tuple)):
         parts: list[_Part] = []
-        problems: list[str] = []
+        problems = Problems()
         for entry in source:
             try:
                 parts += _parts(entry, options, numbers)
             except DataError as error:
-                problems += error.problems
+                for problem in error.problems:
+                    problems.add("sources that cannot be opened", problem)
         if problems:
-            raise DataError(problems)
+            raise DataError(problems.shown())
         return parts
     if isinstance(source, Iterable) and not isinstance(source, (bytes, dict, set)):
         return [_Part(partial(_lazily, source, options, numbers), None)]
@@ -263,16 +275,24 @@ def _from_files(paths: Sequence[Path], root: Path, where: str, options: _Options
             f"{where} no images or videos. Expected files such as {', '.join(IMAGE_SUFFIXES[:4] + VIDEOS[:1])}."
         )
     videos = [path for path in paths if path.suffix.lower() in VIDEOS]
-    frames = [_frames_of(path, options.stride) for path in videos]
+    frames: Sequence[int | None] = [0] * len(videos)
+    missing = None
+    try:
+        frames = [_frames_of(path, options.stride) for path in videos]
+    except MissingExtraError as error:  # videos beside images are named and skipped when they are read
+        missing = error if len(videos) == len(paths) else None
     known = len(paths) - len(videos) + sum(count or 0 for count in frames)
-    return _Part(partial(_file_jobs, paths, root, options), None if None in frames else known)
+    return _Part(partial(_file_jobs, paths, root, options), None if None in frames else known, missing)
 
 
 def _file_jobs(paths: Sequence[Path], root: Path, options: _Options) -> Iterator[Job]:
     for path in paths:
         file_name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
         if path.suffix.lower() in VIDEOS:
-            yield from _video_jobs(str(path), str(path), file_name, options)
+            try:
+                yield from _video_jobs(str(path), str(path), file_name, options)
+            except MissingExtraError as error:
+                yield partial(_raise, DataError(f"{path}: a video, and its reader is missing. {error}"))
         else:
             yield partial(_read_file, path, file_name)
 
