@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ezsd.data.categories import joined_names
 from ezsd.errors import RecipeError
 from ezsd.inference.vocabulary import parse_vocabulary
 
@@ -27,6 +28,21 @@ def test_lists_texts_mappings_and_files_mean_the_same(tmp_path: Path) -> None:
         assert names.names == ("cat", "traffic cone")
         assert names.phrases == (("cat",), ("traffic cone",))
     assert parse_vocabulary(None, OWN).names == OWN
+
+
+def test_a_name_with_a_comma_is_put_in_quotes() -> None:
+    assert parse_vocabulary('"cone, orange", dog, 5" pipe', OWN).names == ("cone, orange", "dog", '5" pipe')
+    names = ("cone, orange", "dog", '"a", b', '5" pipe')
+    assert parse_vocabulary(joined_names(names), OWN).names == names
+
+
+def test_a_path_is_a_file_whatever_its_name_is(tmp_path: Path) -> None:
+    for name in ("names.lst", "names", "cats, dogs.txt"):
+        (tmp_path / name).write_text("cat\ncone, orange  # one name\n")
+        assert parse_vocabulary(tmp_path / name, OWN).names == ("cat", "cone, orange")
+    with pytest.raises(RecipeError, match=r"missing\.lst cannot be read"):
+        parse_vocabulary(tmp_path / "missing.lst", OWN)
+    assert parse_vocabulary("names.lst", OWN).names == ("names.lst",)
 
 
 def test_synonyms_and_templates_are_read_from_yaml(tmp_path: Path) -> None:
@@ -51,6 +67,7 @@ def test_synonyms_and_templates_are_read_from_yaml(tmp_path: Path) -> None:
         ({"person": ["person", "man"], "boy": ["man"]}, r'"man" is a duplicate of "man"'),
         ({"person": []}, "expected the phrases"),
         (["x" * 201], "201 characters"),
+        ("x" * 200_000, "cannot be read: field larger"),
         ("missing.yaml", "missing.yaml cannot be read"),
     ],
 )

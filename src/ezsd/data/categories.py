@@ -83,9 +83,23 @@ def load_split(split: str | Mapping[str, Sequence[str]], annotations: Path | Non
 
 
 def split_names(text: str) -> list[str]:
-    """Return the names in a comma-separated text; a name with a comma is put in double quotes."""
-    rows = csv.reader([" ".join(text.splitlines())], skipinitialspace=True)
+    """Return the names in a comma-separated text; a name with a comma is put in double quotes.
+
+    Raises:
+        RecipeError: The text cannot be split, because a part of it is longer than the names of any vocabulary.
+    """
+    try:
+        rows = list(csv.reader([" ".join(text.splitlines())], skipinitialspace=True))
+    except csv.Error as error:
+        raise RecipeError(f"names: expected names separated by commas; the text cannot be read: {error}.") from None
     return [name.strip() for row in rows for name in row if name.strip()]
+
+
+def joined_names(names: Sequence[str]) -> str:
+    """Return the text that :func:`split_names` reads as these names."""
+    return ", ".join(
+        f'"{name.replace(chr(34), chr(34) * 2)}"' if "," in name or name[:1] == '"' else name for name in names
+    )
 
 
 def _checked(name: str, names: Mapping[str, Sequence[str]]) -> CategorySplit:

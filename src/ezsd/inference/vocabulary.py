@@ -9,10 +9,12 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from ezsd.data.categories import split_names
 from ezsd.errors import RecipeError
 
 VocabularyInput: TypeAlias = "str | Path | Sequence[str] | Mapping[str, str | Sequence[str] | None]"
-_FILES = (".txt", ".yaml", ".yml")
+_YAML = (".yaml", ".yml")
+_FILES = (".txt", *_YAML)
 _LONGEST = 200  # characters; CLIP reads 77 tokens
 _EXAMPLE = 'such as ["cat", "traffic cone"]'
 
@@ -36,9 +38,10 @@ def parse_vocabulary(vocabulary: VocabularyInput | None, default: Sequence[str])
     """Read a vocabulary.
 
     Args:
-        vocabulary: A list of names; a comma-separated text; a mapping of names to their phrases; or a file: ``.txt``
-            with one name a line (``#`` starts a comment), or ``.yaml`` with a list or a mapping, or with the keys
-            ``names`` and ``templates``. None uses ``default``.
+        vocabulary: A list of names; a comma-separated text (a name with a comma is put in double quotes); a mapping of
+            names to their phrases; or a file: ``.yaml`` with a list or a mapping, or with the keys ``names`` and
+            ``templates``; otherwise with one name a line (``#`` starts a comment). A ``Path`` is always a file, a text
+            if it ends in ``.txt``, ``.yaml`` or ``.yml``. None uses ``default``.
         default: The names of the model.
 
     Raises:
@@ -69,13 +72,12 @@ def _values(vocabulary: VocabularyInput) -> tuple[str, Any]:
     """Return the file, if it is one, and the plain values."""
     if not isinstance(vocabulary, (str, Path)):
         return "", vocabulary if isinstance(vocabulary, Mapping) else list(vocabulary)
-    text = str(vocabulary)
-    if Path(text.strip()).suffix.lower() not in _FILES or "," in text:
-        return "", [part for part in text.split(",") if part.strip()]
-    path = Path(text.strip())
+    if isinstance(vocabulary, str) and (Path(vocabulary.strip()).suffix.lower() not in _FILES or "," in vocabulary):
+        return "", split_names(vocabulary)
+    path = Path(vocabulary.strip()) if isinstance(vocabulary, str) else vocabulary
     try:
         content = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".txt":
+        if path.suffix.lower() not in _YAML:
             lines = (line.partition("#")[0].strip() for line in content.splitlines())
             return str(path), [line for line in lines if line]
         return str(path), yaml.safe_load(content) or []

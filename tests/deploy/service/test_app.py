@@ -50,6 +50,10 @@ def test_several_images_are_detected_like_with_the_detector(
         assert result["detections"] == detections_json(found)
 
 
+def test_a_name_with_a_comma_is_put_in_quotes(service: TestClient) -> None:
+    assert _detect(service, vocabulary='"cone, orange", bar').json()["vocabulary"] == ["cone, orange", "bar"]
+
+
 def test_json_gives_the_same_as_a_form(service: TestClient) -> None:
     form = _detect(service, vocabulary="bar", threshold="0.1").json()
     body = {"images": [base64.b64encode(JPEG).decode()], "vocabulary": ["bar"], "threshold": 0.1}
@@ -99,7 +103,7 @@ def test_masks_are_sent_as_rle(tmp_path: Path) -> None:
         (JPEG, {"threshold": ["0.1", "0.2"]}, 422, "threshold: expected one text"),
         (JPEG, {"vocabulary": "a, b, c, d, e, f"}, 422, "6 names; at most 5"),
         (JPEG, {"vocabulary": "cat, cat"}, 422, "duplicate"),
-        (JPEG, {"vocabulary": " "}, 422, "expected a name"),
+        (JPEG, {"vocabulary": " "}, 422, "The vocabulary is empty"),
         (JPEG, {"vocabulary": "c" * 101}, 422, "at most 100 characters"),
         (JPEG, {"vocabulary": "a\x00b"}, 422, "printable"),
         (JPEG, {"colour": "red"}, 422, "Unknown field 'colour'"),
@@ -121,6 +125,7 @@ def test_forms_beyond_a_limit_are_refused_with_the_reason(
         (b'{"images": []}', 422),
         (b'{"images": ["@@"]}', 422),
         (b'{"images": ["aGVsbG8="]}', 415),
+        (b'{"images": ["aGVsbG8="], "vocabulary": "' + b"c" * 200_000 + b'"}', 422),
         (b'{"images": ["aGVsbG8="], "colour": 1}', 422),
         (b'{"images": ["aGVsbG8="], "threshold": NaN}', 422),
         (b'{"images": ["aGVsbG8=", "aGVsbG8=", "aGVsbG8=", "aGVsbG8="]}', 413),

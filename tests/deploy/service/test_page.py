@@ -114,6 +114,12 @@ def test_changed_names_are_detected_again(visit: Visit, image_files: list[Path])
     expect(visit.page.locator("#boxes")).to_contain_text("traffic cone")
     found = set(visit.page.locator("#found b").all_text_contents())
     assert found <= {"bar", "traffic cone", "circle"}
+    visit.page.fill("#name", '"cone, orange"')
+    with visit.page.expect_response("**/v1/detect") as answer:
+        visit.page.click("text=Add")
+    names = ["bar", "traffic cone", "circle", "cone, orange"]
+    expect(visit.page.locator("#names li span")).to_have_text(names)
+    assert answer.value.json()["vocabulary"] == names
     visit.page.click("#reset")
     expect(visit.page.locator("#names li")).to_have_count(4)
     expect(visit.page.locator("#reset")).to_be_hidden()

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
+from ezsd.data.categories import split_names
 from ezsd.deploy.service.limits import Limits
 from ezsd.deploy.service.messages import JsonRequest, Refusal, Threshold
 from ezsd.deploy.service.uploads import Upload
@@ -113,8 +114,8 @@ def _from_json(body: bytes) -> _Parts:
 
 
 def _names(vocabulary: list[str] | str | None, limits: Limits, model_names: Sequence[str]) -> tuple[str, ...]:
-    given = vocabulary.split(",") if isinstance(vocabulary, str) else vocabulary  # never the name of a file
     try:
+        given = split_names(vocabulary) if isinstance(vocabulary, str) else vocabulary  # never the name of a file
         names = parse_vocabulary(None if given is None else [name.strip() for name in given], model_names).names
     except RecipeError as error:
         raise Refusal(422, " ".join(error.problems)[:2000]) from None

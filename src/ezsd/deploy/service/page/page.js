@@ -41,7 +41,8 @@ function setNames(next) {
 function addNames(text) {
   const key = (name) => name.replace(/\s+/g, " ").toLowerCase();
   const taken = new Set(names.map(key));
-  const added = text.split(",").map((name) => name.trim()).filter((name) => name && !taken.has(key(name)) && taken.add(key(name)));
+  const parts = text.match(/\s*"[^"]*"|[^,]+/g) ?? []; // a name with a comma is put in double quotes
+  const added = parts.map((name) => name.trim().replace(/^"(.*)"$/, "$1").trim()).filter((name) => name && !taken.has(key(name)) && taken.add(key(name)));
   if (added.length) setNames([...names, ...added.map((name) => known().find((other) => key(other) === key(name)) ?? name)]);
 }
 

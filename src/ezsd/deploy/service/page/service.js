@@ -19,12 +19,15 @@ export function useToken(text) {
 /** Return the names of the model and the limits: {base, novel, limits}. */
 export const vocabulary = () => call("v1/vocabulary");
 
+/** Return a name as a part of a text that is split at commas. */
+const quoted = (name) => (/^"|,/.test(name) ? `"${name.replaceAll('"', '""')}"` : name);
+
 /** Detect objects in one file; `names` null = the names of the model. */
 export async function detect(file, names) {
   const form = new FormData();
   form.append("image", file);
   form.append("threshold", String(LOWEST));
-  if (names) form.append("vocabulary", names.join(","));
+  if (names) form.append("vocabulary", names.map(quoted).join(","));
   return (await call("v1/detect", { method: "POST", body: form })).images[0];
 }
 
