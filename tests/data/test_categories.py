@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ezsd.data.categories import CategorySplit, load_split, shipped_splits
-from ezsd.errors import RecipeError
+from ezsd.errors import DataError, RecipeError
 
 
 def test_the_coco_split_has_48_base_and_17_novel_names() -> None:
@@ -74,8 +74,12 @@ def _lvis(folder: Path, **changes: object) -> Path:
         {"id": 2, "name": "aerosol_can", "frequency": "r"},
     ]
     path = folder / "lvis.json"
-    path.write_text(json.dumps({"categories": [entry | changes for entry in categories]}))
+    _save(path, [entry | changes for entry in categories])
     return path
+
+
+def _save(path: Path, categories: list[dict[str, object]]) -> None:
+    path.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
 
 
 def test_lvis_splits_follow_the_frequencies_in_order_of_category_id(tmp_path: Path) -> None:
@@ -86,11 +90,17 @@ def test_lvis_splits_follow_the_frequencies_in_order_of_category_id(tmp_path: Pa
     )
 
 
+def test_an_lvis_file_is_read_in_the_encodings_of_annotations(tmp_path: Path) -> None:
+    path = _lvis(tmp_path)
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert load_split("lvis_rare", path).novel == ("aerosol_can",)
+
+
 @pytest.mark.real_data
 def test_lvis_v1_has_866_base_and_337_rare_names(shared_data: Path, tmp_path: Path) -> None:
     categories = json.loads((shared_data / "text" / "lvis_v1_categories.json").read_text())
     path = tmp_path / "lvis.json"
-    path.write_text(json.dumps({"categories": categories}))
+    _save(path, categories)
     assert tuple(map(len, (load_split("lvis_rare", path).base, load_split("lvis_rare", path).novel))) == (866, 337)
     assert len(load_split("lvis_common_rare", path).base) == 405
 
@@ -98,10 +108,10 @@ def test_lvis_v1_has_866_base_and_337_rare_names(shared_data: Path, tmp_path: Pa
 def test_an_lvis_split_needs_annotations_with_frequencies(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"data\.train\.annotations"):
         load_split("lvis_rare")
-    with pytest.raises(RecipeError, match="missing.json"):
+    with pytest.raises(DataError, match="missing.json"):
         load_split("lvis_rare", tmp_path / "missing.json")
     with pytest.raises(RecipeError, match="frequency.*often"):
         load_split("lvis_rare", _lvis(tmp_path, frequency="often"))
-    (tmp_path / "coco.json").write_text(json.dumps({"categories": [{"id": 1, "name": "cat"}]}))
+    _save(tmp_path / "coco.json", [{"id": 1, "name": "cat"}])
     with pytest.raises(RecipeError, match="frequency"):
         load_split("lvis_rare", tmp_path / "coco.json")

@@ -45,7 +45,7 @@ def check_recipe(path: str | Path, changes: Sequence[str] = (), preset: str | No
     train = _checked(recipe.data.train, trained, trained, recipe.data.skip_bad, problems)
     val = _checked(recipe.data.val, names, (), recipe.data.skip_bad, problems)
     if problems or train is None or val is None or split is None:
-        raise EzsdError(problems)
+        raise EzsdError(list(dict.fromkeys(problems)))  # a file that cannot be read is one for the split and the part
     notes = [f"{name}: {note}" for name, part in (("train", train), ("val", val)) for note in part.images.notes]
     measurable = count_boxes(val.images)[0].total() > 0
     return "\n".join([

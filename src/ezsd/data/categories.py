@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ezsd.data.formats.coco_json import read_annotations
 from ezsd.errors import RecipeError
 
 _SIDES = ("base", "novel", "few_shot")
@@ -67,6 +68,7 @@ def load_split(split: str | Mapping[str, Sequence[str]], annotations: Path | Non
         RecipeError: The split is unknown, has no base names, repeats a name, lists a name as both base and novel,
             or a few-shot name that is not novel (all problems are reported together), or the LVIS file has no
             frequencies.
+        DataError: The LVIS file is missing or cannot be read.
     """
     if not isinstance(split, str):
         return _checked("custom", split)
@@ -138,14 +140,14 @@ def _checked(name: str, names: Mapping[str, Sequence[str]]) -> CategorySplit:
 def _lvis_split(name: str, annotations: Path | None) -> dict[str, list[str]]:
     if annotations is None:
         raise RecipeError(f'split: "{name}" needs an LVIS annotation file; set data.train.annotations.')
+    categories = read_annotations(annotations).categories  # parsed once for the split and the boxes
     try:
-        categories = json.loads(annotations.read_text(encoding="utf-8"))["categories"]
         frequencies = {category["name"]: _LVIS_FREQUENCIES[category["frequency"]] for category in _by_id(categories)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise RecipeError(
-            f'split: "{name}" needs the frequency (f, c or r) of each category of an LVIS file, but '
-            f"{annotations} cannot be read as one ({type(error).__name__}: {error}). Use LVIS v1 annotations, or "
-            "list the categories: split: {base: [...], novel: [...]}."
+            f'split: "{name}" needs the frequency (f, c or r) of each category of an LVIS file, but {annotations} has '
+            f"other categories ({type(error).__name__}: {error}). Use LVIS v1 annotations, or list the categories: "
+            "split: {base: [...], novel: [...]}."
         ) from None
     base = _LVIS_BASE[name]
     return {
