@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import subprocess
@@ -85,6 +86,17 @@ def test_fifty_images_have_the_same_names_order_boxes_and_scores(model: Path, ex
         found, expected = onnx(image, **options), detector(image, **options)
         assert len(found) > 3
         assert difference(found, expected) is not None, number
+
+
+def test_names_that_the_teacher_cannot_tell_apart_are_named_once(
+    exported: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    onnx = OnnxDetector.load(exported, "cpu")
+    onnx._embeddings["ring"] = onnx._embeddings["circle"]
+    with caplog.at_level(logging.WARNING, "ezsd"):
+        for _ in range(2):
+            onnx(np.zeros((96, 96, 3), dtype=np.uint8), ["ring", "traffic cone", "circle"])
+    assert caplog.text.count('can hardly tell "ring" and "circle" apart') == 1
 
 
 def test_hard_nms_without_masks_and_a_baked_vocabulary(tmp_path: Path, images: list[np.ndarray[Any, Any]]) -> None:

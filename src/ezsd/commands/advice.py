@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from ezsd.data.categories import CategorySplit, load_split
 from ezsd.errors import ArtifactError, MissingExtraError
 from ezsd.teacher import load_teacher, text_embeddings
-from ezsd.teacher.alike import ALIKE, alike_names
+from ezsd.utils.alike import ALIKE, alike_names
 
 _FEW_BOXES, _FEW_IMAGES = 20, 100
 _SHOWN = 10
@@ -86,8 +86,9 @@ def advice_on_teacher(spec: str, split: CategorySplit, prompt: str) -> list[str]
         teacher = load_teacher(spec)
     except (ArtifactError, MissingExtraError) as error:
         return [f"Names could not be compared with the teacher {spec}. {error}"]
-    text, known = (text_embeddings(teacher, names, prompt) for names in (split.names, load_split(_KNOWN).names))
-    usual = alike_names(load_split(_KNOWN).names, known, -1.0)[0][2]
+    reference = load_split(_KNOWN).names
+    text, known = (text_embeddings(teacher, names, prompt).numpy() for names in (split.names, reference))
+    usual = alike_names(reference, known, -1.0)[0][2]
     limit = min(usual + 1e-4, ALIKE)  # rounding
     lookalikes = set(_lookalikes(split.names))
     pairs = [

@@ -20,8 +20,9 @@ from ezsd.errors import RecipeError
 from ezsd.hub.download import download_model, is_repository
 from ezsd.inference.batching import detect_images
 from ezsd.inference.calls import Pixels, call, with_names
-from ezsd.inference.embedded_names import AnyVocabulary, Example, Vocabulary, examples_of, note_near_names
+from ezsd.inference.embedded_names import AnyVocabulary, Example, Vocabulary, examples_of
 from ezsd.inference.inputs import ImageInput, read_any
+from ezsd.inference.near_names import NearNames
 from ezsd.inference.second_opinion import Reading, SecondOpinion
 from ezsd.inference.sources import open_source
 from ezsd.inference.stream import Found, View, detect_stream
@@ -36,7 +37,6 @@ from ezsd.teacher.text_cache import cached
 from ezsd.utils.device import usable_device
 from ezsd.utils.files import digest
 
-_COMPARED = 1_000  # vocabularies whose names are remembered to be compared
 BACKGROUND = "background"
 _NEW_NAMES = 10_000  # with kept embeddings; a service can be asked for any number of names
 
@@ -77,7 +77,7 @@ class Detector:
         self._norms = norms
         self._teacher: Teacher | None = None
         self._default: AnyVocabulary | None = None
-        self._compared: set[int] = set()
+        self._near = NearNames()
         self._lock = threading.Lock()  # a server calls from several threads
 
     @classmethod
@@ -311,11 +311,7 @@ class Detector:
             embeddings = torch.stack([self._embeddings[keys[phrase]] for phrase in phrases])
             for key in list(self._embeddings)[len(self.config.names) : -_NEW_NAMES]:  # the oldest new names
                 del self._embeddings[key]
-            asked = hash((*phrases, *templates))
-            compared = asked in self._compared
-            self._compared = {asked} if len(self._compared) >= _COMPARED else self._compared | {asked}
-        if not compared:
-            note_near_names(given, embeddings)
+        self._near.note(given, embeddings.numpy())
         return embeddings
 
     @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,10 +10,7 @@ import torch
 from torch import Tensor
 
 from ezsd.errors import RecipeError
-from ezsd.inference.vocabulary import Names, VocabularyInput, parse_vocabulary
-from ezsd.teacher.alike import ALIKE
-
-logger = logging.getLogger(__name__)
+from ezsd.inference.vocabulary import VocabularyInput, parse_vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +62,3 @@ def examples_of(name: str, given: Example) -> list[tuple[Any, Any]]:
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and not isinstance(value[1], (str, int, float))
-
-
-def note_near_names(given: Names, embeddings: Tensor) -> None:
-    """Warn of names that the teacher can hardly tell apart."""
-    owners = torch.tensor([index for index, phrases in enumerate(given.phrases) for _ in phrases])
-    near = ((embeddings @ embeddings.T > ALIKE) & (owners[:, None] < owners[None])).nonzero().tolist()
-    phrases = [phrase for some in given.phrases for phrase in some]
-    if near:
-        pairs = ", ".join(f'"{phrases[a]}" and "{phrases[b]}"' for a, b in near[:3])
-        more = f" and {len(near) - 3} more pairs" if len(near) > 3 else ""
-        logger.warning(f"the teacher can hardly tell {pairs}{more} apart; choose names that differ more")

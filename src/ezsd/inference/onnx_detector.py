@@ -16,6 +16,7 @@ from ezsd.errors import ArtifactError, MissingExtraError, RecipeError
 from ezsd.inference.calls import Array, Pixels, call, with_names
 from ezsd.inference.inputs import ImageInput
 from ezsd.inference.names_file import Embeddings, names_file_of, read_names
+from ezsd.inference.near_names import NearNames
 from ezsd.inference.sources import open_source
 from ezsd.inference.stream import Found, View, detect_stream
 from ezsd.inference.tiling import Tiling
@@ -57,6 +58,7 @@ class OnnxDetector:
         self._embeddings = embeddings
         self._fixed = None if vocabulary is None else tuple(vocabulary)
         self._default: tuple[str, ...] | None = None
+        self._near = NearNames()
 
     @classmethod
     def load(cls, path: str | Path, device: str | None = None, threads: int = 0) -> OnnxDetector:
@@ -183,18 +185,21 @@ class OnnxDetector:
         return given
 
     def embed(self, vocabulary: VocabularyInput | None = None) -> Array:
-        """Return the text embeddings [C, D] of a vocabulary, float32.
+        """Return the text embeddings [C, D] of a vocabulary, float32. Names that are alike for the teacher are logged.
 
         Raises:
             RecipeError: The vocabulary is invalid, or a name is not in the names file.
         """
-        names = self.vocabulary(vocabulary).names
+        given = self.vocabulary(vocabulary)
+        names = given.names
         if unknown := [name for name in names if name not in self._embeddings]:
             raise RecipeError(
                 f"No text embedding of {', '.join(unknown)}: the names file has {len(self._embeddings)} other names. "
                 f'Add names with: ezsd export MODEL MODEL.names.npz --vocabulary "{", ".join(unknown)}"'
             )
-        return np.stack([self._embeddings[name] for name in names])
+        rows = np.stack([self._embeddings[name] for name in names])
+        self._near.note(given, rows)
+        return rows
 
     def _text(self, names: Sequence[str]) -> Array | None:
         return None if self._fixed is not None else self.embed(names)
