@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 import ezsd
 from ezsd.cli import app
 from tiny import TinyCoco, make_tiny_coco
-from tiny_run import make_model_folder
+from tiny_run import make_model_of_run
 from tiny_teacher import TEACHER, tiny_values
 
 MAIN = [sys.executable, "-c", "from ezsd.cli import main; main()"]
@@ -91,7 +91,7 @@ def test_init_writes_a_recipe_that_validates(coco: TinyCoco, tmp_path: Path) -> 
 
 
 def test_detect_writes_detections(coco: TinyCoco, tmp_path: Path) -> None:
-    model = make_model_folder(tmp_path / "model")
+    model = make_model_of_run(tmp_path / "run")
     images = sorted(coco.images.iterdir())[:2]
     out = tmp_path / "out"
     result = _ezsd("detect", model, *images, "--vocabulary", "circle, cone", "--out", out, "--threshold", 0.0)

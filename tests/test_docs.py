@@ -18,10 +18,12 @@ from docs_pages import PAGES, ROOT, Block, Reader, blocks_of
 from ezsd.cli import app
 from ezsd.inference.sources import open_source
 from ezsd.inference.video import video_writer
+from ezsd.teacher import origin
 from finished_run import make_finished_run
 from stub_hub import running_hub
 from tiny import make_tiny_coco
 from tiny_run import make_model_folder
+from tiny_teacher import TEACHER
 
 TRAINING = ("README", "data", "index", "recipes")  # their blocks make my.yaml or runs/my
 SLOW = (*TRAINING, "onnx", "service")
@@ -44,6 +46,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             write(frame.pixels)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(origin, "SHIPPED", (*origin.SHIPPED, TEACHER))  # it stands for a teacher of a package
     with running_hub() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from ezsd.detector.model_config import ModelConfig
 from ezsd.detector.model_folder import save_model
 from ezsd.detector.rcnn import build_detector
-from ezsd.recipe import DataConfig, DetectorConfig, Recipe
+from ezsd.recipe import DataConfig, DetectorConfig, Recipe, parse_recipe, save_recipe
 from tiny import SPLIT, TinyCoco
-from tiny_teacher import TEACHER
+from tiny_teacher import TEACHER, tiny_values
 
 DETECTOR = DetectorConfig(
     backbone="tf_efficientnet_lite0",
@@ -74,6 +74,20 @@ def make_model_folder(
     )
     save_model(folder, model, config, F.normalize(torch.randn(len(SPLIT.names), EMBEDDING_DIM), dim=1), norms)
     return folder
+
+
+def make_model_of_run(folder: Path, **options: Any) -> Path:
+    """Write the model and the recipe of a run, so that the teacher of the tests, which is code, is loaded.
+
+    Args:
+        folder: The run folder.
+        options: As in :func:`make_model_folder`.
+
+    Returns:
+        The model folder.
+    """
+    save_recipe(parse_recipe(tiny_values("images", "instances.json"), "test"), folder / "recipe.yaml")
+    return make_model_folder(folder / "train/model", **options)
 
 
 def assert_same_detections(first: tuple[Any, Any, Any], second: tuple[Any, Any, Any]) -> None:

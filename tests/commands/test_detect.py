@@ -21,12 +21,12 @@ from ezsd.inference.sources import open_source
 from ezsd.inference.stream import Found
 from ezsd.inference.video import video_writer
 from tiny import SPLIT, make_tiny_coco
-from tiny_run import EMBEDDING_DIM, make_model_folder
+from tiny_run import EMBEDDING_DIM, make_model_of_run
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model_folder(tmp_path_factory.mktemp("run") / "train" / "model")
+    return make_model_of_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")

@@ -22,13 +22,13 @@ from ezsd.data.formats.coco import load_images
 from ezsd.data.formats.recognize import Source, open_dataset
 from ezsd.recipe import Part
 from tiny import SIZES, SPLIT, make_tiny_coco
-from tiny_run import make_model_folder
+from tiny_run import make_model_of_run
 from tiny_teacher import TEACHER
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model_folder(tmp_path_factory.mktemp("model"))
+    return make_model_of_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")

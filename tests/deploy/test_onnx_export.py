@@ -32,7 +32,7 @@ from ezsd.inference.names_file import read_names, write_names
 from ezsd.inference.onnx_detector import OnnxDetector, resize_pixels
 from onnx_speed import difference
 from tiny import SPLIT, make_tiny_coco
-from tiny_run import make_model_folder
+from tiny_run import make_model_folder, make_model_of_run
 
 pytest.importorskip("onnx", reason="onnx is not installed (extra export)")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra export)")
@@ -48,8 +48,8 @@ def images() -> list[np.ndarray[Any, Any]]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model_folder(
-        tmp_path_factory.mktemp("run") / "train/model", masks=True, anchor_sides=(16, 32, 48, 96), box_quality=True,
+    return make_model_of_run(
+        tmp_path_factory.mktemp("run"), masks=True, anchor_sides=(16, 32, 48, 96), box_quality=True,
         objectness_power=0.5, quality_power=0.25, soft_nms=0.3, detections_per_image=30,
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StubHub]:
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         yield stub
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "text"))
 
 
 @pytest.fixture
@@ -126,6 +132,48 @@ def test_repositories_with_pickle_or_code_are_refused_before_any_download(name: 
     with pytest.raises(ArtifactError, match=f"{name}, which can run code"):
         Detector.load("org/shapes", "cpu")
     assert not [request for request in hub.requests if "safetensors" in request]
+
+
+@pytest.mark.parametrize(
+    "teacher, named",
+    [
+        ("code_of_a_stranger:make", "code_of_a_stranger:make"),
+        ("hf-hub:org/teacher", "hf-hub:org/teacher"),
+        ("local-dir:teacher", "local-dir:PATH"),
+        ("open_clip:ViT-B-32/weights.pt", "open_clip:ViT-B-32/PATH"),
+    ],
+)
+def test_what_a_repository_names_as_teacher_is_not_loaded_unless_the_user_names_it(
+    teacher: str, named: str, hub: StubHub, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload.push_to_hub(run, "org/shapes")
+    config = json.loads((run / "train/model/config.json").read_text())
+    hub.add("org/shapes", {"config.json": json.dumps({**config, "teacher": teacher}).encode()})
+    loaded: list[str] = []
+
+    def load(name: str, *_: Any) -> ColourTeacher:
+        loaded.append(name)
+        return ColourTeacher()
+
+    monkeypatch.setattr("ezsd.inference.model_teacher.load_teacher", load)
+    detector = Detector.load("org/shapes", "cpu")
+    assert detector.embed().shape == (4, 16)
+    with pytest.raises(ArtifactError, match=f"{teacher}, which is loaded only if you name it.*--teacher {named}"):
+        detector.embed(["traffic cone"])
+    assert not loaded
+    monkeypatch.setattr("ezsd.inference.model_teacher._SAME", -1.0)  # the model of the tests has random embeddings
+    assert Detector.load("org/shapes", "cpu", teacher="mine:make").embed(["traffic cone"]).shape == (1, 16)
+    assert loaded == ["mine:make"]
+
+
+def test_the_teacher_of_a_package_is_loaded_because_a_repository_names_it(
+    hub: StubHub, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload.push_to_hub(run, "org/shapes")
+    config = json.loads((run / "train/model/config.json").read_text())
+    hub.add("org/shapes", {"config.json": json.dumps({**config, "teacher": "open_clip:ViT-B-32/openai"}).encode()})
+    monkeypatch.setattr("ezsd.inference.model_teacher.load_teacher", lambda *_: ColourTeacher())
+    assert Detector.load("org/shapes", "cpu").embed(["traffic cone"]).shape == (1, 16)
 
 
 def test_missing_repositories_and_other_models_are_reported(hub: StubHub, run: Path) -> None:

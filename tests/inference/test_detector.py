@@ -14,20 +14,20 @@ from faster_coco_eval.core import mask as mask_api
 from PIL import Image
 
 from ezsd.errors import ArtifactError, DataError, RecipeError
-from ezsd.inference import detector as predict
+from ezsd.inference import model_teacher
 from ezsd.inference.detector import Detector
 from ezsd.inference.drawing import draw
 from ezsd.inference.inputs import read_any
 from ezsd.inference.outputs import detections_json
 from ezsd.teacher import save_norms
 from tiny import SPLIT
-from tiny_run import EMBEDDING_DIM, assert_same_detections, make_model_folder
+from tiny_run import EMBEDDING_DIM, assert_same_detections, make_model_folder, make_model_of_run
 from tiny_teacher import ColourTeacher
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model_folder(tmp_path_factory.mktemp("model"))
+    return make_model_of_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_masks_have_the_size_of_the_image(array: np.ndarray[Any, Any], tmp_path:
 
 
 def test_names_of_the_model_do_not_need_the_teacher(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict, "load_teacher", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(model_teacher, "load_teacher", lambda *_, **__: 1 / 0)
     assert detector.embed().shape == (4, EMBEDDING_DIM)
     assert torch.equal(detector.embed(["triangle"])[0], detector.embed()[2])
 
@@ -156,7 +156,7 @@ def test_other_names_are_encoded_by_the_adapted_teacher(tmp_path: Path, monkeypa
     adapted = ColourTeacher()
     torch.nn.init.normal_(adapted.norm_parameters()["text.weight"])
     save_norms(adapted, tmp_path / "norms.safetensors", ("text",))
-    folder = make_model_folder(tmp_path / "model", norms=tmp_path / "norms.safetensors")
+    folder = make_model_of_run(tmp_path / "run", norms=tmp_path / "norms.safetensors")
     (tmp_path / "norms.safetensors").unlink()
     made = Detector.load(folder, "cpu").embed(["traffic cone", "stop sign"])
     text = ["a photo of a traffic cone", "a photo of a stop sign"]

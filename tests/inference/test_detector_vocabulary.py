@@ -15,7 +15,7 @@ from ezsd.errors import RecipeError
 from ezsd.inference.detector import BACKGROUND, Detector
 from ezsd.inference.embedded_names import Vocabulary
 from tiny import SPLIT
-from tiny_run import EMBEDDING_DIM, make_model_folder
+from tiny_run import EMBEDDING_DIM, make_model_of_run
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model_folder(tmp_path_factory.mktemp("model"))
+    return make_model_of_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_embeddings_on_disk_are_used_without_loading_the_teacher(
 ) -> None:
     names = {"cone": ["cone", "pylon"]}
     known = detector.set_vocabulary(names)
-    monkeypatch.setattr("ezsd.inference.detector.load_teacher", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("ezsd.inference.model_teacher.load_teacher", lambda *_, **__: 1 / 0)
     again = Detector.load(folder, "cpu").set_vocabulary(names)
     assert torch.equal(known.embeddings, again.embeddings)
 

@@ -16,7 +16,7 @@ from ezsd.inference import second_opinion
 from ezsd.inference.detector import Detector
 from ezsd.inference.second_opinion import SecondOpinion
 from tiny import SPLIT
-from tiny_run import make_model_folder
+from tiny_run import make_model_of_run
 from tiny_teacher import ColourTeacher
 
 BASE = len(SPLIT.base)
@@ -24,7 +24,7 @@ BASE = len(SPLIT.base)
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Rcnn, Tensor]:
-    folder = make_model_folder(tmp_path_factory.mktemp("model"))
+    folder = make_model_of_run(tmp_path_factory.mktemp("run"))
     model, _, text = load_model(folder)
     return folder, model, text
 

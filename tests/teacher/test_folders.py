@@ -92,6 +92,18 @@ def test_folders_that_are_missing_or_incomplete_raise(tmp_path: Path) -> None:
             load_teacher(f"local-dir:{folder}")
 
 
+def test_a_tokenizer_that_asks_to_run_code_is_refused(tmp_path: Path) -> None:
+    folder = _save(tmp_path / "model", VIT, {**CLIPA, "tokenizer_kwargs": {"trust_remote_code": True}})
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["auto_map"] = {"AutoTokenizer": ["stranger.Tokenizer", None]}
+    settings["tokenizer_class"] = "Tokenizer"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "stranger.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
+    with pytest.raises(ArtifactError, match="is refused: its config sets trust_remote_code"):
+        load_teacher(f"local-dir:{folder}")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_the_folder_of_a_recipe_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert absolute_teacher("local-dir:model") == f"local-dir:{tmp_path / 'model'}"

@@ -24,6 +24,11 @@ ThresholdOption = Annotated[
     float | None,
     typer.Option("--threshold", min=0, max=1, help="The minimum score; default: the calibrated ones of the model."),
 ]
+TeacherOption = Annotated[
+    str | None,
+    typer.Option("--teacher", metavar="NAME", help="The teacher of the model, as in a recipe, for names that the model "
+                 "does not know; default: the one that the model names, if nothing foreign is in it."),
+]  # fmt: skip
 NetworkOption = Annotated[bool, typer.Option("--allow-network", help="Allow URLs as sources.")]
 
 
@@ -74,6 +79,7 @@ def detect(
     stride: Annotated[int, typer.Option(min=1, help="Use every n-th frame of videos.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 4,
     device: DeviceOption = "auto",
+    teacher: TeacherOption = None,
     allow_network: NetworkOption = False,
 ) -> None:
     """Detect objects by name in images, folders, videos and streams; write drawn images and detections.json."""
@@ -87,7 +93,7 @@ def detect(
         source = open_source(sources, allow_network=allow_network, stride=stride, exclude=out)
         from ezsd.inference.loading import load_detector
 
-        detector = load_detector(model, device)
+        detector = load_detector(model, device, teacher)
         names = detector.set_vocabulary(vocabulary).names
         with Drawings(out) as drawings:
             found = detector.stream(
@@ -114,6 +120,7 @@ def label(
         typer.Option(metavar="URL", help="label-studio: the start of the addresses of images."),
     ] = "/data/local-files/?d=",
     device: DeviceOption = "auto",
+    teacher: TeacherOption = None,
 ) -> None:
     """Write pre-annotations of images for an annotation tool."""
     with error_messages():
@@ -124,7 +131,7 @@ def label(
         source = open_source(sources, exclude=out)
         from ezsd.inference.loading import load_detector
 
-        detector = load_detector(model, device)
+        detector = load_detector(model, device, teacher)
         names = detector.set_vocabulary(vocabulary).names
         results = detect_source(detector.stream(source, None, threshold), source, "label")
         typer.echo(f"wrote {write_labels(results, names, target.value, out, image_url)}")
@@ -151,12 +158,13 @@ def export(
     calibration: Annotated[
         Path | None, typer.Option(metavar="DIR", help="int8: a folder of images to measure ranges on.")
     ] = None,
+    teacher: TeacherOption = None,
 ) -> None:
     """Export a model to ONNX; ezsd detect runs it without torch."""
     with error_messages():
         from ezsd.deploy.onnx_export import OnnxOptions, export_onnx
 
-        for path in export_onnx(model, out, vocabulary, OnnxOptions(baked, precision.value, calibration)):
+        for path in export_onnx(model, out, vocabulary, OnnxOptions(baked, precision.value, calibration, teacher)):
             typer.echo(f"wrote {path}")
 
 
@@ -189,9 +197,10 @@ def serve(
         list[str] | None,
         typer.Option("--limit", metavar="KEY=VALUE", help="Change a limit, as in upload_mb=5. Repeatable."),
     ] = None,
+    teacher: TeacherOption = None,
 ) -> None:
     """Serve a detector over HTTP, with a page for people at /; see docs/service.md."""
     with error_messages():
         from ezsd.commands.serve import serve_model
 
-        serve_model(model, (host, port), token, batch_size, limits or ())
+        serve_model(model, (host, port), token, batch_size, limits or (), teacher)

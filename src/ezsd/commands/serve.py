@@ -15,7 +15,12 @@ logger = logging.getLogger(__name__)
 
 
 def serve_model(
-    model: str, address: tuple[str, int], token: str | None, batch_size: int, limits: Sequence[str] = ()
+    model: str,
+    address: tuple[str, int],
+    token: str | None,
+    batch_size: int,
+    limits: Sequence[str] = (),
+    teacher: str | None = None,
 ) -> None:
     """Serve a detector until SIGTERM or Ctrl-C.
 
@@ -25,6 +30,7 @@ def serve_model(
         token: The token that requests must have; None = no token.
         batch_size: The maximum number of images per batch.
         limits: Changes of limits, such as ``names=50``.
+        teacher: As in :meth:`ezsd.Detector.load`.
 
     Raises:
         MissingExtraError: The extra ``serve`` is not installed.
@@ -40,7 +46,7 @@ def serve_model(
             f"ezsd serve needs the package {error.name}. Install it with: pip install 'ezsd[serve]'"
         ) from None
     config = ServiceConfig(batch_size, _checked(token), parse_limits(limits))
-    detector = load_detector(model)
+    detector = load_detector(model, teacher=teacher)
     with open_socket(*address) as listener:
         detector(np.zeros((64, 64, 3), np.uint8))  # the first call is slow and shows problems with the device
         if token is None and not _is_loopback(address[0]):

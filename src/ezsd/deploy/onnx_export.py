@@ -49,11 +49,13 @@ class OnnxOptions:
         baked: Make the vocabulary part of the graph, instead of an input.
         precision: fp32; fp16 (half the file, for GPUs); int8 (for CPUs).
         calibration: Images, or a folder of images, that the ranges of int8 values are measured on.
+        teacher: As in :meth:`ezsd.Detector.load`.
     """
 
     baked: bool = False
     precision: Precision = "fp32"
     calibration: Path | None = None
+    teacher: str | None = None
 
 
 def export_onnx(
@@ -89,7 +91,7 @@ def export_onnx(
     images = _calibration_images(options.calibration) if options.precision == "int8" and out.suffix == ".onnx" else []
     if out.suffix == ".onnx":
         _check_packages()
-    detector = Detector.load(model, "cpu")
+    detector = Detector.load(model, "cpu", teacher=options.teacher)
     wanted = detector.vocabulary(vocabulary).names
     names = wanted if options.baked else tuple(dict.fromkeys((*detector.config.names, *wanted)))
     text = detector.embed(names)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ezsd.detector.detections import Detections, best_phrases
 from ezsd.detector.model_config import ModelConfig
-from ezsd.detector.model_folder import CONFIG, load_model, norms_of_folder
+from ezsd.detector.model_folder import CONFIG, load_model
 from ezsd.detector.rcnn import Rcnn
 from ezsd.errors import RecipeError
 from ezsd.hub.download import download_model, is_repository
@@ -22,6 +22,7 @@ from ezsd.inference.batching import detect_images
 from ezsd.inference.calls import Pixels, call, with_names
 from ezsd.inference.embedded_names import AnyVocabulary, Example, Vocabulary, examples_of
 from ezsd.inference.inputs import ImageInput, read_any
+from ezsd.inference.model_teacher import ModelTeacher, teacher_of_model
 from ezsd.inference.near_names import NearNames
 from ezsd.inference.second_opinion import Reading, SecondOpinion
 from ezsd.inference.sources import open_source
@@ -31,7 +32,7 @@ from ezsd.inference.view import Thresholds, read_thresholds
 from ezsd.inference.vocabulary import Names, parse_vocabulary
 from ezsd.recipe import EvaluateConfig
 from ezsd.run_folder import RunFolder
-from ezsd.teacher import Teacher, load_teacher
+from ezsd.teacher import Teacher
 from ezsd.teacher.base import with_dense_reading
 from ezsd.teacher.text_cache import cached
 from ezsd.utils.device import usable_device
@@ -55,7 +56,7 @@ class Detector:
         model: The detector network.
         config: The configuration in the model folder.
         known: [C, D], the text embeddings of ``config.names``.
-        norms: The file with the adapted norm parameters of the teacher, if any.
+        teacher: The teacher for other names; it is loaded when it is needed.
         thresholds: The calibrated thresholds; None = 0.3 for every name.
     """
 
@@ -64,7 +65,7 @@ class Detector:
         model: Rcnn | SecondOpinion,
         config: ModelConfig,
         known: Tensor,
-        norms: Path | None = None,
+        teacher: ModelTeacher,
         thresholds: Thresholds | None = None,
     ) -> None:
         self.model = model.eval()
@@ -73,15 +74,21 @@ class Detector:
         self.thresholds = thresholds or Thresholds()
         self._embeddings: dict[str, Tensor] = dict(zip(config.names, known.float().cpu(), strict=True))
         # The stored text embeddings identify the text tower, so cached embeddings are found without loading it.
-        self._text_key = digest(config.teacher, known.float().cpu().numpy().tobytes(), norms or "")
-        self._norms = norms
+        self._text_key = digest(config.teacher, known.float().cpu().numpy().tobytes(), teacher.norms or "")
+        self._source = teacher
         self._teacher: Teacher | None = None
         self._default: AnyVocabulary | None = None
         self._near = NearNames()
         self._lock = threading.Lock()  # a server calls from several threads
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | None = None, second_opinion: Reading | None = None) -> Detector:
+    def load(
+        cls,
+        folder: str | Path,
+        device: str | None = None,
+        second_opinion: Reading | None = None,
+        teacher: str | None = None,
+    ) -> Detector:
         """Load a model folder, the model of a run folder (``train/model``), or a model of the hub.
 
         Args:
@@ -90,24 +97,29 @@ class Detector:
             device: "cpu", "cuda", "cuda:1", "mps", or "auto" (also None), which selects a GPU if available.
             second_opinion: How the teacher reads detections to score them again: "dense" or "crops"; see
                 :class:`ezsd.inference.second_opinion.SecondOpinion`. None: the teacher is not used.
+            teacher: The teacher, as in a recipe; needed for names that the model does not know, if the teacher that the
+                model names is not here or is not loaded only because the model names it (docs/hub.md).
 
         Raises:
-            ArtifactError: The folder is not a valid model folder, or the repository cannot be used.
+            ArtifactError: The folder is not a valid model folder, the repository cannot be used, or the teacher is
+                needed and must be named, or is not that of the model.
             RecipeError: The device is not available.
             MissingExtraError: A second opinion is asked for, and the packages of the teacher are not installed.
         """
         place = usable_device(device or "auto")
-        given = download_model(str(folder)) if is_repository(str(folder)) else Path(folder)
+        from_hub = is_repository(str(folder))
+        given = download_model(str(folder)) if from_hub else Path(folder)
         inner = RunFolder(given).model
         path = inner if (inner / CONFIG).is_file() else given
         model, config, known = load_model(path, place)
-        norms, thresholds = norms_of_folder(path), read_thresholds(path, second_opinion or "none")
+        source = teacher_of_model(path, config, known, teacher, from_hub)
+        thresholds = read_thresholds(path, second_opinion or "none")
         if second_opinion is None:
-            return cls(model, config, known, norms, thresholds)
-        teacher = with_dense_reading(load_teacher(config.teacher, place, norms), config.dense_reading)
+            return cls(model, config, known, source, thresholds)
+        reader = with_dense_reading(source.load(place), config.dense_reading)
         base, powers = known[: len(config.base)], EvaluateConfig().opinion_powers
-        rescored = SecondOpinion(model, teacher, second_opinion, powers, base, config.dense_sides)
-        return cls(rescored, config, known, norms, thresholds)
+        rescored = SecondOpinion(model, reader, second_opinion, powers, base, config.dense_sides)
+        return cls(rescored, config, known, source, thresholds)
 
     @overload
     def __call__(
@@ -226,6 +238,7 @@ class Detector:
 
         Raises:
             RecipeError: The vocabulary is invalid.
+            ArtifactError: Names are new, and the teacher must be named; see :meth:`load`.
             MissingExtraError: The packages of the teacher are not installed.
         """
         vocabulary = self._default if vocabulary is None else vocabulary
@@ -317,7 +330,7 @@ class Detector:
     @torch.no_grad()
     def _encode(self, phrases: Sequence[str], templates: Sequence[str]) -> Tensor:
         if self._teacher is None:
-            self._teacher = load_teacher(self.config.teacher, self._device, norms=self._norms)
+            self._teacher = self._source.load(self._device)
         texts = [template.replace("{name}", phrase) for phrase in phrases for template in templates]
         rows = self._teacher.encode_names(texts).float().cpu()
         return F.normalize(rows.view(len(phrases), len(templates), -1).mean(dim=1), dim=1)

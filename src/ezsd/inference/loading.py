@@ -5,24 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ezsd.errors import RecipeError
 from ezsd.inference.onnx_detector import OnnxDetector
 
 if TYPE_CHECKING:
     from ezsd.inference.detector import Detector
 
 
-def load_detector(model: str | Path, device: str | None = None) -> Detector | OnnxDetector:
+def load_detector(model: str | Path, device: str | None = None, teacher: str | None = None) -> Detector | OnnxDetector:
     """Load a model.
 
     Args:
         model: An ONNX file, a model folder, a run folder, or a repository of the hub ("org/name", "org/name@revision").
         device: The device, such as "cpu" or "cuda". None selects a GPU if available.
+        teacher: As in :meth:`ezsd.Detector.load`.
 
     Raises:
         ArtifactError: The model cannot be used.
+        RecipeError: A teacher is given for an ONNX file.
     """
     if Path(model).suffix == ".onnx":
+        if teacher is not None:
+            raise RecipeError(f"{model} is an ONNX file, which takes no teacher. Leave --teacher out.")
         return OnnxDetector.load(model, device)
     from ezsd.inference.detector import Detector
 
-    return Detector.load(model, device)
+    return Detector.load(model, device, teacher=teacher)

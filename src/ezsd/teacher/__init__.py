@@ -8,6 +8,7 @@ from pathlib import Path
 from ezsd.errors import RecipeError
 from ezsd.teacher.base import Teacher, check_dense
 from ezsd.teacher.norms import load_norms, save_norms
+from ezsd.teacher.origin import runs_code
 from ezsd.teacher.text_cache import text_embeddings
 
 __all__ = ["Teacher", "check_dense", "load_norms", "load_teacher", "save_norms", "text_embeddings"]
@@ -36,7 +37,7 @@ def load_teacher(spec: str, device: str = "cpu", norms: Path | None = None) -> T
 
 
 def _load(spec: str) -> Teacher:
-    kind, colon, rest = spec.partition(":")
+    kind, _, rest = spec.partition(":")
     if spec == "offline":
         from ezsd.teacher.offline import load_offline
 
@@ -55,7 +56,7 @@ def _load(spec: str) -> Teacher:
         from ezsd.teacher.clip import load_folder
 
         return load_folder(spec)
-    if kind and colon and rest:
+    if runs_code(spec):
         return _load_custom(spec, kind, rest)
     raise RecipeError(
         f"teacher: {spec} is unknown. Expected offline, pocket, open_clip:ARCH/PRETRAINED "

@@ -135,7 +135,7 @@ def load_folder(spec: str) -> ClipTeacher:
 
     Raises:
         RecipeError: If the folder does not exist.
-        ArtifactError: If files are missing, damaged or do not fit.
+        ArtifactError: If files are missing, damaged or do not fit, or the tokenizer asks to run code.
     """
     kind, _, place = spec.partition(":")
     where = f"local-dir:{Path(place).expanduser()}" if kind == "local-dir" else spec
@@ -143,6 +143,7 @@ def load_folder(spec: str) -> ClipTeacher:
         raise RecipeError(f"teacher: the folder {place} (in {spec}) does not exist.")
     try:
         config = open_clip.get_model_config(where)
+        _check_code(spec, config)
         model = open_clip.create_model(where, require_pretrained=True)
         tokenizer = open_clip.get_tokenizer(where)
     except (*_UNREADABLE, ValueError) as error:
@@ -152,6 +153,16 @@ def load_folder(spec: str) -> ClipTeacher:
             f"open_clip_model.safetensors, and the files of the tokenizer if the config names one.{offline}"
         ) from error
     return ClipTeacher(spec, model, tokenizer, json.dumps(config, sort_keys=True))
+
+
+def _check_code(spec: str, config: Any) -> None:
+    """Raise ArtifactError if the config tells the tokenizer to run code that is in the repository or folder."""
+    text = (config or {}).get("text_cfg") or {}
+    if (text.get("tokenizer_kwargs") or {}).get("trust_remote_code"):
+        raise ArtifactError(
+            f"teacher: {spec} is refused: its config sets trust_remote_code, so its tokenizer could run any code. If "
+            "the tokenizer works without it, remove it from the open_clip_config.json of a copy: local-dir:PATH."
+        )
 
 
 def load_clip(spec: str) -> ClipTeacher:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from tiny import make_tiny_coco
-from tiny_run import make_model_folder
+from tiny_run import make_model_of_run
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model_folder(tmp_path_factory.mktemp("service") / "model")
+    return make_model_of_run(tmp_path_factory.mktemp("service"))
 
 
 @pytest.fixture(scope="session")
