@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -55,6 +56,20 @@ def test_a_folder_gives_drawings_detections_and_a_summary(model: Path, images: P
     for path in images.iterdir():
         with Image.open(tmp_path / f"{path.stem}_detected.jpg") as drawn:
             drawn.load()
+
+
+def test_the_thresholds_of_each_name_are_written(model: Path, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    (folder / "thresholds.json").write_text(json.dumps({"other": 0.4, "names": {"circle": 0.25}}))
+    image = images / "000004.jpg"
+    assert _detect(folder, image, "--vocabulary", "circle, bar", "--out", tmp_path / "a").exit_code == 0
+    written = _written(tmp_path / "a")
+    assert (written["threshold"], written["thresholds"]) == (None, {"circle": 0.25, "bar": 0.4})
+    given = ("--vocabulary", "circle, bar", "--threshold", 0.5, "--out", tmp_path / "b")
+    assert _detect(folder, image, *given).exit_code == 0
+    written = _written(tmp_path / "b")
+    assert (written["threshold"], written["thresholds"]) == (0.5, {"circle": 0.5, "bar": 0.5})
 
 
 def test_names_that_the_teacher_cannot_tell_apart_are_noted(

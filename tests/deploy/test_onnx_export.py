@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -185,8 +186,26 @@ def test_names_of_another_model_are_refused(exported: Path, tmp_path: Path) -> N
 
 
 def test_unknown_names_are_listed_with_the_command_that_adds_them(exported: Path) -> None:
-    with pytest.raises(RecipeError, match='No text embedding of zebra.*--vocabulary "zebra"'):
-        OnnxDetector.load(exported, "cpu")(np.zeros((8, 8, 3), np.uint8), "circle, zebra")
+    with pytest.raises(RecipeError, match="No text embedding of zebra, cone, orange") as error:
+        OnnxDetector.load(exported, "cpu")(np.zeros((8, 8, 3), np.uint8), ["circle", "zebra", "cone, orange"])
+    assert _copied(error.value)[-2:] == ["--vocabulary", 'zebra, "cone, orange"']
+
+
+def test_commands_in_messages_can_be_copied_for_folders_with_spaces(exported: Path, tmp_path: Path) -> None:
+    path = tmp_path / "my folder" / "model.onnx"
+    path.parent.mkdir()
+    with pytest.raises(ArtifactError) as error:
+        OnnxDetector.load(path)
+    assert _copied(error.value) == ["ezsd", "export", "MODEL", str(path)]
+    path.write_bytes(exported.read_bytes())
+    names = path.with_suffix(".names.npz")
+    with pytest.raises(ArtifactError) as error:
+        OnnxDetector.load(path)
+    assert _copied(error.value) == ["ezsd", "export", "MODEL", str(names)]
+    write_names(names, {"cat": np.ones(4)}, "another")
+    with pytest.raises(ArtifactError) as error:
+        OnnxDetector.load(path)
+    assert _copied(error.value) == ["ezsd", "export", "MODEL", str(names)]
 
 
 def test_files_that_are_not_exported_models_are_refused(tmp_path: Path) -> None:
@@ -244,6 +263,11 @@ main()
     written = json.loads((out / "detections.json").read_text())
     assert len(written["images"][0]["detections"]) == 30
     assert {"name", "score", "box", "mask"} == set(written["images"][0]["detections"][0])
+
+
+def _copied(error: Exception) -> list[str]:
+    """Return the words of the command at the end of a message, as a shell reads them."""
+    return shlex.split("ezsd " + str(error).rpartition(": ezsd ")[2])
 
 
 def _listed_packages() -> list[str]:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ezsd.errors import DataError, MissingExtraError
 from ezsd.inference.sources import open_source
-from ezsd.inference.video import video_writer
+from ezsd.inference.video import camera_format, video_writer
 
 Pixels = np.ndarray[Any, Any]
 
@@ -152,6 +152,25 @@ def test_of_many_bad_files_ten_are_named_and_the_others_counted(
     with pytest.raises(DataError) as error:
         open_source([tmp_path / f"missing_{number}.jpg" for number in range(23)])
     assert len(error.value.problems) == 11 and "and 13 more" in error.value.problems[-1]
+
+
+def test_cameras_are_opened_by_name_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    from av import device
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    listed = [
+        device.DeviceInfo("@device_sw_mic", "Microphone", False, ["audio"]),
+        device.DeviceInfo("@device_pnp_1", "Webcam", True, ["video"]),
+        device.DeviceInfo("@device_pnp_2", "Capture card", False, ["video", "audio"]),
+    ]
+    monkeypatch.setattr(device, "enumerate_input_devices", lambda form: listed if form == "dshow" else [])
+    assert camera_format(0) == ("video=@device_pnp_1", "dshow")
+    assert camera_format(1) == ("video=@device_pnp_2", "dshow")
+    with pytest.raises(DataError, match=r"camera:2: .* camera:0 \(Webcam\), camera:1 \(Capture card\)"):
+        open_source("camera:2")
+    monkeypatch.setitem(sys.modules, "av.device", None)
+    with pytest.raises(MissingExtraError, match="pip install --upgrade av"):
+        open_source("camera:0")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,14 @@ def test_csv_contains_the_exact_values_of_metrics_json(make: Callable[..., Path]
                 if key not in ("ap_base", "ap_novel", "ap_all"):
                     assert row[f"{section}.{key}"] == ("" if value is None else str(value)), key
         assert (row["setting"], row["split"]) == (metrics["setting"], metrics["split"])
+
+
+def test_the_command_that_finishes_a_run_can_be_copied(make: Callable[..., Path]) -> None:
+    folder = make("my run")
+    (folder / "evaluate/done.json").unlink()
+    with pytest.raises(ArtifactError) as error:
+        read_run(folder)
+    assert shlex.split(str(error.value))[-3:] == ["ezsd", "evaluate", str(folder)]
 
 
 @pytest.mark.parametrize("width", [60, 200])

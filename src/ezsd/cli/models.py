@@ -100,7 +100,9 @@ def detect(
                 source, None, threshold, batch_size, multi_label=multi_label, track=track, tiling=tiling
             )
             results = detect_source(found, source, drawings=drawings if "images" in formats else None)
-        save(results, names, formats, out, {"model": str(model), "threshold": threshold})
+        limits = detector.thresholds.of_call(threshold).of(names).tolist()
+        about = {"model": str(model), "threshold": threshold, "thresholds": dict(zip(names, limits, strict=True))}
+        save(results, names, formats, out, about)
         for path in results.files:
             typer.echo(f"wrote {path}")
         typer.echo(str(results.summary))

@@ -146,9 +146,9 @@ def save(results: Results, names: Sequence[str], formats: Sequence[str], out: Pa
         names: The vocabulary.
         formats: Of SAVED.
         out: The folder to write to.
-        about: Further keys of detections.json, which is {"model", "vocabulary", "threshold", "skipped",
-            "images": [{"image", "file_name", "width", "height", "detections": [{"name", "score", "box", "mask",
-            "track", "other_names"}]}]}; boxes are xyxy in pixels.
+        about: Further keys of detections.json, which is {"model", "vocabulary", "threshold" (null if calibrated),
+            "thresholds" (by name), "skipped", "images": [{"image", "file_name", "width", "height", "detections":
+            [{"name", "score", "box", "mask", "track", "other_names"}]}]}; boxes are xyxy in pixels.
 
     Raises:
         ArtifactError: A file cannot be written.

@@ -11,6 +11,7 @@ import numpy as np
 
 from ezsd.errors import ArtifactError
 from ezsd.utils.files import written_whole
+from ezsd.utils.format import shell_quoted
 
 Embeddings = Mapping[str, "np.ndarray[Any, Any]"]
 
@@ -56,6 +57,6 @@ def read_names(path: Path, model_id: str) -> Embeddings:
     if found != model_id:
         raise ArtifactError(
             f"{path} has the text embeddings of another model. Write it from the model of the ONNX file, with: "
-            f"ezsd export MODEL {path}"
+            f"ezsd export MODEL {shell_quoted(path)}"
         )
     return dict(zip(names.tolist(), rows, strict=True))

@@ -11,6 +11,7 @@ import numpy as np
 import supervision as sv
 from PIL import Image
 
+from ezsd.data.categories import joined_names
 from ezsd.detector.model_config import ModelConfig, parse_config
 from ezsd.errors import ArtifactError, MissingExtraError, RecipeError
 from ezsd.inference.calls import Array, Pixels, call, with_names
@@ -22,6 +23,7 @@ from ezsd.inference.stream import Found, View, detect_stream
 from ezsd.inference.tiling import Tiling
 from ezsd.inference.view import Thresholds, parse_thresholds
 from ezsd.inference.vocabulary import Names, VocabularyInput, parse_vocabulary
+from ezsd.utils.format import shell_quoted
 from ezsd.utils.resize import padded_side, resized_sides, same_size_batches
 
 CONFIG_KEY, VOCABULARY_KEY, MODEL_ID_KEY = "ezsd.config", "ezsd.vocabulary", "ezsd.model_id"  # in the file's metadata
@@ -86,7 +88,7 @@ class OnnxDetector:
         if not names.is_file():
             raise ArtifactError(
                 f"{names} is missing: the text embeddings of names. Copy it next to {path.name}, or write it with: "
-                f"ezsd export MODEL {names}"
+                f"ezsd export MODEL {shell_quoted(names)}"
             )
         return cls(session, config, read_names(names, about[MODEL_ID_KEY]), None, thresholds)
 
@@ -195,7 +197,7 @@ class OnnxDetector:
         if unknown := [name for name in names if name not in self._embeddings]:
             raise RecipeError(
                 f"No text embedding of {', '.join(unknown)}: the names file has {len(self._embeddings)} other names. "
-                f'Add names with: ezsd export MODEL MODEL.names.npz --vocabulary "{", ".join(unknown)}"'
+                f"Add names with: ezsd export MODEL MODEL.names.npz --vocabulary {shell_quoted(joined_names(unknown))}"
             )
         rows = np.stack([self._embeddings[name] for name in names])
         self._near.note(given, rows)
@@ -312,7 +314,7 @@ def _open(path: Path, device: str | None, threads: int) -> Any:
     except ImportError:
         raise MissingExtraError("onnxruntime is not installed. Install it with: pip install onnxruntime") from None
     if not path.is_file():
-        raise ArtifactError(f"{path} is missing. Write it with: ezsd export MODEL {path}")
+        raise ArtifactError(f"{path} is missing. Write it with: ezsd export MODEL {shell_quoted(path)}")
     gpu = "CUDAExecutionProvider"
     if device not in (None, "auto", "cpu", "cuda"):
         raise RecipeError(f"device {device}: expected auto, cpu or cuda for an ONNX model.")

@@ -112,12 +112,36 @@ def frame_pixels(image: Any) -> np.ndarray[Any, Any]:
 
 
 def camera_format(number: int) -> tuple[str, str]:
-    """Return the device and the format of PyAV of a local camera."""
+    """Return the device and the format of PyAV of a local camera.
+
+    Raises:
+        DataError: Windows has no camera of this number.
+        MissingExtraError: PyAV is not installed, or cannot list the cameras of Windows.
+    """
     if sys.platform == "darwin":
         return str(number), "avfoundation"
     if sys.platform == "win32":
-        return f"video={number}", "dshow"
+        return f"video={_windows_camera(number)}", "dshow"
     return f"/dev/video{number}", "v4l2"
+
+
+def _windows_camera(number: int) -> str:
+    """Return the name by which DirectShow opens a camera; it knows no numbers."""
+    av = _av()
+    try:
+        from av.device import enumerate_input_devices
+    except ImportError:
+        raise MissingExtraError(
+            f"camera:{number}: this PyAV cannot list cameras. Install it with: pip install --upgrade av"
+        ) from None
+    try:
+        found = [each for each in enumerate_input_devices("dshow") if set(each.media_types) != {"audio"}]
+    except (av.error.FFmpegError, OSError, ValueError):  # also if there is none
+        found = []
+    if number >= len(found):
+        names = ", ".join(f"camera:{place} ({each.description})" for place, each in enumerate(found)) or "none"
+        raise DataError(f"camera:{number}: there is no such camera. Cameras of this machine: {names}.")
+    return str(found[number].name)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from ezsd.report.page import remove_report
 from ezsd.run_folder import STAGES, RunFolder, Stage
 from ezsd.utils.environment import environment, versions
 from ezsd.utils.files import read_json
+from ezsd.utils.format import shell_quoted
 
 _MARK = "run folder of"
 
@@ -79,7 +80,9 @@ def check_earlier(run: RunFolder, relevant: Sequence[Stage], wanted: Sequence[St
     """Raise ArtifactError if a stage before the wanted ones is not finished."""
     for stage in relevant:
         if stage not in wanted and stage not in done:
-            raise ArtifactError(f"{run.path}: stage {stage} is not finished. Run: ezsd {stage} {run.path}")
+            raise ArtifactError(
+                f"{run.path}: stage {stage} is not finished. Run: ezsd {stage} {shell_quoted(run.path)}"
+            )
 
 
 def prepare_folder(

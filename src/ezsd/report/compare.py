@@ -25,6 +25,7 @@ from ezsd.report.render import render
 from ezsd.run_folder import RunFolder
 from ezsd.run_metrics import EvaluateMetrics, read_metrics
 from ezsd.utils.files import read_json
+from ezsd.utils.format import shell_quoted
 
 _LABEL_WIDTH, _COLUMN_WIDTH = 34, 18
 _SHORT_DIGEST = 15
@@ -98,7 +99,7 @@ def read_run(folder: Path) -> Run:
     run = RunFolder(folder)
     run.check()
     if not run.done("evaluate").is_file():
-        raise ArtifactError(f"{folder}: stage evaluate is not finished. Run: ezsd evaluate {folder}")
+        raise ArtifactError(f"{folder}: stage evaluate is not finished. Run: ezsd evaluate {shell_quoted(folder)}")
     metrics = read_metrics(run.metrics("evaluate"), EvaluateMetrics)
     values = {figure.key: _value(metrics, figure.key) for figure in FIGURES}
     values["cost.evaluate_s"] = read_json(run.done("evaluate"))["seconds"]

@@ -11,9 +11,9 @@ NOT_MEASURED = "not measured"
 _SPACE = "\N{NO-BREAK SPACE}"
 
 
-def shell_quoted(path: Path) -> str:
-    """Return a path for a command that is copied to a shell."""
-    return subprocess.list2cmdline([str(path)]) if sys.platform == "win32" else shlex.quote(str(path))
+def shell_quoted(argument: Path | str) -> str:
+    """Return an argument, such as a path, for a command that is copied to a shell."""
+    return subprocess.list2cmdline([str(argument)]) if sys.platform == "win32" else shlex.quote(str(argument))
 
 
 def number(value: float | None, digits: int = 0) -> str:
