@@ -417,3 +417,10 @@ def _problem(key: str, entries: Sequence[Any]) -> str:
 def needs_targets(config: TrainConfig) -> bool:
     """Return whether the training needs the targets of stage propose."""
     return any((config.distillation_weight, config.names_weight, config.ignore_top, config.pseudo_boxes))
+
+
+def reads_densely(recipe: Recipe) -> bool:
+    """Return whether the teacher of a recipe embeds many boxes of an image in one pass."""
+    proposes = needs_targets(recipe.train) or recipe.evaluate.proposals
+    dense = proposes and recipe.propose.scoring in ("dense", "regions")
+    return dense or recipe.evaluate.second_opinion == "dense"

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ezsd.errors import ArtifactError, RecipeError
 from ezsd.teacher import load_norms, load_teacher, save_norms
+from ezsd.teacher.clip import dense_problem_of
 from ezsd.teacher.dense import read_tiles, tile_starts
 from ezsd.teacher.regions import box_means
 
@@ -51,6 +52,7 @@ def test_embeddings_equal_those_of_open_clip(tiny_clip: Spec, tower: str) -> Non
     assert torch.allclose(teacher.encode_crops(crop), image, atol=1e-5)
     assert torch.allclose(teacher.encode_names(texts), text, atol=1e-5)
     assert teacher.embedding_dim == text.shape[1]
+    assert dense_problem_of(spec) == teacher.dense_problem == ""
     assert teacher.logit_scale == pytest.approx(model.logit_scale.exp().item())
 
 

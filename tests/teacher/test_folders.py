@@ -15,9 +15,16 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from ezsd.errors import ArtifactError, RecipeError
+from ezsd.commands.init import OwnFiles, make_recipe
+from ezsd.commands.validate import check_recipe
+from ezsd.errors import ArtifactError, EzsdError, RecipeError
 from ezsd.pipeline.fingerprints import absolute_teacher
+from ezsd.pipeline.run import run_recipe
+from ezsd.recipe import load_recipe
 from ezsd.teacher import check_dense, load_teacher
+from ezsd.teacher.clip import dense_problem_of
+from tiny import make_tiny_coco
+from tiny_teacher import TEACHER
 
 VIT = {"image_size": 32, "layers": 3, "width": 32, "head_width": 32, "patch_size": 8}
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -114,12 +121,34 @@ def test_the_folder_of_a_recipe_becomes_absolute(tmp_path: Path, monkeypatch: py
 def test_towers_without_a_feature_map_are_refused_with_the_reason_and_crops_still_work(
     vision: dict[str, Any], tmp_path: Path
 ) -> None:
-    teacher = load_teacher(f"local-dir:{_save(tmp_path / 'model', {**vision, 'image_size': 224}, {})}")
+    spec = f"local-dir:{_save(tmp_path / 'model', {**vision, 'image_size': 224}, {})}"
+    teacher = load_teacher(spec)
+    assert dense_problem_of(spec) == teacher.dense_problem
     with pytest.raises(RecipeError, match="propose.scoring: exhaustive"):
         check_dense(teacher)
     with pytest.raises(RecipeError, match="in one pass: the trunk"):
         teacher.dense_embeddings(torch.rand(3, 40, 60), torch.tensor([[0.0, 0, 20, 20]]), (64,))
     assert teacher.encode_crops(torch.rand(1, 3, 224, 224)).shape == (1, 24)
+
+
+def test_they_are_refused_by_every_command_before_anything_is_read(tmp_path: Path) -> None:
+    folder = _save(tmp_path / "model", {**SWIN, "image_size": 224}, {})
+    (folder / "open_clip_model.safetensors").unlink()  # the config is enough
+    coco, spec, out = make_tiny_coco(tmp_path / "tiny"), f"local-dir:{folder}", tmp_path / "own.yaml"
+    files = OwnFiles(images=coco.images, annotations=coco.annotations)
+    with pytest.raises(RecipeError, match="the trunk SwinTransformer.*propose.scoring: exhaustive.*--teacher offline"):
+        make_recipe(files, ["bar"], out, spec, "cpu")
+    assert not out.exists()
+    make_recipe(files, ["bar"], out, TEACHER, "cpu")
+    shutil.rmtree(coco.images)
+    with pytest.raises(EzsdError) as caught:
+        check_recipe(out, [f"teacher={spec}"])
+    assert "in one pass: the trunk" in caught.value.problems[0] and "contains none of the" in caught.value.problems[1]
+    with pytest.raises(RecipeError, match="in one pass: the trunk"):
+        run_recipe(load_recipe(out, [f"teacher={spec}"]), tmp_path / "run")
+    with pytest.raises(EzsdError) as caught:
+        check_recipe(out, [f"teacher={spec}", "propose.scoring=exhaustive"])
+    assert "in one pass" not in str(caught.value)
 
 
 def test_the_norms_of_the_caption_decoder_of_coca_are_left_out(tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ from ezsd.data.samples import AnnotatedImage, ImageSet, with_names
 from ezsd.data.val_split import choose_val
 from ezsd.errors import ArtifactError, DataError, RecipeError
 from ezsd.pipeline.workload import count_work
-from ezsd.recipe import Part, parse_recipe
+from ezsd.recipe import Part, Recipe, parse_recipe
 from ezsd.recipe_files import parse_yaml
+from ezsd.teacher import check_teacher
 from ezsd.utils.files import write_text
 
 
@@ -128,12 +129,24 @@ def make_recipe(
         *advice_on_teacher(teacher, split, PROMPT),
         settings.anchors.advice,
     ]
+    recipe = parse_recipe(parse_yaml(texts[out]), str(out))
+    _check_teacher(recipe)
     for path, text in texts.items():
         write_text(path, text)
     summary = [dataset.description, *(_summary(*part) for part in parts.items())]
-    recipe = parse_recipe(parse_yaml(texts[out]), str(out))
     plans = count_work(recipe, split, {"train": known, "val": parts["val"].images})
     return OwnRecipe(list(texts), summary, advice, [str(plan) for plan in plans])
+
+
+def _check_teacher(recipe: Recipe) -> None:
+    """Raise RecipeError as ``validate`` and ``run`` do, and say how to get the recipe nevertheless."""
+    try:
+        check_teacher(recipe)
+    except RecipeError as error:
+        way = (
+            f"Or write the recipe with --teacher offline, and set teacher: {recipe.teacher} and propose.scoring in it."
+        )
+        raise RecipeError([f"{problem} {way}" for problem in error.problems]) from None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from ezsd.pipeline.workload import (
     total_pace,
 )
 from ezsd.recipe import Recipe
+from ezsd.teacher import check_teacher
 from ezsd.utils.device import this_device
 from ezsd.utils.format import byte_size, duration
 
@@ -48,6 +49,7 @@ def make_plan(recipe: Recipe, name: str) -> Group:
     """
     busy = _load()
     check_detector(recipe.detector)
+    check_teacher(recipe)
     split = load_split(recipe.split, recipe.data.train.annotations)
     images = load_parts(recipe.data, split)
     stages = count_work(recipe, split, images)

@@ -13,6 +13,7 @@ from ezsd.errors import DataError, EzsdError, RecipeError
 from ezsd.pipeline.workload import describe_data
 from ezsd.recipe import Part, Recipe, parse_recipe, read_values
 from ezsd.recipe_files import find_recipe
+from ezsd.teacher import check_teacher
 
 
 def check_recipe(path: str | Path, changes: Sequence[str] = (), preset: str | None = None) -> str:
@@ -32,10 +33,11 @@ def check_recipe(path: str | Path, changes: Sequence[str] = (), preset: str | No
     path = find_recipe(path)
     values, problems = read_values(path, changes, preset)
     recipe = _readable(values, str(path), problems)
-    try:
-        check_detector(recipe.detector)
-    except EzsdError as error:
-        problems += error.problems
+    for check in (_check_detector, check_teacher):
+        try:
+            check(recipe)
+        except EzsdError as error:
+            problems += error.problems
     split: CategorySplit | None = None
     try:
         split = load_split(recipe.split, recipe.data.train.annotations)
@@ -54,6 +56,10 @@ def check_recipe(path: str | Path, changes: Sequence[str] = (), preset: str | No
         f"{'OK' if measurable else 'Nothing to measure, the val part has no boxes'}: "
         f"{describe_data(split, {'train': train.images, 'val': val.images})}.",
     ])  # fmt: skip
+
+
+def _check_detector(recipe: Recipe) -> None:
+    check_detector(recipe.detector)
 
 
 def _checked(

@@ -29,11 +29,11 @@ from ezsd.pipeline.propose import run_propose
 from ezsd.pipeline.state import check_earlier, is_done, is_redone, prepare_folder, refusal, stale_stages
 from ezsd.pipeline.train import run_train
 from ezsd.pipeline.workload import describe_work
-from ezsd.recipe import Recipe, load_run_recipe, needs_targets
+from ezsd.recipe import Recipe, load_run_recipe, needs_targets, reads_densely
 from ezsd.report.page import is_current, write_report
 from ezsd.run_folder import STAGES, RunFolder, Stage
 from ezsd.run_metrics import METRICS, Metrics, read_metrics
-from ezsd.teacher import Teacher, check_dense, load_teacher
+from ezsd.teacher import Teacher, check_dense, check_teacher, load_teacher
 from ezsd.teacher.base import with_dense_reading
 from ezsd.utils.device import check_trackers, process_state, this_device
 from ezsd.utils.environment import environment
@@ -109,6 +109,9 @@ def _run(recipe: Recipe, run: RunFolder, wanted: Sequence[Stage], overwrite: boo
             raise ArtifactError(refusal(run, stale))
         done = {stage for stage in relevant if not is_redone(stage, stale) and is_done(run, stage, inputs[stage])}
         check_earlier(run, relevant, wanted, done)
+        todo = [stage for stage in wanted if stage in needed and stage not in done]
+        if todo:
+            check_teacher(context.recipe)  # before anything is removed, loaded or computed
         process_state().wait_for_everyone()  # all processes must have read the folder before the main one writes
         if process_state().is_main_process:
             prepare_folder(context.recipe, run, stale, needed)
@@ -118,7 +121,6 @@ def _run(recipe: Recipe, run: RunFolder, wanted: Sequence[Stage], overwrite: boo
                 logger.info(f"{stage}: not needed by this recipe")
             elif stage in done:
                 logger.info(f"{stage}: already finished, nothing has changed")
-        todo = [stage for stage in wanted if stage in needed and stage not in done]
         stages = _Stages(context, todo)
         if stages.images:
             logger.info(describe_work(context.recipe, context.split, stages.images, todo))
@@ -177,7 +179,7 @@ class _Stages:
             raw = load_teacher(context.recipe.teacher, context.device)
             if context.recipe.propose.dense_reading != "auto":
                 with_dense_reading(raw, context.recipe.propose.dense_reading)  # before hours of work, if it is missing
-            if context.recipe.propose.scoring in ("dense", "regions") and needs_targets(context.recipe.train):
+            if reads_densely(context.recipe):
                 check_dense(raw)  # now, not after the adaptation
             return run_adapt(context, raw, images["train"], images["val"])
         if stage == "propose":

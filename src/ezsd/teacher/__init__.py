@@ -6,12 +6,13 @@ from importlib import import_module
 from pathlib import Path
 
 from ezsd.errors import RecipeError
-from ezsd.teacher.base import Teacher, check_dense
+from ezsd.recipe import Recipe, reads_densely
+from ezsd.teacher.base import Teacher, check_dense, refuse_dense
 from ezsd.teacher.norms import load_norms, save_norms
 from ezsd.teacher.origin import runs_code
 from ezsd.teacher.text_cache import text_embeddings
 
-__all__ = ["Teacher", "check_dense", "load_norms", "load_teacher", "save_norms", "text_embeddings"]
+__all__ = ["Teacher", "check_dense", "check_teacher", "load_norms", "load_teacher", "save_norms", "text_embeddings"]
 
 
 def load_teacher(spec: str, device: str = "cpu", norms: Path | None = None) -> Teacher:
@@ -34,6 +35,18 @@ def load_teacher(spec: str, device: str = "cpu", norms: Path | None = None) -> T
     if norms is not None:
         load_norms(teacher, norms)
     return teacher
+
+
+def check_teacher(recipe: Recipe) -> None:
+    """Raise RecipeError if a recipe embeds many boxes in one pass, and its teacher cannot. The teacher is not loaded.
+
+    Teachers of other packages (``module:function``) are not known here; see :func:`check_dense`.
+    """
+    kind, _, rest = recipe.teacher.partition(":")
+    if kind in ("open_clip", "hf-hub", "local-dir") and rest and reads_densely(recipe):
+        from ezsd.teacher.clip import dense_problem_of
+
+        refuse_dense(recipe.teacher, dense_problem_of(recipe.teacher))
 
 
 def _load(spec: str) -> Teacher:

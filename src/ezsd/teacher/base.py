@@ -103,10 +103,14 @@ def with_dense_reading(teacher: Teacher, reading: str) -> Teacher:
 
 def check_dense(teacher: Any) -> None:
     """Raise RecipeError if the teacher is known to be unable to embed many boxes of an image in one pass."""
-    problem = getattr(teacher, "dense_problem", "")
+    refuse_dense(teacher.name, getattr(teacher, "dense_problem", ""))
+
+
+def refuse_dense(name: str, problem: str) -> None:
+    """Raise RecipeError if there is a problem: why a teacher cannot embed many boxes in one pass; empty if it can."""
     if problem:
         raise RecipeError(
-            f"teacher: {teacher.name} cannot embed many boxes in one pass: {problem}. Set propose.scoring: exhaustive, "
+            f"teacher: {name} cannot embed many boxes in one pass: {problem}. Set propose.scoring: exhaustive, "
             "which crops every box and is slower, or choose another teacher (docs/teachers.md)."
         )
 

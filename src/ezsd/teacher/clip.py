@@ -22,7 +22,7 @@ from typing_extensions import Self
 
 from ezsd.errors import ArtifactError, RecipeError
 from ezsd.teacher.base import check_dense, fingerprint_of, frozen, norms_of
-from ezsd.teacher.dense import reader_of, readings_of_tower
+from ezsd.teacher.dense import problem_of_timm, reader_of, readings_of_tower
 from ezsd.teacher.regions import read_at_scales
 from ezsd.utils.depthwise import train_depthwise_in_float32
 from ezsd.utils.files import digest
@@ -197,6 +197,22 @@ def may_be_vit(spec: str) -> bool:
     vision = (config or {}).get("vision_cfg", {})
     timm_name = vision.get("timm_model_name")
     return isinstance(vision.get("layers"), int) if timm_name is None else timm_name.startswith(("vit_", "eva"))
+
+
+def dense_problem_of(spec: str) -> str:
+    """Return why an open_clip model cannot embed many boxes in one pass, by its config alone.
+
+    Returns:
+        The reason; empty if it can, or if its config cannot be read, which :func:`ezsd.teacher.load_teacher` reports.
+    """
+    kind, _, rest = spec.partition(":")
+    places = {"open_clip": rest.partition("/")[0], "local-dir": f"local-dir:{Path(rest).expanduser()}"}
+    try:
+        config = open_clip.get_model_config(places.get(kind, spec))
+    except (*_UNREADABLE, ValueError):
+        return ""
+    vision = (config or {}).get("vision_cfg", {})
+    return problem_of_timm(vision) if vision.get("timm_model_name") else ""
 
 
 def _check_spec(spec: str, architecture: str, pretrained: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -56,13 +56,31 @@ def reader_of(visual: nn.Module, input_size: int, reading: str = DEFAULT_READING
     return reader, f"the image tower {kind} is neither a vision transformer, a ModifiedResNet nor a timm model"
 
 
+def problem_of_timm(vision: Mapping[str, Any]) -> str:
+    """Return why the timm tower of a config cannot embed many boxes in one pass; empty if it can.
+
+    The tower is built without memory for its weights, so this takes a second for any size.
+
+    Args:
+        vision: The section ``vision_cfg`` of open_clip, with the key ``timm_model_name``.
+    """
+    side = vision.get("image_size", 224)
+    with torch.device("meta"):
+        tower = TimmModel(
+            vision["timm_model_name"], embed_dim=1, image_size=side, pool=vision.get("timm_pool", "avg"),
+            proj=vision.get("timm_proj", "linear"), pretrained=False,
+        ).eval()  # fmt: skip
+    return reader_of(tower, side)[1]
+
+
 @torch.no_grad()
 def _problem_of_map(tower: Any) -> str:
     """Return why a timm trunk gives no feature map for images of other sizes; empty if it does."""
     kind = type(tower.trunk).__name__
     sides = 3 * MULTIPLE, 5 * MULTIPLE  # images are padded to any multiples
     try:
-        cells = tower.trunk.forward_features(torch.zeros(1, 3, *sides))
+        device = next(tower.trunk.parameters()).device
+        cells = tower.trunk.forward_features(torch.zeros(1, 3, *sides, device=device))
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         return f"the trunk {kind} takes only images of its input size, as with relative positions ({reason})"
