@@ -172,7 +172,9 @@ def test_problems_of_recipe_split_and_both_parts_are_reported_together(coco: Tin
     expected = str(caught.value)
     for part in ("seed = -1", "train.lr = 'fast'", '"circle" is also a base name', image.name):
         assert part in expected
-    assert len([problem for problem in caught.value.problems if image.name in problem]) == 1  # train and val have one file
+    assert (
+        len([problem for problem in caught.value.problems if image.name in problem]) == 1
+    )  # train and val have one file
 
 
 def test_bad_images_are_listed_as_skipped_if_the_recipe_allows_them(coco: TinyCoco, tmp_path: Path) -> None:
