@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 IMAGES, FAST_IMAGES = 900, 350
 FAST = (
     "adapt.epochs=4",
+    "propose.rpn_epochs=3",
     "train.epochs=6",
     "train.novel_negatives=false",  # better for few steps
 )
