@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ezsd.hub.upload import push_to_hub as push_to_hub
     from ezsd.inference.detector import Detector as Detector
     from ezsd.inference.onnx_detector import OnnxDetector as OnnxDetector
+    from ezsd.inference.sources import open_source as open_source
     from ezsd.pipeline.run import run_recipe as run_recipe
     from ezsd.recipe import Recipe as Recipe
     from ezsd.recipe import load_recipe as load_recipe
@@ -27,6 +28,7 @@ _MODULES = {
     "export_onnx": "ezsd.deploy.onnx_export",
     "load_recipe": "ezsd.recipe",
     "load_teacher": "ezsd.teacher",
+    "open_source": "ezsd.inference.sources",
     "push_to_hub": "ezsd.hub.upload",
     "run_recipe": "ezsd.pipeline.run",
 }
@@ -38,6 +40,7 @@ __all__ = [
     "export_onnx",
     "load_recipe",
     "load_teacher",
+    "open_source",
     "push_to_hub",
     "run_recipe",
 ]

@@ -19,6 +19,8 @@ from ezsd.inference.detector import Detector
 from ezsd.inference.drawing import draw
 from ezsd.inference.inputs import read_any
 from ezsd.inference.outputs import detections_json
+from ezsd.inference.sources import open_source
+from ezsd.inference.video import video_writer
 from ezsd.teacher import save_norms
 from tiny import SPLIT
 from tiny_run import EMBEDDING_DIM, assert_same_detections, make_model_folder, make_model_of_run
@@ -67,6 +69,34 @@ def test_an_image_gives_one_result_and_a_list_gives_a_list(detector: Detector, a
     assert isinstance(several, list) and len(several) == 2
     assert isinstance(detector((array,)), list)
     assert detector([]) == []
+
+
+def test_a_call_with_many_images_says_to_use_stream(
+    detector: Detector, array: np.ndarray[Any, Any], tmp_path: Path
+) -> None:
+    Image.fromarray(array).save(tmp_path / "[1].png")
+    pattern = str(tmp_path / "*.png")
+    given: list[Any] = [tmp_path, str(tmp_path), pattern, tmp_path / "%03d.png", "clip.mp4", "camera:0",
+                        "https://example.com/a.jpg", iter([array]), open_source(array), [array, tmp_path]]  # fmt: skip
+    for source in given:
+        with pytest.raises(DataError, match=r" is a .*, but a call takes an image or a list.*detector\.stream\("):
+            detector(source)
+    assert len(detector(str(tmp_path / "[1].png"), threshold=0.0)) > 0
+    with pytest.raises(DataError, match="does not exist"):
+        detector(tmp_path / "missing.png")
+    for source in (tmp_path, pattern):
+        assert [frame.file_name for frame, _, _ in detector.stream(source)] == ["[1].png"]
+
+
+def test_a_stream_takes_every_nth_frame_and_urls_if_they_are_allowed(detector: Detector, tmp_path: Path) -> None:
+    with video_writer(tmp_path / "a.mp4", 10, (64, 48)) as write:
+        for _ in range(6):
+            write(np.zeros((48, 64, 3), np.uint8))
+    assert [frame.number for frame, _, _ in detector.stream(tmp_path / "a.mp4", stride=2)] == [0, 2, 4]
+    url = "http://127.0.0.1:9/a.jpg"
+    with pytest.raises(DataError, match="allow_network=True"):
+        detector.stream(url)
+    assert list(detector.stream(url, allow_network=True)) == []  # nothing listens there
 
 
 def test_results_have_names_scores_and_boxes_in_image_pixels(detector: Detector, array: np.ndarray[Any, Any]) -> None:

@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import supervision as sv
 
-from ezsd.errors import RecipeError
+from ezsd.errors import DataError, RecipeError
 from ezsd.inference.inputs import ImageInput, read_pixels
+from ezsd.inference.sources import several_images
 from ezsd.inference.stream import View, detect_all
 from ezsd.inference.tiling import DetectMany
 from ezsd.inference.view import shown
@@ -36,12 +37,18 @@ def call(
 
     Raises:
         RecipeError: The batch size is invalid.
-        DataError: An image cannot be read.
+        DataError: An image cannot be read, or is a folder, a pattern, a video or the like.
     """
     if batch_size < 1:
         raise RecipeError(f"batch_size {batch_size}: expected at least 1.")
     limits = view.thresholds.of(view.names)
     listed = images if isinstance(images, (list, tuple)) else [images]
+    for image in listed:
+        if kind := several_images(image):
+            raise DataError(
+                f"{image} is {kind}, but a call takes an image or a list of images. Use the method stream, as in: "
+                "for frame, detections, _ in detector.stream(source)"
+            )
     results: list[sv.Detections] = []
     for start in range(0, len(listed), _READ_AT_ONCE * batch_size):
         pixels = [read_pixels(image) for image in listed[start : start + _READ_AT_ONCE * batch_size]]

@@ -153,7 +153,7 @@ class Detector:
         multi_label: bool = False,
         tiling: Tiling | None = None,
     ) -> sv.Detections | list[sv.Detections]:
-        """Detect objects in an image, or in a list of images. For folders, videos and generators see :meth:`stream`.
+        """Detect objects in an image, or in a list of images. For folders, patterns and videos see :meth:`stream`.
 
         Args:
             images: A path, a PIL image, a uint8 RGB array [H, W, 3], a tensor [3, H, W] (uint8, or float in 0..1), or
@@ -174,7 +174,8 @@ class Detector:
 
         Raises:
             RecipeError: The vocabulary, the threshold or the batch size is invalid.
-            DataError: An image cannot be read.
+            DataError: An image cannot be read (:meth:`stream` skips such images), or is a folder, a pattern, a video or
+                the like.
         """
         known = self.vocabulary(vocabulary)
         view = View(known.names, self.thresholds.of_call(threshold), multi_label, tiling=tiling)
@@ -190,17 +191,22 @@ class Detector:
         multi_label: bool = False,
         track: bool = False,
         tiling: Tiling | None = None,
+        stride: int = 1,
+        allow_network: bool = False,
     ) -> Iterator[Found]:
         """Detect in everything that a source contains. Images are decoded in the background and batched.
 
         Args:
-            source: Anything that :func:`ezsd.inference.sources.open_source` takes, or what it returns.
+            source: Anything that :func:`ezsd.open_source` takes: files, folders (with all folders in them), patterns,
+                videos, cameras, URLs, images in memory, lists and generators of these. Or what it returns.
             vocabulary: As in :meth:`__call__`.
             threshold: As in :meth:`__call__`.
             batch_size: The maximum number of images per batch.
             multi_label: As in :meth:`__call__`.
             track: Give objects numbers (``tracker_id``) that stay the same through a video.
             tiling: As in :meth:`__call__`.
+            stride: Use every n-th frame of videos.
+            allow_network: Whether URLs may be opened. Both are ignored for a source that is open.
 
         Yields:
             The image, its detections, and the best score below the threshold. Images that cannot be read are left out,
@@ -208,14 +214,13 @@ class Detector:
 
         Raises:
             RecipeError: The vocabulary, the threshold or the batch size is invalid.
-            DataError: The source does not exist or has no images.
+            DataError: The source does not exist or has no images, or is a URL that is not allowed.
             MissingExtraError: A package for videos or tracking is missing.
         """
         known = self.vocabulary(vocabulary)
         view = View(known.names, self.thresholds.of_call(threshold), multi_label, track, tiling)
-        return detect_stream(
-            lambda pixels: self._detect(pixels, known, batch_size), open_source(source), view, batch_size
-        )
+        opened = open_source(source, allow_network=allow_network, stride=stride)
+        return detect_stream(lambda pixels: self._detect(pixels, known, batch_size), opened, view, batch_size)
 
     def set_vocabulary(self, vocabulary: AnyVocabulary | None) -> Vocabulary:
         """Set the vocabulary of calls without one, and return it. None sets the base and novel names of the model.

@@ -150,10 +150,12 @@ class OnnxDetector:
         multi_label: bool = False,
         track: bool = False,
         tiling: Tiling | None = None,
+        stride: int = 1,
+        allow_network: bool = False,
     ) -> Iterator[Found]:
         """Detect in everything that a source contains; see :meth:`ezsd.Detector.stream`."""
         names = self.vocabulary(vocabulary).names
-        text, opened = self._text(names), open_source(source)
+        text, opened = self._text(names), open_source(source, allow_network=allow_network, stride=stride)
         view = View(names, self.thresholds.of_call(threshold), multi_label, track, tiling)
         return detect_stream(lambda pixels: self._detect(pixels, names, text, batch_size), opened, view, batch_size)
 

@@ -149,6 +149,29 @@ def open_source(source: Any, *, allow_network: bool = False, stride: int = 1, ex
     return Source(parts)
 
 
+def several_images(source: Any) -> str:
+    """Return what a source of any number of images is, such as "a folder"; empty if it is none, such as an image."""
+    if isinstance(source, Source):
+        return "a source"
+    if isinstance(source, Iterator):
+        return "a generator"
+    if not isinstance(source, (str, Path)):
+        return ""
+    text, path = str(source), Path(source)
+    if _URL.match(text):
+        return "a URL"
+    if _CAMERA.fullmatch(text):
+        return "a camera"
+    try:
+        if path.is_dir():
+            return "a folder"
+        if path.suffix.lower() in VIDEOS:
+            return "a video"
+        return "a pattern" if not path.exists() and (glob.has_magic(text) or _NUMBERED.search(path.name)) else ""
+    except (OSError, ValueError):  # too long for a path, or with a zero byte
+        return ""
+
+
 class _Numbers:
     """Names for images without a file name."""
 
