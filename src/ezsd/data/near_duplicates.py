@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,45 +17,63 @@ from ezsd.utils.progress import track
 
 _COPY = re.compile(r"\.rf\.[0-9a-zA-Z]+\.[a-z]+$")  # Roboflow: NAME_jpg.rf.HASH.jpg for each augmented copy
 _FRAME = re.compile(
-    r"^(.+[._](?:mov|mp4|m4v|avi|mkv|webm|mpe?g|wmv|3gp))-\d+", re.IGNORECASE
+    r"^(.+[._](?:mov|mp4|m4v|avi|mkv|webm|mpe?g|wmv|3gp))[-_]\d+", re.IGNORECASE
 )  # Roboflow: NAME_mp4-12.jpg
+_NUMBERED = re.compile(r"^(.*frames?)[-_ ]?\d+", re.IGNORECASE)  # CVAT, ffmpeg: frame_000012.jpg, in one folder
 _SIDE = 8
 _NEAR = 6  # bits of 64 that may differ
-_ROWS = 512  # hashes compared at once
-_MOST = 20_000  # images that are all compared with each other; of more, neighbors by name
-_NEIGHBORS = 64
+_ROWS = 128  # hashes compared with others at once
 
 
 def near_duplicate_groups(images: Sequence[Path]) -> NDArray[np.int64]:
     """Return [N] a group number for each image; near-duplicates have the same number.
 
-    Two images are near-duplicates if they are Roboflow's copies of one image or frames of one video, or if their
-    difference hashes (Krawetz 2013, "Kind of Like That") differ in at most 6 of 64 bits. The relation is transitive:
-    all frames of a slow video are one group.
+    Two images are near-duplicates if their names say that they are copies of one image or frames of one video, or if
+    their difference hashes (Krawetz 2013, "Kind of Like That") differ in at most 6 of 64 bits. The relation is
+    transitive: all frames of a slow video are one group.
     """
-    links = _Links(len(images))
-    first: dict[str, int] = {}
-    for place, image in enumerate(images):
-        stem = _COPY.sub("", image.name)
-        frame = _FRAME.match(stem)
-        if frame or stem != image.name:
-            links.join(place, first.setdefault(frame[1] if frame else stem, place))
-    hashes = _hashes(images)
-    if len(images) <= _MOST:
-        for start in range(0, len(images), _ROWS):
-            _join_near(links, hashes, np.arange(start, min(start + _ROWS, len(images))), np.arange(start, len(images)))
-    else:
-        order = np.array(sorted(range(len(images)), key=lambda place: str(images[place])))
-        for start in range(0, len(order), _NEIGHBORS):
-            rows = order[start : start + _NEIGHBORS]
-            _join_near(links, hashes, rows, order[start : start + 2 * _NEIGHBORS])
-    return links.groups()
+    first: dict[tuple[str, str], int] = {}
+    scenes = enumerate(map(_scene, images))
+    labels = np.array([place if key is None else first.setdefault(key, place) for place, key in scenes], dtype=np.int64)
+    _join_near(labels, _hashes(images))
+    return labels
 
 
-def _join_near(links: _Links, hashes: NDArray[np.uint64], rows: NDArray[np.int64], others: NDArray[np.int64]) -> None:
-    differing = np.bitwise_count(hashes[rows, None] ^ hashes[None, others])
-    for row, other in np.argwhere(differing <= _NEAR).tolist():
-        links.join(int(rows[row]), int(others[other]))
+def source_of(image: Path) -> str:
+    """Return a name that the augmented copies of an image share: the file name without what Roboflow adds to it."""
+    return _COPY.sub("", image.name)
+
+
+def _scene(image: Path) -> tuple[str, str] | None:
+    """Return what the copies of an image, or the frames of a video, have in common by their names; None for others."""
+    source = source_of(image)
+    if frame := _FRAME.match(source):
+        return "", frame[1]
+    if frame := _NUMBERED.match(source):
+        return str(image.parent), frame[1]
+    return ("", source) if source != image.name else None
+
+
+def _join_near(labels: NDArray[np.int64], hashes: NDArray[np.uint64]) -> None:
+    """Give near hashes one label. Hashes that differ in at most 6 bits are equal in one of 7 blocks of bits."""
+    for low, high in pairwise(np.linspace(0, 64, _NEAR + 2).astype(np.uint64)):
+        block = (hashes >> low) & ((np.uint64(1) << (high - low)) - np.uint64(1))
+        order = np.argsort(block, kind="stable")
+        for members in np.split(order, np.flatnonzero(np.diff(block[order])) + 1):
+            for start in range(0, len(members), _ROWS):
+                rows, others = members[start : start + _ROWS], members[start:]
+                near = np.bitwise_count(hashes[rows, None] ^ hashes[None, others]) <= _NEAR
+                for row in np.flatnonzero(near.sum(1) > 1).tolist():
+                    _join(labels, others[near[row]])
+
+
+def _join(labels: NDArray[np.int64], members: NDArray[np.int64]) -> None:
+    """Give all members, and all others with their labels, the smallest of their labels."""
+    if (labels[members] == labels[members[0]]).all():
+        return
+    smallest, *rest = np.unique(labels[members]).tolist()
+    for label in rest:
+        labels[labels == label] = smallest
 
 
 def _hashes(images: Sequence[Path]) -> NDArray[np.uint64]:
@@ -77,25 +96,3 @@ def _difference_hash(path: Path) -> int:
         return hash(str(path)) & (2**64 - 1)
     bits = np.packbits(small[:, 1:] > small[:, :-1])
     return int.from_bytes(bits.tobytes(), "big")
-
-
-class _Links:
-    """Disjoint sets."""
-
-    def __init__(self, count: int) -> None:
-        self._parent = list(range(count))
-
-    def join(self, first: int, second: int) -> None:
-        """Put both into one set."""
-        first, second = self._root(first), self._root(second)
-        self._parent[max(first, second)] = min(first, second)
-
-    def groups(self) -> NDArray[np.int64]:
-        """Return the smallest member of the set of each element."""
-        return np.array([self._root(place) for place in range(len(self._parent))], dtype=np.int64)
-
-    def _root(self, place: int) -> int:
-        while self._parent[place] != place:
-            self._parent[place] = self._parent[self._parent[place]]
-            place = self._parent[place]
-        return place

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ezsd.data.near_duplicates import near_duplicate_groups
+from ezsd.data.near_duplicates import near_duplicate_groups, source_of
 from ezsd.data.samples import AnnotatedImage
 
 
@@ -30,49 +31,72 @@ class ValSplit:
 def choose_val(images: Sequence[AnnotatedImage], share: float) -> ValSplit:
     """Choose val images so that no near-duplicate of them is left for training.
 
-    Groups of near-duplicates are taken in an order that depends only on their file names, except those that have all
-    boxes of a name. If one group is too large for that, such as the frames of one video, its last images by name
-    are taken.
+    Whole groups of near-duplicates are taken, in an order that depends only on their file names, except those that have
+    all boxes of a name. If they make less than half of the share, small groups are added, up to half of all images.
+    Only if all images are one group, such as the frames of one video, it is divided: its last images by name are
+    taken, with all copies of an image.
 
     Args:
         images: At least two images.
         share: The fraction of the images to choose, 0..1. At least one image is chosen, and one left.
     """
     wanted = min(max(1, round(share * len(images))), len(images) - 1)
-    groups = near_duplicate_groups([image.path for image in images])
-    members: list[list[int]] = [np.flatnonzero(groups == group).tolist() for group in np.unique(groups)]
-    members.sort(key=lambda places: _digest(images[places[0]]))
+    numbers = near_duplicate_groups([image.path for image in images])
+    groups: list[list[int]] = [np.flatnonzero(numbers == number).tolist() for number in np.unique(numbers)]
+    groups.sort(key=lambda places: _digest(images[places[0]]))
+    several = [places for places in groups if len(places) > 1]
+    note = f"{sum(map(len, several)):,} of {len(images):,} images have near-duplicates, in {len(several):,} groups; "
+    chosen = _whole_groups(images, groups, wanted)
+    if not chosen:
+        largest = max(groups, key=len)
+        chosen = _last_by_name(images, largest, wanted)
+        note += (f"all that could be taken is one of {len(largest):,} images, so its last {len(chosen):,} by name are "
+                 "the val part. They are similar to train images, and the figures will be too good. To measure, label "
+                 "images of another scene, and give them with --val-annotations.")  # fmt: skip
+    elif several:
+        note += "each group is in one part"
+        usual = wanted / 2 <= len(chosen) <= wanted
+        note += "." if usual else f", so the val part has {len(chosen):,} images, not {wanted:,}."
+    else:
+        note = f"none of {len(images):,} images has a near-duplicate."
+    return ValSplit(frozenset(images[place].image_id for place in chosen), note)
+
+
+def _whole_groups(images: Sequence[AnnotatedImage], groups: Sequence[list[int]], wanted: int) -> list[int]:
+    """Return the images of whole groups, about ``wanted``; none if each group has more than half of the images."""
     left = Counter(name for image in images for name in _names(image))
     chosen: list[int] = []
-    for places in members:
-        taken = Counter(name for place in places for name in _names(images[place]))
-        if len(chosen) + len(places) <= wanted and all(left[name] > count for name, count in taken.items()):
-            chosen += places
-            left -= taken
-    return ValSplit(*_filled(images, members, chosen, wanted))
+    smallest, enough, most = sorted(groups, key=len), math.ceil(wanted / 2), max(wanted, len(images) // 2)
+    for candidates, least, limit, spare_names in (
+        (groups, wanted, wanted, True), (smallest, enough, most, True), (smallest, enough, most, False),
+    ):  # fmt: skip
+        taken_already = set(chosen)
+        for places in candidates:
+            if len(chosen) >= least or len(chosen) + len(places) > limit or places[0] in taken_already:
+                continue
+            taken = Counter(name for place in places for name in _names(images[place]))
+            if not spare_names or all(left[name] > count for name, count in taken.items()):
+                chosen += places
+                left.subtract(taken)
+    return chosen
 
 
-def _filled(
-    images: Sequence[AnnotatedImage], members: list[list[int]], chosen: list[int], wanted: int
-) -> tuple[frozenset[int], str]:
-    """Return the ids of the chosen images and a note; images of the largest group are added if few are chosen."""
-    several = [places for places in members if len(places) > 1]
-    note = f"{sum(map(len, several)):,} of {len(images):,} images have near-duplicates, in {len(several):,} groups; "
-    if len(chosen) >= math.ceil(wanted / 2):
-        note = (
-            f"{note}each group is in one part." if several else f"none of {len(images):,} images has a near-duplicate."
-        )
-    else:
-        rest = [places for places in members if not set(places) & set(chosen)]
-        sizes = [len(places) for places in rest]
-        largest = sorted(rest[sizes.index(max(sizes))], key=lambda place: images[place].path.name)
-        chosen = chosen + largest[-min(wanted - len(chosen), max(1, len(largest) - 1)) :]
-        if len(largest) > 1:
-            note += (f"one of them has {len(largest):,} images, so its last ones by name are val images, too. They are "
-                     "similar to train images, and the figures will be too good.")  # fmt: skip
-        else:
-            note = ""
-    return frozenset(images[place].image_id for place in chosen), note
+def _last_by_name(images: Sequence[AnnotatedImage], group: list[int], wanted: int) -> list[int]:
+    """Return the last images of a group by name, copies together; at least one image is left."""
+    copies: dict[str, list[int]] = defaultdict(list)
+    for place in group:
+        copies[source_of(images[place].path)].append(place)
+    units = [copies[name] for name in sorted(copies, key=_natural)]
+    units = units if len(units) > 1 else [[place] for place in group]
+    chosen: list[int] = []
+    while len(units) > 1 and len(chosen) < wanted:
+        chosen += units.pop()
+    return chosen
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts frame_2 before frame_10."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _digest(image: AnnotatedImage) -> bytes:
