@@ -94,7 +94,8 @@ def _write_other_stages(folder: Path, coco: TinyCoco) -> None:
     write_json(folder / "adapt/confusion.json", {
         "names": SPLIT.names, "base": 2, "before": [[0, 0, 4], [0, 3, 6], [2, 1, 5]], "after": [[0, 0, 10], [2, 2, 5]],
     })  # fmt: skip
-    write_json(folder / "train/metrics.json", {"steps": 20, "images": 40, "seconds": 5.0, "images_per_second": 8.0})
+    write_json(folder / "train/metrics.json", {"steps": 20, "images": 40, "seconds": 5.0, "images_per_second": 8.0,
+                                              "train_images": 8, "train_boxes": 40})  # fmt: skip
     log = [{"step": step, "epoch": 1.0, "lr": 0.1, **{key: value / step for key, value in LOSSES.items()}}
            for step in (10, 20)]  # fmt: skip
     (folder / "train/log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))

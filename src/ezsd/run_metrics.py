@@ -96,13 +96,19 @@ class ProposeMetrics(_Metrics):
 
 
 class TrainMetrics(_Metrics):
-    """Metrics of a training. Seconds are summed over all calls. ``best_step`` is None without validation."""
+    """Metrics of a training. Seconds are summed over all calls. ``best_step`` is None without validation.
+
+    ``images`` counts the images of all steps. ``train_images`` and ``train_boxes`` (without crowds) count the data that
+    stage train learned from.
+    """
 
     steps: int | None = None
     images: int | None = _renamed("images", "photos")
     seconds: float | None = None
     images_per_second: float | None = _renamed("images_per_second", "photos_per_second")
     best_step: int | None = None
+    train_images: int | None = None
+    train_boxes: int | None = None
 
 
 class GzsdMetrics(_Metrics):

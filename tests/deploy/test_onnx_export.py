@@ -101,7 +101,7 @@ def test_names_that_the_teacher_cannot_tell_apart_are_named_once(
 
 
 def test_hard_nms_without_masks_and_a_baked_vocabulary(tmp_path: Path, images: list[np.ndarray[Any, Any]]) -> None:
-    model = make_model_folder(tmp_path / "model", nms=0.4)
+    model = make_model_folder(tmp_path / "model", nms=0.4, start_from=str(tmp_path / "other"))
     path = tmp_path / "baked.onnx"
     assert export_onnx(model, path, "bar, circle", OnnxOptions(baked=True)) == [path]
     onnx = OnnxDetector.load(path, "cpu")
@@ -110,6 +110,7 @@ def test_hard_nms_without_masks_and_a_baked_vocabulary(tmp_path: Path, images: l
     ):
         _same(one, other)
     assert onnx.names == ("bar", "circle")
+    assert str(tmp_path).encode() not in path.read_bytes()
     with pytest.raises(RecipeError, match="was exported for the vocabulary bar, circle"):
         onnx(images[0], "circle")
 

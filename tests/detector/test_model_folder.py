@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ezsd.detector.model_folder import load_model
+from ezsd.detector.model_folder import load_model, read_config
 from ezsd.errors import ArtifactError
 from ezsd.utils.files import read_tensors, write_tensors
 from tiny_run import make_model_folder
@@ -55,3 +55,28 @@ def test_model_without_text_embeddings_raises(tmp_path: Path) -> None:
 def test_model_folder_contains_no_pickle(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path / "model")
     assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
+
+
+@pytest.mark.parametrize(
+    "teacher, start, expected, expected_start",
+    [
+        ("open_clip:ViT-B-32/openai", None, "open_clip:ViT-B-32/openai", None),
+        (
+            "open_clip:ViT-B-32//home/me/openai",
+            "torchvision:coco",
+            "open_clip:ViT-B-32/PATH/openai",
+            "torchvision:coco",
+        ),
+        ("open_clip:ViT-B-32/C:\\me\\x.pt", "/home/me/run/train/model", "open_clip:ViT-B-32/PATH/x.pt", "PATH/model"),
+        ("local-dir:/home/me/clip/", "~/model", "local-dir:PATH/clip", "PATH/model"),
+        ("hf-hub:org/name", None, "hf-hub:org/name", None),
+        ("offline", None, "offline", None),
+    ],
+)
+def test_a_published_config_has_no_folders_of_this_machine(
+    teacher: str, start: str | None, expected: str, expected_start: str | None, tmp_path: Path
+) -> None:
+    config = read_config(make_model_folder(tmp_path / "model", start_from=start))
+    published = config.model_copy(update={"teacher": teacher}).published()
+    assert (published.teacher, published.detector.start_from) == (expected, expected_start)
+    assert published.published() == published

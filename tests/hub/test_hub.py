@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,12 @@ from ezsd.hub import upload
 from ezsd.hub.download import download_model, is_repository
 from ezsd.inference.detector import Detector
 from ezsd.teacher import save_norms
-from ezsd.utils.files import write_json
+from ezsd.utils.files import read_tensors, write_json
 from finished_run import make_finished_run
 from stub_hub import StubHub, running_hub
 from tiny import make_tiny_coco
 from tiny_run import make_model_folder
-from tiny_teacher import ColourTeacher
+from tiny_teacher import TEACHER, ColourTeacher
 
 
 @pytest.fixture
@@ -42,12 +43,17 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "text"))
 
 
+def _norms(folder: Path, teacher: str) -> Path:
+    path, adapted = folder / "norms.safetensors", ColourTeacher()
+    adapted.name = teacher
+    save_norms(adapted, path, ("image", "text"))
+    return path
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     folder = make_finished_run(tmp_path / "run", make_tiny_coco(tmp_path / "data"))
-    norms = tmp_path / "norms.safetensors"
-    save_norms(ColourTeacher(), norms, ("image", "text"))
-    make_model_folder(folder / "train/model", norms=norms)
+    make_model_folder(folder / "train/model", norms=_norms(tmp_path, TEACHER))
     write_json(folder / "train/model/thresholds.json", {"other": 0.05, "names": {"circle": 0.02, "bar": 0.9}})
     return folder
 
@@ -98,9 +104,66 @@ def test_the_card_has_the_figures_and_terms_of_the_run(hub: StubHub, run: Path) 
     assert (about["library_name"], about["license"]) == ("ezsd", "apache-2.0")
     for text in ("| novel, with base names (gzsd) | 12.5 | 6.0 |", "Setting: named", "Base: circle, square.",
                  "Novel: triangle, bar.", "`instances.json`", "8 images", "These weights: apache-2.0",
+                 "40 boxes of base categories only",
                  "adaptation, 25.0 %", "1,200", 'Detector.load("org/shapes")'):  # fmt: skip
         assert text in card, text
     assert str(run.parent) not in card
+
+
+@pytest.mark.parametrize("teacher", ["local-dir:{}/clip", "open_clip:ViT-B-32/{}/openai"])
+def test_no_path_of_this_machine_is_uploaded(teacher: str, hub: StubHub, tmp_path: Path) -> None:
+    coco, teacher = make_tiny_coco(tmp_path / "data"), teacher.format(tmp_path)
+    run = make_finished_run(tmp_path / "run", coco, teacher=teacher)
+    make_model_folder(run / "train/model", norms=_norms(tmp_path, teacher), start_from=f"{tmp_path}/other/train/model")
+    path = run / "train/model/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "teacher": teacher}))
+    repo_id, _, commit = upload.push_to_hub(run, "org/shapes").partition("@")
+    files = hub.commits[repo_id][commit]
+    assert [name for name, content in files.items() if str(tmp_path).encode() in content] == []
+    assert str(tmp_path) in path.read_text()  # the run itself still knows its teacher
+    published = teacher.replace(str(tmp_path), "PATH")
+    assert json.loads(files["config.json"])["teacher"] == published
+    card = files["README.md"].decode()
+    named = published.rpartition("/")[0]
+    assert f"Teacher: `{published}`" in card and f'Detector.load("org/shapes", teacher="{named}")' in card
+    downloaded = download_model("org/shapes")
+    assert read_tensors(downloaded / "teacher_norms.safetensors")[1] == {
+        **read_tensors(run / "train/model/teacher_norms.safetensors")[1], "teacher": published,
+    }  # fmt: skip
+    with pytest.raises(ArtifactError, match=f"--teacher {named}"):
+        Detector.load("org/shapes", "cpu").embed(["traffic cone"])
+
+
+def test_the_card_describes_a_teacher_that_only_this_machine_has(hub: StubHub, tmp_path: Path) -> None:
+    vision = {"timm_model_name": "vit_base_patch16_siglip_224", "image_size": 224, "timm_pool": "map"}
+    (tmp_path / "clip").mkdir()
+    write_json(tmp_path / "clip/open_clip_config.json", {"model_cfg": {"vision_cfg": vision}})
+    teacher = f"local-dir:{tmp_path}/clip"
+    run = make_finished_run(tmp_path / "run", make_tiny_coco(tmp_path / "data"), teacher=teacher)
+    path = make_model_folder(run / "train/model") / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "teacher": teacher}))
+    repo_id, _, commit = upload.push_to_hub(run, "org/shapes").partition("@")
+    card = hub.commits[repo_id][commit]["README.md"].decode()
+    assert "timm_model_name vit_base_patch16_siglip_224, image_size 224" in card
+
+
+@pytest.mark.parametrize("setting", ["strict", "named", "few_shot", "open"])
+def test_the_card_explains_every_setting(setting: str, hub: StubHub, run: Path) -> None:
+    path = run / "train/model/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "setting": setting}))
+    repo_id, _, commit = upload.push_to_hub(run, "org/shapes").partition("@")
+    found = re.search(rf"Setting: {setting} \((.*)\)\.", hub.commits[repo_id][commit]["README.md"].decode())
+    assert found and setting not in found[1] and len(found[1].split()) > 5
+
+
+def test_the_card_names_few_shot_categories(hub: StubHub, tmp_path: Path) -> None:
+    split = {"base": ["circle", "square"], "novel": ["triangle", "bar"], "few_shot": ["bar"]}
+    run = make_finished_run(tmp_path / "run", make_tiny_coco(tmp_path / "data"), split=split)
+    make_model_folder(run / "train/model")
+    repo_id, _, commit = upload.push_to_hub(run, "org/shapes").partition("@")
+    card = hub.commits[repo_id][commit]["README.md"].decode()
+    assert "40 boxes of base categories and of bar" in card and "a few boxes of bar" in card
+    assert "base categories only" not in card and "names alone. It takes" not in card
 
 
 def test_a_run_that_was_not_evaluated_says_so(hub: StubHub, run: Path) -> None:

@@ -192,9 +192,12 @@ def test_best_validated_weights_become_the_model_and_bad_results_stop_the_traini
         return results[len(seen) - 1]
 
     monkeypatch.setattr(ezsd.pipeline.train, "measure_base", lambda *_: measure)
-    settings = recipe(tiny_coco(tmp_path / "images"), epochs=3, validate_steps=2, patience=2, ema=0.5)
+    coco = tiny_coco(tmp_path / "images")
+    settings = recipe(coco, epochs=3, validate_steps=2, patience=2, ema=0.5)
     metrics = run_recipe(settings, tmp_path / "run", until="train")["train"]
     assert (metrics.steps, metrics.images, metrics.best_step) == (8, 16, 4)
+    base = [e for e in coco.content["annotations"] if e["category_id"] in BASE_IDS and not e["iscrowd"]]
+    assert (metrics.train_images, metrics.train_boxes) == (len(coco.content["images"]), len(base))
     found = weights(tmp_path / "run")
     assert_same(seen[1], {name: value for name, value in found.items() if name in seen[1]})
     assert len(seen) == 4 and any(not torch.equal(seen[0][name], seen[1][name]) for name in seen[0])

@@ -97,7 +97,7 @@ def export_onnx(
     text = detector.embed(names)
     model_id = digest(detector.embed().numpy().tobytes(), *_weights(detector.model))
     about = {
-        CONFIG_KEY: json.dumps(detector.config.model_dump(mode="json")),
+        CONFIG_KEY: json.dumps(detector.config.published().model_dump(mode="json")),
         MODEL_ID_KEY: model_id,
         THRESHOLDS_KEY: json.dumps({"other": detector.thresholds.other, "names": dict(detector.thresholds.names)}),
     }

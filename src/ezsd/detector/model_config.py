@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import PureWindowsPath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ezsd.errors import ArtifactError
-from ezsd.recipe import DetectorConfig, ProposeConfig, renamed_keys
+from ezsd.recipe import TORCHVISION_COCO, DetectorConfig, ProposeConfig, renamed_keys
 
 THRESHOLDS = "thresholds.json"  # in a model folder, written by stage evaluate
 
@@ -51,6 +52,14 @@ class ModelConfig(BaseModel):
         """Base names, then novel names."""
         return self.base + self.novel
 
+    def published(self) -> ModelConfig:
+        """Return the config for other machines: folders of this one are replaced by ``PATH``, file names stay."""
+        start = self.detector.start_from
+        if start not in (None, TORCHVISION_COCO):
+            start = _elsewhere(str(start))
+        detector = self.detector.model_copy(update={"start_from": start})
+        return self.model_copy(update={"teacher": _published_teacher(self.teacher), "detector": detector})
+
 
 def parse_config(values: Any, where: str) -> ModelConfig:
     """Check the content of ``config.json``.
@@ -68,3 +77,17 @@ def parse_config(values: Any, where: str) -> ModelConfig:
         raise ArtifactError(f"{where} is not a valid model config: {error.errors()[0]['msg']}.") from None
     except (KeyError, TypeError, AttributeError):
         raise ArtifactError(f"{where} is not a valid model config: it has no section detector.") from None
+
+
+def _published_teacher(teacher: str) -> str:
+    kind, _, place = teacher.partition(":")
+    architecture, _, weights = place.partition("/")
+    if kind == "local-dir":
+        return f"{kind}:{_elsewhere(place)}"
+    if kind == "open_clip" and any(separator in weights for separator in "/\\"):  # not in tags
+        return f"{kind}:{architecture}/{_elsewhere(weights)}"
+    return teacher
+
+
+def _elsewhere(path: str) -> str:
+    return f"PATH/{PureWindowsPath(path).name}"  # reads paths of all systems

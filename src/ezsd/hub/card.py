@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import Path
 
 import jinja2
 import yaml
@@ -11,7 +12,8 @@ from ezsd._version import __version__
 from ezsd.detector.model_folder import read_config
 from ezsd.recipe import Recipe, load_run_recipe
 from ezsd.run_folder import RunFolder
-from ezsd.run_metrics import EvaluateMetrics, read_metrics_if_exist
+from ezsd.run_metrics import EvaluateMetrics, TrainMetrics, read_metrics_if_exist
+from ezsd.teacher.origin import foreign
 from ezsd.utils.files import read_json_if_exists
 from ezsd.utils.format import byte_size, duration
 
@@ -23,8 +25,11 @@ _TEACHER_TERMS = {
 _SETTINGS = {
     "strict": "the novel names were not known while training",
     "named": "the novel names were known while training, but no boxes of them",
+    "few_shot": "the novel names were known while training, and a few boxes of some of them",
     "open": "other data than that below was used, which may contain novel objects",
 }
+
+_OF_TOWER = ("timm_model_name", "layers", "width", "patch_size", "image_size")
 
 
 def model_card(folder: RunFolder, repo_id: str, license_name: str) -> str:
@@ -41,6 +46,7 @@ def model_card(folder: RunFolder, repo_id: str, license_name: str) -> str:
     """
     config, recipe = read_config(folder.model), load_run_recipe(folder.recipe)
     metrics = read_metrics_if_exist(folder.metrics("evaluate"), EvaluateMetrics)
+    published = config.published()
     about = {
         "library_name": "ezsd",
         "pipeline_tag": "zero-shot-object-detection",
@@ -50,10 +56,14 @@ def model_card(folder: RunFolder, repo_id: str, license_name: str) -> str:
     return _template().render(
         about=yaml.safe_dump(about, sort_keys=False).strip(),
         repo_id=repo_id,
-        config=config,
+        config=published,
         recipe=recipe,
         setting=_SETTINGS.get(config.setting, config.setting),
+        few_shot=recipe.split.get("few_shot", ()) if isinstance(recipe.split, dict) else (),
+        trained=read_metrics_if_exist(folder.metrics("train"), TrainMetrics),
         metrics=metrics,
+        foreign=foreign(published.teacher),
+        tower=_image_tower(config.teacher),
         teacher_terms=_teacher_terms(recipe),
         environment=read_json_if_exists(folder.done("train")).get("environment", {}),
         version=__version__,
@@ -62,6 +72,16 @@ def model_card(folder: RunFolder, repo_id: str, license_name: str) -> str:
 
 def _teacher_terms(recipe: Recipe) -> str:
     return _TEACHER_TERMS.get(recipe.teacher.partition(":")[0], "see its authors")
+
+
+def _image_tower(teacher: str) -> str:
+    """Describe the image tower of a teacher in a folder of this machine, which no name stands for."""
+    kind, _, place = teacher.partition(":")
+    if kind != "local-dir":
+        return ""
+    config = read_json_if_exists(Path(place) / "open_clip_config.json")
+    vision = config.get("model_cfg", {}).get("vision_cfg", {})
+    return ", ".join(f"{key} {vision[key]}" for key in _OF_TOWER if key in vision)
 
 
 def _template() -> jinja2.Template:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from safetensors.torch import save
 
 from ezsd._version import __version__
-from ezsd.detector.model_folder import FILES, read_config
+from ezsd.detector.model_config import ModelConfig
+from ezsd.detector.model_folder import CONFIG, FILES, NORMS, read_config
 from ezsd.errors import ArtifactError
 from ezsd.hub.card import model_card
 from ezsd.hub.download import HUB_ERRORS
 from ezsd.run_folder import RunFolder
+from ezsd.utils.files import read_tensors
 
 
 def push_to_hub(run: str | Path, repo_id: str, *, private: bool = True, license_name: str = "other") -> str:
     """Upload the model of a run to a repository, with a model card written from the run.
+
+    Paths of this machine, such as that of the teacher's weights, are not uploaded.
 
     Args:
         run: The run folder.
@@ -31,10 +37,10 @@ def push_to_hub(run: str | Path, repo_id: str, *, private: bool = True, license_
     """
     folder = RunFolder(Path(run))
     folder.check()
-    read_config(folder.model)
+    config = read_config(folder.model).published()
     card = model_card(folder, repo_id, license_name)
     files = [path for name in FILES if (path := folder.model / name).is_file()]
-    added = [CommitOperationAdd(path.name, path) for path in files]
+    added = [CommitOperationAdd(path.name, _published(path, config)) for path in files]
     try:
         HfApi().create_repo(repo_id, private=private, exist_ok=True)
         there = {entry.rfilename for entry in HfApi().model_info(repo_id).siblings or ()}
@@ -51,3 +57,13 @@ def push_to_hub(run: str | Path, repo_id: str, *, private: bool = True, license_
             f"{repo_id} cannot be written: {reason}. Check the name and the connection, and log in with: hf auth login"
         ) from None
     return f"{repo_id}@{commit.oid}"
+
+
+def _published(path: Path, config: ModelConfig) -> bytes | Path:
+    """Return a file of a model folder as it is uploaded."""
+    if path.name == CONFIG:
+        return (json.dumps(config.model_dump(mode="json"), indent=2) + "\n").encode()
+    if path.name == NORMS:
+        tensors, metadata = read_tensors(path)
+        return save(tensors, {**metadata, "teacher": config.teacher})
+    return path

@@ -74,7 +74,9 @@ def run_train(
     if config.validate_steps and val is not None:
         measure = measure_base(context, validation_images(context, val), names[: len(split.base)])
     job = Job("train", context.folder.training, recipe.seed, recipe.data.workers, on_step, measure)
-    metrics = train_model(model, dataset, job, inputs, weights)
+    boxes = sum(int((~image.crowd).sum()) for image in images)
+    counts = {"train_images": len(images), "train_boxes": boxes}
+    metrics = train_model(model, dataset, job, inputs, weights).model_copy(update=counts)
     if process_state().is_main_process:
         setting = _setting(context)
         model_config = ModelConfig(
