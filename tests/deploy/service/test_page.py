@@ -158,7 +158,7 @@ def test_the_page_works_with_the_keyboard_alone(visit: Visit, image_files: list[
     expect(page.locator("#names li")).to_have_count(4)
     tab_to("#files")
     with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Space")
+        page.keyboard.press("Space", delay=100)
     chooser.value.set_files([str(image_files[0]), str(image_files[1])])
     expect(page.locator("#status")).to_contain_text("object")
     expect(page.locator("#strip span").nth(1)).to_have_text(re.compile(r"\d+"))
