@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from ezsd.detector.detections import best_phrases
 from ezsd.errors import RecipeError
 from ezsd.inference.detector import BACKGROUND, Detector
 from ezsd.inference.embedded_names import Vocabulary
+from ezsd.teacher import load_teacher
 from tiny import SPLIT
 from tiny_run import EMBEDDING_DIM, make_model_of_run
 
@@ -85,6 +89,31 @@ def test_embeddings_on_disk_are_used_without_loading_the_teacher(
     monkeypatch.setattr("ezsd.inference.model_teacher.load_teacher", lambda *_, **__: 1 / 0)
     again = Detector.load(folder, "cpu").set_vocabulary(names)
     assert torch.equal(known.embeddings, again.embeddings)
+
+
+def test_known_names_do_not_wait_for_the_teacher_and_one_thread_loads_it(
+    detector: Detector, array: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading, go, loads = threading.Event(), threading.Event(), []
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        loads.append(arguments)
+        loading.set()
+        assert go.wait(60)
+        return load_teacher(*arguments, **options)
+
+    monkeypatch.setattr("ezsd.inference.detector.load_teacher", load)
+    with ThreadPoolExecutor(3) as pool:
+        try:
+            new = [pool.submit(detector.embed, names) for names in (["cone", "circle"], ["pylon"])]
+            assert loading.wait(60)
+            assert len(pool.submit(detector, array, ["bar", "circle"], 0.0).result(20))
+            assert detector.knows(["bar", "circle"]) and not detector.knows(["bar", "cone"])
+            time.sleep(0.1)  # the other thread would load the teacher now
+        finally:
+            go.set()
+        assert [each.result(60).shape for each in new] == [(2, EMBEDDING_DIM), (1, EMBEDDING_DIM)]
+    assert len(loads) == 1 and detector.knows(["cone", "pylon"])
 
 
 def test_set_vocabulary_is_the_default_of_later_calls(detector: Detector, array: np.ndarray[Any, Any]) -> None:

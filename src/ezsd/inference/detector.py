@@ -79,7 +79,8 @@ class Detector:
         self._teacher: Teacher | None = None
         self._default: AnyVocabulary | None = None
         self._near = NearNames()
-        self._lock = threading.Lock()  # a server calls from several threads
+        self._lock = threading.Lock()  # of the embeddings, for moments: a server calls from several threads
+        self._encoding = threading.Lock()  # one thread loads the teacher and encodes; others go on with known names
 
     @classmethod
     def load(
@@ -253,6 +254,18 @@ class Detector:
         owners = [index for index, phrases in enumerate(given.phrases) for _ in phrases]
         return Vocabulary(given.names, self._encoded(given), torch.tensor(owners))
 
+    def knows(self, vocabulary: AnyVocabulary | None = None) -> bool:
+        """Return whether the embeddings of a vocabulary are in memory, so that a call does not wait for the teacher.
+
+        Raises:
+            RecipeError: The vocabulary is invalid.
+        """
+        vocabulary = self._default if vocabulary is None else vocabulary
+        if isinstance(vocabulary, Vocabulary):
+            return True
+        keys = _keys(parse_vocabulary(vocabulary, self.config.names))
+        return len(self._kept(keys)) == len(keys)
+
     def embed(self, vocabulary: AnyVocabulary | None = None) -> Tensor:
         """Return the text embeddings [P, D] of a vocabulary (float32, CPU); see :meth:`vocabulary`."""
         return self.vocabulary(vocabulary).embeddings
@@ -316,21 +329,33 @@ class Detector:
 
     def _encoded(self, given: Names) -> Tensor:
         """Return the embeddings [P, D] of all phrases."""
+        keys, templates = _keys(given), given.templates or (self.config.prompt,)
+        rows = self._kept(keys)
+        if len(rows) < len(keys):
+            with self._encoding:
+                rows |= self._kept(keys)  # another thread may have encoded some
+                if unknown := [phrase for phrase in keys if phrase not in rows]:
+                    made = cached(
+                        digest(self._text_key, *templates, "", *unknown), lambda: self._encode(unknown, templates)
+                    )
+                    new = dict(zip(unknown, made, strict=True))
+                    rows |= new
+                    self._keep({keys[phrase]: row for phrase, row in new.items()})
         phrases = [phrase for phrases in given.phrases for phrase in phrases]
-        templates = given.templates or (self.config.prompt,)
-        with self._lock:
-            keys = {phrase: phrase if not given.templates else digest(phrase, *templates) for phrase in phrases}
-            unknown = [phrase for phrase in dict.fromkeys(phrases) if keys[phrase] not in self._embeddings]
-            if unknown:
-                rows = cached(
-                    digest(self._text_key, *templates, "", *unknown), lambda: self._encode(unknown, templates)
-                )
-                self._embeddings.update(zip((keys[phrase] for phrase in unknown), rows, strict=True))
-            embeddings = torch.stack([self._embeddings[keys[phrase]] for phrase in phrases])
-            for key in list(self._embeddings)[len(self.config.names) : -_NEW_NAMES]:  # the oldest new names
-                del self._embeddings[key]
+        embeddings = torch.stack([rows[phrase] for phrase in phrases])
         self._near.note(given, embeddings.numpy())
         return embeddings
+
+    def _kept(self, keys: Mapping[str, str]) -> dict[str, Tensor]:
+        """Return the embeddings [D] of those phrases that are in memory."""
+        with self._lock:
+            return {phrase: self._embeddings[key] for phrase, key in keys.items() if key in self._embeddings}
+
+    def _keep(self, rows: Mapping[str, Tensor]) -> None:
+        with self._lock:
+            self._embeddings.update(rows)
+            for key in list(self._embeddings)[len(self.config.names) : -_NEW_NAMES]:  # the oldest new names
+                del self._embeddings[key]
 
     @torch.no_grad()
     def _encode(self, phrases: Sequence[str], templates: Sequence[str]) -> Tensor:
@@ -358,6 +383,12 @@ class Detector:
     @property
     def _device(self) -> str:
         return str(next(self._rcnn.parameters()).device)
+
+
+def _keys(given: Names) -> dict[str, str]:
+    """Return the key of the embedding of each phrase."""
+    phrases = (phrase for phrases in given.phrases for phrase in phrases)
+    return {phrase: digest(phrase, *given.templates) if given.templates else phrase for phrase in phrases}
 
 
 def _to_supervision(found: Detections, names: Sequence[str]) -> sv.Detections:
