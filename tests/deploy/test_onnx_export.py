@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,54 @@ def test_hard_nms_without_masks_and_a_baked_vocabulary(tmp_path: Path, images: l
         _same(one, other)
     assert onnx.names == ("bar", "circle")
     assert str(tmp_path).encode() not in path.read_bytes()
-    with pytest.raises(RecipeError, match="was exported for the vocabulary bar, circle"):
-        onnx(images[0], "circle")
+
+
+def test_a_baked_file_detects_any_of_its_names_and_no_others(
+    model: Path, tmp_path: Path, images: list[np.ndarray[Any, Any]]
+) -> None:
+    path = tmp_path / "baked.onnx"
+    export_onnx(model, path, "bar, circle", OnnxOptions(baked=True))
+    onnx = OnnxDetector.load(path, "cpu")
+    options: Any = {"threshold": 0.0, "multi_label": True}
+    both = onnx(images[0], **options)
+    turned = onnx(images[0], ["circle", "bar"], **options)
+    assert (turned.class_id == 1 - both.class_id).all() and (turned["class_name"] == both["class_name"]).all()
+    one, expected = onnx(images[0], "circle", **options), both[both["class_name"] == "circle"]
+    assert len(one) > 3 and (one.xyxy == expected.xyxy).all() and (one.class_id == 0).all()
+    with pytest.raises(RecipeError, match=r"ring: not among the 2 names that are baked .* export it without --baked"):
+        onnx(images[0], "circle, ring")
+    with pytest.raises(RecipeError, match="without --baked"):
+        onnx.embed()
+
+
+def test_synonyms_and_templates_go_with_the_file(
+    model: Path, tmp_path: Path, images: list[np.ndarray[Any, Any]]
+) -> None:
+    file, path = tmp_path / "names.yaml", tmp_path / "model.onnx"
+    file.write_text(
+        "names: {shape: [ring, triangle, cone], bar: , circle: [disc]}\ntemplates: ['one {name}', '{name}']"
+    )
+    expected = Detector.load(model, "cpu")(images, file, threshold=0.0)
+    for baked in (False, True):
+        export_onnx(model, path, file, OnnxOptions(baked=baked))
+        onnx = OnnxDetector.load(path, "cpu")
+        for one, other in zip(onnx(images, "shape, bar, circle", threshold=0.0), expected, strict=True):
+            _same(one, other)
+    with pytest.raises(RecipeError, match="Give them to ezsd export"):
+        onnx(images[0], file)
+
+
+def test_names_that_are_given_again_replace_those_of_the_names_file(model: Path, tmp_path: Path) -> None:
+    def sizes(vocabulary: Any) -> dict[str, int]:
+        export_onnx(model, tmp_path / "model.names.npz", vocabulary)
+        with np.load(tmp_path / "model.names.npz") as content:
+            return Counter(content["names"].tolist())
+
+    plain = dict.fromkeys(SPLIT.names, 1)
+    assert sizes({"circle": ["ring", "disc"], "cone": None}) == {**plain, "circle": 2, "cone": 1}
+    assert sizes("zebra") == {**plain, "circle": 2, "cone": 1, "zebra": 1}
+    assert sizes(None) == {**plain, "circle": 2, "cone": 1, "zebra": 1}
+    assert sizes("circle") == {**plain, "cone": 1, "zebra": 1}
 
 
 def test_calibrated_thresholds_go_with_the_file(
@@ -223,7 +270,7 @@ def test_files_that_are_not_exported_models_are_refused(tmp_path: Path) -> None:
 )
 def test_damaged_names_files_are_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "model.names.npz"
-    write_names(path, {"cat": np.ones(4)}, "this")
+    write_names(path, {"cat": np.ones((1, 4))}, "this")
     assert list(read_names(path, "this")) == ["cat"]
     if content is not None:
         path.write_bytes(content)

@@ -44,6 +44,12 @@ def test_any_number_of_names(vocabulary: int, tmp_path: Path) -> None:
     _compare(make_model_folder(tmp_path, soft_nms=0.3), vocabulary)
 
 
+def test_names_with_several_phrases(tmp_path: Path) -> None:
+    phrases = [[0, 0, 0], [1, 2, 3], [4, 5, 4]]
+    owners = torch.tensor([0, 1, 1, 1, 2, 2])
+    _compare(make_model_folder(tmp_path), vocabulary=6, names={"phrases": torch.tensor(phrases)}, owners=owners)
+
+
 def test_images_of_any_size_in_a_batch(tmp_path: Path) -> None:
     model, _, _ = load_model(make_model_folder(tmp_path))
     found = DetectionGraph(model)(
@@ -53,7 +59,9 @@ def test_images_of_any_size_in_a_batch(tmp_path: Path) -> None:
     assert (found[0] <= limits[:, None]).all() and found[0].isfinite().all()
 
 
-def _compare(folder: Path, vocabulary: int) -> None:
+def _compare(
+    folder: Path, vocabulary: int, names: dict[str, torch.Tensor] | None = None, owners: torch.Tensor | None = None
+) -> None:
     model, _, _ = load_model(folder)
     generator = torch.Generator().manual_seed(0)
     images = [
@@ -63,8 +71,8 @@ def _compare(folder: Path, vocabulary: int) -> None:
     features = batch_images(images)
     batch, sizes = (features.tensors * 255).round().byte(), torch.tensor(features.image_sizes)
     with torch.inference_mode():
-        expected = model.detect(images, text)
-        boxes, labels, scores, *masks = DetectionGraph(model)(batch, sizes, text)
+        expected = model.detect(images, text, owners)
+        boxes, labels, scores, *masks = DetectionGraph(model)(batch, sizes, text, **(names or {}))
     for place, wanted in enumerate(expected):
         count = len(wanted.boxes)
         assert count > 3

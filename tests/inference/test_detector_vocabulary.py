@@ -102,7 +102,7 @@ def test_known_names_do_not_wait_for_the_teacher_and_one_thread_loads_it(
         assert go.wait(60)
         return load_teacher(*arguments, **options)
 
-    monkeypatch.setattr("ezsd.inference.detector.load_teacher", load)
+    monkeypatch.setattr("ezsd.inference.model_teacher.load_teacher", load)
     with ThreadPoolExecutor(3) as pool:
         try:
             new = [pool.submit(detector.embed, names) for names in (["cone", "circle"], ["pylon"])]

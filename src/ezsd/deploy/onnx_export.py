@@ -13,14 +13,14 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ezsd.deploy.onnx_graph import DetectionGraph
 from ezsd.detector.rcnn import Rcnn
 from ezsd.errors import ArtifactError, DataError, MissingExtraError, RecipeError
 from ezsd.inference.detector import Detector
+from ezsd.inference.embedded_names import Vocabulary
 from ezsd.inference.inputs import read_pixels
-from ezsd.inference.names_file import Embeddings, names_file_of, read_names, write_names
+from ezsd.inference.names_file import Embeddings, TextInput, names_file_of, read_names, text_input, write_names
 from ezsd.inference.onnx_detector import (
     CONFIG_KEY,
     MODEL_ID_KEY,
@@ -29,6 +29,7 @@ from ezsd.inference.onnx_detector import (
     network_input,
     resize_pixels,
 )
+from ezsd.inference.vocabulary import VocabularyInput
 from ezsd.utils.files import digest, written_whole
 from ezsd.utils.resize import PADDED_TO
 
@@ -59,20 +60,21 @@ class OnnxOptions:
 
 
 def export_onnx(
-    model: str | Path, out: Path, vocabulary: Sequence[str] | str | None = None, options: OnnxOptions | None = None
+    model: str | Path, out: Path, vocabulary: VocabularyInput | None = None, options: OnnxOptions | None = None
 ) -> list[Path]:
     """Write an ONNX file and its names file; neither torch nor the teacher is needed to use them.
 
     The graph takes ``images`` [B, 3, H, W] uint8 (padded, H and W multiples of 32), ``sizes`` [B, 2] int64 (height and
-    width without padding) and ``text_embeddings`` [C, D] float32; B, H, W and C are free. It returns ``boxes``
-    [B, N, 4] (xyxy, pixels of the input), ``labels`` [B, N] (-1 = no detection), ``scores`` [B, N] and, with a mask
-    branch, ``masks`` [B, N, 28, 28] inside the boxes.
+    width without padding), ``text_embeddings`` [P, D] float32 and ``phrases`` [C, K] int64 (the rows of each name); all
+    sizes except D are free. It returns ``boxes`` [B, N, 4] (xyxy, pixels of the input), ``labels`` [B, N] (-1 = no
+    detection), ``scores`` [B, N] and, with a mask branch, ``masks`` [B, N, 28, 28] inside the boxes.
 
     Args:
         model: A model folder, a run folder, or a repository of the hub.
         out: The ONNX file, or a names file (.npz), which is then written alone.
-        vocabulary: Names as in :meth:`ezsd.Detector.__call__`. The names file has those of the model, these, and those
-            that it already had; a baked file has only these.
+        vocabulary: Names as in :meth:`ezsd.Detector.__call__`, also with synonyms and templates: the best phrase of a
+            name gives its score. The names file has those of the model, those that it already had, and these, which
+            replace others of the same name; a baked file has only these.
         options: What is exported; default: fp32, text embeddings as an input.
 
     Returns:
@@ -92,9 +94,8 @@ def export_onnx(
     if out.suffix == ".onnx":
         _check_packages()
     detector = Detector.load(model, "cpu", teacher=options.teacher)
-    wanted = detector.vocabulary(vocabulary).names
-    names = wanted if options.baked else tuple(dict.fromkeys((*detector.config.names, *wanted)))
-    text = detector.embed(names)
+    asked, own = _rows(detector.vocabulary(vocabulary)), _rows(detector.vocabulary())
+    text = text_input([*(asked if options.baked else own | asked).values()])
     model_id = digest(detector.embed().numpy().tobytes(), *_weights(detector.model))
     about = {
         CONFIG_KEY: json.dumps(detector.config.published().model_dump(mode="json")),
@@ -104,7 +105,7 @@ def export_onnx(
     written = []
     if out.suffix == ".onnx":
         if options.baked:
-            about[VOCABULARY_KEY] = json.dumps(names)
+            about[VOCABULARY_KEY] = json.dumps([*asked])
         with written_whole(out) as temporary:
             _write_graph(detector, text, options, temporary)
             if images:
@@ -113,10 +114,17 @@ def export_onnx(
         written.append(out)
     if not options.baked:
         path = names_file_of(out) if out.suffix == ".onnx" else out
-        own = dict(zip(names, text.numpy(), strict=True))
-        write_names(path, {**own, **_known_names(path, model_id)}, model_id)
+        write_names(path, {**own, **_known_names(path, model_id), **({} if vocabulary is None else asked)}, model_id)
         written.append(path)
     return written
+
+
+def _rows(vocabulary: Vocabulary) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the embeddings [K, D] of the phrases of each name."""
+    counts = vocabulary.owners.bincount().tolist()  # the phrases of a name follow one another
+    return {
+        name: rows.numpy() for name, rows in zip(vocabulary.names, vocabulary.embeddings.split(counts), strict=True)
+    }
 
 
 def _known_names(path: Path, model_id: str) -> Embeddings:
@@ -140,18 +148,19 @@ def _weights(model: torch.nn.Module) -> Iterator[bytes]:
         yield value.cpu().contiguous().numpy().tobytes()
 
 
-def _write_graph(detector: Detector, text: Tensor, options: OnnxOptions, path: Path) -> None:
-    graph = DetectionGraph(cast(Rcnn, detector.model), text if options.baked else None)
+def _write_graph(detector: Detector, text: TextInput, options: OnnxOptions, path: Path) -> None:
+    names = {key: torch.from_numpy(values) for key, values in text._asdict().items()}
+    graph = DetectionGraph(cast(Rcnn, detector.model), *(names.values() if options.baked else ()))
     if options.precision == "fp16":
         graph.to_half()
     sizes = torch.tensor([[PADDED_TO * 2, PADDED_TO * 3], [PADDED_TO * 3 - 5, PADDED_TO * 2]])
     images = torch.zeros(2, 3, PADDED_TO * 3, PADDED_TO * 3, dtype=torch.uint8)
-    inputs = {"images": images, "sizes": sizes} | ({} if options.baked else {"text_embeddings": text})
+    inputs = {"images": images, "sizes": sizes} | ({} if options.baked else names)
     outputs = ["boxes", "labels", "scores", *(["masks"] if detector.config.masks else [])]
     axes: dict[str, dict[int, str]] = {"images": {0: "batch", 2: "height", 3: "width"}, "sizes": {0: "batch"}}
     axes |= {name: {0: "batch"} for name in outputs}
     if not options.baked:
-        axes["text_embeddings"] = {0: "names"}
+        axes |= {"text_embeddings": {0: "all_phrases"}, "phrases": {0: "names", 1: "phrases_of_a_name"}}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the tracer, about sizes that are meant to be fixed
         # The exporter based on torch.export needs minutes to reason about the free sizes of this graph.
@@ -183,7 +192,7 @@ def _calibration_images(place: Path | None) -> list[Path]:
     return [found[index * len(found) // count] for index in range(count)]
 
 
-def _quantize(path: Path, detector: Detector, text: Tensor | None, images: Sequence[Path]) -> None:
+def _quantize(path: Path, detector: Detector, text: TextInput | None, images: Sequence[Path]) -> None:
     """Replace an ONNX file with one that computes convolutions and linear layers in int8."""
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -207,9 +216,8 @@ def _quantize(path: Path, detector: Detector, text: Tensor | None, images: Seque
 class _Calibration:
     """Yields the inputs of the graph for one image after the other; onnxruntime calls ``get_next``."""
 
-    def __init__(self, detector: Detector, text: Tensor | None, images: Sequence[Path]) -> None:
-        self._size = detector.config.detector.image_size
-        self._text = None if text is None else text.numpy()
+    def __init__(self, detector: Detector, text: TextInput | None, images: Sequence[Path]) -> None:
+        self._size, self._text = detector.config.detector.image_size, text
         self._images = iter(images)
 
     def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:

@@ -43,14 +43,17 @@ class DetectionGraph(nn.Module):
 
     Args:
         model: The detector; it is copied.
-        text: [C, D], the text embeddings of a fixed vocabulary; None: they are an input.
+        text: [P, D], the text embeddings of a fixed vocabulary; None: they are an input.
+        phrases: [C, K], the rows of ``text`` that belong to each name; None: one row for each name.
     """
 
-    def __init__(self, model: Rcnn, text: Tensor | None = None) -> None:
+    def __init__(self, model: Rcnn, text: Tensor | None = None, phrases: Tensor | None = None) -> None:
         super().__init__()
         self.model = with_fixed_padding(copy.deepcopy(model).eval())
         self.text: Tensor | None
+        self.phrases: Tensor | None
         self.register_buffer("text", text)
+        self.register_buffer("phrases", phrases)
 
     def to_half(self) -> None:
         """Compute the network in float16; proposals, names and boxes stay in float32."""
@@ -59,15 +62,19 @@ class DetectionGraph(nn.Module):
             if part is not None:
                 part.half()
 
-    def forward(self, images: Tensor, sizes: Tensor, text_embeddings: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, images: Tensor, sizes: Tensor, text_embeddings: Tensor | None = None, phrases: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """Return boxes, labels, scores and, with a mask branch, masks; see :class:`Found`.
 
         Args:
             images: [B, 3, H, W] uint8, padded at the right and bottom; H and W are multiples of 32.
             sizes: [B, 2] int64, height and width of each image without padding.
-            text_embeddings: [C, D], unit length; without a fixed vocabulary.
+            text_embeddings: [P, D], unit length; without a fixed vocabulary.
+            phrases: [C, K] int64, the rows of ``text_embeddings`` that belong to each name; the best gives its score.
         """
         text = self.text if text_embeddings is None else text_embeddings
+        phrases = self.phrases if phrases is None else phrases
         if text is None:
             raise ValueError("there are no text embeddings")
         dtype = next(self.model.backbone.parameters()).dtype
@@ -75,7 +82,7 @@ class DetectionGraph(nn.Module):
         limits = sizes.flip(1).repeat(1, 2).float()[:, None]  # [B, 1, 4]: width, height, width, height
         proposals, objectness = self._propose(images, list(features.values()), limits)
         levels = [features[name].float() for name in self.model.roi_heads.box_roi_pool.featmap_names]
-        found = self._detect(levels, proposals, objectness, limits, text)
+        found = self._detect(levels, proposals, objectness, limits, (text, phrases))
         return tuple(part for part in found if part is not None)
 
     def _propose(self, images: Tensor, levels: list[Tensor], limits: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,13 +128,20 @@ class DetectionGraph(nn.Module):
         return anchors
 
     def _detect(
-        self, levels: list[Tensor], proposals: Tensor, objectness: Tensor, limits: Tensor, text: Tensor
+        self,
+        levels: list[Tensor],
+        proposals: Tensor,
+        objectness: Tensor,
+        limits: Tensor,
+        vocabulary: tuple[Tensor, Tensor | None],
     ) -> Found:
         heads, scoring = self.model.roi_heads, self.model.roi_heads.scoring
         head = heads.box_head
         batch, count = proposals.shape[:2]
+        text, phrases = vocabulary
         shared = head.shared(self._pool(levels, proposals, heads.box_roi_pool).to(_dtype(head)))
-        scores = heads.box_predictor(head.embed(shared), text).softmax(dim=1)[:, 1:]
+        logits, rows = _of_names(heads.box_predictor(head.embed(shared), text), phrases)
+        scores = logits.softmax(dim=1)[:, 1:]
         features = head.to_box_features(shared)
         factors = objectness.flatten().clamp(min=0) ** scoring.objectness_power
         if head.to_quality is not None:
@@ -135,9 +149,11 @@ class DetectionGraph(nn.Module):
         weighted = torch.where(objectness.flatten()[:, None] >= 0, scores * factors[:, None], _OUT)
         pairs = F.pad(weighted.reshape(batch, -1), (0, CANDIDATES), value=_OUT)
         confidence, place = pairs.topk(CANDIDATES, dim=1)
-        region, name = (place // text.shape[0]).clamp(max=count - 1), place % text.shape[0]
+        names = scores.shape[1]
+        region, name = (place // names).clamp(max=count - 1), place % names
         row = (region + count * torch.arange(batch, device=region.device)[:, None]).flatten()
-        boxes = self._regress(features, scores, proposals.flatten(0, 1), row, name.flatten(), text)
+        of_row = row, name.flatten()
+        boxes = self._regress(features, scores, proposals.flatten(0, 1), of_row, text, rows)
         boxes = _clip(boxes.reshape(batch, -1, 4), limits)
         confidence = torch.where(confidence > heads.score_thresh, confidence, _OUT)
         confidence = self._thin_out(boxes, confidence, name)
@@ -160,17 +176,24 @@ class DetectionGraph(nn.Module):
         return torch.where(kept, confidence, _OUT)
 
     def _regress(
-        self, features: Tensor, scores: Tensor, proposals: Tensor, row: Tensor, name: Tensor, text: Tensor
+        self,
+        features: Tensor,
+        scores: Tensor,
+        proposals: Tensor,
+        pairs: tuple[Tensor, Tensor],
+        text: Tensor,
+        rows: Tensor | None,
     ) -> Tensor:
         """Return boxes [P, 4] of pairs of a region (its row) and a name; see ``ZeroShotRoIHeads``."""
         heads = self.model.roi_heads
+        row, name = pairs
         if not heads.box_head.semantic:
             deltas = heads.box_head.deltas(features, text[:0])[row]
         else:
             top_k = heads.scoring.semantic_top_k
             top = F.pad(scores, (0, top_k - 1), value=_OUT).topk(top_k, dim=1).indices[row]
             guide = torch.where((top == name[:, None]).any(dim=1), name, top[:, 0])
-            deltas = heads.box_head.deltas(features[row], text[guide])
+            deltas = heads.box_head.deltas(features[row], text[guide if rows is None else rows[row, guide]])
         boxes: Tensor = heads.box_coder.decode_single(deltas, proposals[row])
         return boxes
 
@@ -218,6 +241,15 @@ def _with_fixed_padding(conv: Any) -> nn.Module:
         plain.padding = (top, left)
         return plain
     return nn.Sequential(nn.ZeroPad2d((left, totals[1] - left, top, totals[0] - top)), plain)
+
+
+def _of_names(logits: Tensor, phrases: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return the logits [N, 1 + C] of names by their best phrase, and the row [N, C] of that phrase."""
+    if phrases is None:
+        return logits, None
+    best, place = logits[:, 1:][:, phrases].max(dim=2)
+    names = torch.arange(phrases.shape[0], device=phrases.device)  # not len, which the tracer fixes
+    return torch.cat([logits[:, :1], best], dim=1), phrases[names, place]
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,28 @@ from ezsd.errors import ArtifactError
 from ezsd.utils.files import written_whole
 from ezsd.utils.format import shell_quoted
 
-Embeddings = Mapping[str, "np.ndarray[Any, Any]"]
+Embeddings = Mapping[str, "np.ndarray[Any, Any]"]  # [K, D] of each name: its phrases, mostly one
+
+
+class TextInput(NamedTuple):
+    """The names of a call, as inputs of an exported graph.
+
+    Attributes:
+        text_embeddings: [P, D] float32, the phrases of all names.
+        phrases: [C, K] int64, the rows of ``text_embeddings`` that belong to each name; if a name has fewer phrases
+            than others, its first is repeated.
+    """
+
+    text_embeddings: np.ndarray[Any, Any]
+    phrases: np.ndarray[Any, Any]
+
+
+def text_input(names: Sequence[np.ndarray[Any, Any]]) -> TextInput:
+    """Return the inputs for names with the embeddings [K, D] of their phrases."""
+    ends = np.cumsum([len(rows) for rows in names])
+    places = np.arange(max(len(rows) for rows in names))
+    phrases = [end - len(rows) + np.where(places < len(rows), places, 0) for rows, end in zip(names, ends, strict=True)]
+    return TextInput(np.concatenate(names).astype(np.float32), np.array(phrases, dtype=np.int64))
 
 
 def names_file_of(model: Path) -> Path:
@@ -26,15 +47,16 @@ def write_names(path: Path, embeddings: Embeddings, model_id: str) -> None:
 
     Args:
         path: The file (.npz).
-        embeddings: The text embedding [D] of each name.
+        embeddings: The text embeddings [K, D] of each name; the file has the name once for each of them.
         model_id: Identifies the model whose embeddings these are.
 
     Raises:
         ArtifactError: The file cannot be written.
     """
-    rows = np.stack(list(embeddings.values())).astype(np.float32)
+    rows = np.concatenate(list(embeddings.values())).astype(np.float32)
+    names = np.repeat(np.array(list(embeddings), dtype=str), [len(each) for each in embeddings.values()])
     with written_whole(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, names=np.array(list(embeddings), dtype=str), embeddings=rows, model_id=model_id)
+        np.savez_compressed(file, names=names, embeddings=rows, model_id=model_id)
 
 
 def read_names(path: Path, model_id: str) -> Embeddings:
@@ -59,4 +81,7 @@ def read_names(path: Path, model_id: str) -> Embeddings:
             f"{path} has the text embeddings of another model. Write it from the model of the ONNX file, with: "
             f"ezsd export MODEL {shell_quoted(path)}"
         )
-    return dict(zip(names.tolist(), rows, strict=True))
+    by_name: dict[str, list[np.ndarray[Any, Any]]] = {}
+    for name, row in zip(names.tolist(), rows, strict=True):
+        by_name.setdefault(name, []).append(row)
+    return {name: np.stack(own) for name, own in by_name.items()}

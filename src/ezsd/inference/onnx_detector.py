@@ -16,7 +16,7 @@ from ezsd.detector.model_config import ModelConfig, parse_config
 from ezsd.errors import ArtifactError, MissingExtraError, RecipeError
 from ezsd.inference.calls import Array, Pixels, call, with_names
 from ezsd.inference.inputs import ImageInput
-from ezsd.inference.names_file import Embeddings, names_file_of, read_names
+from ezsd.inference.names_file import Embeddings, TextInput, names_file_of, read_names, text_input
 from ezsd.inference.near_names import NearNames
 from ezsd.inference.sources import open_source
 from ezsd.inference.stream import Found, View, detect_stream
@@ -28,10 +28,13 @@ from ezsd.utils.resize import padded_side, resized_sides, same_size_batches
 
 CONFIG_KEY, VOCABULARY_KEY, MODEL_ID_KEY = "ezsd.config", "ezsd.vocabulary", "ezsd.model_id"  # in the file's metadata
 THRESHOLDS_KEY = "ezsd.thresholds"
+_LISTED = 5  # names in a message
 
 
 class OnnxDetector:
     """A detector from an ONNX file, for any vocabulary of its names file. Neither torch nor a teacher is needed.
+
+    A name has the phrases that it was exported with; the best of them gives its score.
 
     Examples:
         >>> detector = OnnxDetector.load("model.onnx")
@@ -41,7 +44,7 @@ class OnnxDetector:
     Args:
         session: The session of onnxruntime.
         config: The configuration of the model that was exported.
-        embeddings: The text embedding [D] of each name.
+        embeddings: The text embeddings [K, D] of each name.
         vocabulary: The names of a model that was exported with a fixed vocabulary; else None.
         thresholds: The calibrated thresholds of the model that was exported; None = 0.3 for every name.
     """
@@ -167,7 +170,6 @@ class OnnxDetector:
         """
         self._default = None
         names = self.vocabulary(vocabulary)
-        self._text(names.names)
         self._default = names.names
         return names
 
@@ -175,50 +177,74 @@ class OnnxDetector:
         """Return a vocabulary; None = that of :meth:`set_vocabulary`, or the names of the model.
 
         Raises:
-            RecipeError: The vocabulary is invalid, has synonyms or templates, or is not the fixed one of the model.
+            RecipeError: The vocabulary is invalid, has synonyms or templates, or a name has no text embedding.
         """
         own = self.config.names if self._fixed is None else self._fixed
         given = parse_vocabulary(vocabulary, self._default or own)
         if given.templates or given.phrases != tuple((name,) for name in given.names):
-            raise RecipeError("Synonyms and templates need the teacher. ONNX models take plain names.")
-        if self._fixed is not None and given.names != self._fixed:
             raise RecipeError(
-                f"The model was exported for the vocabulary {', '.join(self._fixed)}. Export it again without --baked "
-                "to give the names with each call."
+                "Synonyms and templates need the teacher. Give them to ezsd export, and only names to ONNX models."
             )
+        known = set(self.names)
+        if unknown := [name for name in given.names if name not in known]:
+            raise RecipeError(self._unknown(unknown))
         return given
 
-    def embed(self, vocabulary: VocabularyInput | None = None) -> Array:
-        """Return the text embeddings [C, D] of a vocabulary, float32. Names that are alike for the teacher are logged.
+    def _unknown(self, unknown: Sequence[str]) -> str:
+        listed, more = ", ".join(unknown[:_LISTED]), f" and {len(unknown) - _LISTED} more" * (len(unknown) > _LISTED)
+        quoted = shell_quoted(joined_names(unknown[:_LISTED]))
+        if self._fixed is None:
+            return (
+                f"No text embedding of {listed}{more}: the names file has {len(self._embeddings)} other names. "
+                f"Add names with: ezsd export MODEL MODEL.names.npz --vocabulary {quoted}"
+            )
+        return (
+            f"{listed}{more}: not among the {len(self._fixed)} names that are baked into the model. For other names, "
+            f"export it without --baked: ezsd export MODEL model.onnx --vocabulary {quoted}"
+        )
+
+    def knows(self, vocabulary: VocabularyInput | None = None) -> bool:
+        """Return True: no call waits for a teacher; see :meth:`ezsd.Detector.knows`.
 
         Raises:
-            RecipeError: The vocabulary is invalid, or a name is not in the names file.
+            RecipeError: As in :meth:`vocabulary`.
         """
-        given = self.vocabulary(vocabulary)
-        names = given.names
-        if unknown := [name for name in names if name not in self._embeddings]:
-            raise RecipeError(
-                f"No text embedding of {', '.join(unknown)}: the names file has {len(self._embeddings)} other names. "
-                f"Add names with: ezsd export MODEL MODEL.names.npz --vocabulary {shell_quoted(joined_names(unknown))}"
-            )
-        rows = np.stack([self._embeddings[name] for name in names])
-        self._near.note(given, rows)
-        return rows
+        self.vocabulary(vocabulary)
+        return True
 
-    def _text(self, names: Sequence[str]) -> Array | None:
-        return None if self._fixed is not None else self.embed(names)
+    def embed(self, vocabulary: VocabularyInput | None = None) -> Array:
+        """Return the text embeddings [P, D] of a vocabulary, float32: of all phrases of its names.
+
+        Raises:
+            RecipeError: The vocabulary is invalid, a name is not in the names file, or the names are baked.
+        """
+        text = self._text(self.vocabulary(vocabulary).names)
+        if text is None:
+            raise RecipeError("A baked model has no text embeddings beside its graph. Export it without --baked.")
+        return text.text_embeddings
+
+    def _text(self, names: Sequence[str]) -> TextInput | None:
+        if self._fixed is not None:
+            return None
+        rows = [self._embeddings[name] for name in names]
+        self._near.note(parse_vocabulary(list(names), ()), np.stack([row[0] for row in rows]))
+        return text_input(rows)
 
     def _detect(
-        self, images: Sequence[Pixels], names: Sequence[str], text: Array | None, batch_size: int
+        self, images: Sequence[Pixels], names: Sequence[str], text: TextInput | None, batch_size: int
     ) -> list[sv.Detections]:
         """Return all detections of images of any size. They do not depend on the batch size."""
         results: dict[int, sv.Detections] = {}
+        places = {name: place for place, name in enumerate(names)}
+        # The graph numbers all baked names; -1 is no detection, or a name that is not asked for.
+        label_of = np.array([places.get(name, -1) for name in self._fixed or names] + [-1])
         image_size = self.config.detector.image_size
         resized = [resize_pixels(image, image_size) for image in images]
         for batch in same_size_batches([image.shape[:2] for image in images], image_size, batch_size):
             found = self._session.run(None, network_input([resized[index] for index in batch], text))
             for row, index in enumerate(batch):
-                own = _Found(*(values[row] for values in found))
+                boxes, labels, *others = (values[row] for values in found)
+                own = _Found(boxes, label_of[labels], *others)
                 results[index] = own.in_image(images[index].shape[:2], resized[index].shape[:2], names)
         return [results[index] for index in range(len(images))]
 
@@ -253,21 +279,19 @@ class _Found:
         return with_names(boxes, self.labels, self.scores, masks, names)
 
 
-def network_input(images: Sequence[Pixels], text: Array | None) -> dict[str, Array]:
+def network_input(images: Sequence[Pixels], text: TextInput | None) -> dict[str, Array]:
     """Return the inputs of the graph for a batch.
 
     Args:
         images: Resized images (see :func:`resize_pixels`); smaller ones are padded at the right and bottom.
-        text: [C, D], the text embeddings; None = the graph has a fixed vocabulary.
+        text: The names; None = the graph has a fixed vocabulary.
     """
     height, width = (padded_side(max(image.shape[axis] for image in images)) for axis in (0, 1))
     batch = np.zeros((len(images), 3, height, width), dtype=np.uint8)
     for place, image in enumerate(images):
         batch[place, :, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
     inputs: dict[str, Array] = {"images": batch, "sizes": np.array([image.shape[:2] for image in images], np.int64)}
-    if text is not None:
-        inputs["text_embeddings"] = text
-    return inputs
+    return inputs if text is None else inputs | text._asdict()
 
 
 def paste_masks(masks: Array, boxes: Array, size: tuple[int, int]) -> Array:
