@@ -348,4 +348,4 @@ def _same(one: sv.Detections, other: sv.Detections) -> None:
     assert (one.mask is None) == (other.mask is None)
     if one.mask is not None:
         assert one.mask.shape == other.mask.shape
-        assert (one.mask != other.mask).mean() < 1e-3
+        assert (np.asarray(one.mask) != np.asarray(other.mask)).mean() < 1e-3

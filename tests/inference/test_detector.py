@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +152,19 @@ def test_detections_do_not_depend_on_the_batch_size(detector: Detector) -> None:
 def test_masks_have_the_size_of_the_image(array: np.ndarray[Any, Any], tmp_path: Path) -> None:
     detector = Detector.load(make_model_folder(tmp_path, masks=True), "cpu")
     found = detector(array, threshold=0.0, multi_label=True)
-    assert isinstance(found.mask, np.ndarray)
+    assert isinstance(found.mask, sv.CompactMask)
     assert found.mask.shape == (len(found), 70, 100) and found.mask.dtype == bool
     nothing = detector(array, threshold=1.0)
-    assert isinstance(nothing.mask, np.ndarray) and nothing.mask.shape == (0, 70, 100)
+    assert isinstance(nothing.mask, sv.CompactMask) and nothing.mask.shape == (0, 70, 100)
     expected = json.loads(json.dumps(detections_json(found)))
     np.testing.assert_array_equal(mask_api.decode(expected[0]["mask"]), found.mask[0])
     assert draw(array, found).size == (640, 448)
+    whole = np.asarray(found.mask)
+    assert whole.shape == found.mask.shape and whole.any() and (whole[0] == found.mask[0]).all()
+    large = np.asarray(Image.fromarray(array).resize((1000, 700)))
+    compressed = detector(large, threshold=0.0)
+    expanded = replace(compressed, mask=np.asarray(compressed.mask))
+    assert draw(large, compressed) == draw(large, expanded)
 
 
 def test_names_of_the_model_do_not_need_the_teacher(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import box_iou
 
 CANDIDATES = 1000  # maximum number of (region, name) pairs per image before NMS
@@ -20,7 +19,7 @@ class Detections:
         boxes: [N, 4] xyxy, pixels of the image.
         labels: [N] int64, index of the text embedding (0-based).
         scores: [N] in 0..1.
-        masks: [N, H, W] bool, or None.
+        masks: [N, S, S] probabilities inside the boxes, or None. See :mod:`ezsd.inference.masks`.
     """
 
     boxes: Tensor
@@ -77,10 +76,3 @@ def decayed(ious: Tensor, scores: Tensor, labels: Tensor, sigma: float) -> Tenso
     covered = ious.amax(dim=-2)  # how far the better box is itself covered
     decay = ((covered[..., :, None] ** 2 - ious**2) / sigma).exp().masked_fill(ious == 0, 1.0)
     return scores * decay.amin(dim=-2).clamp(max=1.0)
-
-
-def paste_masks(detections: Detections, size: tuple[int, int]) -> Detections:
-    """Convert mask probabilities [N, 1, S, S] to masks [N, H, W] bool for an image of ``size`` (height, width)."""
-    if detections.masks is not None:
-        detections.masks = paste_masks_in_image(detections.masks, detections.boxes, size)[:, 0] > 0.5
-    return detections

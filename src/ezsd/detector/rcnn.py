@@ -16,7 +16,7 @@ from torchvision.ops.poolers import initLevelMapper
 from ezsd.data.transforms import resize_image
 from ezsd.detector.backbone import Backbone
 from ezsd.detector.box_head import BoxHead
-from ezsd.detector.detections import Detections, paste_masks
+from ezsd.detector.detections import Detections
 from ezsd.detector.roi_heads import Scoring, Target, TrainingNames, ZeroShotRoIHeads
 from ezsd.detector.rpn import Rpn, build_rpn
 from ezsd.detector.text_classifier import TextClassifier
@@ -97,7 +97,6 @@ class Rcnn(nn.Module):
             detections.boxes = clip_boxes_to_image(
                 detections.boxes * scale, (height, width)
             )  # rounding can exceed the border
-            paste_masks(detections, (height, width))
         return found
 
     def _features(self, images: Sequence[Tensor]) -> tuple[ImageList, dict[str, Tensor]]:

@@ -186,7 +186,7 @@ class ZeroShotRoIHeads(RoIHeads):
         if self.has_mask():
             logits = self._mask_logits(features, [detections.boxes for detections in found], sizes)
             for detections, masks in zip(found, logits.split([len(d.boxes) for d in found]), strict=True):
-                detections.masks = masks.sigmoid()
+                detections.masks = masks[:, 0].sigmoid()
         return found
 
     def select_training_samples(self, proposals: list[Tensor], targets: list[Target]) -> RoiSamples:

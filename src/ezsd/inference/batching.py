@@ -14,6 +14,7 @@ from ezsd.data.prefetch import read_ahead
 from ezsd.data.samples import AnnotatedImage
 from ezsd.detector.detections import Detections
 from ezsd.detector.rcnn import Rcnn
+from ezsd.inference.masks import each_mask, paste_masks
 from ezsd.inference.outputs import encode_mask
 from ezsd.inference.second_opinion import SecondOpinion
 from ezsd.utils.device import process_state
@@ -69,7 +70,7 @@ def detect_annotated(
     pixels = list(read_ahead(images))
     found: list[list[dict[str, Any]]] = [[] for _ in pixels]
     for place, detections in detect_images(model, pixels, text, batch_size):
-        found[place] = _coco_results(images[place].image_id, detections, labels)
+        found[place] = _coco_results(images[place].image_id, detections, labels, pixels[place].shape[-2:])
     return [entry for entries in found for entry in entries]
 
 
@@ -108,7 +109,9 @@ def detect_in_parts(
     return [entry for path in paths for entry in read_json(path)] if process_state().is_main_process else []
 
 
-def _coco_results(image_id: int, found: Detections, labels: Sequence[int]) -> list[dict[str, Any]]:
+def _coco_results(
+    image_id: int, found: Detections, labels: Sequence[int], size: tuple[int, ...]
+) -> list[dict[str, Any]]:
     corners = found.boxes.cpu().double()
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()
     rows = zip(found.labels.tolist(), boxes, found.scores.tolist(), strict=True)
@@ -122,6 +125,7 @@ def _coco_results(image_id: int, found: Detections, labels: Sequence[int]) -> li
         for row, box, score in rows
     ]
     if found.masks is not None:
-        for result, mask in zip(results, found.masks.cpu().numpy(), strict=True):
+        masks = paste_masks(found.masks.cpu().numpy(), found.boxes.cpu().numpy(), (size[0], size[1]))
+        for result, mask in zip(results, each_mask(masks), strict=True):
             result["segmentation"] = encode_mask(mask)
     return results

@@ -13,6 +13,7 @@ import supervision as sv
 
 from ezsd.errors import DataError, RecipeError
 from ezsd.inference.inputs import ImageInput, read_pixels
+from ezsd.inference.masks import SMALL_MASKS, with_masks
 from ezsd.inference.sources import several_images
 from ezsd.inference.stream import View, detect_all
 from ezsd.inference.tiling import DetectMany
@@ -52,24 +53,25 @@ def call(
     results: list[sv.Detections] = []
     for start in range(0, len(listed), _READ_AT_ONCE * batch_size):
         pixels = [read_pixels(image) for image in listed[start : start + _READ_AT_ONCE * batch_size]]
-        results += [shown(found, limits, view.multi_label) for found in detect_all(detect, pixels, view)]
+        for image, found in zip(pixels, detect_all(detect, pixels, view), strict=True):
+            results.append(with_masks(shown(found, limits, view.multi_label), image.shape[:2]))
     return results if listed is images else results[0]
 
 
 def with_names(boxes: Array, labels: Array, scores: Array, masks: Array | None, names: Sequence[str]) -> sv.Detections:
-    """Return detections for users.
+    """Return all detections of an image; :func:`ezsd.inference.masks.with_masks` pastes the masks of those shown.
 
     Args:
         boxes: [N, 4], xyxy in pixels of the image.
         labels: [N], indices of ``names``.
         scores: [N].
-        masks: [N, H, W] bool, if the model predicts them.
+        masks: [N, S, S] probabilities inside the boxes, if the model predicts them.
         names: The vocabulary.
     """
+    small: dict[str, Any] = {} if masks is None else {SMALL_MASKS: masks}
     return sv.Detections(
         xyxy=boxes,
-        mask=masks,
         confidence=scores,
         class_id=labels.astype(int),
-        data={"class_name": np.array(names, dtype=str)[labels]},
+        data={"class_name": np.array(names, dtype=str)[labels]} | small,
     )

@@ -171,7 +171,8 @@ class Detector:
         Returns:
             The detections of an image, or a list of them if ``images`` is a list. Boxes are xyxy in absolute pixels,
             in descending order of score. ``class_id`` is the index in the vocabulary and ``data["class_name"]`` the
-            name. Masks are included if the model predicts them.
+            name. If the model predicts masks, ``mask`` is a ``supervision.CompactMask``, which needs little memory:
+            ``mask[i]`` is [H, W] bool, ``numpy.asarray(mask)`` [N, H, W].
 
         Raises:
             RecipeError: The vocabulary, the threshold or the batch size is invalid.

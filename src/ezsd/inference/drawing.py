@@ -48,12 +48,13 @@ def draw(image: ImageInput, detections: sv.Detections) -> Image.Image:
 def _enlarged(detections: sv.Detections, scale: float, size: tuple[int, int]) -> sv.Detections:
     """Scale boxes and masks to ``size`` (width, height), in ascending order of score, so that the best is on top."""
     order = np.argsort(scores_of(detections), kind="stable")
-    masks = None
-    if detections.mask is not None:
-        masks = [Image.fromarray(np.asarray(detections.mask[index])).resize(size) for index in order]
+    masks = None if detections.mask is None else detections.mask[order]
+    if masks is not None and scale > 1:
+        masks = np.array([np.asarray(Image.fromarray(mask).resize(size)) for mask in masks], bool)
+        masks = masks.reshape(-1, *size[::-1])
     return sv.Detections(
         xyxy=detections.xyxy[order] * scale,
-        mask=None if masks is None else np.array([np.asarray(mask) for mask in masks], bool).reshape(-1, *size[::-1]),
+        mask=masks,
         confidence=scores_of(detections)[order],
         class_id=None if detections.class_id is None else detections.class_id[order],
         tracker_id=None if detections.tracker_id is None else detections.tracker_id[order],

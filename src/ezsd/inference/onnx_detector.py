@@ -275,8 +275,7 @@ class _Found:
         scale = np.array([size[1] / resized[1], size[0] / resized[0]] * 2, dtype=np.float32)
         limits = np.array([size[1], size[0]] * 2, dtype=np.float32)
         boxes = (self.boxes * scale).clip(0, limits)
-        masks = None if self.masks is None else paste_masks(self.masks, boxes, size)
-        return with_names(boxes, self.labels, self.scores, masks, names)
+        return with_names(boxes, self.labels, self.scores, self.masks, names)
 
 
 def network_input(images: Sequence[Pixels], text: TextInput | None) -> dict[str, Array]:
@@ -292,37 +291,6 @@ def network_input(images: Sequence[Pixels], text: TextInput | None) -> dict[str,
         batch[place, :, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
     inputs: dict[str, Array] = {"images": batch, "sizes": np.array([image.shape[:2] for image in images], np.int64)}
     return inputs if text is None else inputs | text._asdict()
-
-
-def paste_masks(masks: Array, boxes: Array, size: tuple[int, int]) -> Array:
-    """Return masks [N, H, W] bool of an image, as torchvision's ``paste_masks_in_image`` makes them.
-
-    Args:
-        masks: [N, S, S] probabilities inside the boxes.
-        boxes: [N, 4] xyxy.
-        size: H and W.
-    """
-    pasted = np.zeros((len(masks), *size), dtype=bool)
-    side = masks.shape[-1]
-    bordered = np.pad(masks, ((0, 0), (1, 1), (1, 1)))
-    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * ((side + 2) / side)
-    corners = np.concatenate([middle - half, middle + half], axis=1).astype(np.int64)
-    for place, (mask, (left, top, right, bottom)) in enumerate(zip(bordered, corners.tolist(), strict=True)):
-        rows, columns = (max(1, end - start + 1) for start, end in ((top, bottom), (left, right)))
-        scaled = _along(_along(mask, rows, 0), columns, 1) > 0.5
-        y1, y2, x1, x2 = max(top, 0), min(bottom + 1, size[0]), max(left, 0), min(right + 1, size[1])
-        pasted[place, y1:y2, x1:x2] = scaled[y1 - top : y2 - top, x1 - left : x2 - left]
-    return pasted
-
-
-def _along(values: Array, count: int, axis: int) -> Array:
-    """Interpolate linearly to ``count`` values along an axis, without antialiasing (half-pixel centers)."""
-    length = values.shape[axis]
-    place = ((np.arange(count, dtype=np.float32) + 0.5) * (length / count) - 0.5).clip(0)
-    low = np.minimum(place.astype(np.int64), length - 1)
-    share = (place - low).astype(np.float32)
-    share = share[:, None] if axis == 0 else share
-    return values.take(low, axis) * (1 - share) + values.take(np.minimum(low + 1, length - 1), axis) * share
 
 
 def resize_pixels(image: Pixels, image_size: tuple[int, int]) -> Pixels:

@@ -22,6 +22,7 @@ import yaml
 
 from ezsd._version import __version__
 from ezsd.errors import DataError
+from ezsd.inference.masks import each_mask
 from ezsd.inference.sources import Frame
 from ezsd.inference.view import names_of, other_names_of, scores_of
 from ezsd.utils.files import write_json, write_text, written_whole
@@ -70,7 +71,7 @@ def detections_json(detections: sv.Detections) -> list[dict[str, Any]]:
         RLE), ``track`` (its number in a video) and ``other_names`` (names and scores of the same object).
     """
     count = len(detections)
-    masks = [None] * count if detections.mask is None else list(detections.mask)
+    masks = [None] * count if detections.mask is None else each_mask(detections.mask)
     tracks = [-1] * count if detections.tracker_id is None else detections.tracker_id
     columns = zip(
         names_of(detections), scores_of(detections), detections.xyxy, masks, tracks, other_names_of(detections),
@@ -87,7 +88,10 @@ def detections_json(detections: sv.Detections) -> list[dict[str, Any]]:
 
 def encode_mask(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
     """Encode a mask [H, W] as a compressed COCO RLE that can be written as JSON."""
-    return {"size": [int(side) for side in mask.shape], "counts": sv.mask_to_rle(mask.astype(bool), compressed=True)}
+    return {
+        "size": [int(side) for side in mask.shape],
+        "counts": sv.mask_to_rle(mask.astype(bool, copy=False), compressed=True),
+    }
 
 
 def image_json(image: Labeled) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import supervision as sv
 
 from ezsd.errors import RecipeError
+from ezsd.inference.masks import with_masks
 from ezsd.inference.sources import Frame, Source
 from ezsd.inference.tiling import DetectMany, Tiling, detect_tiles
 from ezsd.inference.tracking import WEAK, ObjectTracker
@@ -78,6 +79,7 @@ def detect_stream(detect: DetectMany, source: Source, view: View, batch_size: in
                 kept = shown(detections, limits, view.multi_label)
             else:
                 kept = tracker.update(frame, shown(detections, WEAK * limits, view.multi_label), limits)
+            kept = with_masks(kept, frame.pixels.shape[:2])
             yield Found(frame, kept, best_score_below(detections, limits))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import supervision as sv
 
 from ezsd.errors import RecipeError
+from ezsd.inference.masks import with_masks
 from ezsd.inference.view import scores_of, select
 
 _SAME = 0.5  # IoU (NMS), or IoU and share of the smaller box (NMM), of detections of one object
@@ -57,7 +58,10 @@ def detect_tiles(detect: DetectMany, image: np.ndarray[Any, Any], tiling: Tiling
     """
 
     def strong(images: Sequence[np.ndarray[Any, Any]]) -> list[sv.Detections]:
-        return [select(found, scores_of(found) >= floor) for found in detect(images)]
+        return [
+            with_masks(select(found, scores_of(found) >= floor), tile.shape[:2])
+            for found, tile in zip(detect(images), images, strict=True)
+        ]
 
     whole = strong([image])[0]
     if max(image.shape[:2]) <= tiling.side:
