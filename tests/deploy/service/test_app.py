@@ -198,6 +198,23 @@ def test_a_request_that_waits_too_long_is_refused(model: Path) -> None:
         assert answer.status_code == 429 and "waited for 0.2 seconds" in answer.json()["detail"]
 
 
+def test_other_requests_are_answered_while_masks_are_encoded(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, go = threading.Event(), threading.Event()
+
+    def slow(found: Any) -> Any:
+        started.set()
+        assert go.wait(5)
+        return detections_json(found)
+
+    monkeypatch.setattr("ezsd.deploy.service.app.detections_json", slow)
+    with client(model) as service, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(_detect, service)
+        assert started.wait(10)
+        assert service.get("/health").status_code == 200
+        go.set()
+        assert answer.result().status_code == 200
+
+
 def _slow_down(app: Any, started: threading.Event, go: threading.Event) -> None:
     """Make the detector of an application wait for ``go``."""
     batcher = app.state.service.batcher

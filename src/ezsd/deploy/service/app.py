@@ -124,11 +124,14 @@ class Service:
                 task.cancel()
 
     async def _detect_one(self, upload: Upload, asked: DetectRequest) -> dict[str, Any]:
+        run = asyncio.get_running_loop().run_in_executor
         async with self._decoded:
-            image = await asyncio.get_running_loop().run_in_executor(self._workers, decode_upload, upload)
+            image = await run(self._workers, decode_upload, upload)
+            height, width = image.shape[:2]
             found = await self.batcher.detect(image, asked.names, asked.threshold)
-        height, width = image.shape[:2]
-        return {"image": upload.name, "width": width, "height": height, "detections": detections_json(found)}
+        # Masks of large images take long to encode; other requests are answered meanwhile.
+        detections = await run(self._workers, detections_json, found)
+        return {"image": upload.name, "width": width, "height": height, "detections": detections}
 
     def _detect_batch(
         self, images: list[Pixels], names: tuple[str, ...], threshold: float | None
