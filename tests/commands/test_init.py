@@ -284,3 +284,11 @@ def test_boxes_in_percent_or_fractions_are_refused_and_converted_as_the_message_
     written = [entry for part in parts for entry in json.loads(part.read_text())["annotations"]]
     assert {entry["id"] for entry in written} == pixels.keys()
     assert all(np.allclose(entry["bbox"], pixels[entry["id"]], atol=0.01) for entry in written)
+
+
+def test_the_annotations_of_the_user_are_never_replaced(coco: TinyCoco) -> None:
+    own = coco.annotations.rename(coco.annotations.with_name("my_train.json"))
+    before, files = own.read_bytes(), OwnFiles(images=coco.images, annotations=own)
+    with pytest.raises(ArtifactError, match=r"my_train\.json is a file of the data set"):
+        make_recipe_with(files, ["bar"], own.with_name("my.yaml"), TEACHER, "cpu", overwrite=True)
+    assert own.read_bytes() == before

@@ -118,6 +118,9 @@ def make_recipe(
     settings = choose_settings(data, device)
     texts = {part.path: json.dumps(part.content) for part in parts.values() if part.content is not None}
     texts[out] = recipe_text(data, split, teacher, out, settings)
+    given = {path.resolve() for path in (files.dataset, files.annotations, files.val_annotations) if path is not None}
+    if own := [str(path) for path in texts if path.resolve() in given]:
+        raise ArtifactError(f"{', '.join(own)} is a file of the data set and would be replaced. Use another --out.")
     existing = [str(path) for path in texts if path.exists()]
     if existing and not overwrite:
         raise ArtifactError(f"{', '.join(existing)} already exists. Use another --out, or replace it with --overwrite.")
