@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from ezsd.commands.anchors import LabeledBoxes, best_overlaps, choose_anchors
+from ezsd.commands.anchors import LabeledBoxes, advice_on_anchors, best_overlaps, choose_anchors
 from ezsd.detector.rpn import build_rpn
 from ezsd.recipe import DetectorConfig
 
@@ -61,3 +63,20 @@ def test_boxes_are_measured_in_the_resized_image() -> None:
 def test_no_boxes_give_the_usual_sides() -> None:
     nothing = LabeledBoxes(torch.zeros(0, 4), torch.zeros(0, 2))
     assert choose_anchors(nothing, (288, 384), 16 / 384).sides == (16, 32, 64, 128, 256)
+
+
+def test_advice_names_anchors_that_fit_after_a_change_of_the_input_size() -> None:
+    boxes, usual = _squares(30), {"anchor_sides": (24, 48, 96, 192), "anchor_scales": (0.71, 1.0, 1.41)}
+    assert not advice_on_anchors(boxes, DetectorConfig(image_size=(288, 384), **usual))
+    (advice,) = advice_on_anchors(boxes, DetectorConfig(image_size=(72, 96), **usual))
+    assert (
+        "detector.image_size [72, 96]: 0 % of the base boxes have an anchor with IoU 0.5 or more, 0 % with 0.7"
+        in advice
+    )
+    advised = tuple(json.loads(advice.partition("anchor_sides: ")[2].partition("]")[0] + "]"))
+    assert not advice_on_anchors(boxes, DetectorConfig(image_size=(72, 96), **usual | {"anchor_sides": advised}))
+
+
+def test_without_boxes_there_is_no_advice() -> None:
+    nothing = LabeledBoxes(torch.zeros(0, 4), torch.zeros(0, 2))
+    assert not advice_on_anchors(nothing, DetectorConfig())

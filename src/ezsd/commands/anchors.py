@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ezsd.data.samples import ImageSet
 from ezsd.detector.rpn import ANCHOR_RATIOS
+from ezsd.recipe import DetectorConfig
 
 _LARGEST_STRIDE = 64  # of the last pyramid level; each level before has half the stride
 _FACTORS = (1.0, 0.71, 1.41, 0.5, 2.0)  # tried on the sides; the first one is preferred
 _CLEARLY = 0.03  # another factor must match so many more of the boxes
+_ADVISED = 0.1  # anchors of a recipe are advised against if the two shares of others are in sum so much larger
+_SMALLEST = 24 / 512  # smallest side of the advised anchors as a fraction of the long side of the input
 _MOST = 20_000  # boxes
 
 
@@ -27,6 +31,17 @@ class LabeledBoxes:
 
     boxes: Tensor
     sizes: Tensor
+
+    @staticmethod
+    def of(images: ImageSet) -> LabeledBoxes:
+        """Return the boxes of all images."""
+        sizes = [torch.tensor([[image.width, image.height]]).expand(len(image.boxes), 2) for image in images]
+        return LabeledBoxes(torch.cat([image.boxes for image in images]), torch.cat(sizes).float())
+
+    def some(self) -> LabeledBoxes:
+        """Return every n-th box: as many as are needed to measure a share."""
+        step = max(1, len(self.boxes) // _MOST)
+        return LabeledBoxes(self.boxes[::step], self.sizes[::step])
 
     def resized(self, image_size: tuple[int, int]) -> LabeledBoxes:
         """Return the boxes in images that are resized to this short side and maximum long side."""
@@ -52,12 +67,14 @@ class AnchorChoice:
     @property
     def advice(self) -> str:
         """One sentence on the fit."""
-        half, most = (f"{100 * share:.0f} %" for share in self.shares)
         least, largest = self.sides[0] * min(self.scales), self.sides[-1] * max(self.scales)
-        return (
-            f"Anchors of {least:.0f} to {largest:.0f} px: {half} of the base boxes have an anchor with IoU 0.5 or "
-            f"more, {most} with 0.7 or more."
-        )
+        return f"Anchors of {least:.0f} to {largest:.0f} px: {self.fit}."
+
+    @property
+    def fit(self) -> str:
+        """The shares in words."""
+        half, most = (f"{100 * share:.0f} %" for share in self.shares)
+        return f"{half} of the base boxes have an anchor with IoU 0.5 or more, {most} with 0.7 or more"
 
 
 def choose_anchors(
@@ -76,15 +93,28 @@ def choose_anchors(
         levels: The number of pyramid levels, 4 or 5.
         scales: Factors on the sides.
     """
-    step = max(1, len(labeled.boxes) // _MOST)
-    some = LabeledBoxes(labeled.boxes[::step], labeled.sizes[::step]).resized(image_size)
+    some = labeled.some().resized(image_size)
     by_factor = [_choice(some, factor * smallest * image_size[1], levels, scales) for factor in _FACTORS]
     usual, best = by_factor[0], max(by_factor, key=lambda choice: choice.shares[0])
     return best if best.shares[0] >= usual.shares[0] + _CLEARLY else usual
 
 
+def advice_on_anchors(labeled: LabeledBoxes, config: DetectorConfig) -> list[str]:
+    """Return advice if other anchor sides fit the base boxes clearly better, as after a change of the input size."""
+    sides, scales, size = config.anchor_sides, config.anchor_scales, config.image_size
+    now = _fit(labeled.some().resized(size), sides, scales)
+    best = choose_anchors(labeled, size, _SMALLEST, len(sides), scales)
+    if sum(best.shares) < sum(now.shares) + _ADVISED:
+        return []
+    return [f"detector.anchor_sides {list(sides)} do not fit detector.image_size {list(size)}: {now.fit}. With "
+            f"anchor_sides: {list(best.sides)}, {best.fit}."]  # fmt: skip
+
+
 def _choice(labeled: LabeledBoxes, smallest: float, levels: int, scales: tuple[float, ...]) -> AnchorChoice:
-    sides = tuple(max(1, round(smallest * 2**level)) for level in range(levels))
+    return _fit(labeled, tuple(max(1, round(smallest * 2**level)) for level in range(levels)), scales)
+
+
+def _fit(labeled: LabeledBoxes, sides: tuple[int, ...], scales: tuple[float, ...]) -> AnchorChoice:
     overlaps = best_overlaps(labeled, sides, scales)
     half, most = (float((overlaps >= limit).float().mean()) if len(overlaps) else 0.0 for limit in (0.5, 0.7))
     return AnchorChoice(sides, scales, (half, most))

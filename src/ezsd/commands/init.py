@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ezsd.commands.advice import advice_on_data, advice_on_names, advice_on_teacher
 from ezsd.commands.anchors import LabeledBoxes
 from ezsd.commands.recipe_template import PROMPT, OwnData, choose_settings, recipe_text
@@ -112,7 +110,7 @@ def make_recipe(
         {name: len(part.images) for name, part in parts.items()},
         [(image.width, image.height) for image in train.images],
         boxes,
-        _labeled_boxes(known),
+        LabeledBoxes.of(known),
         parts["val"].source.images,
     )
     settings = choose_settings(data, device)
@@ -254,11 +252,6 @@ def _split(images: ImageSet, base: Sequence[str], novel: Sequence[str]) -> Categ
 def _base_only(images: ImageSet, base: Sequence[str]) -> ImageSet:
     known: list[AnnotatedImage] = [with_names(image, images.names, base) for image in images]
     return replace(images, images=known, names=tuple(base))
-
-
-def _labeled_boxes(images: ImageSet) -> LabeledBoxes:
-    sizes = [torch.tensor([[image.width, image.height]]).expand(len(image.boxes), 2) for image in images]
-    return LabeledBoxes(torch.cat([image.boxes for image in images]), torch.cat(sizes).float())
 
 
 def _summary(name: str, part: _Part) -> str:

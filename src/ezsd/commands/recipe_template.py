@@ -264,7 +264,7 @@ def _detector(settings: Settings) -> str:
         "detector:",
         f"  backbone: {values.backbone}  # {values.note}",
         f"  image_size: [{short}, {long}]  # short and long side; larger (up to [800, 1333]) finds smaller objects, "
-        "but is slower",
+        "but is slower; ezsd validate then says which anchors fit",
         f"{first}  # {values.widths_note}",
         *others,
         f"  anchor_sides: {list(settings.anchors.sides)}  # {half} % of the base boxes have an anchor with IoU 0.5, "

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ezsd.commands.anchors import LabeledBoxes, advice_on_anchors
 from ezsd.data.categories import CategorySplit, load_split
 from ezsd.data.formats.coco import PartReading, count_boxes, read_part
 from ezsd.detector.initial_weights import check_detector
@@ -49,6 +50,7 @@ def check_recipe(path: str | Path, changes: Sequence[str] = (), preset: str | No
     if problems or train is None or val is None or split is None:
         raise EzsdError(list(dict.fromkeys(problems)))  # a file that cannot be read is one for the split and the part
     notes = [f"{name}: {note}" for name, part in (("train", train), ("val", val)) for note in part.images.notes]
+    notes += advice_on_anchors(LabeledBoxes.of(train.images), recipe.detector)
     measurable = count_boxes(val.images)[0].total() > 0
     return "\n".join([
         *(f"skipped: {line}" for part in (train, val) for line in part.of_items.shown()),
