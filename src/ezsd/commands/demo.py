@@ -1,6 +1,7 @@
 """The demo: EZSD and a baseline without its three ideas on the pocket data set, with a comparison of both.
 
-The two runs execute at the same time, each on half of the cores, because images this small use few threads.
+The two runs execute at the same time, each on half of the cores, because images this small use few threads. The
+baseline is shorter; EZSD then takes its cores.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from ezsd.pocket.scenes import PlacedObject, make_scene
 from ezsd.recipe import load_recipe
 from ezsd.report.compare import as_text, compare
 from ezsd.report.page import write_report
-from ezsd.run_folder import RunFolder
+from ezsd.run_folder import RunFolder, Stage
 from ezsd.utils.files import written_whole
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ UNHEARD = {
     "watermelon": ("1F349",),
     "helicopter": ("1F681",),
 }
+_STEPS: tuple[Stage, ...] = ("propose", "train", "evaluate")  # of the run: before each it takes free cores
 _UNHEARD_SCENES = 12
 _UNHEARD_SEED = 99
 _THRESHOLD = 0.2
@@ -78,8 +80,10 @@ def run_demo(out: Path, fast: bool = False, overwrite: bool = False) -> dict[str
     ]
     changes += FAST if fast else ()
     ours, baseline = out / "ezsd", out / "baseline"
-    with _baseline_in_parallel(SPLIT, baseline, changes, overwrite):
-        run_recipe(load_recipe(SPLIT, changes), ours, "evaluate", overwrite)
+    with _baseline_in_parallel(SPLIT, baseline, changes, overwrite) as take_free_cores:
+        for stage in _STEPS:
+            take_free_cores()
+            run_recipe(load_recipe(SPLIT, changes), ours, stage, overwrite)
     console = Console(highlight=False)
     console.print(as_text(compare([ours, baseline]), console.width))
     report = write_report(ours, baseline)
@@ -88,8 +92,13 @@ def run_demo(out: Path, fast: bool = False, overwrite: bool = False) -> dict[str
 
 
 @contextmanager
-def _baseline_in_parallel(recipe: str, folder: Path, changes: Sequence[str], overwrite: bool) -> Iterator[None]:
+def _baseline_in_parallel(
+    recipe: str, folder: Path, changes: Sequence[str], overwrite: bool
+) -> Iterator[Callable[[], None]]:
     """Run the baseline in another process while the body of ``with`` runs, each on half of the cores; wait for it.
+
+    Yields:
+        A function that gives this process all cores if the baseline has finished.
 
     Raises:
         ArtifactError: The other run failed.
@@ -104,8 +113,13 @@ def _baseline_in_parallel(recipe: str, folder: Path, changes: Sequence[str], ove
         other = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT,
                                  env={**os.environ, "OMP_NUM_THREADS": str(half)})  # fmt: skip
     torch.set_num_threads(half)
+
+    def take_free_cores() -> None:
+        if other.poll() is not None:
+            torch.set_num_threads(threads)
+
     try:
-        yield
+        yield take_free_cores
         if other.poll() is None:
             logger.info("Waiting for the baseline to finish ...")
         if other.wait():
