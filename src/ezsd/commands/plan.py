@@ -53,16 +53,16 @@ def make_plan(recipe: Recipe, name: str) -> Group:
     split = load_split(recipe.split, recipe.data.train.annotations)
     images = load_parts(recipe.data, split)
     stages = count_work(recipe, split, images)
-    logger.info(f"{describe_data(split, images)}\nMeasuring a sample of every stage for about a minute.")
+    logger.info("Measuring a sample of every stage for about a minute.")
     measured = measure(recipe, split, images["train"], images["val"])
     table = _table(f"Plan of {name} on {_machine()}", recipe, stages, measured)
-    return Group(describe_data(split, images), table, *_notes(recipe, images, measured, busy))
+    work = [describe_data(split, images), *(f"  {plan}" for plan in stages)]
+    return Group(*work, table, *_notes(recipe, images, measured, busy))
 
 
 def _table(title: str, recipe: Recipe, stages: Sequence[StagePlan], measured: Measured) -> Table:
     table = Table(title=title, title_justify="left")
-    for column in ("stage", "work", "teacher"):
-        table.add_column(column)
+    table.add_column("stage")
     for column in ("stored", "time", "between"):
         table.add_column(column, justify="right", no_wrap=True)
     times, total = [], 0
@@ -70,9 +70,9 @@ def _table(title: str, recipe: Recipe, stages: Sequence[StagePlan], measured: Me
         times.append(plan.time(measured.paces))
         stored = _stored(plan, recipe, measured)
         total += stored
-        table.add_row(plan.stage, plan.work, plan.teacher, byte_size(stored), *_times(times[-1]))
+        table.add_row(plan.stage, byte_size(stored), *_times(times[-1]))
     table.add_section()
-    table.add_row("total", "", "", byte_size(total), *_times(total_pace(times)))
+    table.add_row("total", byte_size(total), *_times(total_pace(times)))
     return table
 
 
