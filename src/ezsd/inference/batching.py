@@ -19,6 +19,7 @@ from ezsd.inference.outputs import encode_mask
 from ezsd.inference.second_opinion import SecondOpinion
 from ezsd.utils.device import process_state
 from ezsd.utils.files import read_json, write_text
+from ezsd.utils.memory import in_halves, memory_errors
 from ezsd.utils.progress import track
 from ezsd.utils.resize import same_size_batches
 
@@ -34,6 +35,8 @@ def detect_images(
 ) -> Iterator[tuple[int, Detections]]:
     """Detect objects in images of any size. The detections do not depend on the batch size.
 
+    A batch that does not fit in memory is divided.
+
     Args:
         model: The detector.
         images: uint8 tensors [3, H, W].
@@ -43,12 +46,20 @@ def detect_images(
 
     Yields:
         The index of an image and its detections. The order of the images is arbitrary.
+
+    Raises:
+        ArtifactError: Memory is not sufficient for one image.
     """
     device = next(model.parameters()).device
     text_embeddings = text_embeddings.to(device)
     owners = None if owners is None else owners.to(device)
+
+    def detect(batch: Sequence[int]) -> list[Detections]:
+        return model.detect([images[i].to(device) for i in batch], text_embeddings, owners)
+
     for batch in same_size_batches([image.shape[-2:] for image in images], model.image_size, batch_size):
-        found = model.detect([images[i].to(device) for i in batch], text_embeddings, owners)
+        with memory_errors("Use smaller images, tiles of them (--tile), or another device."):
+            found = in_halves(detect, batch)
         yield from zip(batch, found, strict=True)
 
 

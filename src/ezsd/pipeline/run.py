@@ -41,9 +41,18 @@ from ezsd.utils.files import write_json
 from ezsd.utils.format import duration
 from ezsd.utils.lock import only_process
 from ezsd.utils.log import collected_warnings, log_to_file
+from ezsd.utils.memory import memory_errors
 from ezsd.utils.workers import end_if_worker_imports_script
 
 logger = logging.getLogger(__name__)
+
+_MEMORY: dict[Stage, str] = {
+    "adapt": "Lower adapt.batch_size.",
+    "propose": "Lower propose.batch_size, propose.dense_sides or detector.image_size.",
+    "train": "Lower train.batch_size, and raise train.accumulate, which keeps the number of images in a step; or lower "
+    "train.proposals_per_image or detector.image_size.",
+    "evaluate": "Lower evaluate.batch_size or detector.image_size.",
+}
 
 
 def run_recipe(
@@ -159,7 +168,7 @@ class _Stages:
         if main:
             write_json(folder.inputs(stage), inputs)
         started = time.monotonic()
-        with collected_warnings(f"Warnings of stage {stage}"):
+        with collected_warnings(f"Warnings of stage {stage}"), memory_errors(_MEMORY[stage]):
             metrics = self._metrics(stage)
         process_state().wait_for_everyone()
         if main:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ezsd.teacher.base import Teacher
 from ezsd.teacher.regions import crop_regions
 from ezsd.utils.device import autocast
+from ezsd.utils.memory import in_halves
 
 
 @torch.no_grad()
@@ -22,7 +23,7 @@ def encode_regions(
     Args:
         teacher: The teacher, on ``device``.
         regions: Pairs of image ``[3, H, W]`` and boxes ``[N, 4]`` (xyxy, pixels of the image); N can be 0.
-        batch_size: Number of crops per forward pass of the teacher.
+        batch_size: Number of crops per forward pass of the teacher; fewer if memory is not sufficient.
         device: The device that crops and encodes.
         precision: fp32, bf16 or fp16.
 
@@ -47,9 +48,11 @@ def encode_regions(
 
 
 def _encoded(teacher: Teacher, crops: Tensor, device: str, precision: str) -> Tensor:
-    with autocast(device, precision):
-        embeddings = teacher.encode_crops(crops)
-    return embeddings.float().cpu()
+    def encode(part: Tensor) -> list[Tensor]:
+        with autocast(device, precision):
+            return [teacher.encode_crops(part).float().cpu()]
+
+    return torch.cat(in_halves(encode, crops))
 
 
 def _ready(done: list[Tensor], wanted: deque[int]) -> Iterator[Tensor]:
