@@ -14,9 +14,12 @@ OVERHANG = 2.0  # pixels; annotation tools round, so overhangs up to this are cl
 _UNITS = {"": None, "-fraction": 1.0, "-percent": 100.0}  # the number that stands for the side of the image
 _ROUNDED = 1.02  # normalized numbers can exceed their range by rounding
 _MOST_OUTSIDE = 0.1  # fraction of the boxes that can be outside the image by mistake
-_FIT = 0.98  # fraction of the boxes that must fit for another format
-_FEW = 5  # boxes that cannot say whether numbers up to 100 are percent
-_LARGE = 200  # pixels; in such images, not all boxes have numbers up to 100 by chance
+_UNFIT = 0.05  # fraction of the boxes that can be wrong in another format; one box always can
+_CLEARER = 4  # how many times as many boxes must be outside as x, y, width, height
+_SMALL = 64  # pixels; in such images, a box with sides of 1 can be one pixel
+_LARGE = 200  # pixels; from this side on, 100 pixels are a part of the image in which not all boxes lie by chance
+_OUTLIERS = 0.1  # fraction of the boxes that can exceed 100 %
+_CHANCE = 1e-6  # that boxes all over the images are within their first 100 pixels
 
 
 def _from_xyxy(boxes: Numbers) -> Numbers:
@@ -49,36 +52,60 @@ def to_xywh(boxes: Numbers, sizes: Numbers, box_format: str) -> Numbers:
 
 
 def likely_formats(boxes: Numbers, sizes: Numbers, areas: NDArray[np.float32]) -> tuple[str, ...]:
-    """Return the formats that explain all boxes if x, y, width, height in pixels does not; else nothing.
+    """Return the formats that explain all boxes together if x, y, width, height in pixels does not; else nothing.
+
+    Single boxes that are wrong do not change the result, and boxes without area say nothing.
 
     Args:
         boxes: [N, 4] finite numbers as in the file.
         sizes: [N, 2] width and height of the image of each box, pixels.
         areas: [N] the areas in the file, NaN if there is none.
     """
+    used = (boxes[:, 2:] != 0).all(axis=1)
+    boxes, sizes, areas = boxes[used], sizes[used], areas[used]
     if not len(boxes):
         return ()
-    if is_fraction(boxes, sizes).mean() >= 0.5:
-        unit = "-fraction"
-    elif len(boxes) >= _FEW and sizes.min() >= _LARGE and np.abs(boxes).max() <= 100 * _ROUNDED:
-        unit = "-percent"
-    else:
-        unit = ""
-    fits = {layout: _fit(to_xywh(boxes, sizes, layout + unit), sizes) for layout in _LAYOUTS}
+    unit = likely_unit(boxes, sizes)
+    outside = {layout: _count_outside(to_xywh(boxes, sizes, layout + unit), sizes) for layout in _LAYOUTS}
+    most = max(1.0, _UNFIT * len(boxes))
     if not unit:
-        outside = 1 - fits.pop("xywh")
+        in_pixels = outside.pop("xywh")
         by_area = len(boxes) > 2 and _same_area(_from_xyxy(boxes), areas) > 0.9 and _same_area(boxes, areas) < 0.1
-        if by_area and fits["xyxy"] >= _FIT:
+        if by_area and outside["xyxy"] <= most:
             return ("xyxy",)
-        if outside <= _MOST_OUTSIDE or outside * len(boxes) < 2:
+        if in_pixels <= _MOST_OUTSIDE * len(boxes) or in_pixels < 2:
             return ()
-    found = tuple(layout + unit for layout, fit in fits.items() if fit >= _FIT)
+        most = min(most, in_pixels / _CLEARER)
+    found = tuple(layout + unit for layout, count in outside.items() if count <= most)
     return found or ((f"xywh{unit}",) if unit == "-fraction" else ())
 
 
+def likely_unit(numbers: Numbers, sizes: Numbers) -> str:
+    """Return "-fraction" or "-percent" if the numbers of all boxes together are no pixels, else an empty text.
+
+    Numbers are percent if nine tenths of the boxes are within the first 100 pixels of their images, and these are too
+    many, and too large, for that to be chance.
+
+    Args:
+        numbers: [N, 4] as in the file, in any layout.
+        sizes: [N, 2] width and height of the image of each box, pixels.
+    """
+    fractions = is_fraction(numbers, sizes)
+    clear = fractions | (np.abs(numbers).max(axis=1, initial=0) > _ROUNDED)  # not one pixel of a small image
+    if fractions.any() and fractions.sum() >= 0.5 * clear.sum():
+        return "-fraction"
+    if not len(numbers) or np.quantile(numbers.max(axis=1), 1 - _OUTLIERS, method="lower") > 100 * _ROUNDED:
+        return ""
+    within = numbers.max(axis=1) <= 100 * _ROUNDED
+    chances = np.where(sizes >= _LARGE, 100 / sizes, 1.0)[within]
+    return "-percent" if np.log(chances).sum() < np.log(_CHANCE) else ""
+
+
 def is_fraction(boxes: Numbers, sizes: Numbers) -> NDArray[np.bool_]:
-    """Return [N]: whether all four numbers are between 0 and 1, in an image of more than 4 pixels."""
-    found: NDArray[np.bool_] = np.all(np.abs(boxes) <= _ROUNDED, axis=1) & (sizes.min(axis=1) > 4)
+    """Return [N]: whether all four numbers are between 0 and 1, and cannot be those of one pixel in a small image."""
+    one_pixel = (boxes[:, 2:] >= 1).all(axis=1)
+    large = sizes.min(axis=1) > np.where(one_pixel, _SMALL, 4)
+    found: NDArray[np.bool_] = np.all(np.abs(boxes) <= _ROUNDED, axis=1) & large
     return found
 
 
@@ -90,9 +117,9 @@ def is_outside(boxes: Numbers, sizes: Numbers) -> NDArray[np.bool_]:
     return outside
 
 
-def _fit(boxes: Numbers, sizes: Numbers) -> float:
-    """Return the fraction of the boxes (x, y, width, height) that have an area and lie in their image."""
-    return float((~is_outside(boxes, sizes) & (boxes[:, 2:] >= 0).all(1)).mean())
+def _count_outside(boxes: Numbers, sizes: Numbers) -> int:
+    """Return how many boxes (x, y, width, height) are not in their image, or have a negative side."""
+    return int((is_outside(boxes, sizes) | (boxes[:, 2:] < 0).any(1)).sum())
 
 
 def _same_area(boxes: Numbers, areas: NDArray[np.float32]) -> float:
