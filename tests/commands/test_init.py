@@ -292,3 +292,82 @@ def test_the_annotations_of_the_user_are_never_replaced(coco: TinyCoco) -> None:
     with pytest.raises(ArtifactError, match=r"my_train\.json is a file of the data set"):
         make_recipe_with(files, ["bar"], own.with_name("my.yaml"), TEACHER, "cpu", overwrite=True)
     assert own.read_bytes() == before
+
+
+def _corner_set(folder: Path, kind: str, full: float | None) -> Path:
+    """Write five images of 800 x 400 pixels with a box at 100, 50, 500, 350 each, in pixels or as parts of ``full``."""
+    pixels = (101 if kind == "voc" else 100, 51 if kind == "voc" else 50, 500, 350)
+    x1, y1, x2, y2 = pixels if full is None else (full / 8, full / 8, full * 5 / 8, full * 7 / 8)
+    folder.mkdir()
+    images = ""
+    for number in range(5):
+        Image.new("RGB", (800, 400), (40 * number, 9, 90)).save(folder / f"{number}.png")
+        if kind == "voc":
+            corners = f"<xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
+            item = f"<object><name>cat</name><bndbox>{corners}</bndbox></object>"
+            (folder / f"{number}.xml").write_text(f"<annotation><filename>{number}.png</filename>{item}</annotation>")
+        if kind == "labelme":
+            shape = {"label": "cat", "points": [[x1, y1], [x2, y1], [x2, y2], [x1, y2]], "shape_type": "polygon"}
+            text = json.dumps({"imagePath": f"{number}.png", "shapes": [shape]})
+            (folder / f"{number}.json").write_text(text)
+        images += f'<image name="{number}.png"><box label="cat" xtl="{x1}" ytl="{y1}" xbr="{x2}" ybr="{y2}"/></image>'
+    if kind == "cvat":
+        (folder / "annotations.xml").write_text(f"<annotations>{images}</annotations>")
+    return folder
+
+
+def _boxes_of(made: OwnRecipe) -> list[dict[str, Any]]:
+    return [entry for path in made.files[:-1] for entry in json.loads(path.read_text())["annotations"]]
+
+
+@pytest.mark.parametrize("kind", ["voc", "labelme", "cvat"])
+@pytest.mark.parametrize("unit, full", [("fraction", 1), ("percent", 100), ("", None)])
+def test_corners_that_are_no_pixels_are_refused_and_converted_as_the_message_says(
+    tmp_path: Path, kind: str, unit: str, full: float | None
+) -> None:
+    files = OwnFiles(_corner_set(tmp_path / "set", kind, full))
+    if unit:
+        with pytest.raises(DataError, match=rf"which are {unit}.*0\.png.*--box-format xyxy-{unit}"):
+            make_recipe_with(files, ["bar"], tmp_path / "r.yaml", TEACHER, "cpu")
+        files = replace(files, box_format=f"xyxy-{unit}")
+    written = _boxes_of(make_recipe_with(files, ["bar"], tmp_path / "r.yaml", TEACHER, "cpu"))
+    assert [entry["bbox"] for entry in written] == [[100, 50, 400, 300]] * 5
+    if kind == "labelme":
+        assert written[0]["segmentation"] == [[100, 50, 500, 50, 500, 350, 100, 350]]
+
+
+@pytest.mark.parametrize("kind, box_format, expected", [
+    ("voc", "xywh", "expected xyxy or xyxy-fraction or xyxy-percent, or none"),
+    ("yolo", "xyxy", "expected cxcywh-fraction, or none"),
+])  # fmt: skip
+def test_a_box_format_that_a_format_cannot_have_is_refused(
+    tmp_path: Path, kind: str, box_format: str, expected: str
+) -> None:
+    folder = _corner_set(tmp_path / "set", kind, None)
+    if kind == "yolo":
+        (folder / "classes.txt").write_text("cat")
+        (folder / "0.txt").write_text("0 0.5 0.5 0.5 0.5")
+    arguments = ["init", str(folder), "--novel", "bar", "--box-format", box_format, "--out", str(tmp_path / "r.yaml")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and expected in " ".join(result.output.split())
+
+
+def test_pixels_that_look_like_percent_are_kept_if_the_user_says_so(coco: TinyCoco, tmp_path: Path) -> None:
+    for entry in coco.content["images"]:
+        entry["width"] = entry["height"] = 900
+        Image.new("RGB", (900, 900), (entry["id"], 0, 0)).save(coco.images / entry["file_name"])
+    coco.save()
+    files = OwnFiles(images=coco.images, annotations=coco.annotations)
+    with pytest.raises(DataError, match="--box-format xywh keeps them"):
+        make_recipe_with(files, ["bar"], tmp_path / "r.yaml", TEACHER, "cpu")
+    made = make_recipe_with(replace(files, box_format="xywh"), ["bar"], tmp_path / "r.yaml", TEACHER, "cpu")
+    assert {tuple(entry["bbox"]) for entry in _boxes_of(made)} == {
+        tuple(entry["bbox"]) for entry in coco.content["annotations"]
+    }
+    assert "OK: " in check_recipe(tmp_path / "r.yaml")
+
+
+def test_a_box_format_that_does_not_fit_is_refused(coco: TinyCoco, tmp_path: Path) -> None:
+    files = OwnFiles(images=coco.images, annotations=coco.annotations, box_format="xywh-fraction")
+    with pytest.raises(DataError, match="--box-format xywh-fraction does not fit"):
+        make_recipe_with(files, ["bar"], tmp_path / "r.yaml", TEACHER, "cpu")

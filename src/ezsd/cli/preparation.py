@@ -87,8 +87,8 @@ def init(
         float, typer.Option(help="The fraction of the images used for validation, if the data set has no val part.")
     ] = 0.2,
     box_format: Annotated[
-        str, typer.Option(metavar="FORMAT", help="The format of COCO boxes if it is another: xyxy, xywh-fraction, ...")
-    ] = "xywh",
+        str | None, typer.Option(metavar="FORMAT", help="What the boxes are, if not recognized: xywh, xyxy-fraction...")
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="RECIPE", help="The recipe file to write.")] = Path("recipe.yaml"),
     teacher: Annotated[
         str, typer.Option(metavar="TEACHER", help="offline, open_clip:ViT-B-32/openai or others, see docs/teachers.md.")

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from ezsd.data.formats.coco import coco_ground_truth, count_boxes, read_part
+from ezsd.data.formats.coco_json import IN_PIXELS
 from ezsd.data.formats.recognize import Source, open_dataset
 from ezsd.data.formats.voc import write_voc
 from ezsd.data.formats.yolo import write_yolo
@@ -110,7 +111,7 @@ def _file_names(images: ImageSet, root: Path, to: Format, taken: set[str]) -> li
 
 def _write_coco(parts: Mapping[str, ImageSet], files: Mapping[str, Sequence[str]], out: Path) -> list[str]:
     for part, images in parts.items():
-        content = coco_ground_truth(images)
+        content = {"info": IN_PIXELS, **coco_ground_truth(images)}
         for entry, name in zip(content["images"], files[part], strict=True):
             entry["file_name"] = name
         write_text(out / part / "_annotations.coco.json", json.dumps(content))

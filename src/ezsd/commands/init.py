@@ -56,7 +56,8 @@ class OwnFiles:
         val_images: The folder of the val images; None for that of the train images.
         val_annotations: A COCO JSON file of the val images; replaces the val part of the data set.
         val_share: The fraction of the images to use for validation if there is no val part.
-        box_format: The format of the boxes in the COCO files, one of ``BOX_FORMATS``.
+        box_format: What the boxes in the files are, one of ``BOX_FORMATS``; None for what the format of the data set
+            says. Then boxes that are something else are refused.
         base: The base names; empty for all categories with boxes that are not novel.
     """
 
@@ -66,7 +67,7 @@ class OwnFiles:
     val_images: Path | None = None
     val_annotations: Path | None = None
     val_share: float = 0.2
-    box_format: str = BOX_FORMATS[0]
+    box_format: str | None = None
     base: Sequence[str] = ()
 
 
@@ -162,7 +163,7 @@ class _Part:
 
 
 def _opened(files: OwnFiles) -> DataSet:
-    if files.box_format not in BOX_FORMATS:
+    if files.box_format not in (None, *BOX_FORMATS):
         raise RecipeError(f"--box-format {files.box_format}: expected one of {', '.join(BOX_FORMATS)}.")
     if not 0 < files.val_share < 1:
         raise RecipeError(f"--val-share {files.val_share}: expected a fraction between 0 and 1, such as 0.2.")
@@ -171,7 +172,7 @@ def _opened(files: OwnFiles) -> DataSet:
     elif files.dataset is None and files.annotations is None:
         raise RecipeError("Give a data set, as in ezsd init DATASET, or --images and --annotations.")
     else:
-        found = open_dataset(files.annotations or files.dataset or Path())
+        found = open_dataset(files.annotations or files.dataset or Path(), files.box_format)
     train = found.parts["train"]
     parts = {"train": replace(train, images=files.images or train.images)}
     if files.val_annotations is not None:
@@ -209,10 +210,10 @@ def _written(out: Path, name: str) -> Path:
     return out.with_name(f"{out.stem}_{name}.json")
 
 
-def _read(name: str, source: Source, box_format: str, out: Path) -> _Part:
+def _read(name: str, source: Source, box_format: str | None, out: Path) -> _Part:
     """Read one part as ``validate`` and ``run`` do, and raise the problems that would stop them."""
     content = source.content
-    if content is None and source.annotations is not None and box_format != BOX_FORMATS[0]:
+    if content is None and source.annotations is not None and box_format is not None:
         found = read_part(Part(images=source.images, annotations=source.annotations))
         sizes = {image.image_id: (image.width, image.height) for image in found.images}
         content = with_pixel_boxes(read_json_file(source.annotations), sizes, box_format)
@@ -226,6 +227,10 @@ def _read(name: str, source: Source, box_format: str, out: Path) -> _Part:
             written.write_text(json.dumps(content), encoding="utf-8")
             reading = replace(read_part(Part(images=source.images, annotations=written)), where=str(path))
     images = reading.images_or_error(skip_bad=True)
+    wrong, right = len(reading.of_items), sum(count_boxes(images)[0].values())
+    if box_format is not None and wrong > right:
+        text = f"--box-format {box_format} does not fit: {wrong:,} problems, and {right:,} boxes without. Leave it out."
+        raise DataError([text, *reading.of_items.shown()])
     return _Part(source, path, content, images, [*images.notes, *_problem_notes(reading)])
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.float64]
 
 OVERHANG = 2.0  # pixels; annotation tools round, so overhangs up to this are clipped silently
-_UNITS = {"": None, "-fraction": 1.0, "-percent": 100.0}  # the number that stands for the side of the image
+_UNITS = {"": None, "fraction": 1.0, "percent": 100.0}  # the number that stands for the side of the image
 _ROUNDED = 1.02  # normalized numbers can exceed their range by rounding
 _MOST_OUTSIDE = 0.1  # fraction of the boxes that can be outside the image by mistake
 _UNFIT = 0.05  # fraction of the boxes that can be wrong in another format; one box always can
@@ -33,7 +33,7 @@ def _from_cxcywh(boxes: Numbers) -> Numbers:
 _LAYOUTS: dict[str, Callable[[Numbers], Numbers]] = {
     "xywh": lambda boxes: boxes, "xyxy": _from_xyxy, "cxcywh": _from_cxcywh,
 }  # fmt: skip
-BOX_FORMATS = tuple(layout + unit for unit, layout in product(_UNITS, _LAYOUTS))
+BOX_FORMATS = tuple(f"{layout}-{unit}".rstrip("-") for unit, layout in product(_UNITS, _LAYOUTS))
 
 
 def to_xywh(boxes: Numbers, sizes: Numbers, box_format: str) -> Numbers:
@@ -45,10 +45,20 @@ def to_xywh(boxes: Numbers, sizes: Numbers, box_format: str) -> Numbers:
         box_format: One of ``BOX_FORMATS``; "cxcywh" has the center first, "-fraction" numbers are 0 to 1 and "-percent"
             numbers 0 to 100 of the sides of the image.
     """
-    layout, dash, unit = box_format.partition("-")
-    full = _UNITS[dash + unit]
-    scale = 1.0 if full is None else np.concatenate([sizes, sizes], axis=1) / full
-    return _LAYOUTS[layout](boxes * scale)
+    layout, _, unit = box_format.partition("-")
+    scale = pixels_of_one(sizes, unit)
+    return _LAYOUTS[layout](boxes * np.concatenate([scale, scale], axis=1))
+
+
+def pixels_of_one(sizes: Numbers, unit: str) -> Numbers:
+    """Return [N, 2]: how many pixels 1 is in x and y.
+
+    Args:
+        sizes: [N, 2] width and height of the images, pixels.
+        unit: "fraction", "percent", or an empty text for pixels.
+    """
+    full = _UNITS[unit]
+    return np.ones_like(sizes) if full is None else sizes / full
 
 
 def likely_formats(boxes: Numbers, sizes: Numbers, areas: NDArray[np.float32]) -> tuple[str, ...]:

@@ -90,7 +90,7 @@ def _checked(
     clipped = np.clip(corners, 0, np.concatenate([size, size], axis=1)).astype(np.float32)
     negative = (xywh[:, 2:] < 0).any(1)
     empty = ~(clipped[:, 2:] > clipped[:, :2]).all(1)
-    outside, fraction = is_outside(xywh, size), is_fraction(xywh, size) & ~empty
+    outside, fraction = is_outside(xywh, size), is_fraction(xywh, size) & ~empty & (not content.in_pixels)
     known = image >= 0
     reasons = np.select(
         [~known, ~finite, content.crowd[rows] == BROKEN_FLAG, negative, outside, fraction, empty],
@@ -99,7 +99,8 @@ def _checked(
     )
     of_file = Problems()
     usable = known & finite
-    formats = likely_formats(xywh[usable], size[usable], content.areas[rows[usable]])
+    areas = content.areas[rows[usable]]
+    formats = () if content.in_pixels else likely_formats(xywh[usable], size[usable], areas)
     if formats:
         of_file.add("boxes", _format_problem(content, rows[usable], formats))
     left_out = []
@@ -141,7 +142,8 @@ def _format_problem(content: Annotations, rows: NDArray[np.int64], formats: Sequ
     option = " or ".join(f"--box-format {name}" for name in formats)
     return (
         f"{what}{meaning}: the first of {len(rows):,} is bbox {first} of annotation {content.ids[int(rows[0])]}. "
-        f"Expected x, y, width, height in pixels. ezsd init converts the boxes with {option}."
+        f"Expected x, y, width, height in pixels. ezsd init converts the boxes with {option}; "
+        "if they are right, --box-format xywh keeps them."
     )
 
 

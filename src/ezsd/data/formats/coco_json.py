@@ -8,7 +8,7 @@ import math
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ _LISTS = ("images", "annotations", "categories")
 _EXPECTED = "Expected a COCO or LVIS JSON file with images, annotations and categories."
 _TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no", "none", "null", "nan")
 BROKEN_FLAG = -1
+IN_PIXELS = {"boxes": "x, y, width, height in pixels"}  # info of files whose boxes need not be recognized
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class Annotations:
         crowd: [N] int8: 1 for crowd boxes, 0 for others, -1 if iscrowd is neither.
         segmentations: [N] polygons (arrays) or RLE as in the file, or None.
         odd: The text of annotations that are not as expected, by index.
+        in_pixels: Whether the file says that its boxes are x, y, width, height in pixels.
     """
 
     images: list[Any]
@@ -51,6 +53,7 @@ class Annotations:
     crowd: NDArray[np.int8]
     segmentations: list[Any]
     odd: dict[int, str]
+    in_pixels: bool = False
 
 
 def read_annotations(path: Path) -> Annotations:
@@ -129,7 +132,8 @@ def _read(absolute: Path, path: Path, modified: int, size: int) -> Annotations:
     absent = [key for key in _LISTS if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if absent:
         raise DataError(f"Annotations {path}: no list of {', '.join(absent)}. {_EXPECTED}")
-    return rows.columns(content["images"], content["categories"], content["annotations"])
+    columns = rows.columns(content["images"], content["categories"], content["annotations"])
+    return replace(columns, in_pixels=content.get("info") == IN_PIXELS)
 
 
 class _Row(int):

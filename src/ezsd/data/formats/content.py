@@ -3,7 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ezsd.data.formats.coco_json import IN_PIXELS
+from ezsd.data.images import check_images
+
+
+@dataclass(frozen=True)
+class _Box:
+    image_id: int
+    category_id: int
+    corners: tuple[float, ...]
+    crowd: bool
+    polygons: Sequence[Sequence[float]]
 
 
 class CocoContent:
@@ -15,7 +32,7 @@ class CocoContent:
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
+        self._boxes: list[_Box] = []
         self._categories: dict[str, int] = {}
         for name in names:
             self._categories.setdefault(name, len(self._categories) + 1)
@@ -39,28 +56,68 @@ class CocoContent:
         Args:
             image_id: The image.
             name: The category.
-            corners: x1, y1, x2, y2 in pixels.
+            corners: x1, y1, x2, y2; what they are is said in :meth:`as_dict`.
             crowd: Whether the box is ignored in training and evaluation.
-            polygons: x, y, x, y, ... in pixels.
+            polygons: x, y, x, y, ... like the corners.
         """
-        x1, y1, x2, y2 = (round(float(value), 4) for value in corners)
-        width, height = round(x2 - x1, 4), round(y2 - y1, 4)
-        entry: dict[str, Any] = {
-            "id": len(self._annotations) + 1,
-            "image_id": image_id,
-            "category_id": self._categories.setdefault(name, len(self._categories) + 1),
-            "bbox": [x1, y1, width, height],
-            "area": round(width * height, 4),
-            "iscrowd": int(crowd),
-        }
-        if polygons:
-            entry["segmentation"] = [[round(float(value), 4) for value in polygon] for polygon in polygons]
-        self._annotations.append(entry)
+        category_id = self._categories.setdefault(name, len(self._categories) + 1)
+        self._boxes.append(_Box(image_id, category_id, tuple(map(float, corners)), crowd, polygons))
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the content of the COCO file."""
+    def file_name(self, box: int) -> str:
+        """Return the file name of the image of a box."""
+        name: str = self._images[self._boxes[box].image_id - 1]["file_name"]
+        return name
+
+    def corners(self) -> NDArray[np.float64]:
+        """Return [N, 4]: the corners of all boxes as they were added."""
+        return np.array([box.corners for box in self._boxes], dtype=np.float64).reshape(-1, 4)
+
+    def sizes(self, folder: Path) -> NDArray[np.float64]:
+        """Return [N, 2]: width and height of the image of each box; 1 if the image cannot be read.
+
+        Args:
+            folder: The folder that file names are relative to.
+        """
+        known = [(image["width"], image["height"]) for image in self._images]
+        missing = [place for place, size in enumerate(known) if None in size]
+        checks = check_images([(folder / self._images[place]["file_name"], None, None) for place in missing], False)
+        for place, check in zip(missing, checks, strict=True):
+            known[place] = (1, 1) if check.problem else (check.width, check.height)
+        return np.array([known[box.image_id - 1] for box in self._boxes], dtype=np.float64).reshape(-1, 2)
+
+    def as_dict(self, scales: NDArray[np.float64] | None = None, first_pixel: float = 0) -> dict[str, Any]:
+        """Return the content of the COCO file.
+
+        Args:
+            scales: [N, 2] pixels that 1 is in x and y, by box; None if all corners are pixels.
+            first_pixel: The number of the first pixel in corners whose last pixel is included.
+        """
+        annotations = []
+        for place, box in enumerate(self._boxes):
+            scale = (1.0, 1.0) if scales is None else (float(scales[place, 0]), float(scales[place, 1]))
+            x1, y1, x2, y2 = (round(value, 4) for value in _scaled(box.corners, scale))
+            x1, y1 = x1 - first_pixel, y1 - first_pixel
+            width, height = round(x2 - x1, 4), round(y2 - y1, 4)
+            entry: dict[str, Any] = {
+                "id": place + 1,
+                "image_id": box.image_id,
+                "category_id": box.category_id,
+                "bbox": [x1, y1, width, height],
+                "area": round(width * height, 4),
+                "iscrowd": int(box.crowd),
+            }
+            if box.polygons:
+                entry["segmentation"] = [
+                    [round(value, 4) for value in _scaled(polygon, scale)] for polygon in box.polygons
+                ]
+            annotations.append(entry)
         return {
+            "info": IN_PIXELS,
             "images": self._images,
-            "annotations": self._annotations,
+            "annotations": annotations,
             "categories": [{"id": number, "name": name} for name, number in self._categories.items()],
         }
+
+
+def _scaled(numbers: Sequence[float], scale: tuple[float, float]) -> list[float]:
+    return [float(value) * scale[place % 2] for place, value in enumerate(numbers)]

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ezsd.data.formats.content import CocoContent
+from ezsd.data.formats.corners import corner_sources
 from ezsd.data.formats.problems import Problems
-from ezsd.data.formats.recognize import DataSet, Source, head_of, part_of
+from ezsd.data.formats.recognize import DataSet, head_of, part_of
 from ezsd.data.formats.xml_files import number_in, read_xml, side_in
 from ezsd.errors import DataError
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _PARTS = ("train", "val", "test")
 
 
-def open_cvat(folder: Path, files: list[Path]) -> DataSet | None:
+def open_cvat(folder: Path, files: list[Path], box_format: str | None = None) -> DataSet | None:
     """Read the XML files of a data set, or return None if there are none.
 
     The parts are CVAT's subsets, or folders with their names. Boxes, polygons (also masks), ellipses and masks become
@@ -56,7 +57,7 @@ def open_cvat(folder: Path, files: list[Path]) -> DataSet | None:
     found = [part for part in _PARTS if part in used]
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.items())
     notes = (f"Shapes without a box are left out: {kinds}.",) if kinds else ()
-    sources = {part: Source(folder, content=parts[part].as_dict()) for part in found}
+    sources = corner_sources({part: parts[part] for part in found}, folder, box_format)
     listed = ", ".join(path.relative_to(folder).as_posix() for path in files[:3])
     return DataSet(f"CVAT for images, from {listed}: parts {', '.join(found)}", sources, notes)
 

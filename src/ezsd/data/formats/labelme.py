@@ -10,15 +10,16 @@ from typing import Any
 
 from ezsd.data.formats.coco_json import read_json_file
 from ezsd.data.formats.content import CocoContent
+from ezsd.data.formats.corners import corner_sources
 from ezsd.data.formats.image_files import IMAGE_SUFFIXES
 from ezsd.data.formats.problems import Problems
-from ezsd.data.formats.recognize import DataSet, Source, head_of, part_of
+from ezsd.data.formats.recognize import DataSet, head_of, part_of
 from ezsd.errors import DataError
 
 _PARTS = ("train", "val", "test")
 
 
-def open_labelme(folder: Path, files: list[Path]) -> DataSet | None:
+def open_labelme(folder: Path, files: list[Path], box_format: str | None = None) -> DataSet | None:
     """Read the JSON files of a data set, or return None if there are none. Parts are folders with their names.
 
     Rectangles, polygons, circles and masks become boxes (polygons also masks); points and lines are left out.
@@ -33,9 +34,10 @@ def open_labelme(folder: Path, files: list[Path]) -> DataSet | None:
     by_part: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         by_part[part_of(path.parent, folder) or "train"].append(path)
-    parts = {part: _read(by_part[part], folder, problems, without_area) for part in _PARTS if part in by_part}
+    contents = {part: _read(by_part[part], folder, problems, without_area) for part in _PARTS if part in by_part}
     if problems:
         raise DataError(problems.shown())
+    parts = corner_sources(contents, folder, box_format)
     if "train" not in parts:
         raise DataError(f"{folder}: {len(files):,} LabelMe files, but none of the train part.")
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in without_area.items())
@@ -48,7 +50,7 @@ def _is_labelme(path: Path) -> bool:
     return '"shapes":[' in head or '"imagePath":' in head or '"imageData":' in head
 
 
-def _read(files: Sequence[Path], folder: Path, problems: Problems, without_area: Counter[str]) -> Source:
+def _read(files: Sequence[Path], folder: Path, problems: Problems, without_area: Counter[str]) -> CocoContent:
     content = CocoContent()
     for path in files:
         try:
@@ -71,7 +73,7 @@ def _read(files: Sequence[Path], folder: Path, problems: Problems, without_area:
             text = _add_shape(content, image_id, shape, without_area)
             if text:
                 problems.add("shapes", f"{path}: shapes[{place}]: {text}")
-    return Source(folder, content=content.as_dict())
+    return content
 
 
 def _image(path: Path, name: Any) -> Path | None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ezsd.data.formats.box_formats import BOX_FORMATS
 from ezsd.data.formats.image_files import image_files
-from ezsd.errors import DataError
+from ezsd.errors import DataError, RecipeError
 
 _DEEPEST = 4  # levels of folders in which annotations are searched for
 _HEAD = 65536  # bytes at the beginning of a JSON file that tell what it is
@@ -18,6 +19,7 @@ _PART_WORDS = {
 }  # fmt: skip
 _NOT_BOXES = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # other files of COCO
 _FORMATS = "COCO JSON, YOLO (data.yaml, obj.names or classes.txt), Pascal VOC (XML), CVAT (XML), LVIS and LabelMe"
+_YOLO_FORMATS = ("cxcywh-fraction",)
 _SUFFIXES = (".json", ".xml", ".yaml", ".yml", ".names", ".data", ".labels")
 
 
@@ -51,28 +53,44 @@ class DataSet:
     notes: tuple[str, ...] = field(default=())
 
 
-def open_dataset(path: Path) -> DataSet:
+_Reader = Callable[[Path, list[Path]], DataSet | None]
+
+
+def open_dataset(path: Path, box_format: str | None = None) -> DataSet:
     """Recognize a data set and read it.
 
     Args:
         path: A folder, or a file: COCO, LVIS or LabelMe JSON, ``data.yaml`` of YOLO or names of darknet, or an XML file
             of Pascal VOC or CVAT.
+        box_format: What the boxes are, one of ``BOX_FORMATS``, if they are not what the format says. Boxes of COCO
+            files are only checked, because the pipeline reads these files by itself.
 
     Raises:
         DataError: The path does not exist, the format is not known, or files cannot be read.
+        RecipeError: The boxes of the format cannot be ``box_format``.
     """
     from ezsd.data.formats import coco_layout, cvat, darknet, labelme, voc, yolo
+    from ezsd.data.formats.corners import CORNER_FORMATS
 
-    readers: list[Callable[[Path, list[Path]], DataSet | None]] = [
-        yolo.open_yolo, darknet.open_darknet, coco_layout.open_coco, voc.open_voc, cvat.open_cvat, labelme.open_labelme,
-    ]  # fmt: skip
+    readers: list[tuple[_Reader, tuple[str, ...]]] = [
+        (lambda *place: yolo.open_yolo(*place), _YOLO_FORMATS),
+        (lambda *place: darknet.open_darknet(*place), _YOLO_FORMATS),
+        (lambda *place: coco_layout.open_coco(*place), BOX_FORMATS),
+        (lambda *place: voc.open_voc(*place, box_format), CORNER_FORMATS),
+        (lambda *place: cvat.open_cvat(*place, box_format), CORNER_FORMATS),
+        (lambda *place: labelme.open_labelme(*place, box_format), CORNER_FORMATS),
+    ]
     if not path.exists():
         raise DataError(f"{path} does not exist. Give the folder of a data set, or its annotation file.")
     folder, files = (path, sorted(_annotation_files(path, 0))) if path.is_dir() else (path.parent, [path])
-    for read in readers:
+    for read, formats in readers:
         found = read(folder, files)
-        if found is not None:
-            return found
+        if found is None:
+            continue
+        if box_format is not None and box_format not in formats:
+            raise RecipeError(f"--box-format {box_format} cannot be used with {found.description}; expected "
+                              f"{' or '.join(formats)}, or none.")  # fmt: skip
+        return found
     images = image_files(path) if path.is_dir() else []
     if images:
         raise DataError(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from ezsd.data.formats.box_formats import to_xywh
+from ezsd.data.formats.box_formats import pixels_of_one, to_xywh
 from ezsd.data.formats.coco_entries import image_ids
-from ezsd.data.formats.coco_json import key_of
+from ezsd.data.formats.coco_json import IN_PIXELS, key_of, packed_segmentation
 
 _LISTS = ("images", "annotations", "categories")
+_ROUNDED = 1.02
 
 
 def with_pixel_boxes(
@@ -39,8 +41,23 @@ def with_pixel_boxes(
         if size is not None:
             pixels = to_xywh(box, np.array([size], dtype=np.float64), box_format)[0].round(4).tolist()
             entry = {**entry, "bbox": pixels, "area": round(pixels[2] * pixels[3], 4)}
+            if (polygons := _pixel_polygons(entry.get("segmentation"), size, box_format)) is not None:
+                entry["segmentation"] = polygons
         annotations.append(entry)
-    return {**{key: content[key] for key in _LISTS}, "annotations": annotations}
+    return {"info": IN_PIXELS, **{key: content[key] for key in _LISTS}, "annotations": annotations}
+
+
+def _pixel_polygons(segmentation: Any, size: tuple[int, int], box_format: str) -> list[list[float]] | None:
+    """Return polygons in the unit of the boxes as pixels; None for what is in pixels already, or no polygon."""
+    unit = box_format.partition("-")[2]
+    polygons = packed_segmentation(segmentation) if unit else None
+    if not isinstance(polygons, list) or not all(isinstance(polygon, array) for polygon in polygons):
+        return None
+    scale = pixels_of_one(np.array([size], dtype=np.float64), unit)[0].tolist()
+    limits = [_ROUNDED * side / one for side, one in zip(size, scale, strict=True)]
+    if not all(value <= limits[place % 2] for polygon in polygons for place, value in enumerate(polygon)):
+        return None
+    return [[round(value * scale[place % 2], 4) for place, value in enumerate(polygon)] for polygon in polygons]
 
 
 def divided(content: Mapping[str, Any], val: Collection[int]) -> dict[str, dict[str, Any]]:
@@ -61,6 +78,7 @@ def divided(content: Mapping[str, Any], val: Collection[int]) -> dict[str, dict[
             "images": [entry for entry, chosen in zip(content["images"], in_val, strict=True) if chosen == wanted],
             "annotations": [entry for entry in content["annotations"] if belongs(entry) == wanted],
             "categories": content["categories"],
+            **({"info": content["info"]} if "info" in content else {}),
         }
         for name, wanted in (("train", False), ("val", True))
     }

@@ -12,9 +12,10 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from ezsd.data.formats.content import CocoContent
+from ezsd.data.formats.corners import corner_sources
 from ezsd.data.formats.image_files import image_files
 from ezsd.data.formats.problems import Problems
-from ezsd.data.formats.recognize import DataSet, Source, head_of, part_of
+from ezsd.data.formats.recognize import DataSet, head_of, part_of
 from ezsd.data.formats.xml_files import number_in, read_xml, side_in
 from ezsd.data.samples import ImageSet
 from ezsd.errors import DataError
@@ -26,7 +27,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _PARTS = ("train", "val", "test")
 
 
-def open_voc(folder: Path, files: list[Path]) -> DataSet | None:
+def open_voc(folder: Path, files: list[Path], box_format: str | None = None) -> DataSet | None:
     """Read the XML files of a data set, or return None if there are none.
 
     The parts are those of ``ImageSets/Main``, or folders with their names. Boxes are read as VOC defines them: xmin to
@@ -47,9 +48,10 @@ def open_voc(folder: Path, files: list[Path]) -> DataSet | None:
         if part is not None:
             by_part[part].append(path)
     images = _Images(folder)
-    parts = {part: _read(by_part[part], folder, images, problems) for part in _PARTS if part in by_part}
+    contents = {part: _read(by_part[part], folder, images, problems) for part in _PARTS if part in by_part}
     if problems:
         raise DataError(problems.shown())
+    parts = corner_sources(contents, folder, box_format, first_pixel=1)
     if "train" not in parts:
         raise DataError(f"{folder}: {len(files):,} XML files, but none of the train part.")
     spare = len(files) - sum(map(len, by_part.values()))
@@ -126,7 +128,7 @@ class _Images:
         return None
 
 
-def _read(files: Sequence[Path], folder: Path, images: _Images, problems: Problems) -> Source:
+def _read(files: Sequence[Path], folder: Path, images: _Images, problems: Problems) -> CocoContent:
     content = CocoContent()
     for path in files:
         root = read_xml(path, problems)
@@ -145,6 +147,5 @@ def _read(files: Sequence[Path], folder: Path, images: _Images, problems: Proble
                 problems.add("objects", f"{path}: object {place}: expected a name, and a bndbox with "
                              f"{', '.join(_CORNERS)} in pixels")  # fmt: skip
                 continue
-            x1, y1, x2, y2 = corners
-            content.add_box(image_id, name, (x1 - 1, y1 - 1, x2, y2), number_in(item.findtext("difficult")) == 1)
-    return Source(folder, content=content.as_dict())
+            content.add_box(image_id, name, corners, number_in(item.findtext("difficult")) == 1)
+    return content
