@@ -371,3 +371,10 @@ def test_a_box_format_that_does_not_fit_is_refused(coco: TinyCoco, tmp_path: Pat
     files = OwnFiles(images=coco.images, annotations=coco.annotations, box_format="xywh-fraction")
     with pytest.raises(DataError, match="--box-format xywh-fraction does not fit"):
         make_recipe_with(files, ["bar"], tmp_path / "r.yaml", TEACHER, "cpu")
+
+
+def test_val_images_that_are_train_images_are_noted(coco: TinyCoco, tmp_path: Path) -> None:
+    val = tmp_path / "val.json"
+    val.write_text(json.dumps(coco.content))
+    made = make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml", val)
+    assert any("val: 8 of 8 images are also train images" in note for note in made.advice)

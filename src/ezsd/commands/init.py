@@ -186,7 +186,7 @@ def _parts_of(dataset: DataSet, files: OwnFiles, out: Path) -> dict[str, _Part]:
     """Read the parts, and split the train part if there is no val part."""
     parts = {name: _read(name, source, files.box_format, out) for name, source in dataset.parts.items()}
     if "val" in parts:
-        return parts
+        return {**parts, "val": replace(parts["val"], notes=[*parts["val"].notes, *_shared(parts)])}
     whole = parts["train"]
     if len(whole.images) < 2:
         raise DataError(f"{whole.path} lists {len(whole.images)} usable image; at least 2 are needed, one for train "
@@ -204,6 +204,15 @@ def _parts_of(dataset: DataSet, files: OwnFiles, out: Path) -> dict[str, _Part]:
         )
         for name in ("train", "val")
     }  # fmt: skip
+
+
+def _shared(parts: Mapping[str, _Part]) -> list[str]:
+    train = {image.path.resolve() for image in parts["train"].images}
+    shared = [image.path for image in parts["val"].images if image.path.resolve() in train]
+    if not shared:
+        return []
+    return [f"{len(shared):,} of {len(parts['val'].images):,} images are also train images (the first is "
+            f"{shared[0]}), so the figures will be too good."]  # fmt: skip
 
 
 def _written(out: Path, name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,72 @@ def test_images_without_labels_and_listed_images_that_are_missing_are_noted(tmp_
     missing, unlabelled = open_dataset(tmp_path).notes
     assert "1 of 3 images that" in missing and "the first is train/images/c.png" in missing
     assert "1 of 2 images have no label file" in unlabelled and "b.png" in unlabelled
+
+
+@pytest.mark.parametrize("names", ["data.yaml", "classes.txt"])
+def test_images_with_one_label_file_are_refused_and_not_counted_twice(tmp_path: Path, names: str) -> None:
+    _yolo(tmp_path, "")
+    (tmp_path / "data.yaml").unlink()
+    (tmp_path / names).write_text("train: train/images\nnames: [cat]\n" if names == "data.yaml" else "cat\n")
+    shutil.copy(tmp_path / "train/images/a.png", tmp_path / "train/images/a.jpg")
+    with pytest.raises(DataError, match=r"a\.txt is the label file of .*a\.jpg and of a\.png"):
+        open_dataset(tmp_path)
+
+
+def test_the_last_folder_named_images_has_the_labels_beside_it(tmp_path: Path) -> None:
+    home = tmp_path / "images" / "set"
+    _labelled(home, "images/train/a.png", "labels/train/a.txt")
+    _labelled(tmp_path, "labels/set/images/train/unused.png", "labels/set/images/train/a.txt")
+    (tmp_path / "labels/set/images/train/a.txt").write_text("0 0.1 0.1 0.1 0.1\n" * 7)
+    (home / "data.yaml").write_text("train: images/train\nnames: [cat, dog]\n")
+    images = _loaded(open_dataset(home), "train", tmp_path)
+    assert images[0].boxes.tolist() == [[10, 5, 30, 15]]
+
+
+@pytest.mark.parametrize("kind", ["data.yaml", "obj.data"])
+def test_a_val_part_of_the_train_images_is_left_out_and_one_with_some_of_them_is_refused(
+    tmp_path: Path, kind: str
+) -> None:
+    for name in "abc":
+        _labelled(tmp_path, f"images/{name}.png", f"labels/{name}.txt")
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    settings = {"data.yaml": "train: a.txt\nval: b.txt\nnames: [cat, dog]\n",
+                "obj.data": "train = a.txt\nvalid = b.txt\nnames = obj.names\n"}  # fmt: skip
+    (tmp_path / kind).write_text(settings[kind])
+    for name, listed in (("a.txt", "ab"), ("b.txt", "ab")):
+        (tmp_path / name).write_text("".join(f"images/{each}.png\n" for each in listed))
+    found = open_dataset(tmp_path)
+    assert list(found.parts) == ["train"]
+    assert "the val part has only images of the train part" in found.notes[0]
+    (tmp_path / "b.txt").write_text("images/b.png\nimages/c.png\n")
+    with pytest.raises(DataError, match=r"1 of 2 val images are also train images \(the first is .*b\.png"):
+        open_dataset(tmp_path)
+
+
+def test_folders_with_dots_in_their_names_are_searched(coco: TinyCoco, tmp_path: Path) -> None:
+    _yolo(tmp_path / "one" / "my.v1.yolov8", "train: ../train/images\nnames: [cat]\n")
+    assert open_dataset(tmp_path / "one").description.startswith("YOLO, from my.v1.yolov8/data.yaml")
+    shutil.copytree(coco.images, tmp_path / "two" / "set.v2" / "all.images")
+    (tmp_path / "two" / "labels.json").write_text(json.dumps(coco.content))
+    assert len(_loaded(open_dataset(tmp_path / "two"), "train", tmp_path, NAMES)) == 8
+
+
+@pytest.mark.parametrize("unreadable", [".", "train/images"])
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: str
+) -> None:
+    _yolo(tmp_path, "train: train/images\nnames: [cat]\n")
+    read = os.scandir
+
+    def scandir(path: Any = ".") -> Any:
+        if Path(path) == tmp_path / unreadable:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # permissions do not stop root, which runs tests in containers
+    with pytest.raises(DataError, match=r"cannot be read: Permission denied\. Check the permissions") as raised:
+        open_dataset(tmp_path / "data.yaml" if unreadable != "." else tmp_path)
+    assert str(tmp_path / unreadable) in str(raised.value)
 
 
 # YOLO without data.yaml

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ezsd.data.formats.coco_entries import entry_file_name
 from ezsd.data.formats.coco_json import read_annotations
+from ezsd.data.formats.image_files import inner_folders
 from ezsd.data.formats.recognize import DataSet, Source, head_of, part_of
 from ezsd.errors import DataError
 
@@ -77,12 +78,7 @@ def _folders(first: Path, root: Path, part: str) -> Iterator[Path]:
     yield root
     level, seen = [first, root], 0
     while level and seen < _MOST_FOLDERS:
-        inner = [
-            folder
-            for parent in dict.fromkeys(level)
-            for folder in sorted(parent.iterdir())
-            if not folder.name.startswith(".") and not folder.suffix and folder.is_dir()
-        ]
+        inner = [folder for parent in dict.fromkeys(level) for folder in inner_folders(parent)]
         inner.sort(key=lambda folder: part_of(folder, root) != part)
         yield from inner
         seen += len(inner)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from ezsd.data.formats.image_files import image_files
 from ezsd.data.formats.problems import Problems
 from ezsd.data.formats.recognize import DataSet, Source, head_of, part_of
-from ezsd.data.formats.yolo import described, label_file, listed_images, read_labels, text_of
+from ezsd.data.formats.yolo import described, label_file, listed_images, read_labels, text_of, without_train_images
 from ezsd.errors import DataError
 
 _LISTS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
@@ -42,6 +42,7 @@ def open_darknet(folder: Path, files: list[Path]) -> DataSet | None:
         return None
     if "train" not in images:
         raise DataError(f"{folder}: images of {' and '.join(images)}, but none to train on.")
+    images = without_train_images(images, str(settings or path), notes)
     names = _names(path)
     if other := next((other for other in named if _names(other) != names), None):
         raise DataError(f"{path} and {other} have different names. A class is the number of its name, so the names "

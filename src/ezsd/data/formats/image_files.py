@@ -74,12 +74,30 @@ def shown_name(name: str) -> str:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the images in a folder and its subfolders, sorted by path. Hidden files and folders are left out."""
+    """Return the images in a folder and its subfolders, sorted by path. Hidden files and folders are left out.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
     found = []
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=stop):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(parent, name) for name in files if is_image_name(name)]
     return sorted(found)
+
+
+def inner_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, without hidden ones. Names can have dots, as ``my.v1.yolov8``.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir())
 
 
 def is_image_name(name: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ezsd.data.formats.box_formats import BOX_FORMATS
-from ezsd.data.formats.image_files import image_files
+from ezsd.data.formats.image_files import image_files, inner_folders
 from ezsd.errors import DataError, RecipeError
 
 _DEEPEST = 4  # levels of folders in which annotations are searched for
@@ -69,6 +69,14 @@ def open_dataset(path: Path, box_format: str | None = None) -> DataSet:
         DataError: The path does not exist, the format is not known, or files cannot be read.
         RecipeError: The boxes of the format cannot be ``box_format``.
     """
+    try:
+        return _opened(path, box_format)
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}. Check the permissions of "
+                        "files and folders of the data set.") from None  # fmt: skip
+
+
+def _opened(path: Path, box_format: str | None) -> DataSet:
     from ezsd.data.formats import coco_layout, cvat, darknet, labelme, voc, yolo
     from ezsd.data.formats.corners import CORNER_FORMATS
 
@@ -117,15 +125,10 @@ def head_of(path: Path) -> str:
 
 def _annotation_files(folder: Path, depth: int) -> Iterator[Path]:
     """Yield the files of a data set that can say what it is; folders of nothing but images cost one listing."""
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error}.") from None
-    for entry in entries:
-        if entry.name.startswith((".", *_NOT_BOXES)):
-            continue
-        if entry.suffix.lower() in _SUFFIXES or entry.name.lower() == "classes.txt":
-            if entry.is_file():
-                yield entry
-        elif depth < _DEEPEST and not entry.suffix and entry.is_dir():
-            yield from _annotation_files(entry, depth + 1)
+    for entry in folder.iterdir():
+        named = entry.suffix.lower() in _SUFFIXES or entry.name.lower() == "classes.txt"
+        if named and not entry.name.startswith((".", *_NOT_BOXES)) and entry.is_file():
+            yield entry
+    for inner in inner_folders(folder) if depth < _DEEPEST else ():
+        if not inner.name.startswith(_NOT_BOXES):
+            yield from _annotation_files(inner, depth + 1)

@@ -35,23 +35,25 @@ def open_yolo(folder: Path, files: list[Path]) -> DataSet | None:
         return None
     path, values = min(found, key=lambda pair: (pair[0].name != "data.yaml", len(pair[0].parts), pair[0]))
     names = _names(path, values)
-    problems, notes, parts = Problems(), list[str](), dict[str, Source]()
+    problems, notes, listed = Problems(), list[str](), dict[str, list[Path]]()
     for part, keys in _PART_KEYS.items():
         given = next((values[key] for key in keys if values.get(key)), None)
         if given is None:
             continue
         images = listed_images(given, _bases(path, values), notes)
         if images:
-            parts[part] = read_labels(images, names, problems, notes, _keypoints(values))
+            listed[part] = images
         elif part == "train":
             raise DataError(f"{path}: train is {given!r}, but no images are there. Expected a folder of images, or a "
                             "text file that lists them, relative to this file or to its path.")  # fmt: skip
         else:
             notes.append(f"{path.name} names the {part} part {given!r}, but no images are there; it is left out.")
+    if "train" not in listed:
+        raise DataError(f"{path}: the key train is missing; expected the folder of the train images.")
+    listed = without_train_images(listed, str(path), notes)
+    parts = {part: read_labels(images, names, problems, notes, _keypoints(values)) for part, images in listed.items()}
     if problems:
         raise DataError(problems.shown())
-    if "train" not in parts:
-        raise DataError(f"{path}: the key train is missing; expected the folder of the train images.")
     return DataSet(described("YOLO", path, folder, parts, len(names)), parts, tuple(notes))
 
 
@@ -134,6 +136,33 @@ def _bases(path: Path, values: Mapping[str, Any]) -> list[Path]:
     return [home / values["path"], home] if isinstance(values.get("path"), str) else [home]
 
 
+def without_train_images(images: Mapping[str, list[Path]], where: str, notes: list[str]) -> dict[str, list[Path]]:
+    """Return the parts without those that have only train images, because figures of them would be too good.
+
+    Args:
+        images: The images of each part.
+        where: What names them.
+        notes: Gets a note on each part that is left out.
+
+    Raises:
+        DataError: A part has some images of the train part.
+    """
+    kept = {"train": images["train"]}
+    train = {os.path.realpath(image) for image in images["train"]}
+    for part, listed in images.items():
+        shared = [image for image in listed if part != "train" and os.path.realpath(image) in train]
+        if shared and len(shared) < len(listed):
+            raise DataError(f"{where}: {len(shared):,} of {len(listed):,} {part} images are also train images (the "
+                            f"first is {shared[0]}), so the figures would be too good. Remove them from one of the two "
+                            "parts.")  # fmt: skip
+        if shared:
+            notes.append(f"{where}: the {part} part has only images of the train part, on which the figures would be "
+                         "too good; it is left out.")  # fmt: skip
+        else:
+            kept[part] = listed
+    return kept
+
+
 def listed_images(given: Any, bases: Sequence[Path], notes: list[str]) -> list[Path]:
     """Return the images of one part: those of folders, and those listed in text files.
 
@@ -207,12 +236,15 @@ def read_labels(
     root = Path(os.path.commonpath([image.parent for image in images]))
     content = CocoContent(names)
     checks = check_images([(image, None, None) for image in images], decode=False)
-    labelled = 0
+    labelled, owners = 0, dict[Path, Path]()
     for image, check in zip(images, checks, strict=True):
         size = (None, None) if check.problem else (check.width, check.height)
         image_id = content.add_image(image.relative_to(root).as_posix(), *size)
         labels = label_file(image)
         labelled += labels is not None
+        if labels is not None and (owner := owners.setdefault(labels, image)) != image:
+            problems.add("label files", f"{labels} is the label file of {owner} and of {image.name}. Rename or remove "
+                         "one of the two images, or its boxes would count twice.")  # fmt: skip
         if labels is None or check.problem:
             continue
         for number, line in enumerate(text_of(labels).splitlines(), start=1):
