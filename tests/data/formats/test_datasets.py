@@ -385,6 +385,23 @@ def test_the_parts_of_voc_are_those_of_its_lists(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "train, expected",
+    [
+        ("my cat 1\nstreet 1\na.b\n", {"my cat 1", "street 1", "a.b"}),
+        ("my cat 1  1\ndog  -1\nstreet 1 0\n", {"my cat 1", "dog", "street 1"}),
+        ("street 1\nstreet 1 -1\ndog 1\n", {"street", "street 1", "dog"}),
+        ("street 1\ndog\n", {"street 1", "dog"}),
+    ],
+)
+def test_lists_of_voc_have_stems_with_spaces_and_flags(tmp_path: Path, train: str, expected: set[str]) -> None:
+    for name in ("my cat 1", "street", "street 1", "a.b", "dog"):
+        _voc(tmp_path, _XML.format(name=f"{name}.png", difficult=0), name)
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text(train)
+    assert {image.path.stem for image in _loaded(open_dataset(tmp_path), "train", tmp_path)} == expected
+
+
+@pytest.mark.parametrize(
     "xml, expected",
     [
         ("<annotation><object>", "cannot be read as XML"),

@@ -81,12 +81,12 @@ def _opened(path: Path, box_format: str | None) -> DataSet:
     from ezsd.data.formats.corners import CORNER_FORMATS
 
     readers: list[tuple[_Reader, tuple[str, ...]]] = [
-        (lambda *place: yolo.open_yolo(*place), _YOLO_FORMATS),
-        (lambda *place: darknet.open_darknet(*place), _YOLO_FORMATS),
-        (lambda *place: coco_layout.open_coco(*place), BOX_FORMATS),
-        (lambda *place: voc.open_voc(*place, box_format), CORNER_FORMATS),
-        (lambda *place: cvat.open_cvat(*place, box_format), CORNER_FORMATS),
-        (lambda *place: labelme.open_labelme(*place, box_format), CORNER_FORMATS),
+        (yolo.open_yolo, _YOLO_FORMATS),
+        (darknet.open_darknet, _YOLO_FORMATS),
+        (coco_layout.open_coco, BOX_FORMATS),
+        (lambda folder, files: voc.open_voc(folder, files, box_format), CORNER_FORMATS),
+        (lambda folder, files: cvat.open_cvat(folder, files, box_format), CORNER_FORMATS),
+        (lambda folder, files: labelme.open_labelme(folder, files, box_format), CORNER_FORMATS),
     ]
     if not path.exists():
         raise DataError(f"{path} does not exist. Give the folder of a data set, or its annotation file.")

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
@@ -24,6 +24,7 @@ from ezsd.utils.files import write_text
 _VOC = re.compile("<annotation(?!s)")  # annotations are those of CVAT
 _LISTS = Path("ImageSets", "Main")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_FLAG = re.compile(r"\s+(1|0|-1)$")  # whether an image has an object of a category
 _PARTS = ("train", "val", "test")
 
 
@@ -42,7 +43,7 @@ def open_voc(folder: Path, files: list[Path], box_format: str | None = None) -> 
         return None
     problems = Problems()
     by_part: dict[str, list[Path]] = defaultdict(list)
-    listed = _listed(folder)
+    listed = _listed(folder, {path.stem for path in files})
     for path in files:
         part = listed.get(path.stem) if listed else part_of(path.parent, folder) or "train"
         if part is not None:
@@ -96,16 +97,33 @@ def _add(parent: Element, values: Mapping[str, Any]) -> None:
         SubElement(parent, key).text = text
 
 
-def _listed(folder: Path) -> dict[str, str]:
-    """Return the part of each stem in ``ImageSets/Main``; empty without such lists."""
+def _listed(folder: Path, stems: Collection[str]) -> dict[str, str]:
+    """Return the part of each stem in ``ImageSets/Main``; empty without such lists.
+
+    Args:
+        folder: The folder of the data set.
+        stems: The stems of the XML files.
+    """
     parts: dict[str, str] = {}
     for name in ("trainval", *_PARTS):
         path = folder / _LISTS / f"{name}.txt"
         if path.is_file():
-            stems = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
+            lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
             part = "train" if name == "trainval" else name
-            parts |= {PurePosixPath(words[0]).name: part for line in stems if (words := line.split())}
+            parts |= dict.fromkeys(_stems([line.strip() for line in lines if line.strip()], stems), part)
     return parts
+
+
+def _stems(lines: Sequence[str], known: Collection[str]) -> list[str]:
+    """Return the stem in each line of a list: the line, or the line without the 1, 0 or -1 behind it.
+
+    Stems can have spaces and end in a number, so the reading is used that gives more of the known stems.
+    """
+    whole = [PurePosixPath(line).name for line in lines]
+    without = [_FLAG.sub("", stem) for stem in whole]
+    flagged = sum(stem in known for stem in without) > sum(stem in known for stem in whole)
+    pairs = zip(without, whole, strict=True) if flagged else zip(whole, without, strict=True)
+    return [first if first in known else second for first, second in pairs]
 
 
 class _Images:
