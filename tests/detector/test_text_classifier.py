@@ -51,3 +51,11 @@ def test_the_logit_scale_stays_near_its_start_in_training(given: float, expected
     classifier, regions, text = TextClassifier(8, logit_scale=50), unit(3), unit(5)
     classifier.log_logit_scale.data.fill_(math.log(given))
     assert torch.allclose(classifier(regions, text)[:, 1:], expected * regions @ text.T, rtol=1e-3, atol=1e-3)
+
+
+def test_half_precision_does_not_round_the_cosines_of_inference() -> None:
+    torch.manual_seed(0)
+    classifier, regions, text = TextClassifier(8).eval(), unit(3), unit(5)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = classifier(regions, text)
+    assert torch.equal(half, classifier(regions, text))

@@ -291,3 +291,27 @@ def test_only_the_newest_new_names_are_kept_in_memory(detector: Detector, monkey
     detector.embed(["a", "b", "c", "d"])
     assert list(detector._embeddings) == [*detector.config.names, "b", "c", "d"]
     assert torch.equal(detector.embed(["traffic cone"]), first)
+
+
+def test_bf16_changes_detections_only_a_little(folder: Path, detector: Detector, array: np.ndarray[Any, Any]) -> None:
+    half = Detector.load(folder, "cpu", precision="bf16")
+    exact, near = (each(array, threshold=0.0, multi_label=True) for each in (detector, half))
+    assert exact.confidence is not None and near.confidence is not None and exact.class_id is not None
+    assert not np.array_equal(exact.confidence, near.confidence)  # it is used
+    assert near.xyxy.dtype == near.confidence.dtype == np.float32
+    ious = sv.box_iou_batch(exact.xyxy[:5], near.xyxy) * (exact.class_id[:5, None] == near.class_id)
+    assert (ious.max(axis=1) > 0.9).all()
+    np.testing.assert_allclose(near.confidence[ious.argmax(axis=1)], exact.confidence[:5], atol=0.02)
+
+
+def test_region_embeddings_use_the_precision(folder: Path, detector: Detector, array: np.ndarray[Any, Any]) -> None:
+    half = Detector.load(folder, "cpu", precision="bf16")
+    example = {"part": [array, [5, 5, 60, 60]]}
+    exact, near = (each.vocabulary_from_crops(example).embeddings for each in (detector, half))
+    assert not torch.equal(exact, near)
+    assert float((exact * near).sum()) > 0.99
+
+
+def test_a_precision_that_the_device_does_not_have_is_refused(folder: Path) -> None:
+    with pytest.raises(RecipeError, match="fp16 needs a GPU"):
+        Detector.load(folder, "cpu", precision="fp16")

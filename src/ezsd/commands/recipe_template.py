@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from ezsd.commands.anchors import AnchorChoice, LabeledBoxes, choose_anchors
-from ezsd.commands.precision import faster_precision
 from ezsd.data.categories import CategorySplit
 from ezsd.utils.device import Precision
 from ezsd.utils.format import shell_quoted
+from ezsd.utils.precision import faster_precision
 
 PROMPT = "a photo of a {name}"
 _CROPS = 64  # per step

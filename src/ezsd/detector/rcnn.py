@@ -21,6 +21,7 @@ from ezsd.detector.roi_heads import Scoring, Target, TrainingNames, ZeroShotRoIH
 from ezsd.detector.rpn import Rpn, build_rpn
 from ezsd.detector.text_classifier import TextClassifier
 from ezsd.recipe import DetectorConfig
+from ezsd.utils.device import Precision, autocast
 from ezsd.utils.resize import padded_side
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -34,6 +35,9 @@ class Rcnn(nn.Module):
         rpn: Computes proposals from the feature pyramid.
         roi_heads: Computes detections from proposals.
         image_size: Short side and maximum long side for the resizing of images in :meth:`detect`.
+
+    Attributes:
+        precision: The precision of :meth:`detect` and :meth:`embed_boxes`; similarities of names are always float32.
     """
 
     def __init__(self, backbone: Backbone, rpn: Rpn, roi_heads: ZeroShotRoIHeads, image_size: tuple[int, int]) -> None:
@@ -42,6 +46,7 @@ class Rcnn(nn.Module):
         self.rpn = rpn
         self.roi_heads = roi_heads
         self.image_size = image_size
+        self.precision: Precision = "fp32"
 
     def forward(
         self,
@@ -88,9 +93,10 @@ class Rcnn(nn.Module):
             The detections of each image, in its pixels, sorted by descending score.
         """
         resized = [resize_image(image, self.image_size) for image in images]
-        batch, features = self._features(resized)
-        proposals, objectness = self.rpn.propose(batch, features)
-        found = self.roi_heads.detect(features, proposals, objectness, batch.image_sizes, text_embeddings, owners)
+        with autocast(resized[0].device.type, self.precision):
+            batch, features = self._features(resized)
+            proposals, objectness = self.rpn.propose(batch, features)
+            found = self.roi_heads.detect(features, proposals, objectness, batch.image_sizes, text_embeddings, owners)
         for detections, image, small in zip(found, images, resized, strict=True):
             height, width = image.shape[-2:]
             scale = torch.tensor([width / small.shape[-1], height / small.shape[-2]] * 2, device=small.device)
@@ -128,11 +134,12 @@ class Rcnn(nn.Module):
         for own, image, small in zip(boxes, images, resized, strict=True):
             scale = [small.shape[-1] / image.shape[-1], small.shape[-2] / image.shape[-2]] * 2
             regions.append(own.to(small.device) * torch.tensor(scale, device=small.device))
-        batch, features = self._features(resized)
         heads = self.roi_heads
-        pooled = heads.box_roi_pool(features, regions, batch.image_sizes)
-        shared = heads.box_head.shared(pooled.contiguous(memory_format=torch.channels_last))
-        embeddings: Tensor = heads.box_head.embed(shared)
+        with autocast(resized[0].device.type, self.precision):
+            batch, features = self._features(resized)
+            pooled = heads.box_roi_pool(features, regions, batch.image_sizes)
+            shared = heads.box_head.shared(pooled.contiguous(memory_format=torch.channels_last))
+            embeddings: Tensor = heads.box_head.embed(shared)
         return embeddings
 
 

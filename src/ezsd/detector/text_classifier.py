@@ -38,4 +38,8 @@ class TextClassifier(nn.Module):
                 self.log_logit_scale.clamp_(*self._bounds)
         background = F.normalize(self.background_embedding, dim=1)
         names = torch.cat([background, text_embeddings.to(background.dtype)])
-        return self.log_logit_scale.exp() * (region_embeddings @ names.T)
+        if self.training:
+            return self.log_logit_scale.exp() * (region_embeddings @ names.T)
+        # Cosines are multiplied by about 100, so half precision would change scores.
+        with torch.autocast(names.device.type, enabled=False):
+            return self.log_logit_scale.exp() * (region_embeddings @ names.T)
