@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ezsd.commands import precision as measurement
 from ezsd.commands import recipe_template as own_recipe
 from ezsd.commands.anchors import LabeledBoxes
 from ezsd.commands.recipe_template import OwnData, choose_settings, recipe_text
 from ezsd.data.categories import CategorySplit
 from ezsd.recipe import DetectorConfig, Recipe, load_recipe
+from ezsd.utils import precision as measurement
 
 SPLIT = CategorySplit("custom", ("cat", "horse"), ("dog",))
 
