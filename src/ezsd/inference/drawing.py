@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
+
 import numpy as np
 import supervision as sv
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from ezsd.inference.fonts import font_for
 from ezsd.inference.inputs import ImageInput, read_pixels
+from ezsd.inference.label_places import place_labels
 from ezsd.inference.view import names_of, scores_of
 
 _DRAWN_SIDE = 640  # smaller images are enlarged to this long side, so that labels are readable
+_PADDING = 3  # around the text of a label, in pixels
+_CUT = "\N{HORIZONTAL ELLIPSIS}"
 
 
 def draw(image: ImageInput, detections: sv.Detections) -> Image.Image:
@@ -26,23 +32,45 @@ def draw(image: ImageInput, detections: sv.Detections) -> Image.Image:
     scene = scene.resize(size, Image.Resampling.LANCZOS)
     if shown.mask is not None:
         scene = sv.MaskAnnotator(opacity=0.4).annotate(scene, shown)
-    scene = sv.BoxAnnotator(thickness=max(2, round(min(size) / 300))).annotate(scene, shown)
-    palette, names = sv.ColorPalette.DEFAULT, names_of(shown)
-    writer = sv.RichLabelAnnotator(
-        color=palette,
-        text_color=sv.ColorPalette([_readable_on(color) for color in palette.colors]),
-        font_path=str(font_for("".join(names))),
-        font_size=max(12, round(min(size) / 45)),
-        text_padding=3,
-        smart_position=True,
-    )
+    drawn: Image.Image = sv.BoxAnnotator(thickness=max(2, round(min(size) / 300))).annotate(scene, shown)
+    _write_labels(drawn, shown)
+    return drawn
+
+
+def _write_labels(scene: Image.Image, shown: sv.Detections) -> None:
+    """Write name and score of each detection; the best get the best places, and none leaves the image."""
+    font_size = max(12, round(min(scene.size) / 45))
+    fonts = [_font(font_for(name), font_size) for name in names_of(shown).tolist()]
     tracks = [-1] * len(shown) if shown.tracker_id is None else shown.tracker_id
     labels = [
-        (f"#{track} " if track >= 0 else "") + f"{name} {score:.2f}"
-        for name, score, track in zip(names, scores_of(shown), tracks, strict=True)
+        _fitting(f"#{track} " if track >= 0 else "", name, f" {score:.2f}", font, scene.width - 2 * _PADDING)
+        for name, score, track, font in zip(names_of(shown).tolist(), scores_of(shown), tracks, fonts, strict=True)
     ]
-    drawn: Image.Image = writer.annotate(scene, shown, labels)
-    return drawn
+    sizes = [
+        (int(font.getlength(label)) + 1 + 2 * _PADDING, sum(font.getmetrics()) + 2 * _PADDING)
+        for label, font in zip(labels, fonts, strict=True)
+    ]
+    places = place_labels(shown.xyxy[::-1], sizes[::-1], scene.size)[::-1]
+    classes = np.zeros(len(shown), dtype=int) if shown.class_id is None else shown.class_id
+    pen = ImageDraw.Draw(scene)
+    for label, font, (width, height), (left, top), index in zip(labels, fonts, sizes, places, classes, strict=True):
+        color = sv.ColorPalette.DEFAULT.by_idx(int(index))
+        pen.rectangle((left, top, left + width - 1, top + height - 1), fill=color.as_rgb())
+        pen.text((left + _PADDING, top + _PADDING), label, fill=_readable_on(color).as_rgb(), font=font)
+
+
+@lru_cache(maxsize=64)
+def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size)
+
+
+def _fitting(before: str, name: str, after: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Return the label, with the end of a name that is wider than the image cut off."""
+    name = " ".join(name.split())  # a line break would make the label higher
+    kept = len(name)
+    while font.getlength(label := before + name[:kept] + _CUT * (kept < len(name)) + after) > width and kept:
+        kept -= 1
+    return label
 
 
 def _enlarged(detections: sv.Detections, scale: float, size: tuple[int, int]) -> sv.Detections:

@@ -1,4 +1,4 @@
-"""Find a font that can write a text: the packaged one, or one of the system."""
+"""Find a font that can write a name: the packaged one, or one of the system."""
 
 from __future__ import annotations
 
@@ -23,27 +23,24 @@ _SIDE = 16
 _NO_LETTER = "\U0010ffff"  # a code point that no font has a glyph for
 
 
-def font_for(text: str) -> Path:
-    """Return the packaged font if it has all letters of a text, else the system font that has the most of them.
+@lru_cache(maxsize=10_000)
+def font_for(name: str) -> Path:
+    """Return the packaged font if it has all letters of a name, else the system font that has the most of them.
 
-    Letters that no font has are noted once in the log; they are drawn as empty boxes.
+    A name that no font has all letters of is noted once in the log; those letters are drawn as empty boxes.
     """
-    letters = frozenset(letter for letter in text if letter.isprintable() and not letter.isspace())
-    return _font_for(letters) if _missing(PACKAGED, letters) else PACKAGED
-
-
-@lru_cache(maxsize=256)
-def _font_for(letters: frozenset[str]) -> Path:
-    best, fewest = PACKAGED, len(_missing(PACKAGED, letters))
-    for path in _system_fonts():
-        missing = len(_missing(path, letters))
-        if missing < fewest:
-            best, fewest = path, missing
+    letters = frozenset(letter for letter in name if letter.isprintable() and not letter.isspace())
+    best, missing = PACKAGED, _missing(PACKAGED, letters)
+    for path in _system_fonts() if missing else ():
+        if len(less := _missing(path, letters)) < len(missing):
+            best, missing = path, less
         if not missing:
             break
-    if fewest:
-        unknown = "".join(sorted(_missing(best, letters)))
-        logger.warning(f"No font of this system has the letters {unknown}; install one, such as Noto Sans.")
+    if missing:
+        logger.warning(
+            f"No font of this system can write {name}: {''.join(sorted(missing))} is missing. Install one that can, "
+            "such as one of the Noto Sans fonts."
+        )
     return best
 
 
