@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
+from ezsd.data import images
 from ezsd.data.images import check_images, decode_image, decode_pixels
-from ezsd.errors import DataError
+from ezsd.errors import DataError, RecipeError
 
 
-def _problems(images: list[tuple[Path, int, int]], decode: bool) -> list[str | None]:
-    return [check.problem for check in check_images(images, decode)]
+def _problems(files: list[tuple[Path, int, int]], decode: bool) -> list[str | None]:
+    return [check.problem for check in check_images(files, decode)]
 
 
 def _gradient(width: int = 48, height: int = 32) -> Image.Image:
@@ -113,6 +119,52 @@ def test_an_image_of_too_many_pixels_is_refused_with_the_limit_and_the_setting(
         _error(tmp_path / "a.png"),
     ):
         assert "more than 1,000 pixels" in text and "EZSD_MAX_PIXELS" in text
+
+
+@pytest.mark.parametrize(("text", "pixels"), [("400000000", 400_000_000), ("4e8", 400_000_000), ("1_000", 1000)])
+def test_the_most_pixels_are_read_in_any_notation(text: str, pixels: int) -> None:
+    assert images._most_pixels(text) == pixels
+
+
+@pytest.mark.parametrize("text", ["many", "0", "-5", "nan", "inf", "400 MP"])
+def test_a_number_of_pixels_that_cannot_be_read_is_an_error(text: str) -> None:
+    with pytest.raises(RecipeError, match=f"EZSD_MAX_PIXELS is {text}: expected a number of pixels"):
+        images._most_pixels(text)
+
+
+def test_a_wrong_number_of_pixels_in_the_environment_ends_a_command_with_a_message(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "ezsd", "detect", "model.onnx", str(tmp_path), "--out", "out"]
+    done = subprocess.run(words, env={**os.environ, "EZSD_MAX_PIXELS": "many"}, capture_output=True, text=True)
+    assert done.returncode == 2 and "EZSD_MAX_PIXELS is many: expected" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("color_type", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_color_with_16_bits_is_scaled_and_not_clipped(color_type: int, channels: int, tmp_path: Path) -> None:
+    pixels = np.full((8, 8, channels), 0x8040, dtype=">u2")
+    if channels in (2, 4):
+        pixels[..., -1] = 0xFFFF
+    path = tmp_path / "deep.png"
+    path.write_bytes(_png_of_16_bits(pixels, color_type))
+    assert decode_pixels(path)[3, 3].tolist() == [0x80] * 3
+    assert _problems([(path, 8, 8)], decode=True) == [None]
+
+
+def _png_of_16_bits(pixels: np.ndarray, color_type: int) -> bytes:
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def test_the_first_frame_of_an_animation_is_used(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), color) for color in ((200, 0, 0), (0, 200, 0))]
+    for name in ("a.gif", "a.webp", "a.png"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        red, green, _ = decode_pixels(tmp_path / name)[4, 4].tolist()
+        assert red > 180 and green < 20
 
 
 def _error(path: Path) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ezsd.errors import DataError
+from ezsd.errors import DataError, RecipeError
 from ezsd.utils.progress import track
 
 if TYPE_CHECKING:
@@ -32,8 +32,26 @@ _HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")  # brands in the 
 _BEHIND = (255, 255, 255, 255)  # transparent pixels are laid on white
 _PIXELS = "EZSD_MAX_PIXELS"
 
-if os.environ.get(_PIXELS, "").isdigit():
-    Image.MAX_IMAGE_PIXELS = int(os.environ[_PIXELS]) // 2  # Pillow refuses images of twice this number
+
+def _most_pixels(text: str) -> int:
+    """Return the number of pixels in the environment variable, such as ``400000000`` or ``4e8``.
+
+    Raises:
+        RecipeError: It is not a positive number.
+    """
+    try:
+        pixels = int(float(text))
+    except (ValueError, OverflowError):
+        pixels = 0
+    if pixels < 1:
+        raise RecipeError(
+            f"The environment variable {_PIXELS} is {text}: expected a number of pixels, such as 400000000 or 4e8."
+        )
+    return pixels
+
+
+if os.environ.get(_PIXELS):
+    Image.MAX_IMAGE_PIXELS = _most_pixels(os.environ[_PIXELS]) // 2  # Pillow refuses images of twice this number
 
 
 @dataclass(frozen=True)
@@ -111,10 +129,10 @@ def _reads_heic() -> bool:
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Return the image as RGB with its EXIF orientation applied. Transparent pixels are laid on white.
 
-    Of an animation, the first frame is used.
+    Of an animation, the first frame is used. Of color images with 16 bits per channel, Pillow reads the upper 8.
 
     Raises:
-        ValueError: The image has more than 8 bits per channel.
+        ValueError: The image is gray with more than 8 bits, or has floating-point pixels; its range is not known.
     """
     _refuse_deep(image)
     upright = ImageOps.exif_transpose(image)
