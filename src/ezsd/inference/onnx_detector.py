@@ -29,6 +29,7 @@ from ezsd.utils.resize import padded_side, resized_sides, same_size_batches
 CONFIG_KEY, VOCABULARY_KEY, MODEL_ID_KEY = "ezsd.config", "ezsd.vocabulary", "ezsd.model_id"  # in the file's metadata
 THRESHOLDS_KEY = "ezsd.thresholds"
 _LISTED = 5  # names in a message
+_CUDA = "CUDAExecutionProvider"
 
 
 class OnnxDetector:
@@ -71,11 +72,12 @@ class OnnxDetector:
 
         Args:
             path: The ONNX file.
-            device: "cpu" or "cuda". None or "auto" selects a GPU if onnxruntime can use one.
+            device: "cpu", "cuda", or "cuda:1" (the second GPU). None or "auto": a GPU if onnxruntime can use one.
             threads: CPU threads of the network; 0 = one for each core.
 
         Raises:
             ArtifactError: A file is missing, damaged, or was not written by ``ezsd export``.
+            RecipeError: The device is unknown or not available.
             MissingExtraError: onnxruntime is not installed.
         """
         path = Path(path)
@@ -309,20 +311,36 @@ def _open(path: Path, device: str | None, threads: int) -> Any:
         raise MissingExtraError("onnxruntime is not installed. Install it with: pip install onnxruntime") from None
     if not path.is_file():
         raise ArtifactError(f"{path} is missing. Write it with: ezsd export MODEL {shell_quoted(path)}")
-    gpu = "CUDAExecutionProvider"
-    if device not in (None, "auto", "cpu", "cuda"):
-        raise RecipeError(f"device {device}: expected auto, cpu or cuda for an ONNX model.")
-    if device == "cuda" and gpu not in onnxruntime.get_available_providers():
-        raise RecipeError("device cuda: onnxruntime has no CUDA here. Install onnxruntime-gpu, or use cpu.")
-    on_gpu = device != "cpu" and gpu in onnxruntime.get_available_providers()
+    providers = _providers(device or "auto", onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(
-            path, options, providers=[*([gpu] if on_gpu else []), "CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
     except _errors(onnxruntime) as error:
         raise ArtifactError(f"{path} cannot be loaded by onnxruntime: {error}") from None
+    if (device or "auto").startswith("cuda") and _CUDA not in session.get_providers():
+        # onnxruntime only warns, and would use the CPU
+        raise RecipeError(f"device {device}: onnxruntime cannot use this GPU; its message is above. Use auto or cpu.")
+    return session
+
+
+def _providers(device: str, available: Sequence[str]) -> list[Any]:
+    """Return the execution providers for a device, the preferred one first.
+
+    Raises:
+        RecipeError: The device is unknown, or onnxruntime has no provider for it.
+    """
+    kind, colon, index = device.partition(":")
+    if device == "mps":
+        raise RecipeError(
+            "device mps: ONNX models run on CPUs and CUDA devices. Use auto or cpu, or the model folder with mps."
+        )
+    if kind not in ("auto", "cpu", "cuda") or (colon and not (kind == "cuda" and index.isdecimal())):
+        raise RecipeError(f"device {device}: expected auto, cpu, cuda or cuda:1 (the second GPU) for an ONNX model.")
+    if kind == "cuda" and _CUDA not in available:
+        raise RecipeError(f"device {device}: onnxruntime has no CUDA here. Install onnxruntime-gpu, or use cpu.")
+    on_gpu = kind != "cpu" and _CUDA in available
+    return [*([(_CUDA, {"device_id": int(index or 0)})] if on_gpu else []), "CPUExecutionProvider"]
 
 
 def _errors(onnxruntime: Any) -> tuple[type[Exception], ...]:
