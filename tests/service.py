@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from ezsd.deploy.service.app import ServiceConfig, create_app
 from ezsd.deploy.service.server import open_socket
-from ezsd.inference.detector import Detector
+from ezsd.inference.loading import load_detector
 
 _COMMAND = [sys.executable, "-c", "from ezsd.cli import main; main()", "serve"]
 
@@ -32,7 +32,7 @@ def image_bytes(size: tuple[int, int] = (96, 64), kind: str = "JPEG", **options:
 
 @contextmanager
 def client(model: Path, **config: Any) -> Iterator[TestClient]:
-    with TestClient(create_app(Detector.load(model, "cpu"), ServiceConfig(**config))) as made:
+    with TestClient(create_app(load_detector(model, "cpu"), ServiceConfig(**config))) as made:
         yield made
 
 
@@ -60,7 +60,7 @@ def process(model: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str
 @contextmanager
 def thread(model: Path, **config: Any) -> Iterator[str]:
     """Run the service in a thread of this process, which starts faster; yield its URL."""
-    app = create_app(Detector.load(model, "cpu"), ServiceConfig(**config))
+    app = create_app(load_detector(model, "cpu"), ServiceConfig(**config))
     with open_socket("127.0.0.1", 0) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
         running = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -17,7 +17,9 @@ from starlette.testclient import TestClient
 
 from ezsd.deploy.service.limits import Limits
 from ezsd.inference.detector import Detector
+from ezsd.inference.onnx_detector import OnnxDetector
 from ezsd.inference.outputs import detections_json
+from ezsd.inference.view import DEFAULT_THRESHOLD
 from service import client, image_bytes
 from tiny import SPLIT
 
@@ -77,10 +79,38 @@ def test_without_a_threshold_those_of_the_model_are_used(service: TestClient, mo
     assert answer["images"][0]["detections"] == detections_json(found)
 
 
-def test_vocabulary_has_base_and_novel_names_and_limits(service: TestClient) -> None:
+def test_vocabulary_has_base_and_novel_names_thresholds_and_limits(service: TestClient) -> None:
     answer = service.get("/v1/vocabulary").json()
-    assert (answer["base"], answer["novel"]) == (list(SPLIT.base), list(SPLIT.novel))
+    assert (answer["base"], answer["novel"], answer["names"]) == (list(SPLIT.base), list(SPLIT.novel), None)
+    assert answer["thresholds"] == {"other": DEFAULT_THRESHOLD, "names": {}}
     assert answer["limits"] == SMALL.model_dump()
+
+
+def test_a_baked_file_is_served_with_its_names_alone(exported: Path) -> None:
+    baked = OnnxDetector.load(exported / "baked.onnx", "cpu")
+    with client(exported / "baked.onnx") as service:
+        known = service.get("/v1/vocabulary").json()
+        assert (known["base"], known["novel"]) == (["circle"], ["bar", "cone, orange"])
+        assert sorted(known["names"]) == ["bar", "circle", "cone, orange"]
+        everything = _detect(service, threshold="0.01").json()
+        assert everything["vocabulary"] == ["bar", "circle", "cone, orange"]
+        found = baked(Image.open(io.BytesIO(JPEG)), threshold=0.01)
+        assert everything["images"][0]["detections"] == detections_json(found) != []
+        some = _detect(service, vocabulary='"cone, orange"', threshold="0.01").json()
+        assert {entry["name"] for entry in some["images"][0]["detections"]} == {"cone, orange"}
+        refused = _detect(service, vocabulary="bar, zebra")
+        assert refused.status_code == 422
+        assert "zebra: not among the 3 names that are baked into the model" in refused.json()["detail"]
+
+
+def test_a_file_with_names_is_served_with_the_names_of_its_names_file(exported: Path) -> None:
+    with client(exported / "model.onnx") as service:
+        known = service.get("/v1/vocabulary").json()
+        assert (known["base"], known["novel"]) == (list(SPLIT.base), list(SPLIT.novel))
+        assert known["names"] == [*SPLIT.names, "traffic cone", "dog"]
+        assert _detect(service, vocabulary="dog, bar").json()["vocabulary"] == ["dog", "bar"]
+        refused = _detect(service, vocabulary="dog, zebra")
+        assert refused.status_code == 422 and "No text embedding of zebra" in refused.json()["detail"]
 
 
 def test_masks_are_sent_as_rle(tmp_path: Path) -> None:

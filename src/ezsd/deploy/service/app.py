@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import supervision as sv
 from fastapi import Depends, FastAPI, HTTPException, Request
@@ -27,6 +27,7 @@ from ezsd.deploy.service.messages import (
     DetectResponse,
     FormRequest,
     JsonRequest,
+    LeastScores,
     Refusal,
     State,
     VocabularyResponse,
@@ -38,9 +39,11 @@ from ezsd.deploy.service.requests import DetectRequest, read_request
 from ezsd.deploy.service.uploads import Upload, check_upload, decode_upload
 from ezsd.errors import EzsdError
 from ezsd.inference.calls import Pixels
-from ezsd.inference.detector import Detector
 from ezsd.inference.onnx_detector import OnnxDetector
 from ezsd.inference.outputs import detections_json
+
+if TYPE_CHECKING:
+    from ezsd.inference.detector import Detector  # ONNX files are served without torch
 
 _BEARER = HTTPBearer(auto_error=False)
 _PAGE = Path(__file__).parent / "page"
@@ -113,9 +116,21 @@ class Service:
             self.metrics.in_progress.set(self._requests)
         return {"vocabulary": list(asked.names), "threshold": asked.threshold, "images": images}
 
+    def vocabulary(self) -> VocabularyResponse:
+        """Return the names that are detected by default, those that can be asked for, and the limits."""
+        own, base = self.detector.vocabulary().names, set(self.detector.config.base)
+        thresholds = self.detector.thresholds
+        return VocabularyResponse(
+            base=[name for name in own if name in base],
+            novel=[name for name in own if name not in base],
+            names=list(self.detector.names) if isinstance(self.detector, OnnxDetector) else None,
+            thresholds=LeastScores(other=thresholds.other, names=dict(thresholds.names)),
+            limits=self.config.limits,
+        )
+
     async def _detect_all(self, asked: DetectRequest) -> list[dict[str, Any]]:
         # New names are embedded here and not in the thread of the detector, which other requests wait for.
-        await asyncio.get_running_loop().run_in_executor(self._workers, self.detector.embed, asked.names)
+        await asyncio.get_running_loop().run_in_executor(self._workers, self.detector.vocabulary, asked.names)
         tasks = [asyncio.create_task(self._detect_one(upload, asked)) for upload in asked.uploads]
         try:
             return await asyncio.gather(*tasks)
@@ -204,8 +219,7 @@ def _add_detection(app: FastAPI, service: Service, protected: list[Any], refused
         "/v1/vocabulary", summary="The names of the model, and the limits", responses=refused, dependencies=protected
     )
     async def vocabulary() -> VocabularyResponse:
-        names, limits = service.detector.config, service.config.limits
-        return VocabularyResponse(base=list(names.base), novel=list(names.novel), limits=limits)
+        return service.vocabulary()
 
 
 def _add_operation(app: FastAPI, service: Service, protected: list[Any], refused: dict[int | str, Any]) -> None:

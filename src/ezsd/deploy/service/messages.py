@@ -66,6 +66,13 @@ class Mask(BaseModel):
     counts: str
 
 
+class OtherName(BaseModel):
+    """Another name of an object."""
+
+    name: str
+    score: float
+
+
 class Found(BaseModel):
     """One detection."""
 
@@ -73,6 +80,7 @@ class Found(BaseModel):
     score: float
     box: tuple[float, float, float, float] = Field(description="xyxy in pixels of the upright image.")
     mask: Mask | None = None
+    other_names: list[OtherName] | None = Field(None, description="Other names of the object, the best first.")
 
 
 class ImageResult(BaseModel):
@@ -92,11 +100,20 @@ class DetectResponse(BaseModel):
     images: list[ImageResult]
 
 
+class LeastScores(BaseModel):
+    """The calibrated thresholds of the model."""
+
+    other: float = Field(description="For names that are not in names.")
+    names: dict[str, float]
+
+
 class VocabularyResponse(BaseModel):
-    """The names that the model was trained with, and the limits of the service."""
+    """The names of the model, their thresholds, and the limits of the service."""
 
     base: list[str] = Field(description="Names that had boxes in training.")
     novel: list[str] = Field(description="Names that had no boxes in training.")
+    names: list[str] | None = Field(description="All names that can be asked for; null: any name.")
+    thresholds: LeastScores
     limits: Limits
 
 
