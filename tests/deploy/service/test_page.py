@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from playwright import sync_api
 
+from ezsd.data.categories import split_names
 from ezsd.deploy.service.limits import Limits
 from service import thread
 
@@ -101,6 +102,91 @@ def test_the_slider_filters_without_a_request(visit: Visit, image_files: list[Pa
     assert visit.boxes() == 0
     expect(visit.page.locator("#nothing")).to_have_text("Nothing at this score.")
     assert visit.detections() == 1
+
+
+def test_calibrated_scores_of_each_name_are_shown_until_the_slider_is_moved(
+    browser: Any, model: Path, image_files: list[Path], tmp_path: Path
+) -> None:
+    least = {"circle": 0.27, "square": 0.25, "bar": 0.9, "triangle": 0.02}
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "thresholds.json").write_text(json.dumps({"other": 0.2, "names": least}))
+
+    def rows(visit: Visit) -> list[tuple[str, float]]:
+        names = visit.page.locator("#found b").all_text_contents()
+        return list(zip(names, map(float, visit.page.locator("#found i").all_text_contents()), strict=True))
+
+    with thread(tmp_path / "model") as url:
+        visit = Visit(browser, url)
+        page = visit.page
+        with page.expect_response("**/v1/detect") as answer:
+            visit.show(image_files[0])
+        found = answer.value.json()
+        assert found["threshold"] == 0.02  # as low as anything that can be shown
+        expect(page.locator("#names li", has_text="bar")).to_contain_text("0.90")
+        expect(page.locator("#threshold-value")).to_have_text("0.02 to 0.90")
+        expect(page.locator("#threshold-help")).to_contain_text("Calibrated for each name")
+        objects = [[entry, *entry.get("other_names", [])] for entry in found["images"][0]["detections"]]
+        passing = [[each for each in names if each["score"] >= least[each["name"]]] for names in objects]
+        expected = sorted((names[0] for names in passing if names), key=lambda each: -each["score"])
+        assert rows(visit) == [(each["name"], pytest.approx(each["score"], abs=0.006)) for each in expected]
+        assert {"circle", "triangle"} <= {each["name"] for each in expected}
+        with page.expect_download() as download:
+            page.click("#save-json")
+        saved = json.loads(download.value.path().read_text())
+        assert saved["threshold"] is None and len(saved["images"][0]["detections"]) == len(expected)
+        visit.threshold(0.24)
+        expect(page.locator("#threshold-value")).to_have_text("0.24")
+        expect(page.locator("#threshold-help")).to_have_text("One minimum for all names.")
+        assert len(rows(visit)) == sum(names[0]["score"] >= 0.24 for names in objects) != len(expected)
+        page.click("#calibrated")
+        expect(page.locator("#threshold-value")).to_have_text("0.02 to 0.90")
+        assert len(rows(visit)) == len(expected) and visit.detections() == 1
+        assert visit.errors == []
+        visit.context.close()
+
+
+def test_a_file_with_fixed_names_offers_no_others(browser: Any, exported: Path, image_files: list[Path]) -> None:
+    with thread(exported / "baked.onnx") as url:
+        visit = Visit(browser, url)
+        page, names = visit.page, visit.page.locator("#names li span")
+        expect(names).to_have_text(["circle", "bar", "cone, orange"])
+        expect(page.locator("#only")).to_have_text("This model was exported with 3 names and finds no others.")
+        expect(page.locator("#name")).to_be_hidden()
+        visit.show(image_files[0])
+        with page.expect_response("**/v1/detect") as answer:
+            page.get_by_role("button", name="Remove bar").click()
+        assert answer.value.json()["vocabulary"] == ["circle", "cone, orange"]
+        assert page.locator("#known option").evaluate_all("options => options.map(({ value }) => value)") == ["bar"]
+        page.fill("#name", "zebra, Bar")
+        page.keyboard.press("Enter")
+        expect(names).to_have_text(["circle", "cone, orange", "bar"])
+        expect(page.get_by_role("alert")).to_have_text(
+            "zebra: not among the names that this model was exported with. Export it with these names."
+        )
+        assert page.evaluate("document.activeElement.ariaLabel") == "Remove bar"
+        expect(page.locator("#status")).to_contain_text("object")
+        assert visit.detections() == 3 and visit.errors == []
+        visit.context.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('"cone, orange", bar', ["cone, orange", "bar"]),
+        ('"say ""hi"", now",x', ['say "hi", now', "x"]),
+        (' , ,5" pipe ,', ['5" pipe']),
+        ('"open, z', ['"open', "z"]),
+    ],
+)
+def test_names_in_a_text_are_split_and_joined_as_by_the_service(visit: Visit, text: str, names: list[str]) -> None:
+    split, joined = visit.page.evaluate(
+        """async (text) => {
+            const { splitNames, joinNames } = await import("/page/names.js");
+            return [splitNames(text), joinNames(splitNames(text))];
+        }""",
+        text,
+    )
+    assert split == names and split_names(joined) == names
 
 
 def test_changed_names_are_detected_again(visit: Visit, image_files: list[Path]) -> None:

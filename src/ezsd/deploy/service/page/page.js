@@ -1,13 +1,16 @@
 // The page: images and names in, boxes drawn at once.
 
 import { setUpCamera } from "./camera.js";
+import { key, splitNames } from "./names.js";
 import { above, asCoco, asJson, save } from "./results.js";
 import { detect, Refused, useToken, vocabulary } from "./service.js";
 
 const $ = (id) => document.getElementById(id);
 const KINDS = ["image/jpeg", "image/png", "image/webp"];
 
-let model = null; // {base, novel, limits}
+let model = null; // {base, novel, names, thresholds, limits}
+let calibrated = new Map(); // the minimum score by name
+let minimum = null; // for all names, once the slider was moved
 let names = []; // to find, in the order of the chips
 let images = []; // {file, url, result, problem}
 let shown = null; // the one of them in the viewer
@@ -18,17 +21,24 @@ let round = 0; // of requests; answers to earlier names are dropped
 
 const known = () => [...model.base, ...model.novel];
 const kindOf = (name) => (model.base.includes(name) ? "base" : "novel");
+const unused = () => (model.names ?? []).filter((name) => !names.includes(name));
 const changed = () => names.join("\n") !== known().join("\n");
 
 function showNames() {
   $("names").replaceChildren(...names.map((name) => {
     const chip = element("li", { className: kindOf(name) }, element("span", {}, name));
+    if (perName()) chip.append(element("small", { title: "Minimum score" }, calibratedOf(name).toFixed(2)));
     const button = element("button", { type: "button", onclick: () => removeName(name) }, "×");
     button.setAttribute("aria-label", `Remove ${name}`);
     chip.append(button);
     return chip;
   }));
   $("reset").hidden = !changed();
+  if (!model.names) return;
+  $("only").textContent = `This model was exported with ${model.names.length} names and finds no others.`;
+  $("add-name").hidden = !unused().length;
+  $("name").placeholder = unused().slice(0, 2).join(", ");
+  $("known").replaceChildren(...unused().map((name) => element("option", { value: name })));
 }
 
 function setNames(next) {
@@ -39,11 +49,16 @@ function setNames(next) {
 }
 
 function addNames(text) {
-  const key = (name) => name.replace(/\s+/g, " ").toLowerCase();
   const taken = new Set(names.map(key));
-  const parts = text.match(/\s*"[^"]*"|[^,]+/g) ?? []; // a name with a comma is put in double quotes
-  const added = parts.map((name) => name.trim().replace(/^"(.*)"$/, "$1").trim()).filter((name) => name && !taken.has(key(name)) && taken.add(key(name)));
-  if (added.length) setNames([...names, ...added.map((name) => known().find((other) => key(other) === key(name)) ?? name)]);
+  const written = (name) => (model.names ?? known()).find((other) => key(other) === key(name));
+  const asked = splitNames(text).filter((name) => !taken.has(key(name)) && taken.add(key(name)));
+  const unknown = model.names ? asked.filter((name) => !written(name)) : [];
+  const added = asked.filter((name) => !unknown.includes(name)).map((name) => written(name) ?? name);
+  if (added.length) setNames([...names, ...added]);
+  if ($("add-name").hidden) $("names").querySelector("li:last-child button").focus();
+  if (unknown.length) {
+    showProblem(`${unknown.join(", ")}: not among the names that this model was exported with. Export it with these names.`);
+  }
 }
 
 function removeName(name) {
@@ -51,6 +66,33 @@ function removeName(name) {
   setNames(names.filter((other) => other !== name));
   const buttons = $("names").querySelectorAll("button");
   (buttons[Math.min(place, buttons.length - 1)] ?? $("name")).focus(); // the keyboard stays where it was
+}
+
+// Scores
+
+const calibratedOf = (name) => calibrated.get(name) ?? model.thresholds.other;
+const least = (name) => minimum ?? calibratedOf(name);
+const perName = () => minimum === null && calibrated.size > 0;
+const lowest = () => Math.min(Number($("threshold").min), ...names.map(calibratedOf)); // the slider needs no new request
+
+function showMinimum() {
+  const scores = names.map(least).sort((a, b) => a - b);
+  if (!scores.length) return;
+  const [first, middle, last] = [scores[0], scores[scores.length >> 1], scores.at(-1)].map((score) => score.toFixed(2));
+  const text = first === last ? first : `${first} to ${last}`;
+  $("threshold-value").textContent = text;
+  if (minimum === null) $("threshold").value = middle;
+  $("threshold").setAttribute("aria-valuetext", perName() ? `calibrated, ${text}` : text);
+  $("threshold-help").textContent = perName()
+    ? "Calibrated for each name. Moving the slider sets one minimum for all names."
+    : "One minimum for all names.";
+  $("calibrated").hidden = minimum === null || !calibrated.size;
+}
+
+function setMinimum(value) {
+  minimum = value;
+  showNames();
+  showState();
 }
 
 // Images
@@ -86,7 +128,7 @@ async function detectAll(onlyNew = false) {
     if (own !== round) return;
     const started = performance.now();
     try {
-      const result = await detect(image.file, changed() ? names : null);
+      const result = await detect(image.file, changed() ? names : null, lowest());
       if (own !== round) return;
       Object.assign(image, { result, seconds: (performance.now() - started) / 1000 });
     } catch (error) {
@@ -110,10 +152,10 @@ function show(image) {
 
 /** Bring everything that depends on results to the present state. */
 function showState() {
-  const threshold = Number($("threshold").value);
+  if (model) showMinimum();
   $("drop").hidden = images.length > 0;
   $("viewer").hidden = !shown;
-  showStrip(threshold);
+  showStrip();
   const message = [notice, shown?.problem].filter(Boolean).join("\n");
   $("problem").textContent = message;
   $("problem").hidden = !message;
@@ -121,7 +163,7 @@ function showState() {
   $("save-json").disabled = $("save-coco").disabled = !done.length;
   if (!shown) return;
   const { result, problem, file, seconds } = shown;
-  const found = result ? above(result, threshold) : [];
+  const found = result ? above(result, least) : [];
   const waits = !result && !problem && names.length > 0;
   $("canvas").classList.toggle("busy", waits);
   $("caption").textContent = result ? `${file.name}, ${result.width} × ${result.height} pixels` : file.name;
@@ -169,7 +211,7 @@ function moveInFound(event) {
   rows[rows.indexOf(document.activeElement) + step]?.focus();
 }
 
-function showStrip(threshold) {
+function showStrip() {
   if (images.length < 2) {
     $("strip").replaceChildren();
     return;
@@ -183,7 +225,7 @@ function showStrip(threshold) {
   $("strip").querySelectorAll("button").forEach((button, place) => {
     const { result, problem } = images[place];
     button.setAttribute("aria-current", String(images[place] === shown));
-    button.querySelector("span").textContent = result ? above(result, threshold).length : problem ? "!" : "…";
+    button.querySelector("span").textContent = result ? above(result, least).length : problem ? "!" : "…";
   });
 }
 
@@ -222,12 +264,13 @@ $("name").onkeydown = (event) => {
 };
 $("reset").onclick = () => {
   setNames(known());
-  $("name").focus();
+  ($("add-name").hidden ? $("names").querySelector("button") : $("name")).focus();
 };
 $("found").onkeydown = moveInFound;
-$("threshold").oninput = () => {
-  $("threshold-value").textContent = Number($("threshold").value).toFixed(2);
-  showState();
+$("threshold").oninput = () => setMinimum(Number($("threshold").value));
+$("calibrated").onclick = () => {
+  setMinimum(null);
+  $("threshold").focus();
 };
 $("token").onsubmit = (event) => {
   event.preventDefault();
@@ -236,7 +279,7 @@ $("token").onsubmit = (event) => {
   start();
 };
 for (const [id, convert, name] of [["save-json", asJson, "detections.json"], ["save-coco", asCoco, "detections_coco.json"]]) {
-  $(id).onclick = () => save(convert(images.filter(({ result }) => result), names, Number($("threshold").value)), name);
+  $(id).onclick = () => save(convert(images.filter(({ result }) => result), names, least, minimum), name);
 }
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -264,6 +307,7 @@ async function start() {
     if (error.status === 401) askToken();
     return;
   }
+  calibrated = new Map(Object.entries(model.thresholds.names));
   $("status").textContent = `${model.base.length} base and ${model.novel.length} novel names`;
   setNames(known());
 }

@@ -1,16 +1,16 @@
 // Results as files.
 
-/** Return the detections of all images at a threshold, like detections.json of `ezsd detect`. */
-export function asJson(images, names, threshold) {
+/** Return the shown detections of all images, like detections.json of `ezsd detect`; `threshold` null = calibrated. */
+export function asJson(images, names, least, threshold) {
   return {
     vocabulary: names,
     threshold,
-    images: images.map(({ result }) => ({ ...result, detections: above(result, threshold) })),
+    images: images.map(({ result }) => ({ ...result, detections: above(result, least) })),
   };
 }
 
-/** Return the detections of all images as COCO: boxes are [x, y, width, height], with a score. */
-export function asCoco(images, names, threshold) {
+/** Return the shown detections of all images as COCO: boxes are [x, y, width, height], with a score. */
+export function asCoco(images, names, least) {
   const coco = {
     images: images.map(({ result }, place) => ({
       id: place + 1, file_name: result.image, width: result.width, height: result.height,
@@ -19,7 +19,7 @@ export function asCoco(images, names, threshold) {
     annotations: [],
   };
   images.forEach(({ result }, place) => {
-    for (const { name, score, box: [x1, y1, x2, y2], mask } of above(result, threshold)) {
+    for (const { name, score, box: [x1, y1, x2, y2], mask } of above(result, least)) {
       const [width, height] = [round(x2 - x1), round(y2 - y1)];
       coco.annotations.push({
         id: coco.annotations.length + 1, image_id: place + 1, category_id: names.indexOf(name) + 1,
@@ -30,7 +30,16 @@ export function asCoco(images, names, threshold) {
   return coco;
 }
 
-export const above = (result, threshold) => result.detections.filter(({ score }) => score >= threshold);
+/** Return the detections with at least the score `least(name)`, with the best name of each object that has it. */
+export function above(result, least) {
+  const shown = result.detections.flatMap((found) => {
+    const enough = [found, ...(found.other_names ?? [])].filter(({ name, score }) => score >= least(name));
+    const [best, ...others] = enough.map(({ name, score }) => ({ name, score }));
+    const { other_names: _, ...own } = found;
+    return best ? [{ ...own, ...best, ...(others.length && { other_names: others }) }] : [];
+  });
+  return shown.sort((a, b) => b.score - a.score);
+}
 
 export function save(content, name) {
   const link = document.createElement("a");

@@ -1,6 +1,7 @@
 // The service, as the page sees it.
 
-const LOWEST = 0.05; // the slider starts here, so that it needs no new request
+import { joinNames } from "./names.js";
+
 let token = sessionStorage.getItem("ezsd-token") ?? "";
 
 /** A refusal of the service; `status` is 0 when the service cannot be reached. */
@@ -16,18 +17,15 @@ export function useToken(text) {
   sessionStorage.setItem("ezsd-token", text);
 }
 
-/** Return the names of the model and the limits: {base, novel, limits}. */
+/** Return {base, novel, names, thresholds, limits}: the names of the model and those that can be asked for. */
 export const vocabulary = () => call("v1/vocabulary");
 
-/** Return a name as a part of a text that is split at commas. */
-const quoted = (name) => (/^"|,/.test(name) ? `"${name.replaceAll('"', '""')}"` : name);
-
-/** Detect objects in one file; `names` null = the names of the model. */
-export async function detect(file, names) {
+/** Detect objects with a score of at least `lowest` in one file; `names` null = the names of the model. */
+export async function detect(file, names, lowest) {
   const form = new FormData();
   form.append("image", file);
-  form.append("threshold", String(LOWEST));
-  if (names) form.append("vocabulary", names.map(quoted).join(","));
+  form.append("threshold", String(lowest));
+  if (names) form.append("vocabulary", joinNames(names));
   return (await call("v1/detect", { method: "POST", body: form })).images[0];
 }
 
