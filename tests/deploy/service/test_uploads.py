@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ezsd.deploy.service.image_end import jpeg_end, png_end, webp_end
 from ezsd.deploy.service.limits import Limits
 from ezsd.deploy.service.messages import Refusal
 from ezsd.deploy.service.uploads import Upload, check_upload, decode_upload
 from service import image_bytes
 
 LIMITS = Limits(megapixels=1)
-JPEG, PNG = image_bytes(), image_bytes(kind="PNG")
+JPEG, PNG, WEBP = image_bytes(), image_bytes(kind="PNG"), image_bytes(kind="WEBP")
 SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
 
 
@@ -94,6 +95,70 @@ def test_files_of_two_kinds_are_refused() -> None:
     as_comment = JPEG[:2] + b"\xff\xfe\x00\x0b%PDF-1.7\n" + JPEG[2:]
     assert _refused(as_comment).status_code == 415
     assert _refused(SVG + JPEG).status_code == 415
+
+
+MOVING = b"\0\0\0\x18ftypmp42" + np.random.default_rng(0).bytes(4_000_000)  # has about 60 times the bytes of a scan
+SAMSUNG = b"\0\0\x01\x0aMCC_Data262SEFHk\0\0\0\x01\0\0\0$\0\0\0SEFT"
+
+
+def _with_thumbnail() -> bytes:
+    """A JPEG with a JPEG inside of its EXIF segment."""
+    inner = image_bytes((16, 16))
+    segment = b"Exif\0\0" + inner
+    return JPEG[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + JPEG[2:]
+
+
+NESTED = _with_thumbnail()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        JPEG + bytes(4096), JPEG + b"\r\n", JPEG + b"\xff" * 64, JPEG + JPEG + bytes(100) + JPEG, JPEG + MOVING * 2,
+        JPEG + SAMSUNG, NESTED + SAMSUNG, PNG + bytes(512), WEBP + b"\n", image_bytes(progressive=True) + MOVING,
+    ],
+)  # fmt: skip
+def test_what_cameras_append_and_padding_are_accepted(data: bytes) -> None:
+    upload = Upload("street", data)
+    check_upload(upload, LIMITS)
+    assert decode_upload(upload).shape == (64, 96, 3)
+
+
+@pytest.mark.parametrize("image", [JPEG, PNG, WEBP, NESTED, image_bytes(progressive=True)])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        SVG, b"<html><body>", b"\0\0 <!DOCTYPE html>", b"<?php system($_GET[0]);", b"\nMZ\x90\0", b"\x7fELF\x02\x01",
+        b"#!/bin/sh\nid", b"Rar!\x1a\x07\x01\0", b"7z\xbc\xaf\x27\x1c\0\x04", b"text <script>alert(1)</script>",
+        b"garbage " * 200 + b"%PDF-1.7", b"\x1f\x8b\x08\0",
+    ],
+)  # fmt: skip
+def test_another_file_after_an_image_is_refused(image: bytes, rest: bytes) -> None:
+    refusal = _refused(image + rest)
+    assert refusal.status_code == 415 and "the end of the image. Save the image again" in refusal.detail
+
+
+def test_a_page_behind_what_a_phone_appends_is_refused() -> None:
+    assert _refused(JPEG + SAMSUNG + b"<script>alert(1)</script>").status_code == 415
+    assert _refused(JPEG + MOVING + b"<svg onload=alert(1)>").status_code == 415
+
+
+@pytest.mark.parametrize("image", [PNG, WEBP])
+def test_nothing_but_padding_may_follow_png_and_webp(image: bytes) -> None:
+    assert "9 bytes follow the end" in _refused(image + b"old pixel").detail
+    assert _refused(image + image).status_code == 415
+
+
+@given(st.binary(max_size=300))
+def test_the_end_is_found_in_any_bytes(noise: bytes) -> None:
+    assert 0 <= jpeg_end(noise)[0] <= max(len(noise), 2) and png_end(noise) >= 0 and webp_end(noise) >= 8
+
+
+def test_the_end_of_an_image_is_its_last_byte() -> None:
+    assert jpeg_end(JPEG + MOVING) == (len(JPEG), 1)
+    assert jpeg_end(NESTED + JPEG) == (len(NESTED), 1)
+    assert jpeg_end(JPEG[:-2]) == (len(JPEG) - 2, 1)
+    assert png_end(PNG + JPEG) == len(PNG) and webp_end(WEBP + JPEG) == len(WEBP)
 
 
 @pytest.mark.parametrize("data", [JPEG, PNG, image_bytes(kind="WEBP")])

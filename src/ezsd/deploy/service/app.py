@@ -104,8 +104,8 @@ class Service:
             if int(request.headers.get("content-length", 0)) > limits.upload_bytes:
                 raise too_large(limits)
             asked = await read_request(request, limits, self.detector.vocabulary().names)
-            for upload in asked.uploads:
-                check_upload(upload, limits)
+            for upload in asked.uploads:  # large files take a while; other requests are answered meanwhile
+                await asyncio.get_running_loop().run_in_executor(self._workers, check_upload, upload, limits)
             images = await asyncio.wait_for(self._detect_all(asked), limits.seconds)
         except asyncio.TimeoutError:
             raise _busy(f"the request waited for {limits.seconds:g} seconds") from None

@@ -9,6 +9,7 @@ from io import BytesIO
 from PIL import Image
 
 from ezsd.data.images import BROKEN
+from ezsd.deploy.service.image_end import has_other_file, is_padding, jpeg_end, png_end, webp_end
 from ezsd.deploy.service.limits import Limits
 from ezsd.deploy.service.messages import Refusal
 from ezsd.errors import DataError
@@ -39,7 +40,7 @@ def check_upload(upload: Upload, limits: Limits) -> None:
     """Check type and size of an image from its header.
 
     Raises:
-        Refusal: 415: not a JPEG, PNG or WebP file, or also another kind of file; 413: too many pixels.
+        Refusal: 415: not a JPEG, PNG or WebP file, or another file in it or after it; 413: too many pixels.
     """
     with _opened(upload) as image:
         kind = _FORMATS[image.format or ""]
@@ -53,7 +54,15 @@ def check_upload(upload: Upload, limits: Limits) -> None:
             )
     if upload.data.find(b"%PDF-", 0, 1024) >= 0 or zipfile.is_zipfile(BytesIO(upload.data)):
         raise Refusal(415, f"{upload.name}: also a PDF or ZIP file. Send an image without other content.")
-    if kind == "image/jpeg" and upload.data.count(b"\xff\xda") > _MOST_SCANS:
+    if kind != "image/jpeg":
+        rest = upload.data[png_end(upload.data) if kind == "image/png" else webp_end(upload.data) :]
+        if not is_padding(rest):
+            raise Refusal(415, f"{upload.name}: {len(rest):,} bytes follow the end of the image. Save the image again.")
+        return
+    end, scans = jpeg_end(upload.data)
+    if has_other_file(upload.data[end:]):
+        raise Refusal(415, f"{upload.name}: another file follows the end of the image. Save the image again.")
+    if scans > _MOST_SCANS:
         raise Refusal(415, f"{upload.name}: a JPEG with more than {_MOST_SCANS} scans. Save it again as plain JPEG.")
 
 
