@@ -18,6 +18,7 @@ from ezsd.commands.init import OwnFiles, OwnRecipe
 from ezsd.commands.init import make_recipe as make_recipe_with
 from ezsd.commands.validate import check_recipe
 from ezsd.errors import ArtifactError, DataError, EzsdError, RecipeError
+from ezsd.pipeline.run import run_recipe
 from ezsd.recipe import load_recipe
 from tiny import TinyCoco, make_tiny_coco
 from tiny_teacher import TEACHER, tiny_values
@@ -79,6 +80,38 @@ def test_val_annotations_of_the_user_are_used_unchanged(coco: TinyCoco, tmp_path
     val.write_text(json.dumps(coco.content))
     assert make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml", val).files == [tmp_path / "r.yaml"]
     assert load_recipe(tmp_path / "r.yaml").data.val.annotations == val
+
+
+def test_init_validate_and_run_print_the_same_counts(coco: TinyCoco, tmp_path: Path) -> None:
+    entries = coco.content["annotations"]
+    for name in (3, 12, 20):  # of circle, bar and triangle: a box without height, and a crowd
+        first = next(entry for entry in entries if entry["category_id"] == name)
+        entries.append({**first, "bbox": [*first["bbox"][:3], 0]})
+        entries.append({**first, "iscrowd": 1})
+    coco.save()
+    val = tmp_path / "val.json"
+    val.write_text(json.dumps(coco.content))
+    out = tmp_path / "r.yaml"
+    made = make_recipe(coco.images, coco.annotations, ["bar", "ring"], out, val).summary
+    assert made[0].startswith("found COCO JSON")
+    assert made[1].startswith("found train: 8 images, ") and "bar" not in made[1]  # a run does not read novel boxes
+    assert made[1].endswith("3 crowd boxes, 2 images or boxes left out (boxes without area 2)")
+    assert "bar" in made[2] and made[2].endswith("4 crowd boxes, 3 images or boxes left out (boxes without area 3)")
+    assert [line for line in check_recipe(out).splitlines() if line.startswith("found")] == made[1:]
+    own = tiny_values("", "") | {"split": yaml.safe_load(out.read_text())["split"]}
+    data = yaml.safe_load(out.read_text())["data"]
+    out.write_text(yaml.safe_dump(own | {"data": {**data, "workers": 0}}))
+    run_recipe(load_recipe(out), tmp_path / "run", until="adapt")
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert all(line in log for line in made[1:])
+
+
+def test_a_val_part_without_boxes_is_not_ok(coco: TinyCoco, tmp_path: Path) -> None:
+    val = tmp_path / "val.json"
+    val.write_text(json.dumps({**coco.content, "annotations": []}))
+    make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml", val)
+    said = check_recipe(tmp_path / "r.yaml")
+    assert "found val: 8 images, 0 boxes, 0 crowd boxes" in said and "OK" not in said
 
 
 def test_names_and_paths_with_special_characters_are_preserved(tmp_path: Path) -> None:

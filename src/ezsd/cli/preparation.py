@@ -109,7 +109,7 @@ def init(
         )
         made = make_recipe(files, split_names(novel), out, teacher, device.value, overwrite)
         for text in made.summary:
-            typer.echo(f"found {text}")
+            typer.echo(text)
         for path in made.files:
             typer.echo(f"wrote {path}")
         for text in made.advice:
@@ -136,7 +136,7 @@ def convert(
 
         made = convert_dataset(source, out, FORMATS[list(Layout).index(to)])
         for text in made.summary:
-            typer.echo(f"found {text}")
+            typer.echo(text)
         for text in made.notes:
             typer.echo(f"note: {text}")
         typer.echo(f"wrote {out}")

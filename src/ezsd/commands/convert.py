@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
-from ezsd.data.formats.coco import coco_ground_truth, count_boxes, read_part
+from ezsd.data.formats.coco import coco_ground_truth, describe_part, read_part
 from ezsd.data.formats.coco_json import IN_PIXELS
 from ezsd.data.formats.recognize import Source, open_dataset
 from ezsd.data.formats.voc import write_voc
@@ -67,10 +67,7 @@ def convert(source: Path, out: Path, to: Format) -> Converted:
     notes = [*dataset.notes, *(f"{part}: {note}" for part, images in parts.items() for note in images.notes)]
     writers = {"coco": _write_coco, "yolo": write_yolo, "voc": write_voc}
     notes += writers[to](parts, files, out)
-    summary = [dataset.description]
-    for part, images in parts.items():
-        boxes, crowds = count_boxes(images)
-        summary.append(f"{part}: {len(images):,} images, {boxes.total():,} boxes, {crowds:,} crowd boxes")
+    summary = [f"found {dataset.description}", *(describe_part(part, images) for part, images in parts.items())]
     return Converted(summary, notes)
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ezsd.commands.advice import advice_on_data, advice_on_names, advice_on_teacher
 from ezsd.commands.anchors import LabeledBoxes
 from ezsd.commands.recipe_template import PROMPT, OwnData, choose_settings, recipe_text
 from ezsd.data.categories import CategorySplit, load_split
 from ezsd.data.formats.box_formats import BOX_FORMATS
-from ezsd.data.formats.coco import PartReading, count_boxes, read_part
-from ezsd.data.formats.coco_json import read_json_file
+from ezsd.data.formats.coco import OpenedPart, PartReading, count_boxes, describe_part, open_part, select_boxes
+from ezsd.data.formats.coco_json import as_annotations
 from ezsd.data.formats.recognize import DataSet, Source, open_dataset
-from ezsd.data.formats.rewrite import divided, with_pixel_boxes
-from ezsd.data.samples import AnnotatedImage, ImageSet, with_names
+from ezsd.data.formats.rewrite import divided, with_pixel_boxes, write_annotations
+from ezsd.data.samples import ImageSet
 from ezsd.data.val_split import choose_val
 from ezsd.errors import ArtifactError, DataError, RecipeError
 from ezsd.pipeline.workload import count_work
@@ -101,43 +98,49 @@ def make_recipe(
         raise RecipeError('No novel name. Give names to detect without boxes, as in --novel "traffic cone, umbrella".')
     dataset = _opened(files)
     parts = _parts_of(dataset, files, out)
-    train = parts["train"]
-    split = _split(train.images, files.base, novel)
-    known = _base_only(train.images, split.base)
-    boxes, val_boxes = count_boxes(train.images)[0], count_boxes(parts["val"].images)[0]
+    split = _split([part.images for part in parts.values()], files.base, novel)
+    read = {name: _as_run(name, part, split) for name, part in parts.items()}
+    train, val = read["train"].images, read["val"].images
+    boxes, val_boxes = count_boxes(parts["train"].images)[0], count_boxes(parts["val"].images)[0]
     data = OwnData(
-        train.source.images,
-        {name: part.path for name, part in parts.items()},
-        {name: len(part.images) for name, part in parts.items()},
-        [(image.width, image.height) for image in train.images],
+        parts["train"].opened.part.images,
+        {name: part.opened.part.annotations for name, part in parts.items()},
+        {"train": len(train), "val": len(val)},
+        [(image.width, image.height) for image in train],
         boxes,
-        LabeledBoxes.of(known),
-        parts["val"].source.images,
+        LabeledBoxes.of(train),
+        parts["val"].opened.part.images,
     )
     settings = choose_settings(data, device)
-    texts = {part.path: json.dumps(part.content) for part in parts.values() if part.content is not None}
-    texts[out] = recipe_text(data, split, teacher, out, settings)
-    given = {path.resolve() for path in (files.dataset, files.annotations, files.val_annotations) if path is not None}
-    if own := [str(path) for path in texts if path.resolve() in given]:
-        raise ArtifactError(f"{', '.join(own)} is a file of the data set and would be replaced. Use another --out.")
-    existing = [str(path) for path in texts if path.exists()]
-    if existing and not overwrite:
-        raise ArtifactError(f"{', '.join(existing)} already exists. Use another --out, or replace it with --overwrite.")
+    text = recipe_text(data, split, teacher, out, settings)
+    written = {part.opened.part.annotations: part.opened.content for part in parts.values() if part.is_new}
+    _check_free([*written, out], files, overwrite)
     advice = [
         *dataset.notes,
-        *(f"{name}: {note}" for name, part in parts.items() for note in part.notes),
-        *advice_on_data(split, boxes, val_boxes, len(train.images), len(parts["val"].images)),
+        *(f"{name}: {note}" for name, part in parts.items() for note in [*read[name].images.notes, *part.notes]),
+        *advice_on_data(split, boxes, val_boxes, len(train), len(val)),
         *advice_on_names(split, novel),
         *advice_on_teacher(teacher, split, PROMPT),
         settings.anchors.advice,
     ]
-    recipe = parse_recipe(parse_yaml(texts[out]), str(out))
+    recipe = parse_recipe(parse_yaml(text), str(out))
     _check_teacher(recipe)
-    for path, text in texts.items():
-        write_text(path, text)
-    summary = [dataset.description, *(_summary(*part) for part in parts.items())]
-    plans = count_work(recipe, split, {"train": known, "val": parts["val"].images})
-    return OwnRecipe(list(texts), summary, advice, [str(plan) for plan in plans])
+    for path, content in written.items():
+        write_annotations(path, content)
+    write_text(out, text)
+    summary = [f"found {dataset.description}", *(describe_part(name, part.images) for name, part in read.items())]
+    plans = count_work(recipe, split, {"train": train, "val": val})
+    return OwnRecipe([*written, out], summary, advice, [str(plan) for plan in plans])
+
+
+def _check_free(paths: Sequence[Path], files: OwnFiles, overwrite: bool) -> None:
+    """Raise ArtifactError if files of the data set, or existing ones, would be replaced."""
+    given = {path.resolve() for path in (files.dataset, files.annotations, files.val_annotations) if path is not None}
+    if own := [str(path) for path in paths if path.resolve() in given]:
+        raise ArtifactError(f"{', '.join(own)} is a file of the data set and would be replaced. Use another --out.")
+    existing = [str(path) for path in paths if path.exists()]
+    if existing and not overwrite:
+        raise ArtifactError(f"{', '.join(existing)} already exists. Use another --out, or replace it with --overwrite.")
 
 
 def _check_teacher(recipe: Recipe) -> None:
@@ -153,11 +156,10 @@ def _check_teacher(recipe: Recipe) -> None:
 
 @dataclass(frozen=True)
 class _Part:
-    """One part: what was found, the file that the recipe names, its content if it has to be written, and notes."""
+    """One part: its annotations, whether they have to be written, its images with the boxes of all names, and notes."""
 
-    source: Source
-    path: Path
-    content: Mapping[str, Any] | None
+    opened: OpenedPart
+    is_new: bool
     images: ImageSet
     notes: list[str]
 
@@ -187,23 +189,19 @@ def _parts_of(dataset: DataSet, files: OwnFiles, out: Path) -> dict[str, _Part]:
     parts = {name: _read(name, source, files.box_format, out) for name, source in dataset.parts.items()}
     if "val" in parts:
         return {**parts, "val": replace(parts["val"], notes=[*parts["val"].notes, *_shared(parts)])}
-    whole = parts["train"]
-    if len(whole.images) < 2:
-        raise DataError(f"{whole.path} lists {len(whole.images)} usable image; at least 2 are needed, one for train "
-                        "and one for val.")  # fmt: skip
-    chosen = choose_val(whole.images.images, files.val_share)
-    content = whole.content if whole.content is not None else read_json_file(whole.path)
-    contents = divided(content, chosen.ids)
+    opened, images = parts["train"].opened, parts["train"].images
+    if len(images) < 2:
+        raise DataError(f"{opened.part.annotations} lists {len(images)} usable image; at least 2 are needed, one for "
+                        "train and one for val.")  # fmt: skip
+    chosen = choose_val(images.images, files.val_share)
     return {
-        name: _Part(
-            whole.source,
-            _written(out, name),
-            contents[name],
-            replace(whole.images, images=[i for i in whole.images if (i.image_id in chosen.ids) == (name == "val")]),
-            whole.notes if name == "train" else [text for text in (chosen.note,) if text],
+        name: _all_names(
+            opened.with_content(Part(images=opened.part.images, annotations=_written(out, name)), content),
+            is_new=True,
+            notes=[chosen.note] if name == "val" else [],
         )
-        for name in ("train", "val")
-    }  # fmt: skip
+        for name, content in divided(opened.content, chosen.ids).items()
+    }
 
 
 def _shared(parts: Mapping[str, _Part]) -> list[str]:
@@ -220,27 +218,38 @@ def _written(out: Path, name: str) -> Path:
 
 
 def _read(name: str, source: Source, box_format: str | None, out: Path) -> _Part:
-    """Read one part as ``validate`` and ``run`` do, and raise the problems that would stop them."""
-    content = source.content
-    if content is None and source.annotations is not None and box_format is not None:
-        found = read_part(Part(images=source.images, annotations=source.annotations))
-        sizes = {image.image_id: (image.width, image.height) for image in found.images}
-        content = with_pixel_boxes(read_json_file(source.annotations), sizes, box_format)
-    if content is None:
-        path = source.annotations or Path()
-        reading = read_part(Part(images=source.images, annotations=path))
-    else:
-        path = _written(out, name)
-        with tempfile.TemporaryDirectory() as folder:
-            written = Path(folder) / path.name
-            written.write_text(json.dumps(content), encoding="utf-8")
-            reading = replace(read_part(Part(images=source.images, annotations=written)), where=str(path))
+    """Read one part with the boxes of all names, and raise the problems that would stop ``validate`` and ``run``."""
+    new = Part(images=source.images, annotations=_written(out, name))
+    if source.content is not None:
+        return _all_names(open_part(new, as_annotations(source.content)), is_new=True, box_format=box_format)
+    opened = open_part(Part(images=source.images, annotations=source.annotations or Path()))
+    if box_format is None:
+        return _all_names(opened, is_new=False)
+    sizes = {image.image_id: (image.width, image.height) for image in select_boxes(opened).images}
+    converted = opened.with_content(new, with_pixel_boxes(opened.content, sizes, box_format))
+    return _all_names(converted, is_new=True, box_format=box_format)
+
+
+def _all_names(opened: OpenedPart, is_new: bool, notes: Sequence[str] = (), box_format: str | None = None) -> _Part:
+    reading = select_boxes(opened)
     images = reading.images_or_error(skip_bad=True)
     wrong, right = len(reading.of_items), sum(count_boxes(images)[0].values())
     if box_format is not None and wrong > right:
         text = f"--box-format {box_format} does not fit: {wrong:,} problems, and {right:,} boxes without. Leave it out."
         raise DataError([text, *reading.of_items.shown()])
-    return _Part(source, path, content, images, [*images.notes, *_problem_notes(reading)])
+    return _Part(opened, is_new, images, [*notes, *_problem_notes(reading)])
+
+
+def _as_run(name: str, part: _Part, split: CategorySplit) -> PartReading:
+    """Read a part with the names of the split, as ``validate`` and ``run`` do.
+
+    Raises:
+        DataError: The names do not fit the annotations, or no box is left to learn from.
+    """
+    names, required = (split.trained, split.trained) if name == "train" else (split.names, ())
+    reading = select_boxes(part.opened, names, required)
+    reading.images_or_error(skip_bad=True)
+    return reading
 
 
 def _problem_notes(reading: PartReading) -> list[str]:
@@ -250,28 +259,14 @@ def _problem_notes(reading: PartReading) -> list[str]:
             "skipped with data.skip_bad: true in the recipe."]  # fmt: skip
 
 
-def _split(images: ImageSet, base: Sequence[str], novel: Sequence[str]) -> CategorySplit:
-    boxes, crowds = count_boxes(images)
+def _split(parts: Sequence[ImageSet], base: Sequence[str], novel: Sequence[str]) -> CategorySplit:
+    boxes, crowds = count_boxes(parts[0])
     if base:
         return load_split({"base": list(dict.fromkeys(base)), "novel": list(dict.fromkeys(novel))})
     names = [name for name, count in boxes.items() if count and name not in novel]
     if not names:
         raise RecipeError([
             f"No base name is left: {boxes.total():,} boxes and {crowds:,} crowd boxes are in the train part, and base "
-            "names are the categories with boxes that are not novel.", *images.notes,
+            "names are the categories with boxes that are not novel.", *parts[0].notes,
         ])  # fmt: skip
     return load_split({"base": names, "novel": list(dict.fromkeys(novel))})
-
-
-def _base_only(images: ImageSet, base: Sequence[str]) -> ImageSet:
-    known: list[AnnotatedImage] = [with_names(image, images.names, base) for image in images]
-    return replace(images, images=known, names=tuple(base))
-
-
-def _summary(name: str, part: _Part) -> str:
-    boxes, crowds = count_boxes(part.images)
-    listed = sorted(((count, entry) for entry, count in boxes.items() if count), reverse=True)
-    shown = ", ".join(f"{entry} {count:,}" for count, entry in listed[:10])
-    more = f", and {len(listed) - 10} more names" if len(listed) > 10 else ""
-    return (f"{name}: {len(part.images):,} images, {boxes.total():,} boxes ({shown}{more}), {crowds:,} crowd boxes, "
-            f"{len(part.images.skipped):,} images or boxes left out")  # fmt: skip

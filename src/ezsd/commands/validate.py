@@ -8,7 +8,7 @@ from typing import Any
 
 from ezsd.commands.anchors import LabeledBoxes, advice_on_anchors
 from ezsd.data.categories import CategorySplit, load_split
-from ezsd.data.formats.coco import PartReading, count_boxes, read_part
+from ezsd.data.formats.coco import PartReading, count_boxes, describe_part, read_part
 from ezsd.detector.initial_weights import check_detector
 from ezsd.errors import DataError, EzsdError, RecipeError
 from ezsd.pipeline.workload import describe_data
@@ -55,6 +55,7 @@ def check_recipe(path: str | Path, changes: Sequence[str] = (), preset: str | No
     return "\n".join([
         *(f"skipped: {line}" for part in (train, val) for line in part.of_items.shown()),
         *(f"note: {note}" for note in notes),
+        *(describe_part(name, part.images) for name, part in (("train", train), ("val", val))),
         f"{'OK' if measurable else 'Nothing to measure, the val part has no boxes'}: "
         f"{describe_data(split, {'train': train.images, 'val': val.images})}.",
     ])  # fmt: skip

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -55,6 +55,7 @@ class ImageSet:
         names: The category names. Label 1 is ``names[0]``.
         has_masks: Whether masks can be learned: at least half of the boxes that are no crowds have a segmentation.
         skipped: One message for each image or box that is left out.
+        left_out: How many of these there are of each kind.
         notes: What the user should know about the data, such as crowd boxes and images turned by EXIF.
     """
 
@@ -62,6 +63,7 @@ class ImageSet:
     names: tuple[str, ...]
     has_masks: bool
     skipped: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from ezsd.data.categories import load_split
-from ezsd.data.formats.coco import load_parts
+from ezsd.data.formats.coco import describe_part, load_parts
 from ezsd.data.samples import ImageSet
 from ezsd.detector.initial_weights import check_detector, start_folder
 from ezsd.errors import ArtifactError
@@ -214,6 +214,7 @@ def _load_images(context: RunContext, todo: Sequence[Stage]) -> dict[str, ImageS
     for name, loaded in images.items():
         for note in loaded.notes:
             logger.info(f"{name}: {note}")
+        logger.info(describe_part(name, loaded))
     skipped = {name: list(part.skipped) for name, part in images.items() if part.skipped}
     if skipped and process_state().is_main_process:
         write_json(context.folder.skipped, skipped)

@@ -61,7 +61,7 @@ def pixels_of_one(sizes: Numbers, unit: str) -> Numbers:
     return np.ones_like(sizes) if full is None else sizes / full
 
 
-def likely_formats(boxes: Numbers, sizes: Numbers, areas: NDArray[np.float32]) -> tuple[str, ...]:
+def likely_formats(boxes: Numbers, sizes: Numbers, areas: Numbers) -> tuple[str, ...]:
     """Return the formats that explain all boxes together if x, y, width, height in pixels does not; else nothing.
 
     Single boxes that are wrong do not change the result, and boxes without area say nothing.
@@ -132,7 +132,7 @@ def _count_outside(boxes: Numbers, sizes: Numbers) -> int:
     return int((is_outside(boxes, sizes) | (boxes[:, 2:] < 0).any(1)).sum())
 
 
-def _same_area(boxes: Numbers, areas: NDArray[np.float32]) -> float:
+def _same_area(boxes: Numbers, areas: Numbers) -> float:
     known = np.isfinite(areas)
     if not known.any():
         return 0.0

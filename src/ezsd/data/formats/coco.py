@@ -24,6 +24,7 @@ from ezsd.errors import DataError
 from ezsd.recipe import DataConfig, Part
 
 _SKIP_BAD = "Fix them, or set data.skip_bad: true to skip these images and boxes (they are listed and counted)."
+_MOST_NAMES = 10  # in one line
 _MANY_CROWDS = 0.5  # of the boxes; tools that export masks as crowds do so for most
 _LEAST_MASKS = 0.5  # of the boxes; with fewer, masks are not learned
 
@@ -125,11 +126,50 @@ def read_part(
     Raises:
         DataError: The annotation file cannot be read.
     """
-    content = read_annotations(part.annotations)
-    of_file, of_items = Problems(), Problems()
-    labels = find_labels(content, names, required)
+    return select_boxes(open_part(part, decode=decode), names, required)
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedPart:
+    """The annotations of one part of the data, and the state of its image files; see :func:`select_boxes`."""
+
+    part: Part
+    content: Annotations
+    found: Records
+    checks: list[ImageCheck]
+
+    def with_content(self, part: Part, content: Annotations) -> OpenedPart:
+        """Return other annotations of the same image files, or of some of them; their checks are kept."""
+        known = {record.path: check for record, check in zip(self.found.records, self.checks, strict=True)}
+        found = find_records(content.images, part)
+        new = [record for record in found.records if record.path not in known]  # of fewer names, more can be found
+        checks = check_images([(record.path, record.width, record.height) for record in new], decode=False)
+        known |= {record.path: check for record, check in zip(new, checks, strict=True)}
+        return OpenedPart(part, content, found, [known[record.path] for record in found.records])
+
+
+def open_part(part: Part, content: Annotations | None = None, decode: bool = False) -> OpenedPart:
+    """Read the annotations of one part of the data, and check its images.
+
+    Args:
+        part: The locations of images and annotations, and the maximum number of images.
+        content: The content of the annotation file, if it is not read from the file.
+        decode: Decode all images; otherwise only their headers are read.
+
+    Raises:
+        DataError: The annotation file cannot be read.
+    """
+    content = read_annotations(part.annotations) if content is None else content
     found = find_records(content.images, part)
     checks = check_images([(record.path, record.width, record.height) for record in found.records], decode)
+    return OpenedPart(part, content, found, checks)
+
+
+def select_boxes(opened: OpenedPart, names: Sequence[str] | None = None, required: Sequence[str] = ()) -> PartReading:
+    """Return the images with their boxes of some categories, and all problems; see :func:`read_part`."""
+    part, content, found, checks = opened.part, opened.content, opened.found, opened.checks
+    of_file, of_items = Problems(), Problems()
+    labels = find_labels(content, names, required)
     of_file.extend(labels.problems)
     of_items.extend(found.problems)
     _add_image_problems(of_file, of_items, part, found, checks)
@@ -141,9 +181,29 @@ def read_part(
     notes = [*found.notes, *_size_notes(found.records, checks), *notes]
     if required and not of_file and images and not count_boxes(images)[0].total():
         of_file.add("boxes", f"no box is left to learn from. {' '.join(notes)}")
-    skipped = [*of_items, *boxes.left_out]
-    images = replace(images, skipped=tuple(f"{part.annotations}: {text}" for text in skipped), notes=tuple(notes))
+    skipped = Problems()
+    skipped.extend(of_items)
+    for text in boxes.left_out:
+        skipped.add("boxes without area", text)
+    images = replace(
+        images,
+        skipped=tuple(f"{part.annotations}: {text}" for text in skipped),
+        left_out=skipped.counts(),
+        notes=tuple(notes),
+    )
     return PartReading(images, of_file, of_items, str(part.annotations))
+
+
+def describe_part(part: str, images: ImageSet) -> str:
+    """Return one line: how many images and boxes a part has, by name, and what is left out, by kind."""
+    boxes, crowds = count_boxes(images)
+    listed = sorted(((count, name) for name, count in boxes.items() if count), key=lambda pair: (-pair[0], pair[1]))
+    shown = ", ".join(f"{name} {count:,}" for count, name in listed[:_MOST_NAMES])
+    more = f", and {len(listed) - _MOST_NAMES:,} more names" if len(listed) > _MOST_NAMES else ""
+    why = ", ".join(f"{kind} {count:,}" for kind, count in images.left_out.items())
+    kept = f"{len(images):,} images, {boxes.total():,} boxes" + (f" ({shown}{more})" if shown else "")
+    left_out = f"{len(images.skipped):,} images or boxes left out" + (f" ({why})" if why else "")
+    return f"found {part}: {kept}, {crowds:,} crowd boxes, {left_out}"
 
 
 def count_boxes(images: ImageSet) -> tuple[Counter[str], int]:
@@ -296,10 +356,11 @@ def _mask_notes(
     return notes
 
 
-def _areas(given: NDArray[np.float32], corners: NDArray[np.float32]) -> NDArray[np.float32]:
+def _areas(given: NDArray[np.float64], corners: NDArray[np.float32]) -> NDArray[np.float32]:
     own = (corners[:, 2:] - corners[:, :2]).prod(1)
-    usable: NDArray[np.bool_] = np.isfinite(given) & (given > 0)
-    return np.where(usable, given, own)
+    areas: NDArray[np.float32] = given.astype(np.float32)
+    usable: NDArray[np.bool_] = np.isfinite(areas) & (areas > 0)
+    return np.where(usable, areas, own)
 
 
 def _split(values: NDArray[Any], counts: list[int]) -> tuple[Tensor, ...]:

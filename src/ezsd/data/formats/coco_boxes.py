@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ezsd.data.formats.box_formats import is_fraction, is_outside, likely_formats
 from ezsd.data.formats.coco_entries import LEFT_OUT, Labels
-from ezsd.data.formats.coco_json import BROKEN_FLAG, Annotations, looked_up
+from ezsd.data.formats.coco_json import BROKEN_FLAG, Annotations, looked_up, shown
 from ezsd.data.formats.problems import Problems
 
 _NO_IMAGE, _BROKEN_CATEGORY = -1, -1
@@ -63,7 +63,7 @@ def find_boxes(
     label = np.array(looked_up(labels.label_of, content.category_keys, _BROKEN_CATEGORY), dtype=np.int64)
     of_items = Problems()
     for row in np.flatnonzero(label == _BROKEN_CATEGORY).tolist():
-        entry = content.odd.get(row) or _brief(content, row)
+        entry = shown(content.odd[row]) if row in content.odd else _brief(content, row)
         of_items.add("unknown categories", f"annotations[{row}]: unknown category_id in {entry}")
     rows = np.flatnonzero(label > 0)
     keys = [content.image_keys[row] for row in rows.tolist()]
@@ -118,7 +118,7 @@ def _checked(
 
 def _problem(content: Annotations, row: int, name: str, reason: int, size: NDArray[np.float64]) -> str:
     box = [int(value) if value.is_integer() else value for value in map(float, content.boxes[row])] \
-        if np.isfinite(content.boxes[row]).all() else content.odd.get(row, "")  # fmt: skip
+        if np.isfinite(content.boxes[row]).all() else shown(content.odd[row])  # fmt: skip
     texts = {
         1: f"unknown image_id {content.image_keys[row]!r}",
         2: f"expected a bbox of four numbers x, y, width, height in pixels, found {box}",

@@ -6,7 +6,7 @@ import gc
 import json
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -36,10 +36,10 @@ class Annotations:
         image_keys: [N] the image id of each annotation, see :func:`key_of`.
         category_keys: [N] the category id of each annotation, see :func:`key_of`.
         boxes: [N, 4] float64, four numbers as in the file (for COCO x, y, width, height); NaN if they are not numbers.
-        areas: [N] float32 as in the file, NaN if it is not a number.
+        areas: [N] float64 as in the file, NaN if it is not a number.
         crowd: [N] int8: 1 for crowd boxes, 0 for others, -1 if iscrowd is neither.
         segmentations: [N] polygons (arrays) or RLE as in the file, or None.
-        odd: The text of annotations that are not as expected, by index.
+        odd: The entries that are not as expected, without their segmentations, by index.
         in_pixels: Whether the file says that its boxes are x, y, width, height in pixels.
     """
 
@@ -49,10 +49,10 @@ class Annotations:
     image_keys: list[Any]
     category_keys: list[Any]
     boxes: NDArray[np.float64]
-    areas: NDArray[np.float32]
+    areas: NDArray[np.float64]
     crowd: NDArray[np.int8]
     segmentations: list[Any]
-    odd: dict[int, str]
+    odd: dict[int, Any]
     in_pixels: bool = False
 
 
@@ -71,6 +71,14 @@ def read_annotations(path: Path) -> Annotations:
     except (OSError, ValueError) as error:
         raise DataError(f"Annotations {path} cannot be read: {error}. {_EXPECTED}") from None
     return _read(path.absolute(), path, status.st_mtime_ns, status.st_size)
+
+
+def as_annotations(content: Mapping[str, Any]) -> Annotations:
+    """Return the content of a COCO file as columns."""
+    rows = _Rows()
+    entries = [rows.take(entry) if isinstance(entry, dict) else entry for entry in content["annotations"]]
+    columns = rows.columns(content["images"], content["categories"], entries)
+    return replace(columns, in_pixels=content.get("info") == IN_PIXELS)
 
 
 def read_json_file(path: Path) -> Any:
@@ -150,10 +158,10 @@ class _Rows:
         self.image_keys: list[Any] = []
         self.category_keys: list[Any] = []
         self.boxes = array("d")
-        self.areas = array("f")
+        self.areas = array("d")
         self.crowd = array("b")
         self.segmentations: list[Any] = []
-        self.odd: dict[int, str] = {}
+        self.odd: dict[int, Any] = {}
 
     def take(self, entry: dict[str, Any]) -> Any:
         """Add an annotation and return its row; return any other JSON object as it is."""
@@ -162,7 +170,7 @@ class _Rows:
         get = entry.get
         row, box, crowd = len(self.ids), _four_numbers(get("bbox")), _flag(get("iscrowd"))
         if crowd == BROKEN_FLAG or not math.isfinite(sum(box)):
-            self.odd[row] = shown(entry)
+            self.odd[row] = {key: value for key, value in entry.items() if key != "segmentation"}
         image, category = get("image_id"), get("category_id")
         self.ids.append(get("id"))
         self.image_keys.append(image if image.__class__ is int else key_of(image))
@@ -175,7 +183,7 @@ class _Rows:
 
     def _empty(self, entry: Any) -> _Row:
         row: _Row = self.take({"category_id": None})
-        self.odd[row] = shown(entry)
+        self.odd[row] = entry
         return row
 
     def columns(self, images: list[Any], categories: list[Any], entries: list[Any]) -> Annotations:
@@ -189,7 +197,7 @@ class _Rows:
             [self.image_keys[row] for row in places],
             [self.category_keys[row] for row in places],
             np.array(self.boxes, dtype=np.float64).reshape(-1, 4)[order],
-            np.array(self.areas, dtype=np.float32)[order],
+            np.array(self.areas, dtype=np.float64)[order],
             np.array(self.crowd, dtype=np.int8)[order],
             [self.segmentations[row] for row in places],
             {place: self.odd[row] for place, row in enumerate(places) if row in self.odd} if self.odd else {},

@@ -29,6 +29,10 @@ class Problems:
         for texts in self._kinds.values():
             yield from texts
 
+    def counts(self) -> dict[str, int]:
+        """Return the number of messages of each kind."""
+        return {kind: len(texts) for kind, texts in self._kinds.items()}
+
     def shown(self) -> list[str]:
         """Return the first ten messages of each kind, and how many more there are."""
         lines = []
