@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ezsd.errors import RecipeError
+from ezsd.utils.yaml_files import load_yaml
 
 _DATA_PATHS = ("images", "annotations")
 
@@ -129,4 +130,4 @@ _Loader.add_implicit_resolver(
 
 def parse_yaml(text: str) -> Any:
     """Return the plain values of a YAML text; ``1e-4`` is a number, and a key that is given twice is an error."""
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
+    return load_yaml(text, _Loader)

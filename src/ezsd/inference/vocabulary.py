@@ -11,6 +11,7 @@ import yaml
 
 from ezsd.data.categories import split_names
 from ezsd.errors import RecipeError
+from ezsd.utils.yaml_files import load_yaml
 
 VocabularyInput: TypeAlias = "str | Path | Sequence[str] | Mapping[str, str | Sequence[str] | None]"
 _YAML = (".yaml", ".yml")
@@ -80,7 +81,7 @@ def _values(vocabulary: VocabularyInput) -> tuple[str, Any]:
         if path.suffix.lower() not in _YAML:
             lines = (line.partition("#")[0].strip() for line in content.splitlines())
             return str(path), [line for line in lines if line]
-        return str(path), yaml.safe_load(content) or []
+        return str(path), load_yaml(content) or []
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"The vocabulary {path} cannot be read: {error}.") from None
     except yaml.YAMLError as error:

@@ -18,6 +18,7 @@ from ezsd.data.images import check_images
 from ezsd.data.samples import ImageSet
 from ezsd.errors import DataError
 from ezsd.utils.files import write_text
+from ezsd.utils.yaml_files import load_yaml
 
 _PART_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _ROUNDED = 1.02  # exports exceed 1 by rounding
@@ -104,8 +105,8 @@ def _values(path: Path) -> dict[str, Any] | None:
     if path.suffix.lower() not in (".yaml", ".yml"):
         return None
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        values = load_yaml(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         if path.name == "data.yaml":
             raise DataError(f"{path} cannot be read as YAML: {error}.") from None
         return None
