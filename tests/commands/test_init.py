@@ -411,3 +411,13 @@ def test_val_images_that_are_train_images_are_noted(coco: TinyCoco, tmp_path: Pa
     val.write_text(json.dumps(coco.content))
     made = make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml", val)
     assert any("val: 8 of 8 images are also train images" in note for note in made.advice)
+
+
+def test_a_base_name_that_is_no_category_is_refused_with_the_nearest_names(coco: TinyCoco, tmp_path: Path) -> None:
+    files = OwnFiles(images=coco.images, annotations=coco.annotations, base=["Circel", "square", "zebra"])
+    with pytest.raises(RecipeError) as raised:
+        make_recipe_with(files, ["bar"], tmp_path / "r.yaml", TEACHER, "cpu")
+    first, second = raised.value.problems
+    assert '--base: "Circel" is not a category' in first and first.endswith('The nearest are "circle".')
+    assert '"zebra"' in second and second.endswith('The first are "circle", "square", "bar", "triangle", "ring".')
+    assert not (tmp_path / "r.yaml").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -261,6 +262,8 @@ def _problem_notes(reading: PartReading) -> list[str]:
 
 def _split(parts: Sequence[ImageSet], base: Sequence[str], novel: Sequence[str]) -> CategorySplit:
     boxes, crowds = count_boxes(parts[0])
+    if unknown := [name for name in dict.fromkeys(base) if name not in parts[0].names]:
+        raise RecipeError([_not_a_category(name, parts[0].names) for name in unknown])
     if base:
         return load_split({"base": list(dict.fromkeys(base)), "novel": list(dict.fromkeys(novel))})
     names = [name for name, count in boxes.items() if count and name not in novel]
@@ -270,3 +273,11 @@ def _split(parts: Sequence[ImageSet], base: Sequence[str], novel: Sequence[str])
             "names are the categories with boxes that are not novel.", *parts[0].notes,
         ])  # fmt: skip
     return load_split({"base": names, "novel": list(dict.fromkeys(novel))})
+
+
+def _not_a_category(name: str, names: Sequence[str]) -> str:
+    plain = {other.casefold(): other for other in names}
+    close = [plain[other] for other in difflib.get_close_matches(name.casefold().strip(), plain, n=3)]
+    shown = ", ".join(f'"{other}"' for other in close or names[:10])
+    return (f'--base: "{name}" is not a category of the train part; expected names as in the annotations. '
+            f"{'The nearest are' if close else 'The first are'} {shown}.")  # fmt: skip
