@@ -20,7 +20,7 @@ from ezsd.commands.validate import check_recipe
 from ezsd.errors import ArtifactError, DataError, EzsdError, RecipeError
 from ezsd.pipeline.run import run_recipe
 from ezsd.recipe import load_recipe
-from tiny import TinyCoco, make_tiny_coco
+from tiny import SPLIT, TinyCoco, make_tiny_coco
 from tiny_teacher import TEACHER, tiny_values
 
 
@@ -112,6 +112,26 @@ def test_a_val_part_without_boxes_is_not_ok(coco: TinyCoco, tmp_path: Path) -> N
     make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml", val)
     said = check_recipe(tmp_path / "r.yaml")
     assert "found val: 8 images, 0 boxes, 0 crowd boxes" in said and "OK" not in said
+
+
+def test_base_names_alone_make_all_others_with_boxes_novel(coco: TinyCoco, tmp_path: Path) -> None:
+    coco.content["categories"].append({"id": 99, "name": "hexagon"})
+    val = tmp_path / "val.json"
+    val.write_text(json.dumps(coco.content))
+    coco.content["annotations"] = [entry for entry in coco.content["annotations"] if entry["category_id"] != 12]
+    coco.save()  # bar has boxes in the val part only, hexagon has none
+    options = ["--images", coco.images, "--annotations", coco.annotations, "--val-annotations", val]
+    arguments = [*options, "--base", "circle, square", "--teacher", TEACHER, "--out", tmp_path / "r.yaml"]
+    result = CliRunner().invoke(app, ["init", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    assert load_recipe(tmp_path / "r.yaml").split == {
+        "base": ("circle", "square"),
+        "novel": ("triangle", "ring", "bar"),
+    }
+    for base, expected in (([], "No novel name. Give names"), (["hexagon", *SPLIT.names, "ring"], "name is left")):
+        files = OwnFiles(images=coco.images, annotations=coco.annotations, base=base)
+        with pytest.raises(RecipeError, match=expected):
+            make_recipe_with(files, [], tmp_path / "b.yaml", TEACHER, "cpu")
 
 
 def test_names_and_paths_with_special_characters_are_preserved(tmp_path: Path) -> None:

@@ -66,9 +66,6 @@ def plan(recipe: RecipePath, preset: Preset = None, changes: Set = None, device:
 
 
 def init(
-    novel: Annotated[
-        str, typer.Option(metavar="NAMES", help='Names to detect without boxes: "traffic cone, umbrella".')
-    ],
     dataset: Annotated[
         Path | None,
         typer.Argument(
@@ -76,6 +73,13 @@ def init(
             help="A folder or file: COCO, YOLO, Pascal VOC, CVAT, LVIS or LabelMe.",
         ),
     ] = None,
+    novel: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help='Names to detect without boxes: "traffic cone, umbrella"; default: all categories that are not base.',
+        ),
+    ] = "",
     base: Annotated[
         str, typer.Option(metavar="NAMES", help="Base names; default: all categories with boxes that are not novel.")
     ] = "",
@@ -98,7 +102,7 @@ def init(
     ] = Target.auto,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Write a recipe for your own images. Base names are the categories that have boxes."""
+    """Write a recipe for your own images. Give --novel, --base, or both."""
     with error_messages():
         from ezsd.commands.init import OwnFiles, make_recipe
         from ezsd.data.categories import split_names

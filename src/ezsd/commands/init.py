@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,7 +85,7 @@ def make_recipe(
 
     Args:
         files: The images and their boxes.
-        novel: The names to detect without boxes.
+        novel: The names to detect without boxes; empty for all categories with boxes that are not in ``files.base``.
         out: The recipe file to write.
         teacher: The teacher, as in a recipe. It is also used to find names that it would confuse.
         device: ``cpu``, ``gpu``, or ``auto`` for a GPU if this machine has one.
@@ -92,11 +93,12 @@ def make_recipe(
 
     Raises:
         DataError: The data set cannot be used.
-        RecipeError: ``novel`` is empty, no base name remains, or the teacher is unknown.
+        RecipeError: Neither base nor novel names are given, no base or novel name remains, or the teacher is unknown.
         ArtifactError: A file already exists or cannot be written.
     """
-    if not novel:
-        raise RecipeError('No novel name. Give names to detect without boxes, as in --novel "traffic cone, umbrella".')
+    if not novel and not files.base:
+        raise RecipeError('No novel name. Give names to detect without boxes, as in --novel "traffic cone, umbrella", '
+                          "or base names with --base: all other categories with boxes are then novel.")  # fmt: skip
     dataset = _opened(files)
     parts = _parts_of(dataset, files, out)
     split = _split([part.images for part in parts.values()], files.base, novel)
@@ -261,18 +263,24 @@ def _problem_notes(reading: PartReading) -> list[str]:
 
 
 def _split(parts: Sequence[ImageSet], base: Sequence[str], novel: Sequence[str]) -> CategorySplit:
+    """Return the given names; those that are not given are all others with boxes."""
     boxes, crowds = count_boxes(parts[0])
     if unknown := [name for name in dict.fromkeys(base) if name not in parts[0].names]:
         raise RecipeError([_not_a_category(name, parts[0].names) for name in unknown])
-    if base:
-        return load_split({"base": list(dict.fromkeys(base)), "novel": list(dict.fromkeys(novel))})
-    names = [name for name, count in boxes.items() if count and name not in novel]
-    if not names:
+    if not base:
+        base = [name for name, count in boxes.items() if count and name not in novel]
+    elif not novel:  # novel names are often labeled in the val part only
+        everywhere = sum((count_boxes(part)[0] for part in parts), Counter[str]())
+        novel = [name for name, count in everywhere.items() if count and name not in base]
+    if not base:
         raise RecipeError([
             f"No base name is left: {boxes.total():,} boxes and {crowds:,} crowd boxes are in the train part, and base "
             "names are the categories with boxes that are not novel.", *parts[0].notes,
         ])  # fmt: skip
-    return load_split({"base": names, "novel": list(dict.fromkeys(novel))})
+    if not novel:
+        raise RecipeError("No novel name is left: --base has all categories with boxes. Give names to detect without "
+                          "boxes with --novel.")  # fmt: skip
+    return load_split({"base": list(dict.fromkeys(base)), "novel": list(dict.fromkeys(novel))})
 
 
 def _not_a_category(name: str, names: Sequence[str]) -> str:
