@@ -88,8 +88,8 @@ def test_coco_is_read_by_our_reader_pycocotools_and_supervision(
 
 
 def test_yolo_is_a_complete_data_set(model: Path, images: Path, expected: dict[str, list[Any]], tmp_path: Path) -> None:
-    for _ in range(2):  # again into the same folder
-        _label(model, images, "--to", "yolo", "--out", tmp_path / "set", "--threshold", 0.25)
+    for again in ([], ["--overwrite"]):  # into the same folder
+        _label(model, images, "--to", "yolo", "--out", tmp_path / "set", "--threshold", 0.25, *again)
     content = yaml.safe_load((tmp_path / "set/data.yaml").read_text())
     assert content["names"] == list(SPLIT.names) and content["nc"] == 4
     for file_name, found in expected.items():
@@ -203,6 +203,23 @@ def test_labels_in_the_format_of_cvat_become_training_data(model: Path, images: 
     assert result.exit_code == 0, result.output
     assert "found CVAT for images, from cvat.xml" in result.stdout
     assert CliRunner().invoke(app, ["validate", str(tmp_path / "own.yaml")]).exit_code == 0
+
+
+@pytest.mark.parametrize("target, file", [("coco", "coco.json"), ("yolo", "labels/000004.txt"),
+                                          ("label-studio", "label_config.xml"), ("cvat", "cvat.xml")])  # fmt: skip
+@pytest.mark.parametrize("command", [["label", "--to"], ["detect", "--save"]])
+def test_corrected_labels_are_replaced_only_with_overwrite(
+    command: list[str], target: str, file: str, model: Path, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("corrected")
+    name, option = command
+    arguments = [name, str(model), str(images / "more images/000004.jpg"), option, target, "--out", str(tmp_path)]
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 2 and "already exists, and may have been corrected" in refused.stderr
+    assert (tmp_path / file).read_text() == "corrected" and len(list(tmp_path.iterdir())) == 1
+    replaced = CliRunner().invoke(app, [*arguments, "--overwrite"])
+    assert replaced.exit_code == 0 and (tmp_path / file).read_text() != "corrected", replaced.output
 
 
 def test_images_of_the_same_name_are_refused(model: Path, images: Path, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ PrecisionOption = Annotated[
     Precision,
     typer.Option("--precision", help="fp32; bf16: faster on many CPUs and on GPUs; fp16: for GPUs; auto: the fastest."),
 ]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace existing label files.")]
 NetworkOption = Annotated[bool, typer.Option("--allow-network", help="Allow URLs as sources.")]
 
 
@@ -96,14 +97,18 @@ def detect(
     precision: PrecisionOption = Precision.fp32,
     teacher: TeacherOption = None,
     allow_network: NetworkOption = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Detect objects by name in images, folders, videos and streams; write drawn images and detections.json."""
     with error_messages():
         from ezsd.commands.detect import SAVED, Drawings, check_formats, detect_source, save
+        from ezsd.inference.outputs import check_no_labels
         from ezsd.inference.sources import open_source
         from ezsd.inference.tiling import Tiling
 
         formats = check_formats(saved or ["images,json"], SAVED, "--save")
+        if not overwrite:
+            check_no_labels(out, formats)
         tiling = None if tile is None else Tiling(tile, overlap, merge.value, batch_size)
         source = open_source(sources, allow_network=allow_network, stride=stride, exclude=out)
         from ezsd.inference.loading import load_detector
@@ -139,13 +144,17 @@ def label(
     device: DeviceOption = "auto",
     precision: PrecisionOption = Precision.fp32,
     teacher: TeacherOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Write pre-annotations of images for an annotation tool."""
     with error_messages():
         from ezsd.commands.detect import detect_source
         from ezsd.commands.label import write_labels
+        from ezsd.inference.outputs import check_no_labels
         from ezsd.inference.sources import open_source
 
+        if not overwrite:
+            check_no_labels(out, [target.value])
         source = open_source(sources, exclude=out)
         from ezsd.inference.loading import load_detector
 

@@ -21,12 +21,18 @@ import supervision as sv
 import yaml
 
 from ezsd._version import __version__
-from ezsd.errors import DataError
+from ezsd.errors import ArtifactError, DataError
 from ezsd.inference.masks import each_mask
 from ezsd.inference.sources import Frame
 from ezsd.inference.view import names_of, other_names_of, scores_of
 from ezsd.utils.files import write_json, write_text, written_whole
 
+_LABEL_FILES = {
+    "coco": ("coco.json",),
+    "yolo": ("data.yaml", "labels"),
+    "label-studio": ("label_studio.json", "label_config.xml"),
+    "cvat": ("cvat.xml",),
+}
 LOCAL_FILES = "/data/local-files/?d="  # Label Studio's address of files on its own disk
 
 
@@ -282,6 +288,16 @@ def check_distinct(names: Sequence[str]) -> None:
         raise DataError(
             f"{len(repeated)} names belong to several images, such as {repeated[0]}. Give the folder that contains all "
             "images as the source, so that their names include their folders, or rename them."
+        )
+
+
+def check_no_labels(folder: Path, formats: Iterable[str]) -> None:
+    """Raise ArtifactError if the folder has label files of the formats, because people may have corrected them."""
+    paths = [folder / name for key in formats for name in _LABEL_FILES.get(key, ())]
+    if existing := [str(path) for path in paths if path.exists()]:
+        raise ArtifactError(
+            f"{', '.join(existing)} already exists, and may have been corrected. Use another --out, or replace it with "
+            "--overwrite."
         )
 
 
