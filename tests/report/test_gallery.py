@@ -17,7 +17,7 @@ from ezsd.data.samples import AnnotatedImage, ImageSet
 from ezsd.data.target_store import Regions
 from ezsd.inference.outputs import encode_mask
 from ezsd.report.gallery import detection_card, proposal_card
-from ezsd.report.matching import SHOWN_SCORE, Outcome, hardest, judge, met_rows, novel_rows, worst_and_best
+from ezsd.report.matching import Outcome, hardest, judge, met_rows, novel_rows, worst_and_best
 
 NAMES = ("cat", "dog", "yak")  # yak is novel
 BASE = 2
@@ -48,7 +48,6 @@ def test_object_is_found_once_by_the_best_detection_of_its_name(image_file: Path
     outcome = judge(image, [
         _found(1, [0, 0, 50, 48], 0.8), _found(1, [0, 0, 50, 50], 0.95),  # two detections of the same object
         _found(2, [100, 0, 150, 50]),  # correct box, wrong name
-        _found(3, [100, 0, 150, 50], 0.29),  # below the threshold
     ])  # fmt: skip
     assert [entry["score"] for entry in outcome.detections] == [0.95, 0.9, 0.8]
     assert outcome.found == (True, False, False)
@@ -86,9 +85,9 @@ def test_worst_images_come_first_then_the_best_of_the_others(image_file: Path) -
     assert [each.image.image_id for each in best] == [3, 1]
 
 
-def test_score_and_overlap_equal_to_the_threshold_count(image_file: Path) -> None:
+def test_an_overlap_equal_to_the_threshold_counts(image_file: Path) -> None:
     image = _image(image_file, [[0, 0, 50, 50]], [1])
-    entry = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 25], "score": SHOWN_SCORE}  # IoU 0.5
+    entry = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 25], "score": 0.01}  # IoU 0.5
     assert judge(image, [entry]).found == (True,)
     assert met_rows(image, _regions([[0, 0, 50, 25]], [1]), [0]) == [True]
     assert met_rows(image, _regions([], []), [0]) == [False]

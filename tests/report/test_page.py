@@ -181,6 +181,32 @@ def test_gallery_shows_the_most_failures_first(make: Callable[..., Path], coco: 
     assert failures[0] > failures[-1]
 
 
+def test_gallery_shows_one_name_an_object_above_the_calibrated_thresholds(make: Callable[..., Path]) -> None:
+    folder = make()
+    path = folder / "evaluate/detections.json"
+    detections = json.loads(path.read_text())
+    entry = next(each for each in detections if each["image_id"] == 11 and each["score"] == 0.9)
+    key, name = next((key, name) for key, name in CATEGORIES.items() if name in SPLIT.novel)
+    twin = {**entry, "category_id": key, "score": 0.71}  # a second name of the same object
+    low = {**twin, "bbox": [30.0, 30.0, 9.0, 9.0], "score": 0.21}
+    path.write_text(json.dumps([*detections, twin, low]))
+    text = _gallery(folder)
+    assert "0.90" in text and f"{name} 0.71" not in text and f"{name} 0.21" not in text
+    assert "a threshold of 0.3" in text
+    thresholds = {"other": 0.95, "names": {name: 0.15}, "second_opinion": "none"}
+    (folder / "train/model").mkdir(exist_ok=True)
+    (folder / "train/model/thresholds.json").write_text(json.dumps(thresholds))
+    assert not is_current(RunFolder(folder))
+    text = _gallery(folder)
+    assert f"{name} 0.71" in text and f"{name} 0.21" in text and "0.90" not in text
+    assert "the calibrated thresholds" in text
+
+
+def _gallery(folder: Path) -> str:
+    text = write_report(folder).read_text(encoding="utf-8")
+    return text[text.index('<section id="gallery">') : text.index('<section id="proposals">')]
+
+
 def test_found_missed_and_false_are_counted_for_all_images(make: Callable[..., Path], coco: TinyCoco) -> None:
     text = _page(make()).text
     boxes = [entry for entry in coco.content["annotations"] if not entry["iscrowd"]]

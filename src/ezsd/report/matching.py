@@ -14,14 +14,14 @@ from ezsd.data.samples import AnnotatedImage, ImageSet
 from ezsd.data.target_store import Regions
 from ezsd.utils.boxes import covered_share
 
-SHOWN_SCORE = 0.3  # detections with a lower score are not shown; also the default of ezsd detect
+SHOWN_SCORE = 0.3  # the least score of the errors that are counted
 _IOU = 0.5
 _NOVEL_COUNTS = 2  # weight of a novel name in the order of the gallery
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """The detections of an image with a score of at least SHOWN_SCORE, matched to its true boxes.
+    """The detections of an image, matched to its true boxes.
 
     Attributes:
         image: The image with its true boxes.
@@ -51,8 +51,7 @@ def judge(image: AnnotatedImage, detections: Sequence[Mapping[str, Any]]) -> Out
         image: The image with all its boxes.
         detections: COCO results of this image with category_id = label.
     """
-    shown = [entry for entry in detections if entry["score"] >= SHOWN_SCORE]
-    ordered = sorted(shown, key=lambda entry: -entry["score"])
+    ordered = sorted(detections, key=lambda entry: -entry["score"])
     boxes = torch.tensor([entry["bbox"] for entry in ordered], dtype=torch.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     overlaps = box_iou(boxes, image.boxes)

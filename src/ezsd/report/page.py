@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ from typing import Any
 from ezsd._version import __version__
 from ezsd.data.formats.coco import load_images
 from ezsd.data.target_store import TargetStore
+from ezsd.detector.model_config import THRESHOLDS
 from ezsd.errors import ArtifactError, DataError
 from ezsd.evaluation.summary import SETTINGS
+from ezsd.inference.calibration import shown_results
+from ezsd.inference.view import Thresholds, read_thresholds
 from ezsd.recipe import Part, Recipe, load_run_recipe
 from ezsd.report.charts import Curve, Plot, ceiling, plot
 from ezsd.report.compare import Run, mismatches, read_run, tabulate
@@ -108,6 +111,7 @@ def write_report(folder: Path, baseline: Path | None = None) -> Path:
     base = len(run.inputs["split.base"])
     results = _results(files, recipe, names)
     runs = [run] if other is None else [run, other]
+    thresholds = _thresholds(files)
     baseline_files = None if baseline is None else RunFolder(baseline)
     write_text(path, render(
         "report.html.j2",
@@ -130,7 +134,8 @@ def write_report(folder: Path, baseline: Path | None = None) -> Path:
         proposals=_proposal_images(files, recipe, names, base),
         proposals_shown=_PROPOSALS,
         errors=results if isinstance(results, str) else split_errors(results, base),
-        gallery=CardSection(problem=results) if isinstance(results, str) else _gallery(results, base),
+        gallery=CardSection(problem=results) if isinstance(results, str) else _gallery(results, base, thresholds),
+        calibrated=thresholds is not None,
         shown_score=SHOWN_SCORE,
     ))  # fmt: skip
     return path
@@ -152,7 +157,7 @@ def _digest(run: RunFolder) -> str:
     files = [
         *(run.metrics(stage) for stage in STAGES), *(run.done(stage) for stage in STAGES), run.inputs("evaluate"),
         run.confusion, run.training.log, run.training.validation, run.per_category, run.detections,
-        run.detector_confusion,
+        run.detector_confusion, run.model / THRESHOLDS,
     ]  # fmt: skip
     return digest(__version__, *(file if file.is_file() else "" for file in files))
 
@@ -256,10 +261,22 @@ def _results(run: RunFolder, recipe: Recipe, names: Sequence[str]) -> Results | 
         return str(error)
 
 
-def _gallery(results: Results, base: int) -> CardSection:
-    """Return the cards of val images: the worst first, then the best of the others."""
-    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for entry in results.detections:
+def _thresholds(run: RunFolder) -> Thresholds | None:
+    """Return the calibrated thresholds of the model; None if the run is older than they are."""
+    content = read_json_if_exists(run.model / THRESHOLDS)
+    return read_thresholds(run.model, content.get("second_opinion", "none")) if content else None
+
+
+def _gallery(results: Results, base: int, thresholds: Thresholds | None) -> CardSection:
+    """Return the cards of val images with what people see in them: the worst first, then the best of the others.
+
+    Args:
+        results: All detections, and the val images.
+        base: The number of base names.
+        thresholds: The calibrated thresholds; None = 0.3 for every name.
+    """
+    found: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for entry in shown_results(results.detections, results.images.names, thresholds or Thresholds()):
         found[entry["image_id"]].append(entry)
     outcomes = [judge(image, found[image.image_id]) for image in results.images]
     worst, best = worst_and_best(outcomes, base, _WORST, _BEST)
