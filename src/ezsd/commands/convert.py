@@ -56,8 +56,11 @@ def convert(source: Path, out: Path, to: Format) -> Converted:
     folders = {
         part: {"coco": out / part, "yolo": out / part / "images", "voc": out / "JPEGImages"}[to] for part in parts
     }
-    taken: set[str] = set()
-    files = {part: _file_names(images, dataset.parts[part].images, to, taken) for part, images in parts.items()}
+    taken: set[str] = set()  # stems are unique in VOC
+    files = {
+        part: _file_names(images, dataset.parts[part].images, to, taken if to == "voc" else set())
+        for part, images in parts.items()
+    }
     with track(sum(map(len, parts.values())), "Copying images") as advance:
         for part, images in parts.items():
             for image, name in zip(images, files[part], strict=True):
@@ -89,20 +92,23 @@ def _read(sources: Mapping[str, Source]) -> dict[str, ImageSet]:
 
 
 def _file_names(images: ImageSet, root: Path, to: Format, taken: set[str]) -> list[str]:
-    """Return a file name for each image: with its folders, or without and with a stem of its own for VOC."""
+    """Return a file name for each image: with its folders, or without for VOC.
+
+    For VOC and YOLO, which have one file of boxes for each stem, it has a stem of its own.
+    """
     names = []
     for image in images:
         inside = image.path.absolute().is_relative_to(root.absolute())
         name = image.path.absolute().relative_to(root.absolute()).as_posix() if inside else image.path.name
+        path = PurePosixPath(name)
         if to == "voc":
-            last, joined = PurePosixPath(PurePosixPath(name).name), PurePosixPath(name.replace("/", "_"))
-            plain = joined if last.stem in taken else last
-            name, number = plain.name, 1
-            while PurePosixPath(name).stem in taken:
-                number += 1
-                name = f"{plain.stem}_{number}{plain.suffix}"
-            taken.add(PurePosixPath(name).stem)
-        names.append(name)
+            path = PurePosixPath(name.replace("/", "_") if path.stem in taken else path.name)
+        free, number = path, 1
+        while to != "coco" and str(free.with_suffix("")) in taken:
+            number += 1
+            free = path.with_name(f"{path.stem}_{number}{path.suffix}")
+        taken.add(str(free.with_suffix("")))
+        names.append(str(free))
     return names
 
 

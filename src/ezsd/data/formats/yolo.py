@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -69,7 +69,7 @@ def write_yolo(parts: Mapping[str, ImageSet], files: Mapping[str, Sequence[str]]
 
     Args:
         parts: The images by part; all have the same names.
-        files: The file names of the images of each part, relative to ``out/PART/images``.
+        files: The file names of the images of each part, relative to ``out/PART/images``. They differ without suffix.
         out: The folder of the data set.
 
     Returns:
@@ -87,7 +87,7 @@ def write_yolo(parts: Mapping[str, ImageSet], files: Mapping[str, Sequence[str]]
                 size = [(box[axis + 2] - box[axis]) / sides[axis] for axis in (0, 1)]
                 if not crowd:
                     lines.append(" ".join([str(label - 1), *(f"{value:.8g}" for value in (*center, *size))]) + "\n")
-            write_text(out / part / "labels" / PurePosixPath(name).with_suffix(".txt"), "".join(lines))
+            write_text(_label_paths(out / part / "images" / name)[0], "".join(lines))
     names = next(iter(parts.values())).names
     content = {**{part: f"{part}/images" for part in parts}, "nc": len(names), "names": dict(enumerate(names))}
     write_text(out / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
