@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -177,3 +178,71 @@ def _check_sources(found: DataSet | None, folder: Path) -> None:
         path.write_text(json.dumps(source.content))
         assert source.images.resolve().is_relative_to(folder.resolve())
         _check(source.images, path)
+
+
+_POINTS = st.lists(st.lists(st.floats(0, 40) | _NUMBERS, min_size=2, max_size=2), max_size=4)
+_KINDS = st.sampled_from(["rectangle", "polygon", "circle", "mask", "point"])
+_LABELME = st.fixed_dictionaries(
+    {"shapes": _mostly(_entries(label=st.just("cat"), points=_POINTS, shape_type=_KINDS))},
+    optional={"imagePath": _TEXT, "imageWidth": _mostly(st.just(40)), "imageHeight": _mostly(st.just(20))},
+)
+
+
+@given(_LABELME)
+@_SETTINGS
+def test_any_labelme_file_is_read_or_refused(folder: Path, content: Any) -> None:
+    path = folder / "images" / "a.json"
+    path.write_text(json.dumps(content))
+    try:
+        _check_sources(_open(folder), folder)
+    finally:
+        path.unlink()
+
+
+_TAGS = st.sampled_from(["box", "polygon", "ellipse", "mask", "points", "skeleton", "a"])
+_KEYS = ["label", "xtl", "ytl", "xbr", "ybr", "points", "cx", "cy", "rx", "ry", "rotation", "left", "top", "width",
+         "height"]  # fmt: skip
+_POINT_TEXT = st.lists(st.tuples(st.floats(0, 40), st.floats(0, 20)), max_size=4).map(
+    lambda points: ";".join(f"{x},{y}" for x, y in points)
+)
+_SHAPE = st.tuples(_TAGS, st.dictionaries(st.sampled_from(_KEYS), _VALUE | _POINT_TEXT, min_size=4))
+_CVAT_IMAGE = st.tuples(_VALUE | st.just("a.png"), st.sampled_from(["", "train", "../x"]), st.lists(_SHAPE, max_size=3))
+
+
+def _cvat_element(tag: str, values: dict[str, str], inner: str = "") -> str:
+    return f"<{tag} {' '.join(f'{key}={quoteattr(value)}' for key, value in values.items())}>{inner}</{tag}>"
+
+
+@given(st.lists(_CVAT_IMAGE, max_size=3))
+@_SETTINGS
+def test_any_cvat_file_is_read_or_refused(folder: Path, images: list[Any]) -> None:
+    path = folder / "annotations.xml"
+    texts = [
+        _cvat_element("image", {"name": name, "subset": subset}, "".join(_cvat_element(*shape) for shape in shapes))
+        for name, subset, shapes in images
+    ]
+    path.write_text(f"<annotations>{''.join(texts)}</annotations>")
+    try:
+        _check_sources(_open(folder), folder)
+    finally:
+        path.unlink()
+
+
+@pytest.mark.parametrize("depth", [500, 100_000])
+@pytest.mark.parametrize("name, text", [
+    ("images/a.json", '{"imagePath": "a.png", "shapes": [*]}'),
+    ("coco.json", '{"images": [*], "annotations": [*], "categories": [*]}'),
+    ("data.yaml", "train: images\nnames: [*]\n"),
+    ("images/a.xml", "<annotation><filename>a.png</filename>#</annotation>"),
+    ("annotations.xml", '<annotations><image name="a.png">#</image></annotations>'),
+])  # fmt: skip
+def test_deep_nesting_is_read_or_refused(folder: Path, name: str, text: str, depth: int) -> None:
+    path = folder / name
+    path.write_text(text.replace("*", "[" * depth + "]" * depth).replace("#", "<a>" * depth + "</a>" * depth))
+    try:
+        found = _open(folder)
+        _check_sources(found if found is None or found.parts["train"].content else None, folder)
+        if name == "coco.json":
+            _check(folder / "images", path)
+    finally:
+        path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -252,7 +253,7 @@ def _add_image_problems(
     records = found.records
     if not found.places:
         of_file.add("images", "no image in images; expected at least one.")
-    elif records and not any(record.path.exists() for record in records):
+    elif records and not any(os.path.exists(record.path) for record in records):
         of_file.add("images", f"{part.images} contains none of the {len(records):,} images. The first one is expected "
                     f"at {records[0].path}. Give the folder that file_name is relative to.")  # fmt: skip
     else:
