@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -220,6 +221,59 @@ def test_corrected_labels_are_replaced_only_with_overwrite(
     assert (tmp_path / file).read_text() == "corrected" and len(list(tmp_path.iterdir())) == 1
     replaced = CliRunner().invoke(app, [*arguments, "--overwrite"])
     assert replaced.exit_code == 0 and (tmp_path / file).read_text() != "corrected", replaced.output
+
+
+class _FiftyOneImage(BaseModel):
+    """An image of fiftyone.types.COCODetectionDataset, https://docs.voxel51.com/user_guide/import_datasets.html."""
+
+    model_config = ConfigDict(strict=True)
+    id: int
+    file_name: str
+    width: int
+    height: int
+
+
+class _FiftyOneObject(BaseModel):
+    model_config = ConfigDict(strict=True)
+    id: int
+    image_id: int
+    category_id: int
+    bbox: list[float] = Field(min_length=4, max_length=4)
+    area: float
+    iscrowd: Literal[0, 1]
+    segmentation: list[Any] | dict[str, Any]
+    score: float = Field(ge=0, le=1)  # read as the confidence
+
+
+def test_coco_follows_the_layout_of_fiftyone(model: Path, images: Path, tmp_path: Path) -> None:
+    _label(model, images, "--to", "coco", "--out", tmp_path, "--threshold", 0.25)
+    content = json.loads((tmp_path / "coco.json").read_text())
+    found = TypeAdapter(list[_FiftyOneImage]).validate_python(content["images"])
+    assert all((images / image.file_name).is_file() for image in found)  # file names are relative to data_path
+    objects = TypeAdapter(list[_FiftyOneObject]).validate_python(content["annotations"])
+    assert objects and {each.image_id for each in objects} <= {image.id for image in found}
+    known = {each["id"]: each["name"] for each in content["categories"]}
+    assert {each.category_id for each in objects} <= set(known) and tuple(known.values()) == SPLIT.names
+
+
+def test_coco_beside_the_images_is_the_layout_of_roboflow(model: Path, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    shutil.copytree(images, folder)
+    _label(model, folder, "--to", "coco", "--out", tmp_path / "labels", "--threshold", 0.25)
+    shutil.move(tmp_path / "labels" / "coco.json", folder / "_annotations.coco.json")
+    assert list(open_dataset(tmp_path).parts) == ["train"]  # our reader of Roboflow's exports
+
+
+def test_files_of_label_studio_are_refused_with_the_format_to_export(model: Path, images: Path, tmp_path: Path) -> None:
+    _label(model, images, "--to", "label-studio", "--out", tmp_path, "--threshold", 0.25)
+    exported = [{"id": 1, "annotations": [{"result": [{"from_name": "label", "value": {}}]}], "data": {}}]
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export/project.json").write_text(json.dumps(exported))
+    for path in (tmp_path / "label_studio.json", tmp_path, tmp_path / "export"):
+        arguments = ["init", path, "--images", images, "--novel", "cone", "--out", tmp_path / "own.yaml"]
+        result = CliRunner().invoke(app, [*map(str, arguments), "--teacher", TEACHER])
+        assert result.exit_code == 2, result.output
+        assert "Export the project from Label Studio as COCO or YOLO" in result.stderr
 
 
 def test_images_of_the_same_name_are_refused(model: Path, images: Path, tmp_path: Path) -> None:

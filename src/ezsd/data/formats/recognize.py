@@ -99,6 +99,11 @@ def _opened(path: Path, box_format: str | None) -> DataSet:
             raise RecipeError(f"--box-format {box_format} cannot be used with {found.description}; expected "
                               f"{' or '.join(formats)}, or none.")  # fmt: skip
         return found
+    if tasks := next((file for file in files if is_label_studio(file)), None):
+        raise DataError(
+            f"{tasks} is a file of Label Studio in its own JSON. Export the project from Label Studio as COCO or YOLO, "
+            "and give that folder."
+        )
     images = image_files(path) if path.is_dir() else []
     if images:
         raise DataError(
@@ -106,6 +111,12 @@ def _opened(path: Path, box_format: str | None) -> DataSet:
             f"of the formats {_FORMATS}; ezsd detect finds objects in images without boxes."
         )
     raise DataError(f"{path}: the format is not known. Expected {_FORMATS}.")
+
+
+def is_label_studio(path: Path) -> bool:
+    """Return whether a file has tasks of Label Studio, as an export or as pre-annotations."""
+    head = head_of(path) if path.suffix.lower() == ".json" else ""
+    return head.startswith("[{") and any(key in head for key in ('"from_name":', '"rectanglelabels":'))
 
 
 def part_of(path: Path, root: Path) -> str | None:
