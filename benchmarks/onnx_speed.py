@@ -1,4 +1,4 @@
-"""Compare exported models with PyTorch on the val images of a run: parity, AP, speed, size.
+"""Compare bf16 and exported models with PyTorch in fp32 on the val images of a run: parity, AP, speed, size.
 
     python benchmarks/onnx_speed.py RUN --images 50
 
@@ -114,7 +114,9 @@ def main() -> None:
         calibration.mkdir()
         for image in load_images(recipe.data.train.model_copy(update={"limit": 100}), names).images:
             (calibration / image.path.name).symlink_to(image.path.resolve())
-        columns = {"PyTorch": Column(detector, (model / "model.safetensors").stat().st_size / 1e6)}
+        size = (model / "model.safetensors").stat().st_size / 1e6
+        half = Detector.load(model, "cpu", precision="bf16")
+        columns = {"PyTorch": Column(detector, size), "PyTorch bf16": Column(half, size)}
         for precision in get_args(Precision):
             path = Path(place) / f"{precision}.onnx"
             export_onnx(model, path, None, OnnxOptions(False, precision, calibration))
