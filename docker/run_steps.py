@@ -1,6 +1,6 @@
-"""Run the steps of the Dockerfile without Docker, in a new Debian that is made with debootstrap; needs root.
+"""Run the steps of a Dockerfile without Docker, in a new Debian that is made with debootstrap; needs root.
 
-    python docker/run_steps.py MODEL IMAGE --root /tmp/ezsd-root [--bind DIR]...
+    python docker/run_steps.py MODEL IMAGE --root /tmp/ezsd-root [--file docker/onnx.Dockerfile] [--bind DIR]...
 
 The committed files are copied as the Dockerfile says, its commands run in the new system, and the service is started as
 its user: it must become ready, pass the health check, detect objects, and end on SIGTERM. The base image is replaced by
@@ -88,9 +88,10 @@ def instructions(dockerfile: str) -> list[tuple[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=Path, help="The folder that becomes /model.")
     parser.add_argument("image", type=Path)
     parser.add_argument("--root", type=Path, required=True, help="The folder of the new system.")
+    parser.add_argument("--file", type=Path, default=REPOSITORY / "docker/Dockerfile", help="The Dockerfile.")
     parser.add_argument("--bind", type=Path, action="append", default=[], help="A folder to show in the new system.")
     arguments = parser.parse_args()
     root: Path = arguments.root
@@ -106,7 +107,7 @@ def main() -> None:
             archive = subprocess.run(["git", "-C", REPOSITORY, "archive", "HEAD"], check=True, stdout=subprocess.PIPE)
             subprocess.run(["tar", "-x", "-C", context], check=True, input=archive.stdout)
             machine = Machine(root, Path(context))
-            for word, rest in instructions((REPOSITORY / "docker/Dockerfile").read_text()):
+            for word, rest in instructions(arguments.file.read_text()):
                 print(f"{word} {rest}", flush=True)
                 machine.step(word, rest)
         shutil.copytree(arguments.model, root / "model")

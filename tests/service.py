@@ -21,7 +21,7 @@ from ezsd.deploy.service.app import ServiceConfig, create_app
 from ezsd.deploy.service.server import open_socket
 from ezsd.inference.loading import load_detector
 
-_COMMAND = [sys.executable, "-c", "from ezsd.cli import main; main()", "serve"]
+_COMMAND = "from ezsd.cli import main; main()"
 
 
 def image_bytes(size: tuple[int, int] = (96, 64), kind: str = "JPEG", **options: Any) -> bytes:
@@ -37,10 +37,10 @@ def client(model: Path, **config: Any) -> Iterator[TestClient]:
 
 
 @contextmanager
-def process(model: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+def process(model: Path, *arguments: str, code: str = _COMMAND) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """Start ``ezsd serve`` on a free port; yield the process, what it printed so far, and its URL on this machine."""
     environment = {"PYTHONPATH": os.pathsep.join(sys.path), "EZSD_CACHE": str(model.parent / "cache")}
-    command = [*_COMMAND, str(model), "--port", "0", *arguments]
+    command = [sys.executable, "-c", code, "serve", str(model), "--port", "0", *arguments]
     started = subprocess.Popen(
         command, cwd=Path(__file__).parent, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
     )

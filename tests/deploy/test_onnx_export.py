@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shlex
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from packaging.requirements import Requirement
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -32,6 +29,7 @@ from ezsd.errors import ArtifactError, DataError, RecipeError
 from ezsd.inference.detector import Detector
 from ezsd.inference.names_file import read_names, write_names
 from ezsd.inference.onnx_detector import OnnxDetector, resize_pixels
+from few_packages import command_without_torch, listed_packages
 from onnx_speed import difference
 from tiny import SPLIT, make_tiny_coco
 from tiny_run import make_model_folder, make_model_of_run
@@ -290,19 +288,7 @@ def test_impossible_exports_are_refused_at_once(tmp_path: Path) -> None:
 def test_detect_command_needs_only_the_packages_that_the_docs_list(exported: Path, tmp_path: Path) -> None:
     image = tmp_path / "a.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(image)
-    installed = _with_requirements([*_listed_packages(), "ezsd"])
-    absent = [name for name, owners in packages_distributions().items() if not installed & {*map(_plain, owners)}]
-    assert {"torch", "torchvision", "timm", "safetensors", "huggingface_hub"} <= {*absent}
-    code = f"""
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {absent!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Absent())
-from ezsd.cli import main
-main()
-"""
+    code = command_without_torch(listed_packages())
     out = tmp_path / "out"
     arguments = ["detect", str(exported), str(image), "--out", str(out), "--multi-label", "--threshold", "0"]
     arguments += ["--save", "images,json,jsonl,csv,coco,coco-results,yolo,label-studio,cvat"]
@@ -316,28 +302,6 @@ main()
 def _copied(error: Exception) -> list[str]:
     """Return the words of the command at the end of a message, as a shell reads them."""
     return shlex.split("ezsd " + str(error).rpartition(": ezsd ")[2])
-
-
-def _listed_packages() -> list[str]:
-    page = (Path(__file__).parents[2] / "docs" / "onnx.md").read_text()
-    return re.findall(r"^pip install ((?!-).*)$", page, re.MULTILINE)[0].split()
-
-
-def _with_requirements(names: list[str]) -> set[str]:
-    """Return packages and all that they require, without those of ezsd, which is installed with --no-deps."""
-    found: set[str] = set()
-    while names:
-        name = _plain(names.pop())
-        if name in found:
-            continue
-        found.add(name)
-        wanted = [] if name == "ezsd" else map(Requirement, requires(name) or ())
-        names += [each.name for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
-    return found
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "-")
 
 
 def _same(one: sv.Detections, other: sv.Detections) -> None:

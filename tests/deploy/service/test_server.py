@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import ezsd.deploy.service.server as server
 from ezsd.cli import app
+from few_packages import command_without_torch, listed_packages, packages_of_extra
 from service import image_bytes, process
 
 JPEG = image_bytes()
@@ -68,6 +69,15 @@ def test_slow_uploads_and_slow_heads_are_refused(model: Path) -> None:
             assert patient.get(f"{url}/ready").status_code == 200
         running.send_signal(signal.SIGINT)
         assert running.wait(120) == 0
+
+
+@pytest.mark.parametrize("name", ["model", "baked"])
+def test_onnx_files_are_served_without_torch(exported: Path, name: str) -> None:
+    code = command_without_torch([*listed_packages(), *packages_of_extra("serve")])
+    with process(exported / f"{name}.onnx", code=code) as (_, _, url):
+        answer = _detect(url, data={"vocabulary": "bar", "threshold": "0"})
+        assert answer.status_code == 200 and answer.json()["images"][0]["detections"]
+        assert requests.get(url, timeout=60).status_code == 200
 
 
 def test_a_port_in_use_and_bad_arguments_are_explained(model: Path, tmp_path: Path) -> None:
