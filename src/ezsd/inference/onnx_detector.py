@@ -312,6 +312,7 @@ def _open(path: Path, device: str | None, threads: int) -> Any:
     if not path.is_file():
         raise ArtifactError(f"{path} is missing. Write it with: ezsd export MODEL {shell_quoted(path)}")
     providers = _providers(device or "auto", onnxruntime.get_available_providers())
+    onnxruntime.disable_telemetry_events()  # nothing is sent from the machine that detects
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
