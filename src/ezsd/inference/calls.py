@@ -12,7 +12,7 @@ import numpy as np
 import supervision as sv
 
 from ezsd.errors import DataError, RecipeError
-from ezsd.inference.inputs import ImageInput, read_pixels
+from ezsd.inference.inputs import ImageInput, in_parts, read_pixels
 from ezsd.inference.masks import SMALL_MASKS, with_masks
 from ezsd.inference.sources import several_images
 from ezsd.inference.stream import View, detect_all
@@ -51,8 +51,7 @@ def call(
                 "for frame, detections, _ in detector.stream(source)"
             )
     results: list[sv.Detections] = []
-    for start in range(0, len(listed), _READ_AT_ONCE * batch_size):
-        pixels = [read_pixels(image) for image in listed[start : start + _READ_AT_ONCE * batch_size]]
+    for pixels in in_parts(map(read_pixels, listed), lambda image: image, _READ_AT_ONCE * batch_size):
         for image, found in zip(pixels, detect_all(detect, pixels, view), strict=True):
             results.append(with_masks(shown(found, limits, view.multi_label), image.shape[:2]))
     return results if listed is images else results[0]

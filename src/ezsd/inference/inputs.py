@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,7 @@ from ezsd.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor  # detecting with ONNX works without torch
 
+T = TypeVar("T")
 ImageInput: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"
 
 
@@ -44,6 +46,29 @@ def read_pixels(image: ImageInput) -> np.ndarray[Any, Any]:
     if is_tensor(image):
         return _from_tensor(image.detach().cpu())
     raise DataError(f"Expected an image as a path, a PIL image, an array or a tensor; got {type(image).__name__}.")
+
+
+def in_parts(
+    images: Iterable[T], pixels: Callable[[T], np.ndarray[Any, Any]], most: int, most_pixels: int = 100_000_000
+) -> Iterator[list[T]]:
+    """Yield images in parts that fit into memory.
+
+    Args:
+        images: Images, or what contains them; read as they are needed.
+        pixels: Returns the pixels [H, W, 3] of an image.
+        most: The maximum number of images of a part.
+        most_pixels: A part ends with the image that reaches this number of pixels (3 bytes each).
+    """
+    part: list[T] = []
+    size = 0
+    for image in images:
+        part.append(image)
+        size += pixels(image).size // 3
+        if len(part) == most or size >= most_pixels:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def is_tensor(value: Any) -> bool:

@@ -83,8 +83,7 @@ class SecondOpinion(nn.Module):
     ) -> Detections:
         if not len(found.boxes):
             return found
-        pixels = image.float() / 255 if image.dtype == torch.uint8 else image
-        embeddings = self._embed(pixels, found.boxes)
+        embeddings = self._embed(image, found.boxes)
         count = len(embeddings)
         text, owners = vocabulary
         cosines = embeddings @ text.T
@@ -98,11 +97,12 @@ class SecondOpinion(nn.Module):
         masks = None if found.masks is None else found.masks[order]
         return Detections(found.boxes[order], found.labels[order], scores, masks)
 
-    def _embed(self, pixels: Tensor, boxes: Tensor) -> Tensor:
+    def _embed(self, image: Tensor, boxes: Tensor) -> Tensor:
         """Return the teacher's embeddings [n, D] of the first n boxes."""
-        device = pixels.device.type
+        device = image.device.type
         if self.reading == "dense":
+            pixels = image.float().div_(255) if image.dtype == torch.uint8 else image
             with autocast(device, self.precision):
                 return self.teacher.dense_embeddings(pixels, boxes, self.sides).float()
-        parts = encode_regions(self.teacher, [(pixels, boxes[:MOST_CROPS])], _CROP_BATCH, device, self.precision)
+        parts = encode_regions(self.teacher, [(image, boxes[:MOST_CROPS])], _CROP_BATCH, device, self.precision)
         return next(parts).to(boxes)

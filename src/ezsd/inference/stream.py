@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import supervision as sv
 
 from ezsd.errors import RecipeError
+from ezsd.inference.inputs import in_parts
 from ezsd.inference.masks import with_masks
 from ezsd.inference.sources import Frame, Source
 from ezsd.inference.tiling import DetectMany, Tiling, detect_tiles
@@ -70,8 +70,7 @@ def detect_stream(detect: DetectMany, source: Source, view: View, batch_size: in
         raise RecipeError(f"batch_size {batch_size}: expected at least 1.")
     limits = view.thresholds.of(view.names)
     tracker = ObjectTracker() if view.track else None
-    frames = iter(source)
-    while part := list(islice(frames, _BATCHES_AT_ONCE * batch_size)):
+    for part in in_parts(source, lambda frame: frame.pixels, _BATCHES_AT_ONCE * batch_size):
         pixels = [frame.pixels for frame in part]
         found = detect_all(detect, pixels, view)
         for frame, detections in zip(part, found, strict=True):

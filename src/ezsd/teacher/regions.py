@@ -23,7 +23,7 @@ def crop_regions(image: Tensor, boxes: Tensor, size: int) -> Tensor:
     Returns:
         Float crops ``[N, 3, size, size]``, values 0..1.
     """
-    level = image.float() / 255 if image.dtype == torch.uint8 else image
+    level = image.float().div_(255) if image.dtype == torch.uint8 else image
     boxes = boxes.to(level)
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     lengths = (boxes[:, 2:] - boxes[:, :2]).amax(1).clamp(min=1)
