@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ezsd.cli import app
+from ezsd.commands.convert import Format, convert
 from ezsd.commands.init import OwnFiles, OwnRecipe
 from ezsd.commands.init import make_recipe as make_recipe_with
 from ezsd.commands.validate import check_recipe
@@ -93,7 +94,7 @@ def test_init_validate_and_run_print_the_same_counts(coco: TinyCoco, tmp_path: P
     val.write_text(json.dumps(coco.content))
     out = tmp_path / "r.yaml"
     made = make_recipe(coco.images, coco.annotations, ["bar", "ring"], out, val).summary
-    assert made[0].startswith("found COCO JSON")
+    assert made.pop(1).endswith(", for the val part") and made[0].startswith("found COCO JSON")
     assert made[1].startswith("found train: 8 images, ") and "bar" not in made[1]  # a run does not read novel boxes
     assert made[1].endswith("3 crowd boxes, 2 images or boxes left out (boxes without area 2)")
     assert "bar" in made[2] and made[2].endswith("4 crowd boxes, 3 images or boxes left out (boxes without area 3)")
@@ -132,6 +133,36 @@ def test_base_names_alone_make_all_others_with_boxes_novel(coco: TinyCoco, tmp_p
         files = OwnFiles(images=coco.images, annotations=coco.annotations, base=base)
         with pytest.raises(RecipeError, match=expected):
             make_recipe_with(files, [], tmp_path / "b.yaml", TEACHER, "cpu")
+
+
+@pytest.mark.parametrize("layout", ["coco", "yolo", "voc"])
+def test_a_val_part_elsewhere_can_have_any_format(coco: TinyCoco, tmp_path: Path, layout: Format) -> None:
+    val = tmp_path / "other place"
+    convert(coco.annotations.parent, val, layout)
+    made = make_recipe_with(
+        OwnFiles(dataset=coco.annotations.parent, val_annotations=val), ["bar"], tmp_path / "r.yaml", TEACHER, "cpu"
+    )
+    assert made.summary[1].startswith("found ") and made.summary[1].endswith(", for the val part")
+    assert [line.split(",")[0] for line in made.summary[2:]] == ["found train: 8 images", "found val: 8 images"]
+    assert val in load_recipe(tmp_path / "r.yaml").data.val.images.parents or layout == "voc"
+    assert "OK: " in check_recipe(tmp_path / "r.yaml")
+
+
+def test_val_images_without_boxes_are_refused(coco: TinyCoco, tmp_path: Path) -> None:
+    files = OwnFiles(images=coco.images, annotations=coco.annotations, val_images=coco.images)
+    with pytest.raises(RecipeError, match=r"--val-images .*: the data set has no val part"):
+        make_recipe_with(files, ["bar"], tmp_path / "r.yaml", TEACHER, "cpu")
+
+
+def test_lvis_and_a_test_part_are_named(coco: TinyCoco, tmp_path: Path) -> None:
+    for image in coco.content["images"]:
+        image["neg_category_ids"] = []
+    for part in ("train", "valid", "test"):
+        coco.annotations.with_name(f"lvis_{part}.json").write_text(json.dumps(coco.content))
+    coco.annotations.unlink()
+    files = OwnFiles(dataset=coco.annotations.parent)
+    made = make_recipe_with(files, ["bar"], tmp_path / "r.yaml", TEACHER, "cpu").summary
+    assert made[0].startswith("found LVIS v1, from lvis_") and made[1].startswith("found test: not used")
 
 
 def test_names_and_paths_with_special_characters_are_preserved(tmp_path: Path) -> None:

@@ -86,7 +86,9 @@ def init(
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of the images, if not found.")] = None,
     annotations: Annotated[Path | None, typer.Option(metavar="JSON", help="The boxes as COCO JSON.")] = None,
     val_images: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of the val images.")] = None,
-    val_annotations: Annotated[Path | None, typer.Option(metavar="JSON", help="The boxes of the val images.")] = None,
+    val_annotations: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The val part: a folder or file in any of the formats.")
+    ] = None,
     val_share: Annotated[
         float, typer.Option(help="The fraction of the images used for validation, if the data set has no val part.")
     ] = 0.2,

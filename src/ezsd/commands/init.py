@@ -14,7 +14,9 @@ from ezsd.commands.recipe_template import PROMPT, OwnData, choose_settings, reci
 from ezsd.data.categories import CategorySplit, load_split
 from ezsd.data.formats.box_formats import BOX_FORMATS
 from ezsd.data.formats.coco import OpenedPart, PartReading, count_boxes, describe_part, open_part, select_boxes
-from ezsd.data.formats.coco_json import as_annotations
+from ezsd.data.formats.coco_entries import entry_file_name
+from ezsd.data.formats.coco_json import as_annotations, read_annotations
+from ezsd.data.formats.coco_layout import holds_images
 from ezsd.data.formats.recognize import DataSet, Source, open_dataset
 from ezsd.data.formats.rewrite import divided, with_pixel_boxes, write_annotations
 from ezsd.data.samples import ImageSet
@@ -52,8 +54,8 @@ class OwnFiles:
         dataset: A folder or file in a format of :func:`ezsd.data.formats.recognize.open_dataset`.
         images: The folder of the images; replaces the folder that was found.
         annotations: A COCO JSON file.
-        val_images: The folder of the val images; None for that of the train images.
-        val_annotations: A COCO JSON file of the val images; replaces the val part of the data set.
+        val_images: The folder of the val images; None for where they are found, or that of the train images.
+        val_annotations: The val part in any of the formats, a folder or file; replaces that of the data set.
         val_share: The fraction of the images to use for validation if there is no val part.
         box_format: What the boxes in the files are, one of ``BOX_FORMATS``; None for what the format of the data set
             says. Then boxes that are something else are refused.
@@ -131,7 +133,7 @@ def make_recipe(
     for path, content in written.items():
         write_annotations(path, content)
     write_text(out, text)
-    summary = [f"found {dataset.description}", *(describe_part(name, part.images) for name, part in read.items())]
+    summary = [*dataset.summary, *(describe_part(name, part.images) for name, part in read.items())]
     plans = count_work(recipe, split, {"train": train, "val": val})
     return OwnRecipe([*written, out], summary, advice, [str(plan) for plan in plans])
 
@@ -167,27 +169,54 @@ class _Part:
     notes: list[str]
 
 
-def _opened(files: OwnFiles) -> DataSet:
+@dataclass(frozen=True)
+class _Found:
+    """The parts that are used, one line for each thing that was found, and notes."""
+
+    parts: dict[str, Source]
+    summary: list[str]
+    notes: list[str]
+
+
+def _opened(files: OwnFiles) -> _Found:
     if files.box_format not in (None, *BOX_FORMATS):
         raise RecipeError(f"--box-format {files.box_format}: expected one of {', '.join(BOX_FORMATS)}.")
     if not 0 < files.val_share < 1:
         raise RecipeError(f"--val-share {files.val_share}: expected a fraction between 0 and 1, such as 0.2.")
-    if files.annotations is not None and files.images is not None:
-        found = DataSet(f"COCO JSON, {files.annotations}", {"train": Source(files.images, files.annotations)})
-    elif files.dataset is None and files.annotations is None:
+    if files.dataset is None and files.annotations is None:
         raise RecipeError("Give a data set, as in ezsd init DATASET, or --images and --annotations.")
-    else:
-        found = open_dataset(files.annotations or files.dataset or Path(), files.box_format)
+    found = open_dataset(files.annotations or files.dataset or Path(), files.box_format)
     train = found.parts["train"]
     parts = {"train": replace(train, images=files.images or train.images)}
+    notes, summary = list(found.notes), [f"found {found.description}"]
     if files.val_annotations is not None:
-        parts["val"] = Source(files.val_images or files.images or train.images, files.val_annotations)
+        val = open_dataset(files.val_annotations, files.box_format)
+        parts["val"] = _val_source(val, files, parts["train"].images)
+        notes += [f"val: {note}" for note in val.notes]
+        summary.append(f"found {val.description}, for the val part")
     elif "val" in found.parts:
         parts["val"] = replace(found.parts["val"], images=files.val_images or found.parts["val"].images)
-    return replace(found, parts=parts)
+    elif files.val_images is not None:
+        raise RecipeError(f"--val-images {files.val_images}: the data set has no val part, so the boxes of these "
+                          "images are not known. Give them with --val-annotations: a folder or file in any of the "
+                          "formats (for YOLO, a data.yaml whose train is this folder).")  # fmt: skip
+    if "test" in found.parts:
+        summary.append("found test: not used; a recipe has a train and a val part")
+    return _Found(parts, summary, notes)
 
 
-def _parts_of(dataset: DataSet, files: OwnFiles, out: Path) -> dict[str, _Part]:
+def _val_source(dataset: DataSet, files: OwnFiles, train_images: Path) -> Source:
+    """Return the val part of a data set, or its only part, with the folder that has its images."""
+    source = dataset.parts.get("val", dataset.parts["train"])
+    if files.val_images is not None:
+        return replace(source, images=files.val_images)
+    content = source.content["images"] if source.content else read_annotations(source.annotations or Path()).images
+    names = [name for entry in content if isinstance(entry, dict) and (name := entry_file_name(entry))]
+    folders = [*([files.images] if files.images else []), source.images]
+    return replace(source, images=next((folder for folder in folders if holds_images(folder, names)), train_images))
+
+
+def _parts_of(dataset: _Found, files: OwnFiles, out: Path) -> dict[str, _Part]:
     """Read the parts, and split the train part if there is no val part."""
     parts = {name: _read(name, source, files.box_format, out) for name, source in dataset.parts.items()}
     if "val" in parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ezsd.data.formats.coco_entries import entry_file_name
@@ -42,7 +42,19 @@ def open_coco(folder: Path, files: list[Path]) -> DataSet | None:
                             "to use, and others with --val-annotations.")  # fmt: skip
     sources = {part: Source(_image_folder(path, folder, part), path) for part, (path,) in by_part.items()}
     names = ", ".join(str(path.relative_to(folder)) for (path,) in by_part.values())
-    return DataSet(f"COCO JSON, from {names}", sources)
+    return DataSet(f"{_kind(by_part['train'][0])}, from {names}", sources)
+
+
+def _kind(path: Path) -> str:
+    """Return the format for people; images of LVIS say which categories are absent."""
+    entries = read_annotations(path).images
+    lvis = bool(entries) and isinstance(entries[0], dict) and "neg_category_ids" in entries[0]
+    return "LVIS v1" if lvis else "COCO JSON"
+
+
+def holds_images(folder: Path, names: Sequence[str]) -> bool:
+    """Return whether any of the first images is in a folder, as it is named."""
+    return any(_is_file(folder, name) for name in names[:_SAMPLE])
 
 
 def _is_coco(path: Path) -> bool:
