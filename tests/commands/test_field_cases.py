@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -172,6 +173,26 @@ def test_accepted_cases_run_to_the_end_and_the_table_is_written(
         Path(table).write_text("\n".join(rows) + "\n")  # after each case, because all of them take minutes
     rows += [f"| {case} | not about files: {test} | - | - |" for case, test in ELSEWHERE.items()]
     Path(table).write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.slow
+def test_the_layout_of_coco_runs_to_the_end(shared_data: Path, tmp_path: Path, runner: CliRunner) -> None:
+    own, home = shared_data / "aquarium", tmp_path / "coco"
+    (home / "annotations").mkdir(parents=True)
+    for part, year in (("train", "train2017"), ("valid", "val2017")):
+        shutil.copyfile(own / f"instances_{part}.json", home / "annotations" / f"instances_{year}.json")
+        content = json.loads((home / "annotations" / f"instances_{year}.json").read_text())
+        (home / year).mkdir()
+        for entry in content["images"]:
+            (home / year / entry["file_name"]).symlink_to(own / "images" / entry["file_name"])
+    out = tmp_path / "recipe.yaml"
+    made = runner.invoke(
+        app, ["init", str(home), "--novel", "jellyfish", "--teacher", TEACHER, "--out", str(out), "--for", "cpu"]
+    )
+    assert made.exit_code == 0, made.output
+    data = load_recipe(out).data
+    assert (data.train.images, data.val.images) == (home / "train2017", home / "val2017")
+    assert _tiny_run(out, limit=8) == 8
 
 
 @pytest.mark.slow
