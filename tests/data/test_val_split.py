@@ -73,6 +73,13 @@ def test_near_duplicates_are_found_among_many_images_however_they_are_named() ->
     assert np.flatnonzero(_groups_of(numbers.tolist()) == 0).tolist() == [0, 29_999]
 
 
+def test_thousands_of_images_of_one_color_are_compared_once() -> None:
+    numbers = np.random.default_rng(0).integers(0, 2**64, 40_000, dtype=np.uint64)
+    numbers[::2] = 0
+    groups = _groups_of(numbers.tolist())
+    assert (groups[::2] == 0).all() and len(np.unique(groups)) == 20_001
+
+
 def _groups_of(hashes: list[int]) -> np.ndarray[Any, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ezsd.data.near_duplicates._hashes", lambda _: np.array(hashes, dtype=np.uint64))

@@ -156,6 +156,15 @@ def test_box_depends_on_the_name_with_semantic_regression_only() -> None:
     assert torch.equal(plain.deltas(features, text(4, 0)), plain.deltas(features, text(4, 1)))
 
 
+@pytest.mark.parametrize("changes", [{}, {"semantic_placement": "after"}, {"semantic_regression": False}])
+def test_boxes_of_pairs_are_those_of_each_region_with_its_name(changes: dict[str, Any]) -> None:
+    head = model(**changes).roi_heads.box_head
+    features, names = torch.rand(4, 32), text(5)
+    region, name = torch.tensor([0, 3, 3, 1, 0]), torch.tensor([4, 0, 2, 2, 1])
+    together = head.deltas_of_pairs(features, names, region, name)
+    assert torch.allclose(together, head.deltas(features[region], names[name]), atol=1e-6)
+
+
 @given(st.integers(0, 100))
 @hypothesis_settings(max_examples=10)
 def test_components_orthogonal_to_the_trained_names_do_not_change_boxes(seed: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,14 @@ def _scene(image: Path) -> tuple[str, str] | None:
 
 def _join_near(labels: NDArray[np.int64], hashes: NDArray[np.uint64]) -> None:
     """Give near hashes one label. Hashes that differ in at most 6 bits are equal in one of 7 blocks of bits."""
+    if not len(hashes):
+        return
+    order = np.argsort(hashes, kind="stable")
+    equal = np.split(order, np.flatnonzero(np.diff(hashes[order])) + 1)
+    for members in equal:
+        _join(labels, members)
+    single = np.array([members[0] for members in equal], dtype=np.int64)  # many images of one color have one hash
+    hashes = hashes[single]
     for low, high in pairwise(np.linspace(0, 64, _NEAR + 2).astype(np.uint64)):
         block = (hashes >> low) & ((np.uint64(1) << (high - low)) - np.uint64(1))
         order = np.argsort(block, kind="stable")
@@ -64,7 +73,7 @@ def _join_near(labels: NDArray[np.int64], hashes: NDArray[np.uint64]) -> None:
                 rows, others = members[start : start + _ROWS], members[start:]
                 near = np.bitwise_count(hashes[rows, None] ^ hashes[None, others]) <= _NEAR
                 for row in np.flatnonzero(near.sum(1) > 1).tolist():
-                    _join(labels, others[near[row]])
+                    _join(labels, single[others[near[row]]])
 
 
 def _join(labels: NDArray[np.int64], members: NDArray[np.int64]) -> None:
@@ -93,6 +102,6 @@ def _difference_hash(path: Path) -> int:
             image.draft("L", (64, 64))
             small = np.asarray(image.convert("L").resize((_SIDE + 1, _SIDE), Image.Resampling.BOX), dtype=np.int16)
     except BROKEN:
-        return hash(str(path)) & (2**64 - 1)
+        return int.from_bytes(hashlib.sha256(str(path).encode()).digest()[:8], "big")
     bits = np.packbits(small[:, 1:] > small[:, :-1])
     return int.from_bytes(bits.tobytes(), "big")

@@ -187,13 +187,11 @@ class DetectionGraph(nn.Module):
         """Return boxes [P, 4] of pairs of a region (its row) and a name; see ``ZeroShotRoIHeads``."""
         heads = self.model.roi_heads
         row, name = pairs
-        if not heads.box_head.semantic:
-            deltas = heads.box_head.deltas(features, text[:0])[row]
-        else:
-            top_k = heads.scoring.semantic_top_k
-            top = F.pad(scores, (0, top_k - 1), value=_OUT).topk(top_k, dim=1).indices[row]
-            guide = torch.where((top == name[:, None]).any(dim=1), name, top[:, 0])
-            deltas = heads.box_head.deltas(features[row], text[guide if rows is None else rows[row, guide]])
+        top_k = heads.scoring.semantic_top_k
+        top = F.pad(scores, (0, top_k - 1), value=_OUT).topk(top_k, dim=1).indices[row]
+        guide = torch.where((top == name[:, None]).any(dim=1), name, top[:, 0])
+        phrase = guide if rows is None else rows[row, guide]
+        deltas = heads.box_head.deltas_of_pairs(features, text, row, phrase)
         boxes: Tensor = heads.box_coder.decode_single(deltas, proposals[row])
         return boxes
 

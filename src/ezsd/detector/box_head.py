@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,12 +71,40 @@ class BoxHead(nn.Module):
             deltas = layer(deltas)
         return deltas.float()
 
+    def deltas_of_pairs(self, box_features: Tensor, text: Tensor, region: Tensor, name: Tensor) -> Tensor:
+        """Return class-agnostic box deltas [P, 4] of pairs of a region and a name.
+
+        The layer that takes both is the sum of a part of the region and a part of the name, so that each is computed
+        once and not for every pair.
+
+        Args:
+            box_features: [N, hidden], from ``to_box_features``.
+            text: [C, D] text embeddings.
+            region: [P] rows of ``box_features``.
+            name: [P] rows of ``text``.
+        """
+        if not self.semantic:
+            return self.deltas(box_features, text[:0])[region]
+        layers: Any = self.to_deltas
+        (linear, activation), output = layers
+        if self.text_layer == 0:
+            deltas = output(activation(_of_pairs(linear, box_features, text, region, name)))
+        else:
+            deltas = _of_pairs(output, activation(linear(box_features)), text, region, name)
+        return deltas.float()
+
     def quality(self, box_features: Tensor) -> Tensor:
         """Return the logit [N] of the predicted IoU of each region's box with its object."""
         if self.to_quality is None:
             raise ValueError("the head has no quality branch (detector.box_quality)")
         logits: Tensor = self.to_quality(box_features)[:, 0]
         return logits.float()
+
+
+def _of_pairs(layer: nn.Linear, features: Tensor, text: Tensor, region: Tensor, name: Tensor) -> Tensor:
+    """Return what a layer computes from the concatenated features of a region and text of a name, for pairs of them."""
+    of_regions, of_names = layer.weight.split([features.shape[1], text.shape[1]], dim=1)
+    return F.linear(features, of_regions, layer.bias)[region] + F.linear(text.to(features.dtype), of_names)[name]
 
 
 def _conv(channels: int, width: int) -> nn.Module:

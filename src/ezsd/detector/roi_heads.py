@@ -297,12 +297,10 @@ class ZeroShotRoIHeads(RoIHeads):
     ) -> Tensor:
         """Return boxes [P, 4] of (region, name) pairs; names beyond the top k use the box of the best name."""
         region, name = pairs
-        if not self.box_head.semantic:
-            deltas = self.box_head.deltas(box_features, text[:0])[region]
-        else:
-            top = scores.topk(min(self.scoring.semantic_top_k, scores.shape[1]), dim=1).indices
-            guide = torch.where((top[region] == name[:, None]).any(dim=1), name, top[region, 0])
-            deltas = self.box_head.deltas(box_features[region], text[guide if rows is None else rows[region, guide]])
+        top = scores.topk(min(self.scoring.semantic_top_k, scores.shape[1]), dim=1).indices
+        guide = torch.where((top[region] == name[:, None]).any(dim=1), name, top[region, 0])
+        phrase = guide if rows is None else rows[region, guide]
+        deltas = self.box_head.deltas_of_pairs(box_features, text, region, phrase)
         boxes: Tensor = self.box_coder.decode_single(deltas, proposals[region])
         return boxes
 
