@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--names", help="Names to find, separated by commas; default: those of the model.")
-    parser.add_argument("--threshold", type=float, default=0.3)
+    parser.add_argument("--threshold", type=float, help="One minimum score; default: the calibrated ones.")
     arguments = parser.parse_args()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
@@ -47,8 +47,9 @@ def take(browser: Browser, name: str, arguments: argparse.Namespace) -> None:
         page.locator("#name").fill(arguments.names)
         page.locator("#name").press("Enter")
     page.set_input_files("#files", [str(image) for image in arguments.images])
-    page.locator("#threshold").fill(str(arguments.threshold))
-    page.locator("#threshold").blur()
+    if arguments.threshold is not None:
+        page.locator("#threshold").fill(str(arguments.threshold))
+        page.locator("#threshold").blur()
     expect(page.locator("#strip")).not_to_contain_text("…", timeout=120_000)
     expect(page.locator("#status")).to_contain_text("object", timeout=120_000)
     path = arguments.out / f"{name}.png"
