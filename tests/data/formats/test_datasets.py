@@ -377,10 +377,11 @@ def test_the_parts_of_voc_are_those_of_its_lists(tmp_path: Path) -> None:
         _voc(tmp_path, _XML.format(name=f"{name}.png", difficult=1), name)
     (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("a\n")
-    (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("b 1\n")
+    (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("b 1\nd 1\n")
     found = open_dataset(tmp_path)
     assert [_loaded(found, part, tmp_path)[0].path.stem for part in ("train", "val")] == ["a", "b"]
     assert "1 XML files are in no list" in found.notes[0]
+    assert "1 names in the lists" in found.notes[1] and found.notes[1].endswith("the first is d.")
     assert count_boxes(_loaded(found, "train", tmp_path))[1] == 1
 
 

@@ -55,10 +55,22 @@ def open_voc(folder: Path, files: list[Path], box_format: str | None = None) -> 
     parts = corner_sources(contents, folder, box_format, first_pixel=1)
     if "train" not in parts:
         raise DataError(f"{folder}: {len(files):,} XML files, but none of the train part.")
-    spare = len(files) - sum(map(len, by_part.values()))
-    notes = (f"{spare:,} XML files are in no list of {_LISTS} and are left out.",) if spare else ()
+    notes = _list_notes(listed, [path.stem for path in files])
     names = {entry["name"] for source in parts.values() for entry in (source.content or {})["categories"]}
     return DataSet(f"Pascal VOC, {len(files):,} XML files: parts {', '.join(parts)}; {len(names)} names", parts, notes)
+
+
+def _list_notes(listed: Mapping[str, str], stems: Sequence[str]) -> tuple[str, ...]:
+    if not listed:
+        return ()
+    spare, missing = sum(stem not in listed for stem in stems), sorted(set(listed) - set(stems))
+    notes = []
+    if spare:
+        notes.append(f"{spare:,} XML files are in no list of {_LISTS} and are left out.")
+    if missing:
+        notes.append(f"{len(missing):,} names in the lists of {_LISTS} have no XML file and are left out; the first is "
+                     f"{missing[0]}.")  # fmt: skip
+    return tuple(notes)
 
 
 def write_voc(parts: Mapping[str, ImageSet], files: Mapping[str, Sequence[str]], out: Path) -> list[str]:
