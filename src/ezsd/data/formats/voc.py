@@ -135,7 +135,7 @@ def _stems(lines: Sequence[str], known: Collection[str]) -> list[str]:
     without = [_FLAG.sub("", stem) for stem in whole]
     flagged = sum(stem in known for stem in without) > sum(stem in known for stem in whole)
     pairs = zip(without, whole, strict=True) if flagged else zip(whole, without, strict=True)
-    return [first if first in known else second for first, second in pairs]
+    return [second if second in known and first not in known else first for first, second in pairs]
 
 
 class _Images:
