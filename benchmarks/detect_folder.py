@@ -1,0 +1,75 @@
+"""Images per second of `ezsd detect` on a folder, against a loop that calls the detector with one path after the other.
+
+    python benchmarks/detect_folder.py MODEL FOLDER [--images 100]
+
+Both read the images, detect, and write the drawn ones. They take turns, in parts of the images, so that other work on
+the machine slows them down alike. Prints images/s and the ratio to the loop, for `ezsd detect` in fp32 and in bf16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ezsd.commands.detect import Drawings, detect_source
+from ezsd.data.formats.image_files import image_files
+from ezsd.inference.detector import Detector
+from ezsd.inference.drawing import draw
+from ezsd.inference.sources import open_source
+
+_PARTS = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", type=int, default=100)
+    given = parser.parse_args()
+    logging.disable(logging.WARNING)
+    images = image_files(given.folder)[: given.images]
+    plain, half = Detector.load(given.model), Detector.load(given.model, precision="bf16")
+    ways: dict[str, Callable[[Sequence[Path], Path], None]] = {
+        "a loop over paths": lambda part, out: loop(plain, part, out),
+        "ezsd detect": lambda part, out: command(plain, part, out),
+        "ezsd detect --precision bf16": lambda part, out: command(half, part, out),
+    }
+    seconds: dict[str, float] = defaultdict(float)
+    with tempfile.TemporaryDirectory() as folder:
+        for way in ways.values():
+            way(images[:4], Path(folder))  # warm up
+        for part in range(_PARTS):
+            for name, way in ways.items():
+                started = time.perf_counter()
+                way(images[part::_PARTS], Path(folder))
+                seconds[name] += time.perf_counter() - started
+    print(table({name: len(images) / total for name, total in seconds.items()}))
+
+
+def loop(detector: Detector, images: Sequence[Path], out: Path) -> None:
+    """Detect in one image after the other, as a user's first script does."""
+    for path in images:
+        draw(path, detector(path)).save(out / f"{path.stem}.jpg")
+
+
+def command(detector: Detector, images: Sequence[Path], out: Path) -> None:
+    """Detect as the command does."""
+    source = open_source(list(images))
+    with Drawings(out) as drawings:
+        detect_source(detector.stream(source), source, drawings=drawings)
+
+
+def table(rates: dict[str, float]) -> str:
+    """Return images/s and the ratio to the first row as a Markdown table."""
+    first = next(iter(rates.values()))
+    rows = [f"| {name} | {rate:.2f} | {rate / first:.2f} |" for name, rate in rates.items()]
+    return "\n".join(["| way | images/s | ratio |", "| --- | --- | --- |", *rows])
+
+
+if __name__ == "__main__":
+    main()
