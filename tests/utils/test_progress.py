@@ -30,6 +30,13 @@ def test_short_stage_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None
     assert len(lines) == 1 and "3/3" in lines[0]
 
 
+@pytest.mark.usefixtures("shown_log")
+def test_a_stage_without_steps_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.track(0, "recall"):
+        pass
+    assert capsys.readouterr().err == ""
+
+
 def test_library_use_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.track(3, "adapt") as advance:
         advance(3, "")

@@ -35,7 +35,7 @@ def track(total: int | None, title: str, start: int = 0) -> Iterator[Callable[[i
     Yields:
         ``advance(n, text)``, which adds n completed steps and shows ``text`` (for example "loss 1.2").
     """
-    if not shows_progress():
+    if total == 0 or not shows_progress():
         yield _silent
         return
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
