@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -92,22 +93,27 @@ def _read(sources: Mapping[str, Source]) -> dict[str, ImageSet]:
 
 
 def _file_names(images: ImageSet, root: Path, to: Format, taken: set[str]) -> list[str]:
-    """Return a file name for each image: with its folders, or without for VOC.
+    """Return a file name for each image, which no other image has: with its folders, or without for VOC.
 
     For VOC and YOLO, which have one file of boxes for each stem, it has a stem of its own.
     """
+
+    def key(path: PurePosixPath) -> str:
+        return str(path if to == "coco" else path.with_suffix(""))
+
     names = []
+    home = os.path.abspath(root)  # without "..", as the paths of the images
     for image in images:
-        inside = image.path.absolute().is_relative_to(root.absolute())
-        name = image.path.absolute().relative_to(root.absolute()).as_posix() if inside else image.path.name
+        file = Path(os.path.abspath(image.path))
+        name = file.relative_to(home).as_posix() if file.is_relative_to(home) else file.name
         path = PurePosixPath(name)
         if to == "voc":
             path = PurePosixPath(name.replace("/", "_") if path.stem in taken else path.name)
         free, number = path, 1
-        while to != "coco" and str(free.with_suffix("")) in taken:
+        while key(free) in taken:
             number += 1
             free = path.with_name(f"{path.stem}_{number}{path.suffix}")
-        taken.add(str(free.with_suffix("")))
+        taken.add(key(free))
         names.append(str(free))
     return names
 

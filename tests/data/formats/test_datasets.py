@@ -108,6 +108,27 @@ def test_a_folder_with_files_is_not_overwritten(coco: TinyCoco, tmp_path: Path) 
         convert(coco.annotations.parent, tmp_path / "tiny", "yolo")
 
 
+@pytest.mark.parametrize("to", ["coco", "yolo", "voc"])
+def test_images_of_one_name_in_two_folders_stay_two_images(
+    to: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = []
+    for number, name in enumerate(("a/0.png", "b/0.png"), start=1):
+        file = tmp_path / "set" / "images" / name
+        file.parent.mkdir(parents=True)
+        Image.new("RGB", (40, 20), (number, 0, 0)).save(file)
+        entries.append({"id": number, "file_name": name, "width": 40, "height": 20})
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [n, 2, 9, 9], "iscrowd": 0} for n in (1, 2)]
+    content = {"images": entries, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "set" / "train.json").write_text(json.dumps(content))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    convert(Path("../set"), Path("../out"), to)
+    images = _loaded(open_dataset(tmp_path / "out"), "train", tmp_path)
+    pairs = {(Image.open(image.path).getpixel((0, 0)), round(float(image.boxes[0, 0]))) for image in images}
+    assert pairs == {((1, 0, 0), 1), ((2, 0, 0), 2)}
+
+
 # YOLO
 
 
