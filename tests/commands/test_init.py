@@ -472,3 +472,13 @@ def test_a_base_name_that_is_no_category_is_refused_with_the_nearest_names(coco:
     assert '--base: "Circel" is not a category' in first and first.endswith('The nearest are "circle".')
     assert '"zebra"' in second and second.endswith('The first are "circle", "square", "bar", "triangle", "ring".')
     assert not (tmp_path / "r.yaml").exists()
+
+
+def test_that_no_base_name_is_left_says_what_is_wrong_with_the_boxes(coco: TinyCoco, tmp_path: Path) -> None:
+    for entry in coco.content["annotations"]:
+        entry["bbox"] = [500, 500, 10, 10]
+    coco.save()
+    with pytest.raises(RecipeError, match="No base name is left: 0 boxes") as raised:
+        make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml", coco.annotations)
+    text = str(raised.value)
+    assert "annotation 1000 (" in text and f"{len(coco.content['annotations'])} problems stop a run" in text

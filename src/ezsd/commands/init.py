@@ -103,7 +103,7 @@ def make_recipe(
                           "or base names with --base: all other categories with boxes are then novel.")  # fmt: skip
     dataset = _opened(files)
     parts = _parts_of(dataset, files, out)
-    split = _split([part.images for part in parts.values()], files.base, novel)
+    split = _split(parts, files.base, novel)
     read = {name: _as_run(name, part, split) for name, part in parts.items()}
     train, val = read["train"].images, read["val"].images
     boxes, val_boxes = count_boxes(parts["train"].images)[0], count_boxes(parts["val"].images)[0]
@@ -291,20 +291,21 @@ def _problem_notes(reading: PartReading) -> list[str]:
             "skipped with data.skip_bad: true in the recipe."]  # fmt: skip
 
 
-def _split(parts: Sequence[ImageSet], base: Sequence[str], novel: Sequence[str]) -> CategorySplit:
+def _split(parts: Mapping[str, _Part], base: Sequence[str], novel: Sequence[str]) -> CategorySplit:
     """Return the given names; those that are not given are all others with boxes."""
-    boxes, crowds = count_boxes(parts[0])
-    if unknown := [name for name in dict.fromkeys(base) if name not in parts[0].names]:
-        raise RecipeError([_not_a_category(name, parts[0].names) for name in unknown])
+    train = parts["train"].images
+    boxes, crowds = count_boxes(train)
+    if unknown := [name for name in dict.fromkeys(base) if name not in train.names]:
+        raise RecipeError([_not_a_category(name, train.names) for name in unknown])
     if not base:
         base = [name for name, count in boxes.items() if count and name not in novel]
     elif not novel:  # novel names are often labeled in the val part only
-        everywhere = sum((count_boxes(part)[0] for part in parts), Counter[str]())
+        everywhere = sum((count_boxes(part.images)[0] for part in parts.values()), Counter[str]())
         novel = [name for name, count in everywhere.items() if count and name not in base]
     if not base:
         raise RecipeError([
             f"No base name is left: {boxes.total():,} boxes and {crowds:,} crowd boxes are in the train part, and base "
-            "names are the categories with boxes that are not novel.", *parts[0].notes,
+            "names are the categories with boxes that are not novel.", *train.notes, *parts["train"].notes,
         ])  # fmt: skip
     if not novel:
         raise RecipeError("No novel name is left: --base has all categories with boxes. Give names to detect without "
