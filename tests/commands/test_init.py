@@ -18,6 +18,8 @@ from ezsd.commands.convert import Format, convert
 from ezsd.commands.init import OwnFiles, OwnRecipe
 from ezsd.commands.init import make_recipe as make_recipe_with
 from ezsd.commands.validate import check_recipe
+from ezsd.data.categories import load_split
+from ezsd.data.formats.coco import load_parts
 from ezsd.errors import ArtifactError, DataError, EzsdError, RecipeError
 from ezsd.pipeline.run import run_recipe
 from ezsd.recipe import load_recipe
@@ -461,7 +463,19 @@ def test_val_images_that_are_train_images_are_noted(coco: TinyCoco, tmp_path: Pa
     val = tmp_path / "val.json"
     val.write_text(json.dumps(coco.content))
     made = make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml", val)
-    assert any("val: 8 of 8 images are also train images" in note for note in made.advice)
+    expected = "val: 8 of 8 images are also train images"
+    assert any(expected in note for note in made.advice)
+    assert f"note: {expected}" in check_recipe(tmp_path / "r.yaml")
+    recipe = load_recipe(tmp_path / "r.yaml")
+    notes = load_parts(recipe.data, load_split(recipe.split))["val"].notes  # what run logs
+    assert any(note.startswith(expected.removeprefix("val: ")) for note in notes)
+    for part in ("train", "valid"):
+        (tmp_path / "set" / part).mkdir(parents=True)
+        (tmp_path / "set" / part / "_annotations.coco.json").write_text(json.dumps(coco.content))
+        for image in coco.images.iterdir():
+            (tmp_path / "set" / part / image.name).symlink_to(image)
+    notes = tuple(convert(tmp_path / "set", tmp_path / "copy", "coco").notes)
+    assert any(note.startswith(expected) for note in notes)
 
 
 def test_a_base_name_that_is_no_category_is_refused_with_the_nearest_names(coco: TinyCoco, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from ezsd.data.formats.coco_json import IN_PIXELS
 from ezsd.data.formats.recognize import Source, open_dataset
 from ezsd.data.formats.voc import write_voc
 from ezsd.data.formats.yolo import write_yolo
-from ezsd.data.samples import ImageSet
+from ezsd.data.samples import ImageSet, shared_notes
 from ezsd.errors import ArtifactError, DataError
 from ezsd.recipe import Part
 from ezsd.utils.files import write_text, written_whole
@@ -69,6 +69,8 @@ def convert(source: Path, out: Path, to: Format) -> Converted:
                     shutil.copyfile(image.path, temporary)
                 advance(1, "")
     notes = [*dataset.notes, *(f"{part}: {note}" for part, images in parts.items() for note in images.notes)]
+    others = {part: images for part, images in parts.items() if part != "train"}
+    notes += [f"{part}: {note}" for part, images in others.items() for note in shared_notes(parts["train"], images)]
     writers = {"coco": _write_coco, "yolo": write_yolo, "voc": write_voc}
     notes += writers[to](parts, files, out)
     summary = [f"found {dataset.description}", *(describe_part(part, images) for part, images in parts.items())]

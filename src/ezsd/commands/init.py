@@ -19,7 +19,7 @@ from ezsd.data.formats.coco_json import as_annotations, read_annotations
 from ezsd.data.formats.coco_layout import holds_images
 from ezsd.data.formats.recognize import DataSet, Source, open_dataset
 from ezsd.data.formats.rewrite import divided, with_pixel_boxes, write_annotations
-from ezsd.data.samples import ImageSet
+from ezsd.data.samples import ImageSet, shared_notes
 from ezsd.data.val_split import choose_val
 from ezsd.errors import ArtifactError, DataError, RecipeError
 from ezsd.pipeline.workload import count_work
@@ -220,7 +220,8 @@ def _parts_of(dataset: _Found, files: OwnFiles, out: Path) -> dict[str, _Part]:
     """Read the parts, and split the train part if there is no val part."""
     parts = {name: _read(name, source, files.box_format, out) for name, source in dataset.parts.items()}
     if "val" in parts:
-        return {**parts, "val": replace(parts["val"], notes=[*parts["val"].notes, *_shared(parts)])}
+        shared = shared_notes(parts["train"].images, parts["val"].images)
+        return {**parts, "val": replace(parts["val"], notes=[*parts["val"].notes, *shared])}
     opened, images = parts["train"].opened, parts["train"].images
     if len(images) < 2:
         raise DataError(f"{opened.part.annotations} lists {len(images)} usable image; at least 2 are needed, one for "
@@ -234,15 +235,6 @@ def _parts_of(dataset: _Found, files: OwnFiles, out: Path) -> dict[str, _Part]:
         )
         for name, content in divided(opened.content, chosen.ids).items()
     }
-
-
-def _shared(parts: Mapping[str, _Part]) -> list[str]:
-    train = {image.path.resolve() for image in parts["train"].images}
-    shared = [image.path for image in parts["val"].images if image.path.resolve() in train]
-    if not shared:
-        return []
-    return [f"{len(shared):,} of {len(parts['val'].images):,} images are also train images (the first is "
-            f"{shared[0]}), so the figures will be too good."]  # fmt: skip
 
 
 def _written(out: Path, name: str) -> Path:

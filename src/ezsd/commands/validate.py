@@ -9,6 +9,7 @@ from typing import Any
 from ezsd.commands.anchors import LabeledBoxes, advice_on_anchors
 from ezsd.data.categories import CategorySplit, load_split
 from ezsd.data.formats.coco import PartReading, count_boxes, describe_part, read_part
+from ezsd.data.samples import shared_notes
 from ezsd.detector.initial_weights import check_detector
 from ezsd.errors import DataError, EzsdError, RecipeError
 from ezsd.pipeline.workload import describe_data
@@ -50,6 +51,7 @@ def check_recipe(path: str | Path, changes: Sequence[str] = (), preset: str | No
     if problems or train is None or val is None or split is None:
         raise EzsdError(list(dict.fromkeys(problems)))  # a file that cannot be read is one for the split and the part
     notes = [f"{name}: {note}" for name, part in (("train", train), ("val", val)) for note in part.images.notes]
+    notes += [f"val: {note}" for note in shared_notes(train.images, val.images)]
     notes += advice_on_anchors(LabeledBoxes.of(train.images), recipe.detector)
     measurable = count_boxes(val.images)[0].total() > 0
     return "\n".join([

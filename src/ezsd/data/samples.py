@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -78,6 +79,27 @@ class ImageSet:
     def __getitem__(self, index: slice) -> list[AnnotatedImage]: ...
     def __getitem__(self, index: int | slice) -> AnnotatedImage | list[AnnotatedImage]:
         return self.images[index]
+
+
+def shared_notes(train: ImageSet, other: ImageSet) -> list[str]:
+    """Return a note if images of another part are also train images: the same files, also by links."""
+    known = set(_real_paths(train))
+    shared = [image.path for image, path in zip(other, _real_paths(other), strict=True) if path in known]
+    if not shared:
+        return []
+    return [f"{len(shared):,} of {len(other):,} images are also train images (the first is {shared[0]}), so the "
+            "figures will be too good."]  # fmt: skip
+
+
+def _real_paths(images: ImageSet) -> Iterator[str]:
+    """Yield the path of each image without links; each folder is looked up once."""
+    folders: dict[Path, str] = {}
+    for image in images:
+        folder = image.path.parent
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        path = os.path.join(folders[folder], image.path.name)
+        yield os.path.realpath(path) if os.path.islink(path) else path
 
 
 def read_image(image: AnnotatedImage | Path) -> Tensor:

@@ -20,7 +20,7 @@ from ezsd.data.formats.coco_json import Annotations, read_annotations
 from ezsd.data.formats.problems import Problems
 from ezsd.data.formats.segmentations import is_segmentation
 from ezsd.data.images import ImageCheck, check_images
-from ezsd.data.samples import AnnotatedImage, ImageSet, segmentations_of
+from ezsd.data.samples import AnnotatedImage, ImageSet, segmentations_of, shared_notes
 from ezsd.errors import DataError
 from ezsd.recipe import DataConfig, Part
 
@@ -58,6 +58,8 @@ def load_parts(
 ) -> dict[str, ImageSet]:
     """Load the wanted parts of the data: train with boxes of base and few-shot names only, val with boxes of all names.
 
+    If both are loaded, val images that are also train images are noted.
+
     Raises:
         DataError: See :func:`load_images`; the problems of both parts are reported together.
     """
@@ -72,6 +74,9 @@ def load_parts(
             problems += error.problems
     if problems:
         raise DataError(problems)
+    if {"train", "val"} <= images.keys():
+        notes = (*images["val"].notes, *shared_notes(images["train"], images["val"]))
+        images["val"] = replace(images["val"], notes=notes)
     return images
 
 
