@@ -183,6 +183,26 @@ def test_an_invalid_line_is_reported_with_its_place(tmp_path: Path, line: str, e
         open_dataset(tmp_path)
 
 
+def test_label_files_without_an_image_are_noted(tmp_path: Path) -> None:
+    _yolo(tmp_path, "train: train/images\nnames: [cat]\n")
+    for name, text in (("b", "0 0.5 0.5 0.5 0.5\n"), ("c", "0 0.5 0.5 0.5 0.5\n"), ("empty", ""), ("readme", "a b\n")):
+        (tmp_path / "train" / "labels" / f"{name}.txt").write_text(text)
+    first = tmp_path / "train" / "labels" / "b.txt"
+    notes = open_dataset(tmp_path).notes
+    assert notes == (f"2 of 3 label files have no image (the first is {first}); their boxes are not read.",)
+
+
+def test_lines_of_a_list_that_are_found_as_one_image_are_noted(tmp_path: Path) -> None:
+    _yolo(tmp_path, "train: list.txt\nnames: [cat]\n")
+    lines = ["/data/setA/train/images/a.png", "/data/setB/train/images/a.png", "./train/images/a.png"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    (note,) = open_dataset(tmp_path).notes
+    assert note.startswith(f"2 lines of {tmp_path / 'list.txt'} are found as an image")
+    assert lines[0] in note and lines[1] in note
+    (tmp_path / "list.txt").write_text("./train/images/a.png\ntrain/images/a.png\n")
+    assert open_dataset(tmp_path).notes == ()
+
+
 @pytest.mark.parametrize("names", ["[1, 2]", "cat", "{a: b}", "[]", "[no, yes]"])
 def test_names_that_are_no_text_are_refused(tmp_path: Path, names: str) -> None:
     _yolo(tmp_path, f"train: train/images\nnames: {names}\n")

@@ -8,7 +8,15 @@ from pathlib import Path, PurePosixPath
 from ezsd.data.formats.image_files import image_files
 from ezsd.data.formats.problems import Problems
 from ezsd.data.formats.recognize import DataSet, Source, head_of, part_of
-from ezsd.data.formats.yolo import described, label_file, listed_images, read_labels, text_of, without_train_images
+from ezsd.data.formats.yolo import (
+    described,
+    label_file,
+    listed_images,
+    read_labels,
+    spare_label_notes,
+    text_of,
+    without_train_images,
+)
 from ezsd.errors import DataError
 
 _LISTS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
@@ -54,6 +62,7 @@ def open_darknet(folder: Path, files: list[Path]) -> DataSet | None:
         notes += [f"{part}: {note}" for note in notes_of_part]
     if problems:
         raise DataError(problems.shown())
+    notes += spare_label_notes(image for found in images.values() for image in found)
     return DataSet(described("YOLO", path, folder, parts, len(names)), parts, tuple(notes))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def open_yolo(folder: Path, files: list[Path]) -> DataSet | None:
     parts = {part: read_labels(images, names, problems, notes, _keypoints(values)) for part, images in listed.items()}
     if problems:
         raise DataError(problems.shown())
+    notes += spare_label_notes(image for images in listed.values() for image in images)
     return DataSet(described("YOLO", path, folder, parts, len(names)), parts, tuple(notes))
 
 
@@ -170,7 +172,7 @@ def listed_images(given: Any, bases: Sequence[Path], notes: list[str]) -> list[P
     Args:
         given: A path, or a list of paths.
         bases: The folders that paths can be relative to.
-        notes: Gets a note on images that are listed, but missing.
+        notes: Gets notes on images that are listed, but missing, and on lines that are one image.
     """
     images: list[Path] = []
     for entry in given if isinstance(given, list) else [given]:
@@ -183,11 +185,28 @@ def listed_images(given: Any, bases: Sequence[Path], notes: list[str]) -> list[P
             lines = text_of(found).splitlines()
             listed = {line.strip(): _existing(line.strip(), [found.parent, *bases]) for line in lines if line.strip()}
             images += [image for image in listed.values() if image is not None and is_image_name(image.name)]
+            notes += _merged_notes(found, listed)
             missing = [line for line, image in listed.items() if image is None]
             if missing:
                 notes.append(f"{len(missing):,} of {len(listed):,} images that {found} lists are missing (the first is "
                              f"{missing[0][:200]}); they are left out.")  # fmt: skip
     return list(dict.fromkeys(images))
+
+
+def _merged_notes(where: Path, listed: Mapping[str, Path | None]) -> list[str]:
+    """Return a note if lines of a list that name different files were found as one: they are one image."""
+    lines_of: dict[Path, dict[str, str]] = defaultdict(dict)
+    for line, image in listed.items():
+        if image is not None:
+            lines_of[image].setdefault(os.path.normpath(line.replace("\\", "/")), line)
+    merged = [(image, list(lines.values())) for image, lines in lines_of.items() if len(lines) > 1]
+    if not merged:
+        return []
+    image, (first, second, *_) = merged[0]
+    again = sum(len(lines) - 1 for _, lines in merged)
+    return [f"{again:,} lines of {where} are found as an image that another line names, too ({first[:200]} and "
+            f"{second[:200]} are both {image}); it is used once. If they are different images, write paths that exist."
+            ]  # fmt: skip
 
 
 def _existing(text: str, bases: Sequence[Path]) -> Path | None:
@@ -268,6 +287,36 @@ def read_labels(
 def label_file(image: Path) -> Path | None:
     """Return the label file of an image, or None."""
     return next((path for path in _label_paths(image) if path.is_file()), None)
+
+
+def spare_label_notes(images: Iterable[Path]) -> list[str]:
+    """Return a note if label files lie beside those of the images, but have no image."""
+    folders: dict[Path, set[Path]] = defaultdict(set)
+    for image in images:
+        if labels := label_file(image):
+            folders[labels.parent].add(image.parent)
+    listings = {folder: os.listdir(folder) for inner in folders.values() for folder in inner}
+    spare: list[Path] = []
+    total = 0
+    for folder, image_folders in sorted(folders.items()):
+        known = {os.path.splitext(name)[0] for each in image_folders for name in listings[each] if is_image_name(name)}
+        texts = [name for name in sorted(os.listdir(folder)) if name.endswith(".txt")]
+        total += sum(name[:-4] in known for name in texts)
+        spare += [folder / name for name in texts if name[:-4] not in known and _has_boxes(folder / name)]
+    if not spare:
+        return []
+    return [f"{len(spare):,} of {total + len(spare):,} label files have no image (the first is {spare[0]}); their boxes "
+            "are not read."]  # fmt: skip
+
+
+def _has_boxes(path: Path) -> bool:
+    """Return whether a text file begins as a label file with boxes does."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            first = file.readline(10_000).split()
+        return len(first) > 4 and all(math.isfinite(float(value)) for value in first)
+    except (OSError, ValueError):
+        return False
 
 
 def _label_paths(image: Path) -> list[Path]:
