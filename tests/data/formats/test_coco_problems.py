@@ -73,6 +73,14 @@ def test_an_error_names_the_duplicate_image_id(tiny: TinyCoco) -> None:
     assert f"image id {tiny.content['images'][2]['id']}" in problem
 
 
+@pytest.mark.parametrize("name", ["000004.jpg", "./000004.jpg"])
+def test_two_entries_of_one_file_are_refused_also_if_bad_images_are_skipped(tiny: TinyCoco, name: str) -> None:
+    tiny.content["images"].append({"id": 99, "file_name": name, "width": 64, "height": 96})
+    tiny.save()
+    with pytest.raises(DataError, match="images 4 and 99 are one file, "):
+        load_images(tiny.part(), SPLIT.base, skip_bad=True)
+
+
 def test_the_error_for_a_changed_image_shows_both_sizes(tiny: TinyCoco) -> None:
     image = load_images(tiny.part(), SPLIT.base).images[0]
     Image.new("RGB", (50, 70)).save(image.path)

@@ -489,6 +489,16 @@ def test_labelme_shapes_become_boxes(tmp_path: Path) -> None:
     assert images[0].boxes.tolist() == [[10, 5, 30, 15], [1, 1, 9, 9], [15, 5, 25, 15]]
 
 
+def test_two_labelme_files_of_one_image_are_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 20), (90, 90, 90)).save(tmp_path / "a.png")
+    shapes = [{"label": "cat", "points": [[30, 15], [10, 5]], "shape_type": "rectangle"}]
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text(json.dumps({"imagePath": "a.png", "shapes": shapes}))
+    with pytest.raises(DataError) as raised:
+        open_dataset(tmp_path)
+    assert f"{tmp_path / 'a.json'} and {tmp_path / 'b.json'} are both files of the image" in str(raised.value)
+
+
 # COCO
 
 
@@ -578,6 +588,14 @@ def test_cvat_shapes_become_upright_boxes(tmp_path: Path) -> None:
         image.boxes, [[10, 5, 30, 15], [15, 10, 25, 30], [1, 1, 9, 9], [15, 10, 25, 30], [4, 6, 12, 16]], atol=1e-3
     )
     assert len(_loaded(found, "val", tmp_path, ("cat", "dog"))[0].boxes) == 0
+
+
+def test_two_cvat_files_with_one_image_are_refused(tmp_path: Path) -> None:
+    for name in ("a.xml", "b.xml"):
+        _cvat(tmp_path / name, '<image name="a.png" width="9" height="9"/>')
+    with pytest.raises(DataError) as raised:
+        open_dataset(tmp_path)
+    assert f"{tmp_path / 'a.xml'} and {tmp_path / 'b.xml'} both have boxes of the image a.png" in str(raised.value)
 
 
 def test_errors_of_cvat_files_say_where(tmp_path: Path) -> None:

@@ -177,6 +177,7 @@ def select_boxes(opened: OpenedPart, names: Sequence[str] | None = None, require
     of_file, of_items = Problems(), Problems()
     labels = find_labels(content, names, required)
     of_file.extend(labels.problems)
+    of_file.extend(found.twice)
     of_items.extend(found.problems)
     _add_image_problems(of_file, of_items, part, found, checks)
     sizes = [None if check.problem else (check.width, check.height) for check in checks]

@@ -52,12 +52,14 @@ class Records:
         records: The images, sorted by id.
         places: The index in ``records`` by image id as in the file; ``LEFT_OUT`` for images that are not used.
         problems: What is wrong with single images.
+        twice: Images that are one file; the whole annotation file is then unusable.
         notes: What was read in an unusual way.
     """
 
     records: list[Record]
     places: dict[Any, int]
     problems: Problems
+    twice: Problems
     notes: list[str]
 
 
@@ -149,14 +151,18 @@ def find_records(images: list[Any], part: Part) -> Records:
     used = sorted(by_id)[: part.limit]
     found = find_files(part.images, [by_id[image_id][1] for image_id in used])
     records: list[Record] = []
+    twice, owners = Problems(), dict[Path, Any]()
     for place, image_id in enumerate(used):
         key, _, entry = by_id[image_id]
         if place in found.refused:
             problems.add("file names", f"image {key}: {found.refused[place]}")
             continue
+        if (owner := owners.setdefault(found.paths[place], key)) != key:
+            twice.add("images of one file", f"images {owner} and {key} are one file, {found.paths[place]}. Join "
+                      "the two entries, or remove one: each would lack the boxes of the other.")  # fmt: skip
         places[key] = len(records)
         records.append(Record(image_id, found.paths[place], _side(entry.get("width")), _side(entry.get("height"))))
-    return Records(records, places, problems, [*_id_notes(used, by_id), *_name_notes(found.renamed)])
+    return Records(records, places, problems, twice, [*_id_notes(used, by_id), *_name_notes(found.renamed)])
 
 
 def _id_notes(used: list[int], by_id: dict[int, tuple[Any, str, dict[str, Any]]]) -> list[str]:

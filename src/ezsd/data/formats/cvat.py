@@ -38,7 +38,7 @@ def open_cvat(folder: Path, files: list[Path], box_format: str | None = None) ->
     roots = [(path, root) for path in files if (root := read_xml(path, problems)) is not None]
     names = [name for _, root in roots for name in _label_names(root)]
     parts = {part: CocoContent(names) for part in _PARTS}
-    used = set()
+    owners: dict[tuple[str, str], Path] = {}
     for path, root in roots:
         if root.find("track") is not None:
             problems.add("XML files", f"{path} has the tracks of a video. Export it as CVAT for images 1.1.")
@@ -47,11 +47,16 @@ def open_cvat(folder: Path, files: list[Path], box_format: str | None = None) ->
                 problems.add("images", f"{path}: image {number} has no name")
                 continue
             part = part_of(folder / image.get("subset", ""), folder) or part_of(path.parent, folder) or "train"
-            used.add(part)
-            for text in _add_image(parts[part], image, path, folder, left_out):
+            name = _file_name(image.get("name", ""), image.get("subset", ""), path.parent, folder)
+            if (part, name) in owners:
+                problems.add("images twice", f"{owners[part, name]} and {path} both have boxes of the image {name}. "
+                             "Put them into one, or remove one.")  # fmt: skip
+            owners.setdefault((part, name), path)
+            for text in _add_image(parts[part], image, name, left_out):
                 problems.add("shapes", f"{path}: {image.get('name')}: {text}")
     if problems:
         raise DataError(problems.shown())
+    used = {part for part, _ in owners}
     if "train" not in used:
         raise DataError(f"{folder}: {len(files):,} XML files of CVAT, but none of the train part.")
     found = [part for part in _PARTS if part in used]
@@ -68,9 +73,8 @@ def _label_names(root: Element) -> list[str]:
     return [name for label in labels if (name := (label.findtext("name") or "").strip())]
 
 
-def _add_image(content: CocoContent, image: Element, xml: Path, folder: Path, left_out: Counter[str]) -> list[str]:
+def _add_image(content: CocoContent, image: Element, file_name: str, left_out: Counter[str]) -> list[str]:
     """Add an image and its boxes; return what is wrong with its shapes."""
-    file_name = _file_name(image.get("name", ""), image.get("subset", ""), xml.parent, folder)
     image_id = content.add_image(file_name, side_in(image.get("width")), side_in(image.get("height")))
     problems = []
     for place, shape in enumerate(image, start=1):

@@ -51,7 +51,7 @@ def _is_labelme(path: Path) -> bool:
 
 
 def _read(files: Sequence[Path], folder: Path, problems: Problems, without_area: Counter[str]) -> CocoContent:
-    content = CocoContent()
+    content, owners = CocoContent(), dict[Path, Path]()
     for path in files:
         try:
             values = read_json_file(path)
@@ -66,6 +66,9 @@ def _read(files: Sequence[Path], folder: Path, problems: Problems, without_area:
         if image is None:
             problems.add("images", f"{path}: its image {str(values.get('imagePath'))[:80]!r} is missing")
             continue
+        if (owner := owners.setdefault(image, path)) != path:
+            problems.add("images", f"{owner} and {path} are both files of the image {image}. Put their shapes into "
+                         "one, or remove one.")  # fmt: skip
         image_id = content.add_image(
             image.relative_to(folder).as_posix(), _side(values.get("imageWidth")), _side(values.get("imageHeight"))
         )

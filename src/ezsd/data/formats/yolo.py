@@ -305,8 +305,8 @@ def spare_label_notes(images: Iterable[Path]) -> list[str]:
         spare += [folder / name for name in texts if name[:-4] not in known and _has_boxes(folder / name)]
     if not spare:
         return []
-    return [f"{len(spare):,} of {total + len(spare):,} label files have no image (the first is {spare[0]}); their boxes "
-            "are not read."]  # fmt: skip
+    return [f"{len(spare):,} of {total + len(spare):,} label files have no image (the first is {spare[0]}); their "
+            "boxes are not read."]  # fmt: skip
 
 
 def _has_boxes(path: Path) -> bool:
