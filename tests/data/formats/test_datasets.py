@@ -461,6 +461,110 @@ def test_invalid_and_hostile_xml_is_refused(tmp_path: Path, xml: str, expected: 
         open_dataset(_voc(tmp_path, xml))
 
 
+def _voc_files(folder: Path, files: dict[str, str | None]) -> Path:
+    """Write images, and XML files by the name of the image in them; the category is the path of the XML file."""
+    for path, name in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        if name is None:
+            Image.new("RGB", (40, 20), (90, 90, 90)).save(folder / path)
+        else:
+            xml = _XML.format(name=name, difficult=0).replace(">cat<", f">{path}<")
+            (folder / path).write_text(xml)
+    return folder
+
+
+def _voc_pairs(found: DataSet) -> dict[str, str]:
+    """Return the image of each XML file of `_voc_files`, of all parts."""
+    pairs = {}
+    for source in found.parts.values():
+        content = source.content or {}
+        images = {image["id"]: image["file_name"] for image in content["images"]}
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        pairs |= {names[box["category_id"]]: images[box["image_id"]] for box in content["annotations"]}
+    return pairs
+
+
+@pytest.mark.parametrize("form", ["cam{}/0.png", "0.png", "C:\\data\\cam{}\\0.png", "", "0.jpg", "0"])
+@pytest.mark.parametrize(
+    "xml, image",
+    [
+        ("Annotations/cam{}/0.xml", "JPEGImages/cam{}/0.png"),
+        ("cam{}/labels/0.xml", "cam{}/images/0.png"),
+        ("cam{}/0.xml", "cam{}/0.png"),
+        ("Annotations/cam{}/day/0.xml", "JPEGImages/cam{}/day/0.png"),
+        ("Annotations/cam{}/0.xml", "cam{}/JPEGImages/deep/0.png"),
+    ],
+)
+def test_voc_files_of_one_name_have_the_images_of_their_folders(
+    tmp_path: Path, xml: str, image: str, form: str
+) -> None:
+    expected = {xml.format(number): image.format(number) for number in (1, 2, 3)}
+    files: dict[str, str | None] = dict.fromkeys(expected.values())
+    files |= {xml.format(number): form.format(number) for number in (1, 2, 3)}
+    assert _voc_pairs(open_dataset(_voc_files(tmp_path, files))) == expected
+
+
+def test_voc_parts_have_the_images_of_their_folders(tmp_path: Path) -> None:
+    expected = {f"labels/{part}/0.xml": f"images/{part}/0.png" for part in ("train", "val")}
+    files: dict[str, str | None] = dict.fromkeys(expected, "0.png")
+    found = open_dataset(_voc_files(tmp_path, files | dict.fromkeys(expected.values())))
+    assert list(found.parts) == ["train", "val"] and _voc_pairs(found) == expected
+
+
+@pytest.mark.parametrize(
+    "files, image",
+    [
+        ({"Annotations/0.xml": "b/9.png", "a/9.png": None, "b/9.png": None}, "b/9.png"),
+        ({"Annotations/a/0.xml": "b/0.png", "images/a/0.png": None, "images/b/0.png": None}, "images/b/0.png"),
+        ({"Annotations/0.xml": "x/cam2/0.png", "JPEGImages/cam1/0.png": None, "y/cam2/0.png": None}, "y/cam2/0.png"),
+        ({"cam1/0.xml": "0.png", "cam1/0.png": None, "thumbs/cam1/0.png": None}, "cam1/0.png"),
+        ({"Annotations/0.xml": "0.png", "JPEGImages/0.png": None, "JPEGImages/old/0.png": None}, "JPEGImages/0.png"),
+        ({"Annotations/0.xml": "0", "JPEGImages/0.png": None, "SegmentationClass/0.png": None}, "JPEGImages/0.png"),
+        ({"Annotations/0.xml": "0.jpg", "A/0.png": None, "JPEGImages/0.jpg": None}, "JPEGImages/0.jpg"),
+        ({"Annotations/a/0.xml": "c/0.png", "JPEGImages/b/0.png": None}, "JPEGImages/b/0.png"),
+        ({"Annotations/1.xml": "0007.png", "JPEGImages/0007.png": None, "x/y/1.png": None}, "JPEGImages/0007.png"),
+    ],
+)  # fmt: skip
+def test_the_image_of_a_voc_file(tmp_path: Path, files: dict[str, str | None], image: str) -> None:
+    assert list(_voc_pairs(open_dataset(_voc_files(tmp_path, files))).values()) == [image]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"Annotations/0.xml": "0.png", "a/0.png": None, "b/0.png": None},
+        {"Annotations/c/0.xml": "0.png", "JPEGImages/a/0.png": None, "JPEGImages/b/0.png": None},
+        {"Annotations/1.xml": "0.png", "a/0.png": None, "b/0.png": None},
+        {"Annotations/b/0.xml": "0.png", "JPEGImages/a/0.png": None, "JPEGImages/b/0.jpg": None},
+    ],
+)
+def test_voc_files_with_several_possible_images_are_refused(tmp_path: Path, files: dict[str, str | None]) -> None:
+    with pytest.raises(DataError) as error:
+        open_dataset(_voc_files(tmp_path, files))
+    assert "its image could be" in str(error.value)
+    assert all(str(tmp_path / path) in str(error.value) for path in files)
+
+
+def test_renamed_voc_files_keep_their_images(tmp_path: Path) -> None:
+    expected = {f"Annotations/im{number}.xml": f"JPEGImages/im{number}.png" for number in range(3)}
+    files: dict[str, str | None] = dict.fromkeys(expected, "im0.png")
+    found = open_dataset(_voc_files(tmp_path, files | dict.fromkeys(expected.values())))
+    assert _voc_pairs(found) == expected
+    assert found.notes == (
+        "2 XML files name another image than the one with their own name, which is used; the first is "
+        f"{Path('Annotations', 'im1.xml')}.",
+    )
+
+
+@pytest.mark.parametrize("folder", ["Annotations", "Annotations/val"])
+def test_two_voc_files_of_one_image_are_refused(tmp_path: Path, folder: str) -> None:
+    files = {"Annotations/a.xml": "a.png", f"{folder}/b.xml": "a.png", "JPEGImages/a.png": None}
+    with pytest.raises(DataError) as error:
+        open_dataset(_voc_files(tmp_path, files))
+    assert "are both XML files of the image" in str(error.value)
+    assert all(str(tmp_path / path) in str(error.value) for path in files)
+
+
 # LabelMe
 
 

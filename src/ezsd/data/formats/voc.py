@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
+from itertools import takewhile
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
@@ -26,6 +27,7 @@ _LISTS = Path("ImageSets", "Main")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _FLAG = re.compile(r"\s+(1|0|-1)$")  # whether an image has an object of a category
 _PARTS = ("train", "val", "test")
+_IMAGE_FOLDERS = ("jpegimages", "images")
 
 
 def open_voc(folder: Path, files: list[Path], box_format: str | None = None) -> DataSet | None:
@@ -55,7 +57,7 @@ def open_voc(folder: Path, files: list[Path], box_format: str | None = None) -> 
     parts = corner_sources(contents, folder, box_format, first_pixel=1)
     if "train" not in parts:
         raise DataError(f"{folder}: {len(files):,} XML files, but none of the train part.")
-    notes = _list_notes(listed, [path.stem for path in files])
+    notes = (*_list_notes(listed, [path.stem for path in files]), *_rename_notes(images.renamed))
     names = {entry["name"] for source in parts.values() for entry in (source.content or {})["categories"]}
     return DataSet(f"Pascal VOC, {len(files):,} XML files: parts {', '.join(parts)}; {len(names)} names", parts, notes)
 
@@ -71,6 +73,13 @@ def _list_notes(listed: Mapping[str, str], stems: Sequence[str]) -> tuple[str, .
         notes.append(f"{len(missing):,} names in the lists of {_LISTS} have no XML file and are left out; the first is "
                      f"{missing[0]}.")  # fmt: skip
     return tuple(notes)
+
+
+def _rename_notes(renamed: Sequence[PurePath]) -> tuple[str, ...]:
+    if not renamed:
+        return ()
+    return (f"{len(renamed):,} XML files name another image than the one with their own name, which is used; the first "
+            f"is {renamed[0]}.",)  # fmt: skip
 
 
 def write_voc(parts: Mapping[str, ImageSet], files: Mapping[str, Sequence[str]], out: Path) -> list[str]:
@@ -139,37 +148,131 @@ def _stems(lines: Sequence[str], known: Collection[str]) -> list[str]:
 
 
 class _Images:
-    """The images of a data set by their name and stem."""
+    """The images of a data set by their name and stem; paths are relative to its folder.
+
+    Attributes:
+        renamed: The XML files whose ``<filename>`` is another image than the one with their own stem, which is used.
+        xml_files: The XML file of each image that was used.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.by_name: dict[str, list[Path]] = defaultdict(list)
+        self.by_name: dict[str, list[PurePath]] = defaultdict(list)
         for path in image_files(folder):
             for key in {path.name, path.stem}:
-                self.by_name[key].append(path)
+                self.by_name[key].append(path.relative_to(folder))
+        self.renamed: list[PurePath] = []
+        self.xml_files: dict[PurePath, Path] = {}
 
-    def find(self, xml: Path, name: str) -> Path | None:
-        """Return the image that an XML file names, or that has its stem; the nearest one if there are several."""
-        last = PureWindowsPath(name).name  # both kinds of slashes
-        for key in (last, xml.stem, PurePosixPath(last).stem):
-            found = self.by_name.get(key)
-            if found:
-                shared = [len(os.path.commonpath([path.parent, xml.parent])) for path in found]
-                return found[shared.index(max(shared))]
-        return None
+    def find(self, xml: PurePath, name: str, folder: str) -> list[PurePath]:
+        """Return the image of an XML file; several if all of them could be meant.
+
+        The image at the place of the XML file among the images wins if its stem is that of the XML file, which is
+        renamed together with the image, while the name in it is not.
+
+        Args:
+            xml: The XML file, relative to the folder of the data set.
+            name: The name of the image in it, possibly with folders.
+            folder: The folder in it.
+        """
+        parts = _path_parts(name)
+        last = parts[-1] if parts else xml.stem
+        said = parts if len(parts) > 1 else (*_path_parts(folder), *parts)
+        own, named = ([*self.by_name.get(key, ())] for key in (xml.stem, last))
+        if xml.stem not in (last, PurePosixPath(last).stem):
+            nearest = _nearest(own, xml, said)
+            if len(nearest) == 1 and _is_mirrored(nearest[0], xml):
+                if named:
+                    self.renamed.append(xml)
+                return nearest
+            own = own or [*self.by_name.get(PurePosixPath(last).stem, ())]
+            return _nearest(_with_end(named, parts) or named or own, xml, said)
+        if len(parts) > 1 and (exact := _with_end(named, parts)):
+            return _nearest(exact, xml, said)
+        named, own = _nearest(named, xml, said), _nearest(own, xml, said)
+        if named and own and _shared(own[0].parts[:-1], xml.parts[:-1]) > _shared(named[0].parts[:-1], xml.parts[:-1]):
+            return [*named, *own]  # the one has the name with its suffix, the other one the folders
+        return named or own
+
+
+def _path_parts(text: str) -> tuple[str, ...]:
+    """Return the parts of a path with either kind of slashes."""
+    return tuple(part for part in re.split(r"[\\/]", text.strip()) if part not in ("", ".", ".."))
+
+
+def _with_end(paths: Sequence[PurePath], parts: tuple[str, ...]) -> list[PurePath]:
+    return [path for path in paths if path.parts[-len(parts) :] == parts]
+
+
+def _nearest(images: Sequence[PurePath], xml: PurePath, said: tuple[str, ...]) -> list[PurePath]:
+    """Return those of the images that lie like an XML file: in the same folders, but below another one.
+
+    Args:
+        images: The images that could be meant.
+        xml: The XML file.
+        said: The parts of the path in the XML file.
+    """
+    scores: tuple[Callable[[PurePath], int], ...] = (
+        lambda path: _shared(path.parts[:-1], xml.parts[:-1]),
+        lambda path: path.parent == xml.parent,
+        lambda path: len(path.parts) == len(xml.parts),
+        lambda path: _same_end(path.parts, said),
+        lambda path: any(part.lower() in _IMAGE_FOLDERS for part in path.parts[:-1]),
+    )
+    left = [*images]
+    for score in scores:
+        if len(left) < 2:
+            break
+        values = [score(path) for path in left]
+        left = [path for path, value in zip(left, values, strict=True) if value == max(values)]
+    return left
+
+
+def _same_end(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return how many parts at the end of two paths are the same."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _is_mirrored(image: PurePath, xml: PurePath) -> bool:
+    """Return whether an image lies like an XML file: at most one folder has another name."""
+    one, other = image.parts[:-1], xml.parts[:-1]
+    return _shared(one, other) >= max(len(one), len(other)) - 1
+
+
+@lru_cache(maxsize=1 << 20)
+def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """Return how many folders two paths have in common, in this order."""
+    if not one or not other:
+        return 0
+    if one[-1] == other[-1]:
+        return 1 + _shared(one[:-1], other[:-1])
+    return max(_shared(one[:-1], other), _shared(one, other[:-1]))
+
+
+def _image_of(xml: Path, root: Element, folder: Path, images: _Images, problems: Problems) -> PurePath | None:
+    """Return the image of an XML file; None if there is none, or not one of its own, which is added to the problems."""
+    name = root.findtext("filename") or ""
+    found = images.find(xml.relative_to(folder), name, root.findtext("folder") or "")
+    if not found:
+        problems.add("images", f"{xml}: its image {(name or xml.stem)[:80]!r} is missing")
+    elif len(found) > 1:
+        problems.add("images", f"{xml}: its image could be {folder / found[0]} or {folder / found[1]}")
+    elif (first := images.xml_files.setdefault(found[0], xml)) != xml:
+        problems.add("XML files of one image", f"{xml} and {first} are both XML files of the image {folder / found[0]}")
+    else:
+        return found[0]
+    return None
 
 
 def _read(files: Sequence[Path], folder: Path, images: _Images, problems: Problems) -> CocoContent:
     content = CocoContent()
     for path in files:
         root = read_xml(path, problems)
-        if root is None:
-            continue
-        image = images.find(path, root.findtext("filename") or "")
-        if image is None:
-            problems.add("images", f"{path}: its image {(root.findtext('filename') or path.stem)[:80]!r} is missing")
+        image = None if root is None else _image_of(path, root, folder, images, problems)
+        if root is None or image is None:
             continue
         width, height = (side_in(root.findtext(f"size/{key}")) for key in ("width", "height"))
-        image_id = content.add_image(image.relative_to(folder).as_posix(), width, height)
+        image_id = content.add_image(image.as_posix(), width, height)
         for place, item in enumerate(root.findall("object"), start=1):
             name = (item.findtext("name") or "").strip()
             corners = [number_in(item.findtext(f"bndbox/{key}")) for key in _CORNERS]
