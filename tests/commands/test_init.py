@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -496,3 +497,24 @@ def test_that_no_base_name_is_left_says_what_is_wrong_with_the_boxes(coco: TinyC
         make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "r.yaml", coco.annotations)
     text = str(raised.value)
     assert "annotation 1000 (" in text and f"{len(coco.content['annotations'])} problems stop a run" in text
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco"])
+def test_a_second_init_does_not_read_what_the_first_one_wrote(coco: TinyCoco, tmp_path: Path, layout: Format) -> None:
+    folder = tmp_path / "set"
+    convert(coco.annotations.parent, folder, layout)
+    first = make_recipe_with(OwnFiles(dataset=folder), ["bar"], folder / "my.yaml", TEACHER, "cpu")
+    again = make_recipe_with(OwnFiles(dataset=folder), ["bar"], folder / "new.yaml", TEACHER, "cpu")
+    assert again.summary == first.summary
+    written = make_recipe_with(OwnFiles(dataset=first.files[0]), ["bar"], tmp_path / "r.yaml", TEACHER, "cpu")
+    assert "my_train.json" in written.summary[0]
+    for name in ("train", "Annotations"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    with pytest.raises(DataError, match="no annotations but those that ezsd init wrote, such as .*my_train.json"):
+        make_recipe_with(OwnFiles(dataset=folder), ["bar"], tmp_path / "s.yaml", TEACHER, "cpu")
+
+
+def test_convert_refuses_a_folder_inside_the_data_set(coco: TinyCoco) -> None:
+    folder = coco.annotations.parent
+    with pytest.raises(ArtifactError, match="is inside the data set"):
+        convert(folder, folder / "other" / "voc", "voc")

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from ezsd.data.formats.coco import coco_ground_truth, describe_part, read_part
-from ezsd.data.formats.coco_json import IN_PIXELS
+from ezsd.data.formats.coco_json import IN_PIXELS, OF_CONVERT
 from ezsd.data.formats.recognize import Source, open_dataset
 from ezsd.data.formats.voc import write_voc
 from ezsd.data.formats.yolo import write_yolo
@@ -43,15 +43,18 @@ def convert(source: Path, out: Path, to: Format) -> Converted:
 
     Args:
         source: A data set in a format of :func:`ezsd.data.formats.recognize.open_dataset`.
-        out: The folder to write; it must not contain files.
+        out: The folder to write, outside of the data set; it must not contain files.
         to: The format.
 
     Raises:
         DataError: The data set cannot be read, or has invalid images or boxes.
-        ArtifactError: The folder contains files, or cannot be written.
+        ArtifactError: The folder contains files, is inside the data set, or cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ArtifactError(f"{out} already exists. Give a new folder.")
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise ArtifactError(f"{out} is inside the data set {source}, which would then have all images twice. Give a "
+                            "folder outside of it.")  # fmt: skip
     dataset = open_dataset(source)
     parts = _read(dataset.parts)
     folders = {
@@ -122,7 +125,7 @@ def _file_names(images: ImageSet, root: Path, to: Format, taken: set[str]) -> li
 
 def _write_coco(parts: Mapping[str, ImageSet], files: Mapping[str, Sequence[str]], out: Path) -> list[str]:
     for part, images in parts.items():
-        content = {"info": IN_PIXELS, **coco_ground_truth(images)}
+        content = {"info": OF_CONVERT | IN_PIXELS, **coco_ground_truth(images)}
         for entry, name in zip(content["images"], files[part], strict=True):
             entry["file_name"] = name
         write_text(out / part / "_annotations.coco.json", json.dumps(content))

@@ -22,7 +22,10 @@ _LISTS = ("images", "annotations", "categories")
 _EXPECTED = "Expected a COCO or LVIS JSON file with images, annotations and categories."
 _TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no", "none", "null", "nan")
 BROKEN_FLAG = -1
-IN_PIXELS = {"boxes": "x, y, width, height in pixels"}  # info of files whose boxes need not be recognized
+IN_PIXELS = {"boxes": "x, y, width, height in pixels"}  # in info: boxes that need not be recognized
+OF_INIT = {"written_by": "ezsd init"}  # in info
+OF_CONVERT = {"written_by": "ezsd convert"}  # in info
+_INFO_BYTES = 200  # at the beginning of a file, in which ezsd writes its info
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +81,21 @@ def as_annotations(content: Mapping[str, Any]) -> Annotations:
     rows = _Rows()
     entries = [rows.take(entry) if isinstance(entry, dict) else entry for entry in content["annotations"]]
     columns = rows.columns(content["images"], content["categories"], entries)
-    return replace(columns, in_pixels=content.get("info") == IN_PIXELS)
+    return replace(columns, in_pixels=_says_pixels(content))
+
+
+def is_of_init(path: Path) -> bool:
+    """Return whether ``ezsd init`` wrote a file."""
+    try:
+        with path.open("rb") as file:
+            return json.dumps(OF_INIT)[1:-1].encode() in file.read(_INFO_BYTES)
+    except OSError:
+        return False
+
+
+def _says_pixels(content: Mapping[str, Any]) -> bool:
+    info = content.get("info")
+    return isinstance(info, dict) and info.items() >= IN_PIXELS.items()
 
 
 def read_json_file(path: Path) -> Any:
@@ -141,7 +158,7 @@ def _read(absolute: Path, path: Path, modified: int, size: int) -> Annotations:
     if absent:
         raise DataError(f"Annotations {path}: no list of {', '.join(absent)}. {_EXPECTED}")
     columns = rows.columns(content["images"], content["categories"], content["annotations"])
-    return replace(columns, in_pixels=content.get("info") == IN_PIXELS)
+    return replace(columns, in_pixels=_says_pixels(content))
 
 
 class _Row(int):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ezsd.data.formats.box_formats import BOX_FORMATS
+from ezsd.data.formats.coco_json import is_of_init
 from ezsd.data.formats.image_files import image_files, inner_folders
 from ezsd.errors import DataError, RecipeError
 
@@ -60,8 +61,8 @@ def open_dataset(path: Path, box_format: str | None = None) -> DataSet:
     """Recognize a data set and read it.
 
     Args:
-        path: A folder, or a file: COCO, LVIS or LabelMe JSON, ``data.yaml`` of YOLO or names of darknet, or an XML file
-            of Pascal VOC or CVAT.
+        path: A folder, in which files that ``ezsd init`` wrote are left out, or a file: COCO, LVIS or LabelMe JSON,
+            ``data.yaml`` of YOLO or names of darknet, or an XML file of Pascal VOC or CVAT.
         box_format: What the boxes are, one of ``BOX_FORMATS``, if they are not what the format says. Boxes of COCO
             files are only checked, because the pipeline reads these files by itself.
 
@@ -90,7 +91,9 @@ def _opened(path: Path, box_format: str | None) -> DataSet:
     ]
     if not path.exists():
         raise DataError(f"{path} does not exist. Give the folder of a data set, or its annotation file.")
-    folder, files = (path, sorted(_annotation_files(path, 0))) if path.is_dir() else (path.parent, [path])
+    folder, all_files = (path, sorted(_annotation_files(path, 0))) if path.is_dir() else (path.parent, [path])
+    own = {file for file in all_files if path.is_dir() and file.suffix.lower() == ".json" and is_of_init(file)}
+    files = [file for file in all_files if file not in own]
     for read, formats in readers:
         found = read(folder, files)
         if found is None:
@@ -104,6 +107,9 @@ def _opened(path: Path, box_format: str | None) -> DataSet:
             f"{tasks} is a file of Label Studio in its own JSON. Export the project from Label Studio as COCO or YOLO, "
             "and give that folder."
         )
+    if own:
+        raise DataError(f"{path} has no annotations but those that ezsd init wrote, such as {min(own)}. Give the data "
+                        "set that they were made from, or such a file itself.")  # fmt: skip
     images = image_files(path) if path.is_dir() else []
     if images:
         raise DataError(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ezsd.data.formats.box_formats import pixels_of_one, to_xywh
 from ezsd.data.formats.coco_entries import image_ids
-from ezsd.data.formats.coco_json import IN_PIXELS, Annotations, key_of, looked_up
+from ezsd.data.formats.coco_json import IN_PIXELS, OF_INIT, Annotations, key_of, looked_up
 from ezsd.utils.files import written_whole
 
 _ROUNDED = 1.02
@@ -75,7 +75,7 @@ def divided(content: Annotations, val: Collection[int]) -> dict[str, Annotations
 
 
 def write_annotations(path: Path, content: Annotations) -> None:
-    """Write annotations as a COCO file, one entry a line.
+    """Write annotations as a COCO file of ``ezsd init``, one entry a line.
 
     Raises:
         ArtifactError: The file cannot be written.
@@ -111,7 +111,8 @@ def _selected(content: Annotations, rows: np.ndarray[Any, np.dtype[np.bool_]], i
 
 
 def _lines(content: Annotations) -> Iterator[str]:
-    yield f'{{"info": {json.dumps(IN_PIXELS)}, "images": [\n' if content.in_pixels else '{"images": [\n'
+    info = OF_INIT | (IN_PIXELS if content.in_pixels else {})
+    yield f'{{"info": {json.dumps(info)}, "images": [\n'
     yield from _listed(content.images)
     yield '], "categories": [\n'
     yield from _listed(content.categories)
