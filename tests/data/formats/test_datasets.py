@@ -192,6 +192,14 @@ def test_label_files_without_an_image_are_noted(tmp_path: Path) -> None:
     assert notes == (f"2 of 3 label files have no image (the first is {first}); their boxes are not read.",)
 
 
+def test_annotation_files_in_another_format_are_noted(tmp_path: Path) -> None:
+    _yolo(tmp_path, "train: train/images\nnames: [cat]\n")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.xml").write_text("<annotation><filename>a.png</filename></annotation>")
+    (note,) = open_dataset(tmp_path).notes
+    assert note.startswith("2 annotation files in another format, Pascal VOC, are not read (the first is ")
+
+
 def test_lines_of_a_list_that_are_found_as_one_image_are_noted(tmp_path: Path) -> None:
     _yolo(tmp_path, "train: list.txt\nnames: [cat]\n")
     lines = ["/data/setA/train/images/a.png", "/data/setB/train/images/a.png", "./train/images/a.png"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ _PART_WORDS = {
 }  # fmt: skip
 _NOT_BOXES = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # other files of COCO
 _FORMATS = "COCO JSON, YOLO (data.yaml, obj.names or classes.txt), Pascal VOC (XML), CVAT (XML), LVIS and LabelMe"
+_BEGINNINGS = {  # of the description, by kind of annotation file
+    "CVAT": ("CVAT",), "Pascal VOC": ("Pascal VOC",), "LabelMe": ("LabelMe",), "COCO": ("COCO", "LVIS"),
+}  # fmt: skip
 _YOLO_FORMATS = ("cxcywh-fraction",)
 _SUFFIXES = (".json", ".xml", ".yaml", ".yml", ".names", ".data", ".labels")
 
@@ -101,7 +105,7 @@ def _opened(path: Path, box_format: str | None) -> DataSet:
         if box_format is not None and box_format not in formats:
             raise RecipeError(f"--box-format {box_format} cannot be used with {found.description}; expected "
                               f"{' or '.join(formats)}, or none.")  # fmt: skip
-        return found
+        return replace(found, notes=(*found.notes, *_other_notes(found, files))) if path.is_dir() else found
     if tasks := next((file for file in files if is_label_studio(file)), None):
         raise DataError(
             f"{tasks} is a file of Label Studio in its own JSON. Export the project from Label Studio as COCO or YOLO, "
@@ -117,6 +121,30 @@ def _opened(path: Path, box_format: str | None) -> DataSet:
             f"of the formats {_FORMATS}; ezsd detect finds objects in images without boxes."
         )
     raise DataError(f"{path}: the format is not known. Expected {_FORMATS}.")
+
+
+def _other_notes(found: DataSet, files: list[Path]) -> list[str]:
+    """Return a note for each other format that annotation files are in: only one format is read."""
+    others: dict[str, list[Path]] = defaultdict(list)
+    for path in files:
+        kind = _kind_of(path)
+        if kind is not None and not found.description.startswith(_BEGINNINGS[kind]):
+            others[kind].append(path)
+    return [
+        f"{len(paths):,} annotation files in another format, {kind}, are not read (the first is {paths[0]}). To use "
+        "them instead, give one of them, or a folder without the other format."
+        for kind, paths in others.items()
+    ]
+
+
+def _kind_of(path: Path) -> str | None:
+    suffix = path.suffix.lower()
+    head = head_of(path) if suffix in (".xml", ".json") else ""
+    if suffix == ".xml":
+        return "CVAT" if "<annotations" in head else "Pascal VOC" if "<annotation" in head else None
+    if '"shapes":[' in head:
+        return "LabelMe"
+    return "COCO" if '"images":[' in head and not is_label_studio(path) else None
 
 
 def is_label_studio(path: Path) -> bool:
