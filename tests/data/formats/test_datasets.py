@@ -573,6 +573,96 @@ def test_two_voc_files_of_one_image_are_refused(tmp_path: Path, folder: str) -> 
     assert all(str(tmp_path / path) in str(error.value) for path in files)
 
 
+def _voc_lists(folder: Path, lists: dict[str, str], xml_files: str, top: str = "") -> DataSet:
+    """Read a data set with lists in `ImageSets/Main`, and XML files whose images have the names of their paths."""
+    files: dict[str, str | None] = {}
+    for path in xml_files.split():
+        files |= {f"{top}Annotations/{path}.xml": f"{path}.png", f"{top}JPEGImages/{path}.png": None}
+    _voc_files(folder, files)
+    (folder / top / "ImageSets" / "Main").mkdir(parents=True)
+    for name, text in lists.items():
+        (folder / top / "ImageSets" / "Main" / name).write_text(text)
+    return open_dataset(folder)
+
+
+def _voc_parts(found: DataSet) -> dict[str, list[str]]:
+    """Return the file names by part, without the folder JPEGImages and the suffix."""
+    return {
+        part: [
+            entry["file_name"].replace("JPEGImages/", "").removesuffix(".png")
+            for entry in (source.content or {})["images"]
+        ]
+        for part, source in found.parts.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "lists, parts",
+    [
+        ({"Train.txt": "a", "VALID.TXT": "b", "Testing.txt": "c"}, {"train": ["a"], "val": ["b"], "test": ["c"]}),
+        ({"training.txt": "a", "validation.txt": "b", "TEST.txt": "c"}, {"train": ["a"], "val": ["b"], "test": ["c"]}),
+        ({"TrainVal.txt": "a\nb", "test.txt": "c"}, {"train": ["a", "b"], "test": ["c"]}),
+        ({"trainval.txt": "a\nb\nc", "train.txt": "a", "val.txt": "b"}, {"train": ["a", "c"], "val": ["b"]}),
+        ({"train.txt": "a.png\nJPEGImages/b.xml", "val.txt": "Annotations/c"}, {"train": ["a", "b"], "val": ["c"]}),
+    ],
+)
+def test_lists_of_voc_have_other_names(tmp_path: Path, lists: dict[str, str], parts: dict[str, list[str]]) -> None:
+    found = _voc_lists(tmp_path, lists, "a b c")
+    assert _voc_parts(found) == parts and not found.notes
+
+
+def test_lists_of_voc_that_are_not_used_are_noted(tmp_path: Path) -> None:
+    lists = {
+        "train.txt": "a",
+        "cat_train.txt": "a 1\nb -1",
+        "default.txt": "b",
+        "cat_default.txt": "b 1",
+        "x_y.txt": "b",
+    }
+    found = _voc_lists(tmp_path, lists, "a b")
+    folder = Path("ImageSets", "Main")
+    assert _voc_parts(found) == {"train": ["a"]}
+    assert found.notes[1] == (
+        f"Lists of {folder} that name no part are not used: {folder / 'default.txt'}, {folder / 'x_y.txt'}."
+    )
+    found = _voc_lists(tmp_path / "other", {"my_train.txt": "a"}, "a b")
+    assert _voc_parts(found) == {"train": ["a", "b"]} and "my_train.txt" in found.notes[0]
+
+
+def test_each_year_of_voc_has_its_lists(tmp_path: Path) -> None:
+    top = "VOCdevkit/VOC2007/"
+    found = _voc_lists(tmp_path, {"train.txt": "a", "val.txt": "b"}, "a b c", top)
+    assert _voc_parts(found) == {"train": [f"{top}a"], "val": [f"{top}b"]}
+    assert found.notes == (f"1 XML files are in no list of {Path('ImageSets', 'Main')} and are left out.",)
+    other = "VOCdevkit/VOC2012/"
+    found = _voc_lists(tmp_path, {"train.txt": "b\nd", "val.txt": "a"}, "a b", other)
+    assert _voc_parts(found) == {"train": [f"{top}a", f"{other}b"], "val": [f"{top}b", f"{other}a"]}
+    assert "1 names in the lists" in found.notes[1] and found.notes[1].endswith("the first is d.")
+
+
+@pytest.mark.parametrize("form", ["{}", "{} 1", "JPEGImages/{}", "{}.png", "./{}"])
+def test_lists_of_voc_have_folders(tmp_path: Path, form: str) -> None:
+    lists = {"train.txt": "\n".join(map(form.format, ("cam1/0", "cam3/0"))), "val.txt": form.format("cam2/0")}
+    found = _voc_lists(tmp_path, lists, "cam1/0 cam2/0 cam4/0")
+    assert _voc_parts(found) == {"train": ["cam1/0"], "val": ["cam2/0"]}
+    assert found.notes[0].startswith("1 XML files are in no list")
+    assert found.notes[1].startswith("1 names in the lists") and "cam3/0" in found.notes[1]
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"train.txt": "a\nb", "val.txt": "b"},
+        {"train.txt": "a\nb", "test.txt": "b"},
+        {"trainval.txt": "a\nb", "test.txt": "b"},
+        {"trainval.txt": "a\nb", "val.txt": "b", "test.txt": "b"},
+    ],
+)
+def test_a_name_in_the_lists_of_two_parts_of_voc_is_refused(tmp_path: Path, lists: dict[str, str]) -> None:
+    with pytest.raises(DataError, match=r"b\.xml is in the lists of several parts in .*: .*, (val|test)"):
+        _voc_lists(tmp_path, lists, "a b")
+
+
 # LabelMe
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path, PurePath, PurePosixPath
@@ -14,7 +15,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from ezsd.data.formats.content import CocoContent
 from ezsd.data.formats.corners import corner_sources
-from ezsd.data.formats.image_files import image_files
+from ezsd.data.formats.image_files import IMAGE_SUFFIXES, image_files, inner_folders
 from ezsd.data.formats.problems import Problems
 from ezsd.data.formats.recognize import DataSet, head_of, part_of
 from ezsd.data.formats.xml_files import number_in, read_xml, side_in
@@ -28,14 +29,19 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _FLAG = re.compile(r"\s+(1|0|-1)$")  # whether an image has an object of a category
 _PARTS = ("train", "val", "test")
 _IMAGE_FOLDERS = ("jpegimages", "images")
+_LIKE_FOLDERS = (*_IMAGE_FOLDERS, "annotations", "labels")  # what differs in the paths of an image and its XML file
+_LIST_NAMES = {
+    "train": "train", "training": "train", "trainval": "trainval", "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 
 
 def open_voc(folder: Path, files: list[Path], box_format: str | None = None) -> DataSet | None:
     """Read the XML files of a data set, or return None if there are none.
 
-    The parts are those of ``ImageSets/Main``, or folders with their names. Boxes are read as VOC defines them: xmin to
-    xmax are pixels counted from 1, both included. Difficult objects become crowd boxes, which are ignored in training
-    and evaluation as VOC ignores them.
+    The parts are those of ``ImageSets/Main`` (in each year of VOCdevkit), or folders with their names. Boxes are read
+    as VOC defines them: xmin to xmax are pixels counted from 1, both included. Difficult objects become crowd boxes,
+    which are ignored in training and evaluation as VOC ignores them.
 
     Raises:
         DataError: Files cannot be read. All problems are reported.
@@ -45,9 +51,9 @@ def open_voc(folder: Path, files: list[Path], box_format: str | None = None) -> 
         return None
     problems = Problems()
     by_part: dict[str, list[Path]] = defaultdict(list)
-    listed = _listed(folder, {path.stem for path in files})
+    listed = _read_lists(folder, files, problems)
     for path in files:
-        part = listed.get(path.stem) if listed else part_of(path.parent, folder) or "train"
+        part = listed.parts.get(path) if listed.used else part_of(path.parent, folder) or "train"
         if part is not None:
             by_part[part].append(path)
     images = _Images(folder)
@@ -57,21 +63,21 @@ def open_voc(folder: Path, files: list[Path], box_format: str | None = None) -> 
     parts = corner_sources(contents, folder, box_format, first_pixel=1)
     if "train" not in parts:
         raise DataError(f"{folder}: {len(files):,} XML files, but none of the train part.")
-    notes = (*_list_notes(listed, [path.stem for path in files]), *_rename_notes(images.renamed))
+    notes = (*_list_notes(listed, len(files)), *_rename_notes(images.renamed))
     names = {entry["name"] for source in parts.values() for entry in (source.content or {})["categories"]}
     return DataSet(f"Pascal VOC, {len(files):,} XML files: parts {', '.join(parts)}; {len(names)} names", parts, notes)
 
 
-def _list_notes(listed: Mapping[str, str], stems: Sequence[str]) -> tuple[str, ...]:
-    if not listed:
-        return ()
-    spare, missing = sum(stem not in listed for stem in stems), sorted(set(listed) - set(stems))
+def _list_notes(listed: _Lists, count: int) -> tuple[str, ...]:
     notes = []
-    if spare:
-        notes.append(f"{spare:,} XML files are in no list of {_LISTS} and are left out.")
-    if missing:
-        notes.append(f"{len(missing):,} names in the lists of {_LISTS} have no XML file and are left out; the first is "
-                     f"{missing[0]}.")  # fmt: skip
+    if listed.used and count > len(listed.parts):
+        notes.append(f"{count - len(listed.parts):,} XML files are in no list of {_LISTS} and are left out.")
+    if listed.missing:
+        notes.append(f"{len(listed.missing):,} names in the lists of {_LISTS} have no XML file and are left out; the "
+                     f"first is {min(listed.missing)}.")  # fmt: skip
+    if listed.other:
+        notes.append(f"Lists of {_LISTS} that name no part are not used: {', '.join(map(str, listed.other[:10]))}"
+                     f"{' ...' if len(listed.other) > 10 else ''}.")  # fmt: skip
     return tuple(notes)
 
 
@@ -118,33 +124,129 @@ def _add(parent: Element, values: Mapping[str, Any]) -> None:
         SubElement(parent, key).text = text
 
 
-def _listed(folder: Path, stems: Collection[str]) -> dict[str, str]:
-    """Return the part of each stem in ``ImageSets/Main``; empty without such lists.
+@dataclass(frozen=True)
+class _Lists:
+    """What the lists of a data set say.
+
+    Attributes:
+        parts: The part of each XML file that is in a list.
+        missing: The names that no XML file has.
+        other: The lists that are not those of a part, relative to the folder of the data set.
+        used: Whether there are names in a list of a part.
+    """
+
+    parts: dict[Path, str] = field(default_factory=dict)
+    missing: set[str] = field(default_factory=set)
+    other: Sequence[PurePath] = ()
+    used: bool = False
+
+
+def _read_lists(folder: Path, files: Sequence[Path], problems: Problems) -> _Lists:
+    """Read ``ImageSets/Main`` beside the XML files or above them, as often as it is there: one for each year of VOC.
 
     Args:
         folder: The folder of the data set.
-        stems: The stems of the XML files.
+        files: The XML files. Each is in the lists of the innermost folder around it that has some.
+        problems: XML files in the lists of several parts are added.
     """
-    parts: dict[str, str] = {}
-    for name in ("trainval", *_PARTS):
-        path = folder / _LISTS / f"{name}.txt"
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
-            part = "train" if name == "trainval" else name
-            parts |= dict.fromkeys(_stems([line.strip() for line in lines if line.strip()], stems), part)
-    return parts
+    tops = {top: lists for top in sorted(_tops(folder, files)) if (lists := _list_files(top))}
+    names = {top: named for top, lists in tops.items() if any((named := _names_by_list(lists)).values())}
+    other = [path.relative_to(folder) for lists in tops.values() for path in lists if _is_other(path, lists)]
+    inside: dict[Path, list[Path]] = defaultdict(list)
+    for path in files:
+        top = next((parent for parent in path.parents if parent in names), None)
+        if top is not None:
+            inside[top].append(path)
+    parts: dict[Path, str] = {}
+    missing: set[str] = set()
+    for top, named in names.items():
+        known = _XmlFiles(inside[top])
+        found: dict[Path, list[str]] = defaultdict(list)
+        for name in sorted(named, key=[*_LIST_NAMES].index):
+            for entry in _entries(named[name], known):
+                for path in known.find(entry):
+                    found[path].append(name)
+                if not known.find(entry):
+                    missing.add(entry)
+        for path, its_names in found.items():
+            exact = [name for name in its_names if name != "trainval"]
+            if len(set(exact)) > 1 or ("trainval" in its_names and "test" in exact):
+                problems.add("names in lists", f"{path} is in the lists of several parts in {top / _LISTS}: "
+                             f"{', '.join(dict.fromkeys(its_names))}")  # fmt: skip
+            parts[path] = exact[0] if exact else "train"
+    return _Lists(parts, missing, other, bool(names))
 
 
-def _stems(lines: Sequence[str], known: Collection[str]) -> list[str]:
-    """Return the stem in each line of a list: the line, or the line without the 1, 0 or -1 behind it.
+def _tops(folder: Path, files: Sequence[Path]) -> set[Path]:
+    """Return the folders of a data set that XML files are in, at any depth."""
+    inner = {path.parent for path in files}
+    return {top for path in inner for top in (path, *path.parents) if top == folder or folder in top.parents}
 
-    Stems can have spaces and end in a number, so the reading is used that gives more of the known stems.
+
+def _list_files(top: Path) -> list[Path]:
+    """Return the lists in the folder ``ImageSets/Main`` of a folder, whose names can have any case."""
+    folders = [top]
+    for name in _LISTS.parts:
+        folders = [path for each in folders for path in inner_folders(each) if path.name.lower() == name.lower()]
+    return sorted(path for each in folders for path in each.glob("[!.]*") if path.suffix.lower() == ".txt")
+
+
+def _names_by_list(lists: Sequence[Path]) -> dict[str, list[str]]:
+    """Return the lines of the lists of train, trainval, val and test."""
+    lines: dict[str, list[str]] = defaultdict(list)
+    for path in lists:
+        name = _LIST_NAMES.get(path.stem.lower())
+        if name is not None:
+            text = path.read_text(encoding="utf-8-sig", errors="replace")
+            lines[name] += [line.strip() for line in text.split("\n") if line.strip()]
+    return lines
+
+
+def _is_other(path: Path, lists: Sequence[Path]) -> bool:
+    """Return whether a list is neither that of a part nor that of a category in another list: ``cat_train.txt``."""
+    stem = path.stem.lower()
+    stems = {each.stem.lower() for each in lists}
+    return stem not in _LIST_NAMES and not ("_" in stem and stem.rpartition("_")[2] in stems)
+
+
+class _XmlFiles:
+    """XML files by their names in lists."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.by_end: dict[tuple[str, ...], list[tuple[tuple[str, ...], Path]]] = defaultdict(list)
+        for path in files:
+            parts = _list_parts(str(path.absolute().with_suffix("")))
+            for end in {parts[-1:], parts[-2:]}:
+                self.by_end[end].append((parts, path))
+
+    def find(self, name: str) -> list[Path]:
+        """Return the XML files whose paths end as a name does, whatever the folder of all images is called."""
+        parts = _list_parts(name)
+        return [path for its_parts, path in self.by_end.get(parts[-2:], ()) if its_parts[-len(parts) :] == parts]
+
+
+def _list_parts(name: str) -> tuple[str, ...]:
+    *folders, last = _path_parts(name) or ("",)
+    return (*(part for part in folders if part.lower() not in _LIKE_FOLDERS), last)
+
+
+def _entries(lines: Sequence[str], known: _XmlFiles) -> list[str]:
+    """Return the name in each line of a list: the line, or the line without the 1, 0 or -1 behind it.
+
+    Names can have spaces and end in a number, so the reading is used that gives more of the known names. A suffix of
+    images or of XML files is left out.
     """
-    whole = [PurePosixPath(line).name for line in lines]
-    without = [_FLAG.sub("", stem) for stem in whole]
-    flagged = sum(stem in known for stem in without) > sum(stem in known for stem in whole)
+    whole = [_known_entry(line, known) for line in lines]
+    without = [_known_entry(_FLAG.sub("", line), known) for line in lines]
+    flagged = sum(bool(known.find(name)) for name in without) > sum(bool(known.find(name)) for name in whole)
     pairs = zip(without, whole, strict=True) if flagged else zip(whole, without, strict=True)
-    return [second if second in known and first not in known else first for first, second in pairs]
+    return [second if not known.find(first) and known.find(second) else first for first, second in pairs]
+
+
+def _known_entry(name: str, known: _XmlFiles) -> str:
+    shorter, dot, suffix = name.rpartition(".")
+    is_file = f"{dot}{suffix}".lower() in (*IMAGE_SUFFIXES, ".xml")
+    return shorter if is_file and not known.find(name) else name
 
 
 class _Images:
