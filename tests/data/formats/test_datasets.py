@@ -663,6 +663,32 @@ def test_a_name_in_the_lists_of_two_parts_of_voc_is_refused(tmp_path: Path, list
         _voc_lists(tmp_path, lists, "a b")
 
 
+def test_an_image_whose_stem_is_the_name_of_another_one(tmp_path: Path) -> None:
+    expected = {"Annotations/a.xml": "JPEGImages/a.png", "Annotations/a.png.xml": "JPEGImages/a.png.png"}
+    files: dict[str, str | None] = {"Annotations/a.xml": "a.png", "Annotations/a.png.xml": "a.png.png"}
+    assert _voc_pairs(open_dataset(_voc_files(tmp_path, files | dict.fromkeys(expected.values())))) == expected
+
+
+def test_names_that_voc_cannot_hold_stay_apart(coco: TinyCoco, tmp_path: Path) -> None:
+    new = dict(zip(NAMES, ("cat", " cat", "ca\x01t", "\ufffe ", "dog\n"), strict=True))
+    for category in coco.content["categories"]:
+        category["name"] = new[category["name"]]
+    (tmp_path / "source" / "train").mkdir(parents=True)
+    (tmp_path / "source" / "train" / "_annotations.coco.json").write_text(json.dumps(coco.content))
+    shutil.copytree(coco.images, tmp_path / "source" / "train", dirs_exist_ok=True)
+    before = _loaded(open_dataset(tmp_path / "source"), "train", tmp_path)
+    notes = convert(tmp_path / "source", tmp_path / "voc", "voc").notes
+    after = _loaded(open_dataset(tmp_path / "voc"), "train", tmp_path)
+    assert len(set(before.names)) == 5  # the reader of COCO files keeps them apart
+    written = dict(zip(new.values(), ("cat", "cat 2", "cat 3", "unnamed", "dog"), strict=True))
+    expected = {written[name]: count for name, count in count_boxes(before)[0].items() if count}
+    assert count_boxes(after)[0] == expected
+    assert notes[-1] == (
+        "4 names have spaces around them or characters that XML has not, and are written in another way: "
+        r"' cat' as 'cat 2', 'ca\x01t' as 'cat 3', '\ufffe ' as 'unnamed', 'dog\n' as 'dog'."
+    )
+
+
 # LabelMe
 
 

@@ -97,8 +97,10 @@ def write_voc(parts: Mapping[str, ImageSet], files: Mapping[str, Sequence[str]],
         out: The folder of the data set.
 
     Returns:
-        Notes on what the format cannot hold: masks.
+        Notes on what the format cannot hold: masks, and names with spaces around them or control characters, which are
+        written in another way.
     """
+    written = _written_names([name for images in parts.values() for name in images.names])
     for part, images in parts.items():
         stems = []
         for image, name in zip(images, files[part], strict=True):
@@ -108,20 +110,48 @@ def write_voc(parts: Mapping[str, ImageSet], files: Mapping[str, Sequence[str]],
             columns = (image.boxes.tolist(), image.labels.tolist(), image.crowd.tolist())
             for box, label, crowd in zip(*columns, strict=True):
                 item = SubElement(root, "object")
-                _add(item, {"name": images.names[label - 1], "difficult": int(crowd)})
+                _add(item, {"name": written[images.names[label - 1]], "difficult": int(crowd)})
                 numbers = [f"{value:.4f}".rstrip("0").rstrip(".") for value in (box[0] + 1, box[1] + 1, *box[2:])]
                 _add(SubElement(item, "bndbox"), dict(zip(_CORNERS, numbers, strict=True)))
             indent(root)
             stems.append(PurePosixPath(name).stem)
             write_text(out / "Annotations" / f"{stems[-1]}.xml", tostring(root, encoding="unicode") + "\n")
         write_text(out / _LISTS / f"{part}.txt", "".join(f"{stem}\n" for stem in stems))
-    return ["Masks are left out: boxes are written."] if any(part.has_masks for part in parts.values()) else []
+    masks = any(part.has_masks for part in parts.values())
+    return [*(["Masks are left out: boxes are written."] if masks else ()), *_name_notes(written)]
+
+
+def _written_names(names: Sequence[str]) -> dict[str, str]:
+    """Return the text of each name in XML files, as it is read again; different names have different texts."""
+    texts = {name: _text(name).strip() or "unnamed" for name in names}
+    taken = {name for name, text in texts.items() if name == text}
+    for name, text in texts.items():
+        if name != text:
+            free, number = text, 1
+            while free in taken:
+                number += 1
+                free = f"{text} {number}"
+            taken.add(free)
+            texts[name] = free
+    return texts
+
+
+def _name_notes(written: Mapping[str, str]) -> list[str]:
+    changed = [f"{name!a} as {text!a}" for name, text in written.items() if name != text]
+    if not changed:
+        return []
+    return [f"{len(changed):,} names have spaces around them or characters that XML has not, and are written in "
+            f"another way: {', '.join(changed[:10])}{' ...' if len(changed) > 10 else ''}."]  # fmt: skip
 
 
 def _add(parent: Element, values: Mapping[str, Any]) -> None:
     for key, value in values.items():
-        text = "".join(letter for letter in str(value) if letter >= " " and not "\ud800" <= letter <= "\udfff")
-        SubElement(parent, key).text = text
+        SubElement(parent, key).text = _text(str(value))
+
+
+def _text(value: str) -> str:
+    """Return a text without the characters that XML has not."""
+    return re.sub("[\0-\x1f\ud800-\udfff\ufffe\uffff]", "", value)
 
 
 @dataclass(frozen=True)
@@ -280,6 +310,7 @@ class _Images:
         last = parts[-1] if parts else xml.stem
         said = parts if len(parts) > 1 else (*_path_parts(folder), *parts)
         own, named = ([*self.by_name.get(key, ())] for key in (xml.stem, last))
+        named = [path for path in named if path.name == last] or named
         if xml.stem not in (last, PurePosixPath(last).stem):
             nearest = _nearest(own, xml, said)
             if len(nearest) == 1 and _is_mirrored(nearest[0], xml):
