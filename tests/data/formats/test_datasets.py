@@ -752,6 +752,17 @@ def test_the_images_of_coco_files_are_found(coco: TinyCoco, tmp_path: Path, anno
     assert count_boxes(_loaded(found, "train", tmp_path)) == count_boxes(load_images(coco.part(), NAMES))
 
 
+@pytest.mark.parametrize("images", ["train2017", "images/train2017", "images", "."])
+def test_the_images_of_a_coco_file_by_itself_are_found_beside_its_folder(
+    coco: TinyCoco, tmp_path: Path, images: str
+) -> None:
+    shutil.copytree(coco.images, tmp_path / "set" / images, dirs_exist_ok=True)
+    file = tmp_path / "set" / "annotations" / "instances_train2017.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(coco.content))
+    assert open_dataset(file).parts["train"].images == tmp_path / "set" / images
+
+
 def test_what_is_no_data_set_says_so(coco: TinyCoco, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"8 images, but no annotations.*ezsd detect"):
         open_dataset(coco.images)

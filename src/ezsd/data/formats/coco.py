@@ -261,7 +261,8 @@ def _add_image_problems(
         of_file.add("images", "no image in images; expected at least one.")
     elif records and not any(os.path.exists(record.path) for record in records):
         of_file.add("images", f"{part.images} contains none of the {len(records):,} images. The first one is expected "
-                    f"at {records[0].path}. Give the folder that file_name is relative to.")  # fmt: skip
+                    f"at {records[0].path}. Give the folder that file_name is relative to: --images of ezsd init, or "
+                    "images in the recipe.")  # fmt: skip
     else:
         for record, check in zip(records, checks, strict=True):
             if check.problem:

@@ -64,7 +64,10 @@ def _is_coco(path: Path) -> bool:
 
 
 def _image_folder(annotations: Path, root: Path, part: str) -> Path:
-    """Return the folder in which the most of the first images are; the root if none is found as it is named."""
+    """Return the folder in which the most of the first images are; the root if none is found as it is named.
+
+    Folders beside and above the root are used only if no image is inside of it.
+    """
     entries = read_annotations(annotations).images[:_SAMPLE]
     names = [name for entry in entries if isinstance(entry, dict) and (name := entry_file_name(entry))]
     best, most = annotations.parent if annotations.parent.name != "annotations" else root, 0
@@ -74,7 +77,22 @@ def _image_folder(annotations: Path, root: Path, part: str) -> Path:
             best, most = folder, found
         if names and found == len(names):
             break
+    if not most:
+        counts = {folder: sum(_is_file(folder, name) for name in names) for folder in _above(root, part)}
+        if any(counts.values()):
+            best = max(counts, key=counts.__getitem__)
     return best
+
+
+def _above(root: Path, part: str) -> list[Path]:
+    """Return folders beside and above that of a file that was given alone, such as ``annotations`` of COCO."""
+    home = root.absolute().parent
+    try:
+        beside = inner_folders(home)
+        inner = [folder for name in ("images", part) if (home / name).is_dir() for folder in inner_folders(home / name)]
+    except OSError:
+        return []
+    return sorted([home, *beside, *inner], key=lambda folder: part_of(folder, home) != part)
 
 
 def _is_file(folder: Path, name: str) -> bool:
