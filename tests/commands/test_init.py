@@ -518,3 +518,10 @@ def test_convert_refuses_a_folder_inside_the_data_set(coco: TinyCoco) -> None:
     folder = coco.annotations.parent
     with pytest.raises(ArtifactError, match="is inside the data set"):
         convert(folder, folder / "other" / "voc", "voc")
+
+
+def test_a_val_share_that_is_not_used_is_noted(coco: TinyCoco, tmp_path: Path) -> None:
+    for val, share, noted in ((coco.annotations, 0.3, True), (coco.annotations, None, False), (None, 0.3, False)):
+        files = OwnFiles(images=coco.images, annotations=coco.annotations, val_annotations=val, val_share=share)
+        made = make_recipe_with(files, ["bar"], tmp_path / "r.yaml", TEACHER, "cpu", overwrite=True)
+        assert ("--val-share 0.3 is not used: there is a val part." in made.advice) is noted

@@ -90,8 +90,9 @@ def init(
         Path | None, typer.Option(metavar="PATH", help="The val part: a folder or file in any of the formats.")
     ] = None,
     val_share: Annotated[
-        float, typer.Option(help="The fraction of the images used for validation, if the data set has no val part.")
-    ] = 0.2,
+        float | None,
+        typer.Option(help="The fraction of the images used for validation, if there is no val part; default: 0.2."),
+    ] = None,
     box_format: Annotated[
         str | None, typer.Option(metavar="FORMAT", help="What the boxes are, if not recognized: xywh, xyxy-fraction...")
     ] = None,

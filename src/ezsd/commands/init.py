@@ -29,6 +29,9 @@ from ezsd.teacher import check_teacher
 from ezsd.utils.files import write_text
 
 
+_VAL_SHARE = 0.2
+
+
 @dataclass(frozen=True)
 class OwnRecipe:
     """The result of :func:`make_recipe`.
@@ -56,7 +59,7 @@ class OwnFiles:
         annotations: A COCO JSON file.
         val_images: The folder of the val images; None for where they are found, or that of the train images.
         val_annotations: The val part in any of the formats, a folder or file; replaces that of the data set.
-        val_share: The fraction of the images to use for validation if there is no val part.
+        val_share: The fraction of the images to use for validation if there is no val part; None for 0.2.
         box_format: What the boxes in the files are, one of ``BOX_FORMATS``; None for what the format of the data set
             says. Then boxes that are something else are refused.
         base: The base names; empty for all categories with boxes that are not novel.
@@ -67,7 +70,7 @@ class OwnFiles:
     annotations: Path | None = None
     val_images: Path | None = None
     val_annotations: Path | None = None
-    val_share: float = 0.2
+    val_share: float | None = None
     box_format: str | None = None
     base: Sequence[str] = ()
 
@@ -181,7 +184,7 @@ class _Found:
 def _opened(files: OwnFiles) -> _Found:
     if files.box_format not in (None, *BOX_FORMATS):
         raise RecipeError(f"--box-format {files.box_format}: expected one of {', '.join(BOX_FORMATS)}.")
-    if not 0 < files.val_share < 1:
+    if files.val_share is not None and not 0 < files.val_share < 1:
         raise RecipeError(f"--val-share {files.val_share}: expected a fraction between 0 and 1, such as 0.2.")
     if files.dataset is None and files.annotations is None:
         raise RecipeError("Give a data set, as in ezsd init DATASET, or --images and --annotations.")
@@ -200,6 +203,8 @@ def _opened(files: OwnFiles) -> _Found:
         raise RecipeError(f"--val-images {files.val_images}: the data set has no val part, so the boxes of these "
                           "images are not known. Give them with --val-annotations: a folder or file in any of the "
                           "formats (for YOLO, a data.yaml whose train is this folder).")  # fmt: skip
+    if "val" in parts and files.val_share is not None:
+        notes.append(f"--val-share {files.val_share} is not used: there is a val part.")
     if "test" in found.parts:
         summary.append("found test: not used; a recipe has a train and a val part")
     return _Found(parts, summary, notes)
@@ -226,7 +231,7 @@ def _parts_of(dataset: _Found, files: OwnFiles, out: Path) -> dict[str, _Part]:
     if len(images) < 2:
         raise DataError(f"{opened.part.annotations} lists {len(images)} usable image; at least 2 are needed, one for "
                         "train and one for val.")  # fmt: skip
-    chosen = choose_val(images.images, files.val_share)
+    chosen = choose_val(images.images, _VAL_SHARE if files.val_share is None else files.val_share)
     return {
         name: _all_names(
             opened.with_content(Part(images=opened.part.images, annotations=_written(out, name)), content),
