@@ -346,7 +346,6 @@ def _nearest(images: Sequence[PurePath], xml: PurePath, said: tuple[str, ...]) -
     """
     scores: tuple[Callable[[PurePath], int], ...] = (
         lambda path: _shared(path.parts[:-1], xml.parts[:-1]),
-        lambda path: path.parent == xml.parent,
         lambda path: len(path.parts) == len(xml.parts),
         lambda path: _same_end(path.parts, said),
         lambda path: any(part.lower() in _IMAGE_FOLDERS for part in path.parts[:-1]),
