@@ -28,7 +28,6 @@ from ezsd.recipe_files import parse_yaml
 from ezsd.teacher import check_teacher
 from ezsd.utils.files import write_text
 
-
 _VAL_SHARE = 0.2
 
 
