@@ -530,7 +530,10 @@ def test_voc_parts_have_the_images_of_their_folders(tmp_path: Path) -> None:
         ({"Annotations/0.xml": "0", "JPEGImages/0.png": None, "SegmentationClass/0.png": None}, "JPEGImages/0.png"),
         ({"Annotations/0.xml": "0.jpg", "A/0.png": None, "JPEGImages/0.jpg": None}, "JPEGImages/0.jpg"),
         ({"Annotations/a/0.xml": "c/0.png", "JPEGImages/b/0.png": None}, "JPEGImages/b/0.png"),
-        ({"Annotations/b/a.xml": "a.png", "JPEGImages/a.png": None, "JPEGImages/b/a.png.png": None}, "JPEGImages/a.png"),
+        (
+            {"Annotations/b/a.xml": "a.png", "JPEGImages/a.png": None, "JPEGImages/b/a.png.png": None},
+            "JPEGImages/a.png",
+        ),
         ({"Annotations/1.xml": "0007.png", "JPEGImages/0007.png": None, "x/y/1.png": None}, "JPEGImages/0007.png"),
     ],
 )  # fmt: skip
