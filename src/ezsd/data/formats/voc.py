@@ -280,7 +280,7 @@ def _known_entry(name: str, known: _XmlFiles) -> str:
 
 
 class _Images:
-    """The images of a data set by their name and stem; paths are relative to its folder.
+    """The images of a data set by their name and stem, as the parts of their paths below its folder.
 
     Attributes:
         renamed: The XML files whose ``<filename>`` is another image than the one with their own stem, which is used.
@@ -288,10 +288,10 @@ class _Images:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.by_name: dict[str, list[PurePath]] = defaultdict(list)
+        self.by_name: dict[str, list[tuple[str, ...]]] = defaultdict(list)
         for path in image_files(folder):
             for key in {path.name, path.stem}:
-                self.by_name[key].append(path.relative_to(folder))
+                self.by_name[key].append(path.relative_to(folder).parts)
         self.renamed: list[PurePath] = []
         self.xml_files: dict[PurePath, Path] = {}
 
@@ -306,23 +306,27 @@ class _Images:
             name: The name of the image in it, possibly with folders.
             folder: The folder in it.
         """
-        parts = _path_parts(name)
-        last = parts[-1] if parts else xml.stem
-        said = parts if len(parts) > 1 else (*_path_parts(folder), *parts)
+        return [PurePath(*parts) for parts in self._find(xml, _path_parts(name), _path_parts(folder))]
+
+    def _find(self, xml: PurePath, name: tuple[str, ...], folder: tuple[str, ...]) -> list[tuple[str, ...]]:
+        last = name[-1] if name else xml.stem
+        said = name if len(name) > 1 else (*folder, *name)
         own, named = ([*self.by_name.get(key, ())] for key in (xml.stem, last))
-        named = [path for path in named if path.name == last] or named
+        named = [path for path in named if path[-1] == last] or named
         if xml.stem not in (last, PurePosixPath(last).stem):
-            nearest = _nearest(own, xml, said)
-            if len(nearest) == 1 and _is_mirrored(nearest[0], xml):
+            nearest = _nearest(own, xml.parts, said)
+            if len(nearest) == 1 and _is_mirrored(nearest[0], xml.parts):
                 if named:
                     self.renamed.append(xml)
                 return nearest
             own = own or [*self.by_name.get(PurePosixPath(last).stem, ())]
-            return _nearest(_with_end(named, parts) or named or own, xml, said)
-        if len(parts) > 1 and (exact := _with_end(named, parts)):
-            return _nearest(exact, xml, said)
-        named, own = _nearest(named, xml, said), _nearest(own, xml, said)
-        if named and own and _shared(own[0].parts[:-1], xml.parts[:-1]) > _shared(named[0].parts[:-1], xml.parts[:-1]):
+            return _nearest(_with_end(named, name) or named or own, xml.parts, said)
+        if len(name) > 1 and (exact := _with_end(named, name)):
+            return _nearest(exact, xml.parts, said)
+        same = named == own
+        named = _nearest(named, xml.parts, said)
+        own = named if same else _nearest(own, xml.parts, said)
+        if named and own and _shared(own[0][:-1], xml.parts[:-1]) > _shared(named[0][:-1], xml.parts[:-1]):
             return [*named, *own]  # the one has the name with its suffix, the other one the folders
         return named or own
 
@@ -332,11 +336,11 @@ def _path_parts(text: str) -> tuple[str, ...]:
     return tuple(part for part in re.split(r"[\\/]", text.strip()) if part not in ("", ".", ".."))
 
 
-def _with_end(paths: Sequence[PurePath], parts: tuple[str, ...]) -> list[PurePath]:
-    return [path for path in paths if path.parts[-len(parts) :] == parts]
+def _with_end(paths: Sequence[tuple[str, ...]], parts: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [path for path in paths if path[-len(parts) :] == parts]
 
 
-def _nearest(images: Sequence[PurePath], xml: PurePath, said: tuple[str, ...]) -> list[PurePath]:
+def _nearest(images: Sequence[tuple[str, ...]], xml: tuple[str, ...], said: tuple[str, ...]) -> list[tuple[str, ...]]:
     """Return those of the images that lie like an XML file: in the same folders, but below another one.
 
     Args:
@@ -344,18 +348,20 @@ def _nearest(images: Sequence[PurePath], xml: PurePath, said: tuple[str, ...]) -
         xml: The XML file.
         said: The parts of the path in the XML file.
     """
-    scores: tuple[Callable[[PurePath], int], ...] = (
-        lambda path: _shared(path.parts[:-1], xml.parts[:-1]),
-        lambda path: len(path.parts) == len(xml.parts),
-        lambda path: _same_end(path.parts, said),
-        lambda path: any(part.lower() in _IMAGE_FOLDERS for part in path.parts[:-1]),
+    folders = xml[:-1]
+    scores: tuple[Callable[[tuple[str, ...]], int], ...] = (
+        lambda path: _shared(path[:-1], folders),
+        lambda path: len(path) == len(xml),
+        lambda path: _same_end(path, said),
+        lambda path: any(part.lower() in _IMAGE_FOLDERS for part in path[:-1]),
     )
     left = [*images]
     for score in scores:
         if len(left) < 2:
             break
         values = [score(path) for path in left]
-        left = [path for path, value in zip(left, values, strict=True) if value == max(values)]
+        best = max(values)
+        left = [path for path, value in zip(left, values, strict=True) if value == best]
     return left
 
 
@@ -365,9 +371,9 @@ def _same_end(one: Sequence[str], other: Sequence[str]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _is_mirrored(image: PurePath, xml: PurePath) -> bool:
+def _is_mirrored(image: tuple[str, ...], xml: tuple[str, ...]) -> bool:
     """Return whether an image lies like an XML file: at most one folder has another name."""
-    one, other = image.parts[:-1], xml.parts[:-1]
+    one, other = image[:-1], xml[:-1]
     return _shared(one, other) >= max(len(one), len(other)) - 1
 
 
