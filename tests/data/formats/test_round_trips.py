@@ -43,7 +43,7 @@ def _write(folder: Path, names: list[str], images: list[Any]) -> None:
         Image.new("L", (width, height)).save(folder / "train" / name)
         entries.append({"id": number, "file_name": name, "width": width, "height": height})
         for x, y, w, h in boxes:
-            sides = (1 + w * (width - 1), 1 + h * (height - 1))
+            sides = (2 + w * (width - 2), 2 + h * (height - 2))  # boxes of one pixel at 0, 0 could be fractions
             box = [x * (width - sides[0]), y * (height - sides[1]), *sides]
             label = 1 + len(annotations) % len(names)
             annotations.append({"id": len(annotations), "image_id": number, "category_id": label, "bbox": box})
