@@ -135,13 +135,14 @@ def convert(
     ],
     out: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write.")],
     to: Annotated[Layout, typer.Option(help="The format to write.")],
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave invalid images and boxes out.")] = False,
 ) -> None:
     """Copy a data set to a folder in another format."""
     with error_messages():
         from ezsd.commands.convert import FORMATS
         from ezsd.commands.convert import convert as convert_dataset
 
-        made = convert_dataset(source, out, FORMATS[list(Layout).index(to)])
+        made = convert_dataset(source, out, FORMATS[list(Layout).index(to)], skip_bad)
         for text in made.summary:
             typer.echo(text)
         for text in made.notes:

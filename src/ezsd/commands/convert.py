@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from ezsd.data.formats.coco import coco_ground_truth, describe_part, read_part
-from ezsd.data.formats.coco_json import IN_PIXELS, OF_CONVERT
+from ezsd.data.formats.coco_json import IN_PIXELS, OF_CONVERT, read_annotations
 from ezsd.data.formats.recognize import Source, open_dataset
 from ezsd.data.formats.voc import write_voc
 from ezsd.data.formats.yolo import write_yolo
@@ -34,7 +34,7 @@ class Converted:
     notes: list[str]
 
 
-def convert(source: Path, out: Path, to: Format) -> Converted:
+def convert(source: Path, out: Path, to: Format, skip_bad: bool = False) -> Converted:
     """Copy a data set to a folder in another format. The original is not changed.
 
     The layouts are those of Roboflow (COCO: ``PART/_annotations.coco.json`` beside its images), Ultralytics (YOLO:
@@ -45,6 +45,7 @@ def convert(source: Path, out: Path, to: Format) -> Converted:
         source: A data set in a format of :func:`ezsd.data.formats.recognize.open_dataset`.
         out: The folder to write, outside of the data set; it must not contain files.
         to: The format.
+        skip_bad: Leave invalid images and boxes out.
 
     Raises:
         DataError: The data set cannot be read, or has invalid images or boxes.
@@ -56,7 +57,7 @@ def convert(source: Path, out: Path, to: Format) -> Converted:
         raise ArtifactError(f"{out} is inside the data set {source}, which would then have all images twice. Give a "
                             "folder outside of it.")  # fmt: skip
     dataset = open_dataset(source)
-    parts = _read(dataset.parts)
+    parts = _read(dataset.parts, skip_bad)
     folders = {
         part: {"coco": out / part, "yolo": out / part / "images", "voc": out / "JPEGImages"}[to] for part in parts
     }
@@ -75,12 +76,21 @@ def convert(source: Path, out: Path, to: Format) -> Converted:
     others = {part: images for part, images in parts.items() if part != "train"}
     notes += [f"{part}: {note}" for part, images in others.items() for note in shared_notes(parts["train"], images)]
     writers = {"coco": _write_coco, "yolo": write_yolo, "voc": write_voc}
-    notes += writers[to](parts, files, out)
+    notes += [*writers[to](parts, files, out), *_lvis_notes(dataset.parts)]
     summary = [f"found {dataset.description}", *(describe_part(part, images) for part, images in parts.items())]
     return Converted(summary, notes)
 
 
-def _read(sources: Mapping[str, Source]) -> dict[str, ImageSet]:
+def _lvis_notes(sources: Mapping[str, Source]) -> list[str]:
+    files = [source.annotations for source in sources.values() if source.annotations is not None]
+    entries = [entry for file in files for entry in read_annotations(file).images if isinstance(entry, dict)]
+    if not any("neg_category_ids" in entry for entry in entries):
+        return []
+    return ["What LVIS says of absent names (neg_category_ids, not_exhaustive_category_ids) and the frequency of names "
+            "are not copied: evaluate with the original files."]  # fmt: skip
+
+
+def _read(sources: Mapping[str, Source], skip_bad: bool) -> dict[str, ImageSet]:
     """Read all parts with the names of all of them."""
     with tempfile.TemporaryDirectory() as folder:
         parts = {}
@@ -92,7 +102,7 @@ def _read(sources: Mapping[str, Source]) -> dict[str, ImageSet]:
             parts[part] = Part(images=source.images, annotations=annotations)
         found = {name: read_part(part) for name, part in parts.items()}
         names = tuple(dict.fromkeys(name for reading in found.values() for name in reading.images.names))
-        if problems := [problem for reading in found.values() for problem in reading.problems()]:
+        if problems := [problem for reading in found.values() for problem in reading.problems(skip_bad)]:
             raise DataError(problems)
         return {name: read_part(part, names).images for name, part in parts.items()}
 

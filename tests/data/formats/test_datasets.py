@@ -129,6 +129,27 @@ def test_images_of_one_name_in_two_folders_stay_two_images(
     assert pairs == {((1, 0, 0), 1), ((2, 0, 0), 2)}
 
 
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_bad_boxes_stop_a_conversion_unless_they_are_skipped(skip_bad: bool, coco: TinyCoco, tmp_path: Path) -> None:
+    content = json.loads(coco.annotations.read_text())
+    content["annotations"][0]["bbox"] = [-50, 0, 10, 10]
+    coco.annotations.write_text(json.dumps(content))
+    if not skip_bad:
+        with pytest.raises(DataError, match="--skip-bad"):
+            convert(coco.annotations.parent, tmp_path / "out", "coco")
+        return
+    made = convert(coco.annotations.parent, tmp_path / "out", "coco", skip_bad=True)
+    assert "1 images or boxes left out" in made.summary[1]
+
+
+def test_a_conversion_notes_what_it_does_not_copy_from_lvis(coco: TinyCoco, tmp_path: Path) -> None:
+    content = json.loads(coco.annotations.read_text())
+    for entry in content["images"]:
+        entry["neg_category_ids"] = []
+    coco.annotations.write_text(json.dumps(content))
+    assert "neg_category_ids" in convert(coco.annotations.parent, tmp_path / "out", "coco").notes[-1]
+
+
 # YOLO
 
 

@@ -24,7 +24,9 @@ from ezsd.data.samples import AnnotatedImage, ImageSet, segmentations_of, shared
 from ezsd.errors import DataError
 from ezsd.recipe import DataConfig, Part
 
-_SKIP_BAD = "Fix them, or set data.skip_bad: true to skip these images and boxes (they are listed and counted)."
+_SKIP_BAD = (
+    "Fix them, or set data.skip_bad: true (ezsd convert: --skip-bad) to skip these images and boxes; they are counted."
+)
 _MOST_NAMES = 10  # in one line
 _MANY_CROWDS = 0.5  # of the boxes; tools that export masks as crowds do so for most
 _LEAST_MASKS = 0.5  # of the boxes; with fewer, masks are not learned
