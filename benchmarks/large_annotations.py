@@ -11,6 +11,7 @@ import json
 import os
 import random
 import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -63,7 +64,7 @@ def main() -> None:
     recipe = folder / "recipe.yaml"
     if not recipe.is_file():
         make(folder)
-        os.execv(sys.executable, [sys.executable, *sys.argv])  # the memory for making the set does not count
+        raise SystemExit(subprocess.call([sys.executable, *sys.argv]))  # the memory for making the set does not count
     print(f"boxes.json: {(folder / 'boxes.json').stat().st_size / 1e6:.0f} MB")
     from ezsd.commands.validate import check_recipe
 

@@ -13,8 +13,8 @@ own, with its whole learning rate schedule, over several seeds. Variants:
 
 Short trainings need other settings than long ones: more steps with fewer images, a short warm-up, and less weight on
 the L1 loss beside distilled names. So every variant, the baselines included, is trained at the short lengths with the
-recipe's settings and with those of SHORT. Its result is that of the settings with the higher base AP50 (mean over the
-seeds), so that no novel box decides.
+recipe's settings and with those of the preset short; variants without distilled names keep their L1 weight. Its result
+is that of the settings with the higher base AP50 (mean over the seeds), so that no novel box decides.
 
 Prints a table, the first length at which ezsd reaches the final novel AP50 of the others, in steps and in seconds, and
 writes schedule.json and schedule.svg. Seconds are those of adapt, propose and train, so mining is part of the bill.
@@ -44,8 +44,6 @@ from ezsd.utils.log import show_log
 
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
 SHORT_UP_TO = 0.2
-SHORT = {"batch_size": 2, "warmup_steps": 20}  # and the learning rate times SHORT_RATE, the L1 weight SHORT_L1
-SHORT_RATE, SHORT_L1 = 0.7, 0.02
 VARIANTS: dict[str, tuple[str, ...]] = {
     "ezsd": (),
     "paper": ("paper",),
@@ -122,8 +120,9 @@ def at_length(recipe: Recipe, share: float, settings: str) -> Recipe:
     """Return the recipe with a part of its epochs, and with the settings for short trainings if asked for."""
     train = recipe.train.model_copy(update={"epochs": recipe.train.epochs * share})
     if settings == "short":
-        less = {"distillation_weight": SHORT_L1} if train.names_weight else {}
-        train = train.model_copy(update={**SHORT, "lr": train.lr * SHORT_RATE, **less})
+        values = parse_yaml(find_preset("short").read_text(encoding="utf-8"))["train"]
+        own = ("names_weight", "distillation_weight") if not train.names_weight else ()
+        train = train.model_copy(update={key: value for key, value in values.items() if key not in own})
     return recipe.model_copy(update={"train": train})
 
 

@@ -249,7 +249,7 @@ def load_recipe(path: str | Path, changes: Sequence[str] = (), preset: str | Non
     Args:
         path: A YAML file, or the name of a shipped recipe.
         changes: Changes like ``train.lr=0.01``; the value is read as YAML.
-        preset: The name of a preset (``paper`` or ``baseline``), whose values replace those of the recipe.
+        preset: The name of a preset (``paper``, ``baseline`` or ``short``), whose values replace those of the recipe.
 
     Raises:
         RecipeError: The file is missing or not YAML, there is no such preset, or keys or values are invalid. The error

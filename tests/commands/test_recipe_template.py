@@ -39,11 +39,11 @@ def _recipe(
     return load_recipe(path)
 
 
-@pytest.mark.parametrize("images, epochs", [(30, 370), (100, 110), (400, 28), (3000, 12)])
-def test_fewer_images_give_more_epochs(tmp_path: Path, images: int, epochs: int) -> None:
+@pytest.mark.parametrize("images, epochs", [(15, 200), (30, 200), (100, 110), (400, 28), (3000, 12)])
+def test_fewer_images_give_more_epochs_up_to_a_limit(tmp_path: Path, images: int, epochs: int) -> None:
     recipe = _recipe(tmp_path, images)
     assert recipe.train.epochs == epochs
-    assert recipe.train.epochs * images * 0.8 / recipe.train.batch_size >= 2100
+    assert epochs == 200 or epochs * images * 0.8 / recipe.train.batch_size >= 2100
 
 
 @pytest.mark.parametrize("boxes, epochs", [(100, 12), (1000, 6), (100_000, 2)])
@@ -94,7 +94,7 @@ def test_precision_is_the_faster_one_of_this_machine(tmp_path: Path, monkeypatch
 def test_comments_give_the_numbers_of_boxes_images_and_steps(tmp_path: Path) -> None:
     _recipe(tmp_path, 30)
     text = (tmp_path / "r.yaml").read_text(encoding="utf-8")
-    for part in ('"cat"  # 2000 boxes', "train:  # 24 images", "passes over 24 images: 2,220 steps", "ezsd plan"):
+    for part in ('"cat"  # 2000 boxes', "train:  # 24 images", "passes over 24 images: 1,200 steps", "ezsd plan"):
         assert part in text
     assert '"dog"\n' in text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -224,10 +225,14 @@ def serve(
         list[str] | None,
         typer.Option("--limit", metavar="KEY=VALUE", help="Change a limit, as in upload_mb=5. Repeatable."),
     ] = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = Precision.fp32,
     teacher: TeacherOption = None,
 ) -> None:
     """Serve a detector over HTTP, with a page for people at /; see docs/service.md."""
     with error_messages():
         from ezsd.commands.serve import serve_model
+        from ezsd.inference.loading import load_detector
 
-        serve_model(model, (host, port), token, batch_size, limits or (), teacher)
+        load = partial(load_detector, model, device, teacher, precision.value)
+        serve_model(load, (host, port), token, batch_size, limits or ())

@@ -24,7 +24,7 @@ Set = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Apply a preset to the recipe, before --set: paper or baseline, see ezsd recipes."
+        metavar="NAME", help="Apply a preset to the recipe, before --set: paper, baseline or short, see ezsd recipes."
     ),
 ]
 Overwrite = Annotated[

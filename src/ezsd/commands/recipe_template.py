@@ -19,7 +19,7 @@ from ezsd.utils.precision import faster_precision
 
 PROMPT = "a photo of a {name}"
 _CROPS = 64  # per step
-_STEPS, _FEWEST_EPOCHS = 2200, 12  # length of the training: the longer of the two
+_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 2200, 12, 200  # length of the training: the steps, within these epochs
 _RPN_STEPS, _MOST_RPN_EPOCHS = 450, 12  # length of the training of the RPN in stage propose: the shorter of the two
 _ADAPT_STEPS, _MOST_ADAPT_EPOCHS = 80, 12
 _SMALLEST, _LONG = 256, 640  # minimum short side and maximum long side of the detector's input, pixels
@@ -281,7 +281,7 @@ def _detector(settings: Settings) -> str:
 
 
 def _train(images: int, batch: int) -> str:
-    epochs = _rounded(max(_FEWEST_EPOCHS, _STEPS * batch / images))
+    epochs = _rounded(min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, _STEPS * batch / images)))
     steps = math.ceil(images * epochs / batch)
     return f"""\
 train:  # stage 3: train the detector
@@ -318,7 +318,7 @@ def _seen(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 
 def _rounded(epochs: float) -> int:
-    """Round to two significant digits: 333 -> 330."""
+    """Round to two significant digits: 133 -> 130."""
     digits = max(0, len(str(round(epochs))) - 2)
     return round(round(epochs), -digits)
 

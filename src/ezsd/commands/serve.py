@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ezsd.errors import MissingExtraError, RecipeError
-from ezsd.inference.loading import load_detector
+
+if TYPE_CHECKING:
+    from ezsd.inference.detector import Detector
+    from ezsd.inference.onnx_detector import OnnxDetector
 
 logger = logging.getLogger(__name__)
 
 
 def serve_model(
-    model: str,
+    load: Callable[[], Detector | OnnxDetector],
     address: tuple[str, int],
     token: str | None,
     batch_size: int,
     limits: Sequence[str] = (),
-    teacher: str | None = None,
 ) -> None:
     """Serve a detector until SIGTERM or Ctrl-C.
 
     Args:
-        model: A model folder, a run folder, an ONNX file, or a repository of the hub.
+        load: Loads the detector. It is called after the other arguments are checked.
         address: Host and port to listen on.
         token: The token that requests must have; None = no token.
         batch_size: The maximum number of images per batch.
         limits: Changes of limits, such as ``names=50``.
-        teacher: As in :meth:`ezsd.Detector.load`.
 
     Raises:
         MissingExtraError: The extra ``serve`` is not installed.
@@ -46,7 +48,7 @@ def serve_model(
             f"ezsd serve needs the package {error.name}. Install it with: pip install 'ezsd[serve]'"
         ) from None
     config = ServiceConfig(batch_size, _checked(token), parse_limits(limits))
-    detector = load_detector(model, teacher=teacher)
+    detector = load()
     with open_socket(*address) as listener:
         detector(np.zeros((64, 64, 3), np.uint8))  # the first call is slow and shows problems with the device
         if token is None and not _is_loopback(address[0]):

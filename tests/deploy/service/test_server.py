@@ -89,6 +89,8 @@ def test_a_port_in_use_and_bad_arguments_are_explained(model: Path, tmp_path: Pa
     assert limit.exit_code == 2 and "unknown limit" in limit.stderr
     token = CliRunner().invoke(app, ["serve", str(model)], env={"EZSD_TOKEN": "two words\n"})
     assert token.exit_code == 2 and "EZSD_TOKEN" in token.stderr
+    device = CliRunner().invoke(app, ["serve", str(model), "--device", "cuda:99"])
+    assert device.exit_code == 2 and "cuda:99" in device.stderr
     missing = CliRunner().invoke(app, ["serve", str(tmp_path)])
     assert missing.exit_code == 2 and "config.json" in missing.stderr
 
