@@ -73,7 +73,7 @@ def main() -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
     print(
         f"validated in {time.monotonic() - began:.1f} s ({used.ru_utime + used.ru_stime:.1f} s of CPU time), "
-        f"at most {used.ru_maxrss / 1e6:.2f} GB of memory"
+        f"at most {used.ru_maxrss / 2**20:.2f} GiB of memory"
     )
 
 
