@@ -52,7 +52,16 @@ def validate(recipe: RecipePath, preset: Preset = None, changes: Set = None) -> 
         typer.echo(check_recipe(recipe, changes or (), preset))
 
 
-def plan(recipe: RecipePath, preset: Preset = None, changes: Set = None, device: DeviceOption = "auto") -> None:
+def plan(
+    recipe: RecipePath,
+    preset: Preset = None,
+    changes: Set = None,
+    device: DeviceOption = "auto",
+    gpus: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Also project to COCO, LVIS and 10 million images on N such devices."),
+    ] = None,
+) -> None:
     """Count the work of a recipe and estimate its time by measuring for about a minute; no files are written."""
     with error_messages():
         from ezsd.recipe import load_recipe
@@ -62,7 +71,7 @@ def plan(recipe: RecipePath, preset: Preset = None, changes: Set = None, device:
         from ezsd.utils.device import choose_device
 
         choose_device(device)
-        Console(highlight=False).print(make_plan(loaded, str(recipe)))
+        Console(highlight=False).print(make_plan(loaded, str(recipe), gpus))
 
 
 def init(

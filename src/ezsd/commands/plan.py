@@ -10,6 +10,7 @@ import torch
 from rich.console import Group
 from rich.table import Table
 
+from ezsd.commands.projection import ROW_BYTES, projection
 from ezsd.commands.timing import Measured, measure
 from ezsd.data.categories import load_split
 from ezsd.data.formats.coco import load_parts
@@ -29,17 +30,17 @@ from ezsd.utils.format import byte_size, duration
 
 logger = logging.getLogger(__name__)
 
-_ROW_BYTES = 29  # per stored box without its embedding: corners, weight, score, label, kind
 _DETECTION_BYTES = 110  # per entry of detections.json
 _UNCERTAIN = 0.3
 
 
-def make_plan(recipe: Recipe, name: str) -> Group:
+def make_plan(recipe: Recipe, name: str, gpus: int | None = None) -> Group:
     """Count the work of a recipe and measure its pace.
 
     Args:
         recipe: The recipe to plan.
         name: The name of the recipe, shown in the title.
+        gpus: Also project the cost to large data sets on this number of devices like this one.
 
     Returns:
         A renderable for ``rich.console.Console.print``.
@@ -57,7 +58,8 @@ def make_plan(recipe: Recipe, name: str) -> Group:
     measured = measure(recipe, split, images["train"], images["val"])
     table = _table(f"Plan of {name} on {_machine()}", recipe, stages, measured)
     work = [describe_data(split, images), *(f"  {plan}" for plan in stages)]
-    return Group(*work, table, *_notes(recipe, images, measured, busy))
+    more = [] if gpus is None else [projection(recipe, measured, gpus)]
+    return Group(*work, table, *more, *_notes(recipe, images, measured, busy))
 
 
 def _table(title: str, recipe: Recipe, stages: Sequence[StagePlan], measured: Measured) -> Table:
@@ -81,7 +83,7 @@ def _stored(plan: StagePlan, recipe: Recipe, measured: Measured) -> int:
     optimizer = 2 if recipe.train.optimizer == "adamw" else 1
     return {
         "adapt": measured.norm_bytes if recipe.adapt.enabled else 0,
-        "propose": plan.stored * (2 * measured.embedding_dim + _ROW_BYTES),
+        "propose": plan.stored * (2 * measured.embedding_dim + ROW_BYTES),
         "train": (2 + optimizer) * measured.model_bytes,  # the model, and its last checkpoint with the optimizer
         "evaluate": plan.stored * _DETECTION_BYTES,
     }[plan.stage]
