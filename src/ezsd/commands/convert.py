@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
-from ezsd.data.formats.coco import coco_ground_truth, describe_part, read_part
+from ezsd.data.formats.coco import coco_ground_truth, describe_part, select_boxes
 from ezsd.data.formats.coco_json import IN_PIXELS, OF_CONVERT, read_annotations
 from ezsd.data.formats.recognize import Source, open_dataset
+from ezsd.data.formats.sources import check_box_format, open_source
 from ezsd.data.formats.voc import write_voc
 from ezsd.data.formats.yolo import write_yolo
 from ezsd.data.samples import ImageSet, shared_notes
 from ezsd.errors import ArtifactError, DataError
-from ezsd.recipe import Part
 from ezsd.utils.files import write_text, written_whole
 from ezsd.utils.progress import track
 
@@ -34,7 +33,7 @@ class Converted:
     notes: list[str]
 
 
-def convert(source: Path, out: Path, to: Format, skip_bad: bool = False) -> Converted:
+def convert(source: Path, out: Path, to: Format, skip_bad: bool = False, box_format: str | None = None) -> Converted:
     """Copy a data set to a folder in another format. The original is not changed.
 
     The layouts are those of Roboflow (COCO: ``PART/_annotations.coco.json`` beside its images), Ultralytics (YOLO:
@@ -46,9 +45,11 @@ def convert(source: Path, out: Path, to: Format, skip_bad: bool = False) -> Conv
         out: The folder to write, outside of the data set; it must not contain files.
         to: The format.
         skip_bad: Leave invalid images and boxes out.
+        box_format: What the boxes are, one of ``BOX_FORMATS``, if they are not what the format says.
 
     Raises:
         DataError: The data set cannot be read, or has invalid images or boxes.
+        RecipeError: The boxes of the format cannot be ``box_format``.
         ArtifactError: The folder contains files, is inside the data set, or cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -56,8 +57,8 @@ def convert(source: Path, out: Path, to: Format, skip_bad: bool = False) -> Conv
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise ArtifactError(f"{out} is inside the data set {source}, which would then have all images twice. Give a "
                             "folder outside of it.")  # fmt: skip
-    dataset = open_dataset(source)
-    parts = _read(dataset.parts, skip_bad)
+    dataset = open_dataset(source, box_format)
+    parts = _read(dataset.parts, skip_bad, box_format)
     folders = {
         part: {"coco": out / part, "yolo": out / part / "images", "voc": out / "JPEGImages"}[to] for part in parts
     }
@@ -90,21 +91,16 @@ def _lvis_notes(sources: Mapping[str, Source]) -> list[str]:
             "are not copied: evaluate with the original files."]  # fmt: skip
 
 
-def _read(sources: Mapping[str, Source], skip_bad: bool) -> dict[str, ImageSet]:
+def _read(sources: Mapping[str, Source], skip_bad: bool, box_format: str | None) -> dict[str, ImageSet]:
     """Read all parts with the names of all of them."""
-    with tempfile.TemporaryDirectory() as folder:
-        parts = {}
-        for part, source in sources.items():
-            annotations = source.annotations
-            if annotations is None:
-                annotations = Path(folder) / f"{part}.json"
-                annotations.write_text(json.dumps(source.content), encoding="utf-8")
-            parts[part] = Part(images=source.images, annotations=annotations)
-        found = {name: read_part(part) for name, part in parts.items()}
-        names = tuple(dict.fromkeys(name for reading in found.values() for name in reading.images.names))
-        if problems := [problem for reading in found.values() for problem in reading.problems(skip_bad)]:
-            raise DataError(problems)
-        return {name: read_part(part, names).images for name, part in parts.items()}
+    opened = {name: open_source(source, Path(f"{name}.json"), box_format) for name, source in sources.items()}
+    found = {name: select_boxes(part) for name, part in opened.items()}
+    for reading in found.values():
+        check_box_format(reading, box_format)
+    names = tuple(dict.fromkeys(name for reading in found.values() for name in reading.images.names))
+    if problems := [problem for reading in found.values() for problem in reading.problems(skip_bad)]:
+        raise DataError(problems)
+    return {name: select_boxes(part, names).images for name, part in opened.items()}
 
 
 def _file_names(images: ImageSet, root: Path, to: Format, taken: set[str]) -> list[str]:

@@ -12,13 +12,13 @@ from ezsd.commands.advice import advice_on_data, advice_on_names, advice_on_teac
 from ezsd.commands.anchors import LabeledBoxes
 from ezsd.commands.recipe_template import PROMPT, OwnData, choose_settings, recipe_text
 from ezsd.data.categories import CategorySplit, load_split
-from ezsd.data.formats.box_formats import BOX_FORMATS
-from ezsd.data.formats.coco import OpenedPart, PartReading, count_boxes, describe_part, open_part, select_boxes
+from ezsd.data.formats.coco import OpenedPart, PartReading, count_boxes, describe_part, select_boxes
 from ezsd.data.formats.coco_entries import entry_file_name
-from ezsd.data.formats.coco_json import as_annotations, read_annotations
+from ezsd.data.formats.coco_json import read_annotations
 from ezsd.data.formats.coco_layout import holds_images
 from ezsd.data.formats.recognize import DataSet, Source, open_dataset
-from ezsd.data.formats.rewrite import divided, with_pixel_boxes, write_annotations
+from ezsd.data.formats.rewrite import divided, write_annotations
+from ezsd.data.formats.sources import check_box_format, open_source
 from ezsd.data.samples import ImageSet, shared_notes
 from ezsd.data.val_split import choose_val
 from ezsd.errors import ArtifactError, DataError, RecipeError
@@ -181,8 +181,6 @@ class _Found:
 
 
 def _opened(files: OwnFiles) -> _Found:
-    if files.box_format not in (None, *BOX_FORMATS):
-        raise RecipeError(f"--box-format {files.box_format}: expected one of {', '.join(BOX_FORMATS)}.")
     if files.val_share is not None and not 0 < files.val_share < 1:
         raise RecipeError(f"--val-share {files.val_share}: expected a fraction between 0 and 1, such as 0.2.")
     if files.dataset is None and files.annotations is None:
@@ -247,24 +245,15 @@ def _written(out: Path, name: str) -> Path:
 
 def _read(name: str, source: Source, box_format: str | None, out: Path) -> _Part:
     """Read one part with the boxes of all names, and raise the problems that would stop ``validate`` and ``run``."""
-    new = Part(images=source.images, annotations=_written(out, name))
-    if source.content is not None:
-        return _all_names(open_part(new, as_annotations(source.content)), is_new=True, box_format=box_format)
-    opened = open_part(Part(images=source.images, annotations=source.annotations or Path()))
-    if box_format is None:
-        return _all_names(opened, is_new=False)
-    sizes = {image.image_id: (image.width, image.height) for image in select_boxes(opened).images}
-    converted = opened.with_content(new, with_pixel_boxes(opened.content, sizes, box_format))
-    return _all_names(converted, is_new=True, box_format=box_format)
+    opened = open_source(source, _written(out, name), box_format)
+    is_new = source.content is not None or box_format is not None
+    return _all_names(opened, is_new, box_format=box_format)
 
 
 def _all_names(opened: OpenedPart, is_new: bool, notes: Sequence[str] = (), box_format: str | None = None) -> _Part:
     reading = select_boxes(opened)
     images = reading.images_or_error(skip_bad=True)
-    wrong, right = len(reading.of_items), sum(count_boxes(images)[0].values())
-    if box_format is not None and wrong > right:
-        text = f"--box-format {box_format} does not fit: {wrong:,} problems, and {right:,} boxes without. Leave it out."
-        raise DataError([text, *reading.of_items.shown()])
+    check_box_format(reading, box_format)
     return _Part(opened, is_new, images, [*notes, *_problem_notes(reading)])
 
 

@@ -90,7 +90,7 @@ class PartReading:
         images: The usable images with their valid boxes.
         of_file: Problems that make the whole file unusable.
         of_items: Problems of single images and boxes.
-        where: The annotation file.
+        where: The annotation file, or what it will be made from.
     """
 
     images: ImageSet
@@ -100,13 +100,12 @@ class PartReading:
 
     def problems(self, skip_bad: bool = False) -> list[str]:
         """Return the problems that prevent a run, as lines of text."""
-        shown = self.of_file.shown() if skip_bad else self.of_file.shown() + self.of_items.shown()
-        if shown:
+        shown = [] if skip_bad else self.of_items.shown(self.where)
+        if shown or self.of_file:
             advice = [] if skip_bad or self.of_file else [_SKIP_BAD]
-            return [*(f"{self.where}: {line}" for line in shown), *advice]
+            return [*self.of_file.shown(self.where), *shown, *advice]
         if not self.images:
-            first = [f"{self.where}: {line}" for line in self.of_items.shown()]
-            return [f"{self.where}: no image is left, all are invalid.", *first]
+            return [f"{self.where}: no image is left, all are invalid.", *self.of_items.shown(self.where)]
         return []
 
     def images_or_error(self, skip_bad: bool) -> ImageSet:
@@ -139,12 +138,21 @@ def read_part(
 
 @dataclass(frozen=True, eq=False)
 class OpenedPart:
-    """The annotations of one part of the data, and the state of its image files; see :func:`select_boxes`."""
+    """The annotations of one part of the data, and the state of its image files; see :func:`select_boxes`.
+
+    Attributes:
+        part: The locations of images and annotations.
+        content: The annotations.
+        found: The images.
+        checks: The state of each image file.
+        where: What messages name: the annotation file, or what it will be made from.
+    """
 
     part: Part
     content: Annotations
     found: Records
     checks: list[ImageCheck]
+    where: str
 
     def with_content(self, part: Part, content: Annotations) -> OpenedPart:
         """Return other annotations of the same image files, or of some of them; their checks are kept."""
@@ -153,16 +161,17 @@ class OpenedPart:
         new = [record for record in found.records if record.path not in known]  # of fewer names, more can be found
         checks = check_images([(record.path, record.width, record.height) for record in new], decode=False)
         known |= {record.path: check for record, check in zip(new, checks, strict=True)}
-        return OpenedPart(part, content, found, [known[record.path] for record in found.records])
+        return OpenedPart(part, content, found, [known[record.path] for record in found.records], self.where)
 
 
-def open_part(part: Part, content: Annotations | None = None, decode: bool = False) -> OpenedPart:
+def open_part(part: Part, content: Annotations | None = None, decode: bool = False, where: str = "") -> OpenedPart:
     """Read the annotations of one part of the data, and check its images.
 
     Args:
         part: The locations of images and annotations, and the maximum number of images.
         content: The content of the annotation file, if it is not read from the file.
         decode: Decode all images; otherwise only their headers are read.
+        where: What messages name; by default the annotation file.
 
     Raises:
         DataError: The annotation file cannot be read.
@@ -170,7 +179,7 @@ def open_part(part: Part, content: Annotations | None = None, decode: bool = Fal
     content = read_annotations(part.annotations) if content is None else content
     found = find_records(content.images, part)
     checks = check_images([(record.path, record.width, record.height) for record in found.records], decode)
-    return OpenedPart(part, content, found, checks)
+    return OpenedPart(part, content, found, checks, where or str(part.annotations))
 
 
 def select_boxes(opened: OpenedPart, names: Sequence[str] | None = None, required: Sequence[str] = ()) -> PartReading:
@@ -183,7 +192,7 @@ def select_boxes(opened: OpenedPart, names: Sequence[str] | None = None, require
     of_items.extend(found.problems)
     _add_image_problems(of_file, of_items, part, found, checks)
     sizes = [None if check.problem else (check.width, check.height) for check in checks]
-    boxes = find_boxes(content, labels, found.places, sizes)
+    boxes = find_boxes(content, labels, found.places, sizes, [record.label_file for record in found.records])
     of_file.extend(boxes.of_file)
     of_items.extend(boxes.of_items)
     images, notes = _assemble(content, found.records, sizes, boxes, labels.names)
@@ -192,15 +201,14 @@ def select_boxes(opened: OpenedPart, names: Sequence[str] | None = None, require
         of_file.add("boxes", f"no box is left to learn from. {' '.join(notes)}")
     skipped = Problems()
     skipped.extend(of_items)
-    for text in boxes.left_out:
-        skipped.add("boxes without area", text)
+    skipped.extend(boxes.left_out)
     images = replace(
         images,
-        skipped=tuple(f"{part.annotations}: {text}" for text in skipped),
+        skipped=tuple(skipped.lines(opened.where)),
         left_out=skipped.counts(),
         notes=tuple(notes),
     )
-    return PartReading(images, of_file, of_items, str(part.annotations))
+    return PartReading(images, of_file, of_items, opened.where)
 
 
 def describe_part(part: str, images: ImageSet) -> str:
@@ -268,7 +276,8 @@ def _add_image_problems(
     else:
         for record, check in zip(records, checks, strict=True):
             if check.problem:
-                of_items.add("image files", f"image {record.image_id}: {check.problem}")
+                where = record.label_file if record.width is not None else ""  # it has the size
+                of_items.add("image files", f"image {record.image_id}: {check.problem}", where)
 
 
 def _size_notes(records: Sequence[Record], checks: Sequence[ImageCheck]) -> list[str]:
@@ -330,7 +339,7 @@ def _assemble(
     return ImageSet(images, names, has_masks), notes
 
 
-def _box_notes(crowd: NDArray[np.bool_], left_out: list[str]) -> list[str]:
+def _box_notes(crowd: NDArray[np.bool_], left_out: Problems) -> list[str]:
     notes = []
     if crowd.any():
         many = crowd.mean() > _MANY_CROWDS
@@ -339,7 +348,7 @@ def _box_notes(crowd: NDArray[np.bool_], left_out: list[str]) -> list[str]:
                      f"{cause if many else ''}")  # fmt: skip
     if left_out:
         notes.append(f"Boxes without width or height are left out; {len(left_out):,} in all, the first is "
-                     f"{left_out[0]}.")  # fmt: skip
+                     f"{next(iter(left_out))}.")  # fmt: skip
     return notes
 
 

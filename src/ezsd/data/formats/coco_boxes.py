@@ -22,8 +22,8 @@ _KINDS = {
     4: "boxes outside the image",
     5: "boxes with numbers between 0 and 1",
     6: "boxes with a negative side",
+    (_NO_AREA := 7): "boxes without area",
 }
-_NO_AREA = 7
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Boxes:
         boxes: [N, 4] float32 xyxy pixels, clipped to the image.
         of_file: A problem of all boxes together.
         of_items: Problems of single boxes.
-        left_out: One message for each box without width or height; they are left out.
+        left_out: Messages on boxes without width or height; they are left out.
     """
 
     rows: NDArray[np.int64]
@@ -46,11 +46,15 @@ class Boxes:
     boxes: NDArray[np.float32]
     of_file: Problems = field(default_factory=Problems)
     of_items: Problems = field(default_factory=Problems)
-    left_out: list[str] = field(default_factory=list)
+    left_out: Problems = field(default_factory=Problems)
 
 
 def find_boxes(
-    content: Annotations, labels: Labels, places: dict[Any, int], sizes: Sequence[tuple[int, int] | None]
+    content: Annotations,
+    labels: Labels,
+    places: dict[Any, int],
+    sizes: Sequence[tuple[int, int] | None],
+    label_files: Sequence[str],
 ) -> Boxes:
     """Return the valid boxes of the requested categories.
 
@@ -59,6 +63,7 @@ def find_boxes(
         labels: The label of each category id.
         places: The index of each image id.
         sizes: Width and height of each image; None for images that cannot be used. Their boxes are left out.
+        label_files: The file with the boxes of each image if it is not the annotation file; else an empty text.
     """
     label = np.array(looked_up(labels.label_of, content.category_keys, _BROKEN_CATEGORY), dtype=np.int64)
     of_items = Problems()
@@ -72,7 +77,7 @@ def find_boxes(
     kept = usable[np.where(image == LEFT_OUT, len(sizes) + 1, np.where(image == _NO_IMAGE, len(sizes), image))]
     rows, image = rows[kept], image[kept]
     size = np.array([*(size or (1, 1) for size in sizes), (1, 1)], dtype=np.float64)[image]
-    return _checked(content, labels, (rows, image, label[rows]), size, of_items)
+    return _checked(content, labels, (rows, image, label[rows]), size, (of_items, label_files))
 
 
 def _checked(
@@ -80,9 +85,10 @@ def _checked(
     labels: Labels,
     columns: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
     size: NDArray[np.float64],
-    of_items: Problems,
+    messages: tuple[Problems, Sequence[str]],
 ) -> Boxes:
     rows, image, label = columns
+    of_items, label_files = messages
     xywh = content.boxes[rows]
     finite: NDArray[np.bool_] = np.all(np.abs(np.nan_to_num(xywh, nan=np.inf)) < 1e9, axis=1)
     xywh = np.where(finite[:, None], xywh, 0.0)
@@ -103,14 +109,14 @@ def _checked(
     formats = () if content.in_pixels else likely_formats(xywh[usable], size[usable], areas)
     if formats:
         of_file.add("boxes", _format_problem(content, rows[usable], formats))
-    left_out = []
+    left_out = Problems()
     for index in [] if formats else np.flatnonzero(reasons).tolist():
         reason, row = int(reasons[index]), int(rows[index])
+        label_file = label_files[image[index]] if image[index] >= 0 else ""
+        where = f"{label_file}, {content.places[row]}" if label_file and content.places[row] else ""
         text = _problem(content, row, labels.names[label[index] - 1], reason, size[index])
-        if reason == _NO_AREA:
-            left_out.append(text)
-        else:
-            of_items.add(_KINDS[reason], text)
+        found = left_out if reason == _NO_AREA else of_items
+        found.add(_KINDS[reason], text, where)
     good = np.flatnonzero(reasons == 0)
     order = good[np.argsort(image[good], kind="stable")]
     return Boxes(rows[order], image[order], label[order], clipped[order], of_file, of_items, left_out)
@@ -119,15 +125,18 @@ def _checked(
 def _problem(content: Annotations, row: int, name: str, reason: int, size: NDArray[np.float64]) -> str:
     box = [int(value) if value.is_integer() else value for value in map(float, content.boxes[row])] \
         if np.isfinite(content.boxes[row]).all() else shown(content.odd[row])  # fmt: skip
+    in_file = "" if content.places[row] is None else " (x, y, width, height in pixels)"
     texts = {
         1: f"unknown image_id {content.image_keys[row]!r}",
         2: f"expected a bbox of four numbers x, y, width, height in pixels, found {box}",
         3: f"iscrowd is neither 0 nor 1 in {box}",
-        4: f"bbox {box} is outside the image of {size[0]:.0f} x {size[1]:.0f} pixels",
-        5: f"bbox {box} has numbers between 0 and 1; expected pixels",
-        6: f"bbox {box} has a negative side",
-        _NO_AREA: f"bbox {box} has no area",
+        4: f"bbox {box}{in_file} is outside the image of {size[0]:.0f} x {size[1]:.0f} pixels",
+        5: f"bbox {box}{in_file} has numbers between 0 and 1; expected pixels",
+        6: f"bbox {box}{in_file} has a negative side",
+        _NO_AREA: f"bbox {box}{in_file} has no area",
     }
+    if in_file:
+        return f"{name}: {texts[reason]}"
     return f"annotation {content.ids[row]} ({name}, image {content.image_keys[row]}): {texts[reason]}"
 
 
@@ -142,8 +151,8 @@ def _format_problem(content: Annotations, rows: NDArray[np.int64], formats: Sequ
     option = " or ".join(f"--box-format {name}" for name in formats)
     return (
         f"{what}{meaning}: the first of {len(rows):,} is bbox {first} of annotation {content.ids[int(rows[0])]}. "
-        f"Expected x, y, width, height in pixels. ezsd init converts the boxes with {option}; "
-        "if they are right, --box-format xywh keeps them."
+        f"Expected x, y, width, height in pixels. {option} of ezsd init and ezsd convert converts the boxes; if they "
+        "are right, --box-format xywh keeps them."
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ezsd.data.formats.coco_json import Annotations, key_of, shown
+from ezsd.data.formats.coco_json import LABEL_FILE, Annotations, key_of, shown
 from ezsd.data.formats.image_files import find_files, shown_name
 from ezsd.data.formats.problems import Problems
 from ezsd.recipe import Part
@@ -21,12 +22,21 @@ LARGEST_ID = 2**53  # the evaluator computes with float64
 
 @dataclass
 class Record:
-    """An image entry of the annotation file. Width and height are None if the entry has no usable numbers."""
+    """An image entry of the annotation file.
+
+    Attributes:
+        image_id: The id.
+        path: The image file.
+        width: The width in the entry; None if it has no usable number.
+        height: The height in the entry; None if it has no usable number.
+        label_file: The file with the boxes of the image, from which ezsd made the annotation file; else an empty text.
+    """
 
     image_id: int
     path: Path
     width: int | None
     height: int | None
+    label_file: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,7 +171,8 @@ def find_records(images: list[Any], part: Part) -> Records:
             twice.add("images of one file", f"images {owner} and {key} are one file, {found.paths[place]}. Join "
                       "the two entries, or remove one: each would lack the boxes of the other.")  # fmt: skip
         places[key] = len(records)
-        records.append(Record(image_id, found.paths[place], _side(entry.get("width")), _side(entry.get("height"))))
+        sides = _side(entry.get("width")), _side(entry.get("height"))
+        records.append(Record(image_id, found.paths[place], *sides, _label_file(entry, part.images)))
     return Records(records, places, problems, twice, [*_id_notes(used, by_id), *_name_notes(found.renamed)])
 
 
@@ -188,6 +199,11 @@ def entry_file_name(entry: dict[str, Any]) -> str | None:
     if name is None and isinstance(entry.get("coco_url"), str):
         return "/".join(entry["coco_url"].split("/")[-2:])  # LVIS: train2017/000000000009.jpg
     return name if isinstance(name, str) else None
+
+
+def _label_file(entry: dict[str, Any], images: Path) -> str:
+    given = entry.get(LABEL_FILE)
+    return os.path.normpath(images / given) if isinstance(given, str) and given else ""
 
 
 def _side(value: Any) -> int | None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ BROKEN_FLAG = -1
 IN_PIXELS = {"boxes": "x, y, width, height in pixels"}  # in info: boxes that need not be recognized
 OF_INIT = {"written_by": "ezsd init"}  # in info
 OF_CONVERT = {"written_by": "ezsd convert"}  # in info
+LABEL_FILE = "label_file"  # in an image of ezsd: the file with its boxes, relative to the folder of the images
+LABEL_PLACE = "label_place"  # in an annotation of ezsd: where the box is in that file
 _INFO_BYTES = 200  # at the beginning of a file, in which ezsd writes its info
 
 
@@ -42,6 +45,7 @@ class Annotations:
         areas: [N] float64 as in the file, NaN if it is not a number.
         crowd: [N] int8: 1 for crowd boxes, 0 for others, -1 if iscrowd is neither.
         segmentations: [N] polygons (arrays) or RLE as in the file, or None.
+        places: [N] where the box is in its label file, such as "line 3", if ezsd wrote the file; else None.
         odd: The entries that are not as expected, without their segmentations, by index.
         in_pixels: Whether the file says that its boxes are x, y, width, height in pixels.
     """
@@ -55,6 +59,7 @@ class Annotations:
     areas: NDArray[np.float64]
     crowd: NDArray[np.int8]
     segmentations: list[Any]
+    places: list[str | None]
     odd: dict[int, Any]
     in_pixels: bool = False
 
@@ -178,6 +183,7 @@ class _Rows:
         self.areas = array("d")
         self.crowd = array("b")
         self.segmentations: list[Any] = []
+        self.places: list[str | None] = []
         self.odd: dict[int, Any] = {}
 
     def take(self, entry: dict[str, Any]) -> Any:
@@ -196,6 +202,8 @@ class _Rows:
         self.areas.append(_number(get("area")))
         self.crowd.append(crowd)
         self.segmentations.append(packed_segmentation(get("segmentation")))
+        place = get(LABEL_PLACE)
+        self.places.append(intern(place) if isinstance(place, str) else None)
         return _Row(row)
 
     def _empty(self, entry: Any) -> _Row:
@@ -217,6 +225,7 @@ class _Rows:
             np.array(self.areas, dtype=np.float64)[order],
             np.array(self.crowd, dtype=np.int8)[order],
             [self.segmentations[row] for row in places],
+            [self.places[row] for row in places],
             {place: self.odd[row] for place, row in enumerate(places) if row in self.odd} if self.odd else {},
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ezsd.data.formats.coco_json import IN_PIXELS
+from ezsd.data.formats.coco_json import IN_PIXELS, LABEL_FILE, LABEL_PLACE
 from ezsd.data.images import check_images
 
 
@@ -21,6 +21,7 @@ class _Box:
     corners: tuple[float, ...]
     crowd: bool
     polygons: Sequence[Sequence[float]]
+    place: str
 
 
 class CocoContent:
@@ -37,10 +38,18 @@ class CocoContent:
         for name in names:
             self._categories.setdefault(name, len(self._categories) + 1)
 
-    def add_image(self, file_name: str, width: int | None, height: int | None) -> int:
-        """Add an image and return its id. ``file_name`` has forward slashes; a size of None is read from the file."""
+    def add_image(self, file_name: str, width: int | None, height: int | None, label_file: str = "") -> int:
+        """Add an image and return its id.
+
+        Args:
+            file_name: The image, with forward slashes.
+            width: None is read from the file.
+            height: None is read from the file.
+            label_file: The file with the boxes of the image, relative to the folder of the images.
+        """
         image_id = len(self._images) + 1
-        self._images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
+        entry = {"id": image_id, "file_name": file_name, "width": width, "height": height}
+        self._images.append(entry | ({LABEL_FILE: label_file} if label_file else {}))
         return image_id
 
     def add_box(
@@ -50,6 +59,7 @@ class CocoContent:
         corners: Sequence[float],
         crowd: bool = False,
         polygons: Sequence[Sequence[float]] = (),
+        place: str = "",
     ) -> None:
         """Add a box.
 
@@ -59,9 +69,10 @@ class CocoContent:
             corners: x1, y1, x2, y2; what they are is said in :meth:`as_dict`.
             crowd: Whether the box is ignored in training and evaluation.
             polygons: x, y, x, y, ... like the corners.
+            place: Where the box is in the label file, such as "line 3".
         """
         category_id = self._categories.setdefault(name, len(self._categories) + 1)
-        self._boxes.append(_Box(image_id, category_id, tuple(map(float, corners)), crowd, polygons))
+        self._boxes.append(_Box(image_id, category_id, tuple(map(float, corners)), crowd, polygons, place))
 
     def file_name(self, box: int) -> str:
         """Return the file name of the image of a box."""
@@ -106,6 +117,8 @@ class CocoContent:
                 "area": round(width * height, 4),
                 "iscrowd": int(box.crowd),
             }
+            if box.place:
+                entry[LABEL_PLACE] = box.place
             if box.polygons:
                 entry["segmentation"] = [
                     [round(value, 4) for value in _scaled(polygon, scale)] for polygon in box.polygons

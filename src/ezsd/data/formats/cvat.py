@@ -52,7 +52,8 @@ def open_cvat(folder: Path, files: list[Path], box_format: str | None = None) ->
                 problems.add("images twice", f"{owners[part, name]} and {path} both have boxes of the image {name}. "
                              "Put them into one, or remove one.")  # fmt: skip
             owners.setdefault((part, name), path)
-            for text in _add_image(parts[part], image, name, left_out):
+            label_file = path.relative_to(folder).as_posix()
+            for text in _add_image(parts[part], image, (name, label_file), left_out):
                 problems.add("shapes", f"{path}: {image.get('name')}: {text}")
     if problems:
         raise DataError(problems.shown())
@@ -73,9 +74,16 @@ def _label_names(root: Element) -> list[str]:
     return [name for label in labels if (name := (label.findtext("name") or "").strip())]
 
 
-def _add_image(content: CocoContent, image: Element, file_name: str, left_out: Counter[str]) -> list[str]:
-    """Add an image and its boxes; return what is wrong with its shapes."""
-    image_id = content.add_image(file_name, side_in(image.get("width")), side_in(image.get("height")))
+def _add_image(content: CocoContent, image: Element, files: tuple[str, str], left_out: Counter[str]) -> list[str]:
+    """Add an image and its boxes; return what is wrong with its shapes.
+
+    Args:
+        content: Gets the image.
+        image: The XML element.
+        files: The image, and the XML file.
+        left_out: Gets the kinds of shapes without a box.
+    """
+    image_id = content.add_image(files[0], side_in(image.get("width")), side_in(image.get("height")), files[1])
     problems = []
     for place, shape in enumerate(image, start=1):
         read = _CORNERS.get(shape.tag)
@@ -87,7 +95,8 @@ def _add_image(content: CocoContent, image: Element, file_name: str, left_out: C
             problems.append(f"shape {place} ({shape.tag}): expected a label, and coordinates in pixels")
             continue
         polygons = [_points(shape)] if shape.tag == "polygon" else []
-        content.add_box(image_id, name, corners, polygons=polygons)
+        at = f"image {image.get('name')}, shape {place}"
+        content.add_box(image_id, name, corners, polygons=polygons, place=at)
     return problems
 
 

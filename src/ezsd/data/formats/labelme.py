@@ -69,13 +69,14 @@ def _read(files: Sequence[Path], folder: Path, problems: Problems, without_area:
         if (owner := owners.setdefault(image, path)) != path:
             problems.add("images", f"{owner} and {path} are both files of the image {image}. Put their shapes into "
                          "one, or remove one.")  # fmt: skip
-        image_id = content.add_image(
-            image.relative_to(folder).as_posix(), _side(values.get("imageWidth")), _side(values.get("imageHeight"))
-        )
-        for place, shape in enumerate(shapes):
-            text = _add_shape(content, image_id, shape, without_area)
+        sides = _side(values.get("imageWidth")), _side(values.get("imageHeight"))
+        label_file = path.relative_to(folder).as_posix()
+        image_id = content.add_image(image.relative_to(folder).as_posix(), *sides, label_file)
+        for number, shape in enumerate(shapes):
+            place = f"shapes[{number}]"
+            text = _add_shape(content, (image_id, place), shape, without_area)
             if text:
-                problems.add("shapes", f"{path}: shapes[{place}]: {text}")
+                problems.add("shapes", text, f"{path}, {place}")
     return content
 
 
@@ -92,7 +93,7 @@ def _image(path: Path, name: Any) -> Path | None:
     return None
 
 
-def _add_shape(content: CocoContent, image_id: int, shape: Any, without_area: Counter[str]) -> str | None:
+def _add_shape(content: CocoContent, at: tuple[int, str], shape: Any, without_area: Counter[str]) -> str | None:
     """Add the box of a shape; return what is wrong with it, if anything."""
     if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"].strip():
         return "expected a shape with a label, which is text"
@@ -101,15 +102,16 @@ def _add_shape(content: CocoContent, image_id: int, shape: Any, without_area: Co
     if points is None:
         return "expected points as pairs of numbers"
     xs, ys = [x for x, _ in points], [y for _, y in points]
-    name = shape["label"]
+    name, (image_id, place) = shape["label"], at
     if kind in ("rectangle", "mask") and len(points) >= 2:
-        content.add_box(image_id, name, (min(xs), min(ys), max(xs), max(ys)))
+        content.add_box(image_id, name, (min(xs), min(ys), max(xs), max(ys)), place=place)
     elif kind == "polygon" and len(points) > 2:
         polygon = [value for point in points for value in point]
-        content.add_box(image_id, name, (min(xs), min(ys), max(xs), max(ys)), polygons=[polygon])
+        content.add_box(image_id, name, (min(xs), min(ys), max(xs), max(ys)), polygons=[polygon], place=place)
     elif kind == "circle" and len(points) == 2:
         radius = math.dist(*points)
-        content.add_box(image_id, name, (xs[0] - radius, ys[0] - radius, xs[0] + radius, ys[0] + radius))
+        corners = xs[0] - radius, ys[0] - radius, xs[0] + radius, ys[0] + radius
+        content.add_box(image_id, name, corners, place=place)
     else:
         without_area[kind[:20]] += 1
     return None

@@ -36,11 +36,13 @@ class Source:
         images: The folder that file names are relative to.
         annotations: A COCO or LVIS file that can be used as it is.
         content: The content of such a file if the annotations are in another format.
+        origin: The data set that the content is from, for messages.
     """
 
     images: Path
     annotations: Path | None = None
     content: Mapping[str, Any] | None = None
+    origin: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,10 @@ def open_dataset(path: Path, box_format: str | None = None) -> DataSet:
 
     Raises:
         DataError: The path does not exist, the format is not known, or files cannot be read.
-        RecipeError: The boxes of the format cannot be ``box_format``.
+        RecipeError: ``box_format`` is not known, or the boxes of the data set cannot be in it.
     """
+    if box_format not in (None, *BOX_FORMATS):
+        raise RecipeError(f"--box-format {box_format}: expected one of {', '.join(BOX_FORMATS)}.")
     try:
         return _opened(path, box_format)
     except OSError as error:
@@ -105,7 +109,8 @@ def _opened(path: Path, box_format: str | None) -> DataSet:
         if box_format is not None and box_format not in formats:
             raise RecipeError(f"--box-format {box_format} cannot be used with {found.description}; expected "
                               f"{' or '.join(formats)}, or none.")  # fmt: skip
-        return replace(found, notes=(*found.notes, *_other_notes(found, files))) if path.is_dir() else found
+        parts = {part: replace(source, origin=path) for part, source in found.parts.items()}
+        return replace(found, parts=parts, notes=(*found.notes, *(_other_notes(found, files) if path.is_dir() else ())))
     if tasks := next((file for file in files if is_label_studio(file)), None):
         raise DataError(
             f"{tasks} is a file of Label Studio in its own JSON. Export the project from Label Studio as COCO or YOLO, "

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ezsd.data.formats.box_formats import pixels_of_one, to_xywh
 from ezsd.data.formats.coco_entries import image_ids
-from ezsd.data.formats.coco_json import IN_PIXELS, OF_INIT, Annotations, key_of, looked_up
+from ezsd.data.formats.coco_json import IN_PIXELS, LABEL_PLACE, OF_INIT, Annotations, key_of, looked_up
 from ezsd.utils.files import written_whole
 
 _ROUNDED = 1.02
@@ -90,8 +90,8 @@ def _key(entry: Any) -> Any:
 
 def _selected(content: Annotations, rows: np.ndarray[Any, np.dtype[np.bool_]], images: list[bool]) -> Annotations:
     places = np.flatnonzero(rows).tolist()
-    columns = (content.ids, content.image_keys, content.category_keys, content.segmentations)
-    ids, image_keys, category_keys, segmentations = ([column[row] for row in places] for column in columns)
+    columns = (content.ids, content.image_keys, content.category_keys, content.segmentations, content.places)
+    ids, image_keys, category_keys, segmentations, in_files = ([column[row] for row in places] for column in columns)
     kept = [entry for entry, wanted in zip(content.images, images, strict=True) if wanted]
     odd = {place: content.odd[row] for place, row in enumerate(places) if row in content.odd} if content.odd else {}
     boxes, areas, crowd = content.boxes[rows], content.areas[rows], content.crowd[rows]
@@ -105,6 +105,7 @@ def _selected(content: Annotations, rows: np.ndarray[Any, np.dtype[np.bool_]], i
         areas,
         crowd,
         segmentations,
+        in_files,
         odd,
         content.in_pixels,
     )
@@ -145,5 +146,6 @@ def _entry(content: Annotations, row: int) -> Any:
         "bbox": box,
         **({} if area != area else {"area": area}),
         "iscrowd": int(content.crowd[row]),
+        **({} if content.places[row] is None else {LABEL_PLACE: content.places[row]}),
         **drawn,
     }

@@ -154,13 +154,14 @@ def _read(files: Sequence[Path], folder: Path, images: VocImages, problems: Prob
         if root is None or image is None:
             continue
         width, height = (side_in(root.findtext(f"size/{key}")) for key in ("width", "height"))
-        image_id = content.add_image(image.as_posix(), width, height)
+        image_id = content.add_image(image.as_posix(), width, height, path.relative_to(folder).as_posix())
         for place, item in enumerate(root.findall("object"), start=1):
             name = (item.findtext("name") or "").strip()
             corners = [number_in(item.findtext(f"bndbox/{key}")) for key in _CORNERS]
             if not name or not all(map(math.isfinite, corners)):
-                problems.add("objects", f"{path}: object {place}: expected a name, and a bndbox with "
-                             f"{', '.join(_CORNERS)} in pixels")  # fmt: skip
+                text = f"expected a name, and a bndbox with {', '.join(_CORNERS)} in pixels"
+                problems.add("objects", text, f"{path}, object {place}")
                 continue
-            content.add_box(image_id, name, corners, number_in(item.findtext("difficult")) == 1)
+            difficult = number_in(item.findtext("difficult")) == 1
+            content.add_box(image_id, name, corners, difficult, place=f"object {place}")
     return content

@@ -258,9 +258,10 @@ def read_labels(
     checks = check_images([(image, None, None) for image in images], decode=False)
     labelled, owners = 0, dict[Path, Path]()
     for image, check in zip(images, checks, strict=True):
-        size = (None, None) if check.problem else (check.width, check.height)
-        image_id = content.add_image(image.relative_to(root).as_posix(), *size)
+        width, height = (None, None) if check.problem else (check.width, check.height)
         labels = label_file(image)
+        label_path = "" if labels is None else os.path.relpath(labels, root)
+        image_id = content.add_image(image.relative_to(root).as_posix(), width, height, label_path)
         labelled += labels is not None
         if labels is not None and (owner := owners.setdefault(labels, image)) != image:
             problems.add("label files", f"{labels} is the label file of {owner} and of {image.name}. Rename or remove "
@@ -271,9 +272,10 @@ def read_labels(
             if not line.strip():
                 continue
             try:
-                _add_line(content, image_id, line, (names, keypoints, (check.width, check.height)))
+                place = f"line {number}"
+                _add_line(content, (image_id, place), line, (names, keypoints, (check.width, check.height)))
             except ValueError as error:
-                problems.add("lines", f"{labels}, line {number}: {error}")
+                problems.add("lines", str(error), f"{labels}, {place}")
     if not labelled:
         expected = _label_paths(images[0])[0]
         problems.add("labels", f"none of {len(images):,} images has a label file; that of {images[0]} is {expected}")
@@ -331,7 +333,7 @@ def _label_paths(image: Path) -> list[Path]:
 
 
 def _add_line(
-    content: CocoContent, image_id: int, line: str, expected: tuple[Sequence[str], int, tuple[int, int]]
+    content: CocoContent, at: tuple[int, str], line: str, expected: tuple[Sequence[str], int, tuple[int, int]]
 ) -> None:
     """Add the box of a line.
 
@@ -339,6 +341,7 @@ def _add_line(
         ValueError: The line is invalid.
     """
     names, keypoints, (width, height) = expected
+    image_id, place = at
     first, *rest = line.split()
     try:
         label, numbers = float(first), [float(value) for value in rest]
@@ -356,8 +359,8 @@ def _add_line(
     name = names[int(label)]
     if len(numbers) == 4:
         x, y, w, h = (value * side for value, side in zip(numbers, (width, height) * 2, strict=True))
-        content.add_box(image_id, name, (x - w / 2, y - h / 2, x + w / 2, y + h / 2))
+        content.add_box(image_id, name, (x - w / 2, y - h / 2, x + w / 2, y + h / 2), place=place)
     else:
         xs, ys = [x * width for x in numbers[::2]], [y * height for y in numbers[1::2]]
         polygon = [value for point in zip(xs, ys, strict=True) for value in point]
-        content.add_box(image_id, name, (min(xs), min(ys), max(xs), max(ys)), polygons=[polygon])
+        content.add_box(image_id, name, (min(xs), min(ys), max(xs), max(ys)), polygons=[polygon], place=place)
