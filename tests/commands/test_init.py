@@ -371,6 +371,17 @@ def test_boxes_in_percent_or_fractions_are_refused_and_converted_as_the_message_
     written = [entry for part in parts for entry in json.loads(part.read_text())["annotations"]]
     assert {entry["id"] for entry in written} == pixels.keys()
     assert all(np.allclose(entry["bbox"], pixels[entry["id"]], atol=0.01) for entry in written)
+    made = _converted(coco.images.parent, tmp_path / "out", f"{layout}-{unit}")
+    assert np.allclose(sorted(made), sorted(pixels.values()), atol=0.01)
+
+
+def _converted(folder: Path, out: Path, *box_format: str) -> list[list[float]]:
+    """Return the boxes of the train part of a data set that ``ezsd convert`` copies as COCO."""
+    options = [option for name in box_format for option in ("--box-format", name)]
+    result = CliRunner().invoke(app, ["convert", str(folder), str(out), "--to", "coco", *options])
+    assert result.exit_code == 0, result.output
+    entries = json.loads((out / "train" / "_annotations.coco.json").read_text())["annotations"]
+    return [entry["bbox"] for entry in entries]
 
 
 def test_the_annotations_of_the_user_are_never_replaced(coco: TinyCoco) -> None:
@@ -419,6 +430,8 @@ def test_corners_that_are_no_pixels_are_refused_and_converted_as_the_message_say
         files = replace(files, box_format=f"xyxy-{unit}")
     written = _boxes_of(make_recipe_with(files, ["bar"], tmp_path / "r.yaml", TEACHER, "cpu"))
     assert [entry["bbox"] for entry in written] == [[100, 50, 400, 300]] * 5
+    box_format = [files.box_format] if files.box_format else []
+    assert _converted(tmp_path / "set", tmp_path / "out", *box_format) == [[100, 50, 400, 300]] * 5
     if kind == "labelme":
         assert written[0]["segmentation"] == [[100, 50, 500, 50, 500, 350, 100, 350]]
 
@@ -458,6 +471,10 @@ def test_a_box_format_that_does_not_fit_is_refused(coco: TinyCoco, tmp_path: Pat
     files = OwnFiles(images=coco.images, annotations=coco.annotations, box_format="xywh-fraction")
     with pytest.raises(DataError, match="--box-format xywh-fraction does not fit"):
         make_recipe_with(files, ["bar"], tmp_path / "r.yaml", TEACHER, "cpu")
+    with pytest.raises(DataError, match="--box-format xywh-fraction does not fit"):
+        convert(coco.annotations, tmp_path / "out", "coco", skip_bad=True, box_format="xywh-fraction")
+    with pytest.raises(RecipeError, match="--box-format wrong: expected one of xywh, "):
+        convert(coco.annotations, tmp_path / "out", "coco", box_format="wrong")
 
 
 def test_val_images_that_are_train_images_are_noted(coco: TinyCoco, tmp_path: Path) -> None:

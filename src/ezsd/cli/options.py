@@ -31,6 +31,12 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Remove and recompute results of a different recipe or different data.")
 ]
 
+BoxFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--box-format", metavar="FORMAT", help="What the boxes are, if not recognized: xywh, xyxy-fraction..."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 
 

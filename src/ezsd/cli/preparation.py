@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ezsd.cli.options import DeviceOption, Preset, RecipePath, Set, error_messages
+from ezsd.cli.options import BoxFormat, DeviceOption, Preset, RecipePath, Set, error_messages
 
 
 class Target(str, Enum):
@@ -102,9 +102,7 @@ def init(
         float | None,
         typer.Option(help="The fraction of the images used for validation, if there is no val part; default: 0.2."),
     ] = None,
-    box_format: Annotated[
-        str | None, typer.Option(metavar="FORMAT", help="What the boxes are, if not recognized: xywh, xyxy-fraction...")
-    ] = None,
+    box_format: BoxFormat = None,
     out: Annotated[Path, typer.Option(metavar="RECIPE", help="The recipe file to write.")] = Path("recipe.yaml"),
     teacher: Annotated[
         str, typer.Option(metavar="TEACHER", help="offline, open_clip:ViT-B-32/openai or others, see docs/teachers.md.")
@@ -145,13 +143,14 @@ def convert(
     out: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write.")],
     to: Annotated[Layout, typer.Option(help="The format to write.")],
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave invalid images and boxes out.")] = False,
+    box_format: BoxFormat = None,
 ) -> None:
     """Copy a data set to a folder in another format."""
     with error_messages():
         from ezsd.commands.convert import FORMATS
         from ezsd.commands.convert import convert as convert_dataset
 
-        made = convert_dataset(source, out, FORMATS[list(Layout).index(to)], skip_bad)
+        made = convert_dataset(source, out, FORMATS[list(Layout).index(to)], skip_bad, box_format)
         for text in made.summary:
             typer.echo(text)
         for text in made.notes:

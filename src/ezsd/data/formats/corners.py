@@ -50,6 +50,7 @@ def _check_pixels(contents: Mapping[str, CocoContent], sizes: np.ndarray) -> Non
     what = {"fraction": "between 0 and 1, which are fractions", "percent": "up to 100, which are percent"}
     raise DataError(
         f"The boxes have numbers {what[unit]} of the image sides: the first of {len(corners):,} is "
-        f"{corners[first].round(4).tolist()} in {names[first]}. Expected corners in pixels. ezsd init converts the "
-        f"boxes with --box-format xyxy-{unit}; if they are pixels, --box-format xyxy keeps them."
+        f"{corners[first].round(4).tolist()} in {names[first]}. Expected corners in pixels. --box-format "
+        f"xyxy-{unit} of ezsd init and ezsd convert converts the boxes; if they are pixels, --box-format xyxy keeps "
+        "them."
     )
