@@ -438,7 +438,7 @@ def test_corners_that_are_no_pixels_are_refused_and_converted_as_the_message_say
 
 @pytest.mark.parametrize("kind, box_format, expected", [
     ("voc", "xywh", "expected xyxy or xyxy-fraction or xyxy-percent, or none"),
-    ("yolo", "xyxy", "expected cxcywh-fraction, or none"),
+    ("yolo", "xyxy", "expected cxcywh-fraction or xyxy-fraction or xywh-fraction, or none"),
 ])  # fmt: skip
 def test_a_box_format_that_a_format_cannot_have_is_refused(
     tmp_path: Path, kind: str, box_format: str, expected: str

@@ -76,7 +76,7 @@ def likely_formats(boxes: Numbers, sizes: Numbers, areas: Numbers) -> tuple[str,
     if not len(boxes):
         return ()
     unit = likely_unit(boxes, sizes)
-    outside = {layout: _count_outside(to_xywh(boxes, sizes, layout + unit), sizes) for layout in _LAYOUTS}
+    outside = {layout: int(_outside(to_xywh(boxes, sizes, layout + unit), sizes).sum()) for layout in _LAYOUTS}
     most = max(1.0, _UNFIT * len(boxes))
     if not unit:
         in_pixels = outside.pop("xywh")
@@ -88,6 +88,29 @@ def likely_formats(boxes: Numbers, sizes: Numbers, areas: Numbers) -> tuple[str,
         most = min(most, in_pixels / _CLEARER)
     found = tuple(layout + unit for layout, count in outside.items() if count <= most)
     return found or ((f"xywh{unit}",) if unit == "-fraction" else ())
+
+
+def likely_fractions(boxes: Numbers, sizes: Numbers) -> tuple[tuple[str, ...], NDArray[np.bool_]]:
+    """Return the formats that explain all boxes together if center and size as fractions do not; else nothing.
+
+    Args:
+        boxes: [N, 4] numbers as in the file.
+        sizes: [N, 2] width and height of the image of each box, pixels.
+
+    Returns:
+        The formats, and [N]: whether a box is outside of its image as center and size.
+    """
+    valid: NDArray[np.bool_] = np.all(np.abs(boxes) <= _ROUNDED, axis=1)
+    boxes = np.where(valid[:, None], boxes, 0.5)
+    outside: dict[str, NDArray[np.bool_]] = {
+        layout: np.logical_and(_outside(to_xywh(boxes, sizes, f"{layout}-fraction"), sizes), valid)
+        for layout in _LAYOUTS
+    }
+    centered = outside.pop("cxcywh")
+    if centered.sum() < 2 or centered.sum() <= _MOST_OUTSIDE * valid.sum():
+        return (), centered
+    most = min(max(1.0, _UNFIT * valid.sum()), centered.sum() / _CLEARER)
+    return tuple(f"{layout}-fraction" for layout, wrong in outside.items() if wrong.sum() <= most), centered
 
 
 def likely_unit(numbers: Numbers, sizes: Numbers) -> str:
@@ -127,9 +150,10 @@ def is_outside(boxes: Numbers, sizes: Numbers) -> NDArray[np.bool_]:
     return outside
 
 
-def _count_outside(boxes: Numbers, sizes: Numbers) -> int:
-    """Return how many boxes (x, y, width, height) are not in their image, or have a negative side."""
-    return int((is_outside(boxes, sizes) | (boxes[:, 2:] < 0).any(1)).sum())
+def _outside(boxes: Numbers, sizes: Numbers) -> NDArray[np.bool_]:
+    """Return [N]: whether a box (x, y, width, height) is not in its image, or has a negative side."""
+    found: NDArray[np.bool_] = is_outside(boxes, sizes) | (boxes[:, 2:] < 0).any(1)
+    return found
 
 
 def _same_area(boxes: Numbers, areas: Numbers) -> float:

@@ -6,23 +6,16 @@ from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
 from ezsd.data.formats.image_files import image_files
-from ezsd.data.formats.problems import Problems
-from ezsd.data.formats.recognize import DataSet, Source, head_of, part_of
-from ezsd.data.formats.yolo import (
-    described,
-    label_file,
-    listed_images,
-    read_labels,
-    spare_label_notes,
-    text_of,
-    without_train_images,
-)
+from ezsd.data.formats.recognize import DataSet, head_of, part_of
+from ezsd.data.formats.yolo import described
+from ezsd.data.formats.yolo_images import listed_images, text_of, without_train_images
+from ezsd.data.formats.yolo_labels import label_file, read_parts
 from ezsd.errors import DataError
 
 _LISTS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
 
 
-def open_darknet(folder: Path, files: list[Path]) -> DataSet | None:
+def open_darknet(folder: Path, files: list[Path], box_format: str | None = None) -> DataSet | None:
     """Read the label files of a data set whose names are in ``*.names``, ``*.labels`` or ``classes.txt``.
 
     The parts are those of ``*.data``, or of ``train.txt`` and ``valid.txt`` beside the names, or folders with their
@@ -42,7 +35,7 @@ def open_darknet(folder: Path, files: list[Path]) -> DataSet | None:
     values = {} if settings is None else _values(settings)
     wanted = PurePosixPath(values.get("names", "").replace("\\", "/")).name
     named = [path for path in named if path.name == wanted] or named
-    path, problems, notes = named[0], Problems(), list[str]()
+    path, notes = named[0], list[str]()
     images = _listed(settings or path, values, notes) or _by_folder(folder)
     if values.get("train") and not images:
         raise DataError(f"{settings}: no images are there. Export the images, too (in CVAT: Save images).")
@@ -55,14 +48,7 @@ def open_darknet(folder: Path, files: list[Path]) -> DataSet | None:
     if other := next((other for other in named if _names(other) != names), None):
         raise DataError(f"{path} and {other} have different names. A class is the number of its name, so the names "
                         "must be the same: make one data set of each, or label with one list.")  # fmt: skip
-    parts: dict[str, Source] = {}
-    for part, found in images.items():
-        notes_of_part = list[str]()
-        parts[part] = read_labels(found, names, problems, notes_of_part)
-        notes += [f"{part}: {note}" for note in notes_of_part]
-    if problems:
-        raise DataError(problems.shown())
-    notes += spare_label_notes(image for found in images.values() for image in found)
+    parts = read_parts(images, names, notes, box_format)
     return DataSet(described("YOLO", path, folder, parts, len(names)), parts, tuple(notes))
 
 

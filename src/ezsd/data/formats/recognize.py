@@ -24,7 +24,6 @@ _FORMATS = "COCO JSON, YOLO (data.yaml, obj.names or classes.txt), Pascal VOC (X
 _BEGINNINGS = {  # of the description, by kind of annotation file
     "CVAT": ("CVAT",), "Pascal VOC": ("Pascal VOC",), "LabelMe": ("LabelMe",), "COCO": ("COCO", "LVIS"),
 }  # fmt: skip
-_YOLO_FORMATS = ("cxcywh-fraction",)
 _SUFFIXES = (".json", ".xml", ".yaml", ".yml", ".names", ".data", ".labels")
 
 
@@ -88,10 +87,11 @@ def open_dataset(path: Path, box_format: str | None = None) -> DataSet:
 def _opened(path: Path, box_format: str | None) -> DataSet:
     from ezsd.data.formats import coco_layout, cvat, darknet, labelme, voc, yolo
     from ezsd.data.formats.corners import CORNER_FORMATS
+    from ezsd.data.formats.yolo_rows import YOLO_FORMATS
 
     readers: list[tuple[_Reader, tuple[str, ...]]] = [
-        (yolo.open_yolo, _YOLO_FORMATS),
-        (darknet.open_darknet, _YOLO_FORMATS),
+        (lambda folder, files: yolo.open_yolo(folder, files, box_format), YOLO_FORMATS),
+        (lambda folder, files: darknet.open_darknet(folder, files, box_format), YOLO_FORMATS),
         (coco_layout.open_coco, BOX_FORMATS),
         (lambda folder, files: voc.open_voc(folder, files, box_format), CORNER_FORMATS),
         (lambda folder, files: cvat.open_cvat(folder, files, box_format), CORNER_FORMATS),
