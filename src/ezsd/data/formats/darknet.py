@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from ezsd.data.formats.image_files import image_files
 from ezsd.data.formats.recognize import DataSet, head_of, part_of
 from ezsd.data.formats.yolo import described
-from ezsd.data.formats.yolo_images import listed_images, text_of, without_train_images
+from ezsd.data.formats.yolo_images import Places, listed_images, text_of, without_train_images
 from ezsd.data.formats.yolo_labels import label_file, read_parts
 from ezsd.errors import DataError
 
@@ -36,7 +36,7 @@ def open_darknet(folder: Path, files: list[Path], box_format: str | None = None)
     wanted = PurePosixPath(values.get("names", "").replace("\\", "/")).name
     named = [path for path in named if path.name == wanted] or named
     path, notes = named[0], list[str]()
-    images = _listed(settings or path, values, notes) or _by_folder(folder)
+    images = _listed(settings or path, values, folder, notes) or _by_folder(folder)
     if values.get("train") and not images:
         raise DataError(f"{settings}: no images are there. Export the images, too (in CVAT: Save images).")
     if not any(label_file(image) for found in images.values() for image in found):
@@ -71,14 +71,15 @@ def _names(path: Path) -> list[str]:
     return names
 
 
-def _listed(settings: Path, values: dict[str, str], notes: list[str]) -> dict[str, list[Path]]:
+def _listed(settings: Path, values: dict[str, str], folder: Path, notes: list[str]) -> dict[str, list[Path]]:
     """Return the images that text files list, by part: files that ``*.data`` names, or that lie beside the names."""
     images: dict[str, list[Path]] = {}
     home = settings.parent.absolute()
+    places = Places([home], [folder.absolute()])
     for part, keys in _LISTS.items():
         given = next((values[key] for key in keys if values.get(key)), None)
         lists = [given] if given else [f"{key}.txt" for key in keys if (home / f"{key}.txt").is_file()]
-        if found := listed_images(lists, [home], notes):
+        if found := listed_images(lists, places, f"{settings}: {part}", notes):
             images[part] = found
     return _with_train(images)
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ezsd.data.formats.recognize import DataSet, Source
-from ezsd.data.formats.yolo_images import listed_images, without_train_images
+from ezsd.data.formats.yolo_images import Places, listed_images, without_train_images
 from ezsd.data.formats.yolo_labels import label_paths, read_parts
 from ezsd.data.samples import ImageSet
 from ezsd.errors import DataError
@@ -35,7 +35,7 @@ def open_yolo(folder: Path, files: list[Path], box_format: str | None = None) ->
         given = next((values[key] for key in keys if values.get(key)), None)
         if given is None:
             continue
-        images = listed_images(given, _bases(path, values), notes)
+        images = listed_images(given, _places(path, values, folder), f"{path}: {part}", notes)
         if images:
             listed[part] = images
         elif part == "train":
@@ -124,6 +124,9 @@ def _keypoints(values: Mapping[str, Any]) -> int:
     return shape[0] * shape[1] if isinstance(shape, list) and valid else 0
 
 
-def _bases(path: Path, values: Mapping[str, Any]) -> list[Path]:
-    home = path.parent.absolute()
-    return [home / values["path"], home] if isinstance(values.get("path"), str) else [home]
+def _places(path: Path, values: Mapping[str, Any], folder: Path) -> Places:
+    """Return where paths are searched for: relative to ``path`` in the file, which can be absolute, and to the file."""
+    home, base = path.parent.absolute(), values.get("path")
+    if not isinstance(base, str):
+        return Places([home], [folder.absolute()])
+    return Places([home / base, home], [folder.absolute(), *([Path(base)] if Path(base).is_absolute() else [])])

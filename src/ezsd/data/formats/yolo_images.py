@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,31 +40,103 @@ def without_train_images(images: Mapping[str, list[Path]], where: str, notes: li
     return kept
 
 
-def listed_images(given: Any, bases: Sequence[Path], notes: list[str]) -> list[Path]:
+@dataclass(frozen=True)
+class Places:
+    """Where the relative paths of a data set are searched for: inside the data set, and in folders with absolute paths.
+
+    Attributes:
+        bases: The folders that paths are relative to.
+        roots: The folders that relative paths do not leave.
+    """
+
+    bases: Sequence[Path]
+    roots: Sequence[Path]
+
+    def find(self, text: str) -> Path | None:
+        """Return the path that exists.
+
+        Roboflow writes ``../train/images`` for a folder beside ``data.yaml``, so ``..`` at first is left out.
+        """
+        parts, inner = _parts(text)
+        below = inner if inner or ".." not in parts else parts
+        candidates = [Path(text)] if Path(text).is_absolute() else []
+        candidates += [base.joinpath(*below) for base in self.bases if self._is_inside(base.joinpath(*below))]
+        candidates += [path for path in self._literal(parts) if self._is_inside(path)]
+        return _first_existing(candidates)
+
+    def find_end(self, text: str) -> Path | None:
+        """Return the longest end of a path that exists: absolute paths are often those of another machine."""
+        inner = _parts(text)[1]
+        ends = [base.joinpath(*inner[start:]) for start in range(1, len(inner)) for base in self.bases]
+        return _first_existing([path for path in ends if self._is_inside(path)])
+
+    def outside(self, text: str) -> Path | None:
+        """Return the path that exists outside of the data set and that a relative path would be."""
+        if Path(text).is_absolute():
+            return None
+        return _first_existing([path for path in self._literal(_parts(text)[0]) if not self._is_inside(path)])
+
+    def _literal(self, parts: Sequence[str]) -> list[Path]:
+        return [Path(os.path.abspath(base.joinpath(*parts))) for base in self.bases]
+
+    def _is_inside(self, path: Path) -> bool:
+        return any(Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)) for root in self.roots)
+
+
+def listed_images(given: Any, places: Places, where: str, notes: list[str]) -> list[Path]:
     """Return the images of one part: those of folders, and those listed in text files.
 
     Args:
         given: A path, or a list of paths.
-        bases: The folders that paths can be relative to.
-        notes: Gets notes on images that are listed, but missing, and on lines that are one image.
+        places: Where the paths are searched for.
+        where: What names the paths, for messages.
+        notes: Gets notes on images that are listed, but missing, on lines that are one image, and on other folders.
+
+    Raises:
+        DataError: A path is outside of the data set, or one of several is missing.
     """
     images: list[Path] = []
-    for entry in given if isinstance(given, list) else [given]:
-        found = _existing(str(entry), bases)
+    missing: list[str] = []
+    entries = [str(entry) for entry in (given if isinstance(given, list) else [given])]
+    for entry in entries:
+        found = _place_of(entry, places, where, notes)
         if found is None:
-            continue
-        if found.is_dir():
+            missing.append(entry)
+        elif found.is_dir():
             images += image_files(found)
         elif found.suffix == ".txt":
-            lines = text_of(found).splitlines()
-            listed = {line.strip(): _existing(line.strip(), [found.parent, *bases]) for line in lines if line.strip()}
-            images += [image for image in listed.values() if image is not None and is_image_name(image.name)]
-            notes += _merged_notes(found, listed)
-            missing = [line for line, image in listed.items() if image is None]
-            if missing:
-                notes.append(f"{len(missing):,} of {len(listed):,} images that {found} lists are missing (the first is "
-                             f"{missing[0][:200]}); they are left out.")  # fmt: skip
+            images += _images_of_list(found, places, notes)
+    if missing and len(missing) < len(entries):
+        raise DataError(f"{where} has {missing[0]!r}, which is not there. Fix the path, or remove it from the list.")
     return list(dict.fromkeys(images))
+
+
+def _place_of(entry: str, places: Places, where: str, notes: list[str]) -> Path | None:
+    """Return the folder or list that a path names.
+
+    Raises:
+        DataError: It is outside of the data set.
+    """
+    found = places.find(entry)
+    if found is None and (outside := places.outside(entry)):
+        above = os.path.commonpath([outside, *(os.path.abspath(root) for root in places.roots)])
+        raise DataError(f"{where} is {entry!r}, which is {outside}, outside of the data set {places.roots[0]}. Give "
+                        f"a folder that has both, such as {above}, as the data set, or write an absolute path.")  # fmt: skip
+    if found is None and (found := places.find_end(entry)) and found.is_dir():  # CVAT's data/train.txt is as good
+        notes.append(f"{where} is {entry!r}, which is not there; {found} is read instead.")
+    return found
+
+
+def _images_of_list(file: Path, places: Places, notes: list[str]) -> list[Path]:
+    inside = Places([file.parent, *places.bases], [*places.roots, file.parent])
+    lines = [line.strip() for line in text_of(file).splitlines()]
+    listed = {line: inside.find(line) or inside.find_end(line) for line in lines if line}
+    notes += _merged_notes(file, listed)
+    missing = [line for line, image in listed.items() if image is None]
+    if missing:
+        notes.append(f"{len(missing):,} of {len(listed):,} images that {file} lists are missing (the first is "
+                     f"{missing[0][:200]}); they are left out.")  # fmt: skip
+    return [image for image in listed.values() if image is not None and is_image_name(image.name)]
 
 
 def _merged_notes(where: Path, listed: Mapping[str, Path | None]) -> list[str]:
@@ -82,17 +155,13 @@ def _merged_notes(where: Path, listed: Mapping[str, Path | None]) -> list[str]:
             ]  # fmt: skip
 
 
-def _existing(text: str, bases: Sequence[Path]) -> Path | None:
-    """Return the path that exists: an absolute one, or one inside the data set.
-
-    Roboflow writes ``../train/images`` for a folder beside ``data.yaml``, and absolute paths are often those of another
-    machine: leading parts are left out until the path exists.
-    """
+def _parts(text: str) -> tuple[list[str], list[str]]:
+    """Return the parts of a path, and those without ``..``."""
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
-    inner = [part for part in parts if part != ".."]
-    candidates = [Path(text)] if Path(text).is_absolute() else []
-    candidates += bases if text.strip("./") == "" and ".." not in parts else []
-    candidates += [base.joinpath(*inner[start:]) for start in range(len(inner)) for base in bases]
+    return parts, [part for part in parts if part != ".."]
+
+
+def _first_existing(candidates: Sequence[Path]) -> Path | None:
     for candidate in candidates:
         try:
             if candidate.exists():
