@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
@@ -14,6 +15,7 @@ from ezsd.data.formats.corners import corner_sources
 from ezsd.data.formats.image_files import IMAGE_SUFFIXES
 from ezsd.data.formats.problems import Problems
 from ezsd.data.formats.recognize import DataSet, head_of, part_of
+from ezsd.data.formats.voc_images import VocImages
 from ezsd.errors import DataError
 
 _PARTS = ("train", "val", "test")
@@ -34,12 +36,13 @@ def open_labelme(folder: Path, files: list[Path], box_format: str | None = None)
     by_part: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         by_part[part_of(path.parent, folder) or "train"].append(path)
-    contents = {part: _read(by_part[part], folder, problems, without_area) for part in _PARTS if part in by_part}
+    images = VocImages(folder)
+    contents = {
+        part: _read(by_part[part], (folder, images), problems, without_area) for part in _PARTS if part in by_part
+    }
     if problems:
         raise DataError(problems.shown())
     parts = corner_sources(contents, folder, box_format)
-    if "train" not in parts:
-        raise DataError(f"{folder}: {len(files):,} LabelMe files, but none of the train part.")
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in without_area.items())
     notes = (f"Shapes without area are left out: {kinds}.",) if kinds else ()
     return DataSet(f"LabelMe, {len(files):,} JSON files: parts {', '.join(parts)}", parts, notes)
@@ -50,8 +53,11 @@ def _is_labelme(path: Path) -> bool:
     return '"shapes":[' in head or '"imagePath":' in head or '"imageData":' in head
 
 
-def _read(files: Sequence[Path], folder: Path, problems: Problems, without_area: Counter[str]) -> CocoContent:
+def _read(
+    files: Sequence[Path], data_set: tuple[Path, VocImages], problems: Problems, without_area: Counter[str]
+) -> CocoContent:
     content, owners = CocoContent(), dict[Path, Path]()
+    folder, images = data_set
     for path in files:
         try:
             values = read_json_file(path)
@@ -62,10 +68,11 @@ def _read(files: Sequence[Path], folder: Path, problems: Problems, without_area:
         if not isinstance(shapes, list):
             problems.add("JSON files", f"{path}: shapes is missing; expected a list of shapes, as LabelMe writes it")
             continue
-        image = _image(path, values.get("imagePath"))
-        if image is None:
-            problems.add("images", f"{path}: its image {str(values.get('imagePath'))[:80]!r} is missing")
+        found = _images(path, values.get("imagePath"), folder, images)
+        if len(found) != 1:
+            problems.add("images", _image_problem(path, values.get("imagePath"), folder, found))
             continue
+        image = found[0]
         if (owner := owners.setdefault(image, path)) != path:
             problems.add("images", f"{owner} and {path} are both files of the image {image}. Put their shapes into "
                          "one, or remove one.")  # fmt: skip
@@ -80,17 +87,37 @@ def _read(files: Sequence[Path], folder: Path, problems: Problems, without_area:
     return content
 
 
-def _image(path: Path, name: Any) -> Path | None:
-    """Return the image beside a JSON file, by its name or its stem."""
-    last = PureWindowsPath(name).name if isinstance(name, str) else ""
-    names = [last, *(path.stem + suffix for ending in sorted(IMAGE_SUFFIXES) for suffix in (ending, ending.upper()))]
-    for candidate in (path.parent / entry for entry in names if entry and "\0" not in entry):
+def _images(path: Path, name: Any, folder: Path, images: VocImages) -> list[Path]:
+    """Return the image of a JSON file: as named, beside the file, or in a folder like its own; several if unclear.
+
+    Args:
+        path: The JSON file.
+        name: The path of the image in it, relative to it; often that of another machine.
+        folder: The data set.
+        images: All images of the data set.
+    """
+    text = name.replace("\\", "/") if isinstance(name, str) and "\0" not in name else ""
+    named = Path(os.path.abspath(path.parent / text))
+    root = Path(os.path.abspath(folder))
+    beside = [path.parent / PureWindowsPath(text).name] if text else []
+    beside += [
+        path.parent / (path.stem + each) for ending in sorted(IMAGE_SUFFIXES) for each in (ending, ending.upper())
+    ]
+    inside = [folder / named.relative_to(root)] if text and named.is_relative_to(root) else []
+    for candidate in (*inside, *beside):
         try:
             if candidate.is_file():
-                return candidate
+                return [candidate]
         except (OSError, ValueError):
             continue
-    return None
+    return [folder / each for each in images.find(path.relative_to(folder), text, "")]
+
+
+def _image_problem(path: Path, name: Any, folder: Path, found: Sequence[Path]) -> str:
+    if found:
+        return f"{path}: its image could be {found[0]} or {found[1]}"
+    return (f"{path}: its image {str(name)[:80]!r} is missing in {folder}. Give a folder that has the images and the "
+            "JSON files.")  # fmt: skip
 
 
 def _add_shape(content: CocoContent, at: tuple[int, str], shape: Any, without_area: Counter[str]) -> str | None:

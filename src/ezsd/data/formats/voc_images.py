@@ -1,4 +1,4 @@
-"""The image of each XML file of Pascal VOC, by names and folders."""
+"""The image of each XML file of Pascal VOC, or JSON file of LabelMe, by names and folders."""
 
 from __future__ import annotations
 

@@ -120,8 +120,10 @@ def _place_of(entry: str, places: Places, where: str, notes: list[str]) -> Path 
     found = places.find(entry)
     if found is None and (outside := places.outside(entry)):
         above = os.path.commonpath([outside, *(os.path.abspath(root) for root in places.roots)])
-        raise DataError(f"{where} is {entry!r}, which is {outside}, outside of the data set {places.roots[0]}. Give "
-                        f"a folder that has both, such as {above}, as the data set, or write an absolute path.")  # fmt: skip
+        raise DataError(
+            f"{where} is {entry!r}, which is {outside}, outside of the data set {places.roots[0]}. Give a folder that "
+            f"has both, such as {above}, as the data set, or write an absolute path."
+        )
     if found is None and (found := places.find_end(entry)) and found.is_dir():  # CVAT's data/train.txt is as good
         notes.append(f"{where} is {entry!r}, which is not there; {found} is read instead.")
     return found
