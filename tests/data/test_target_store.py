@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ezsd.data import target_store
 from ezsd.data.target_store import Regions, TargetStore, read_notes, write_index, write_shard
 from ezsd.errors import ArtifactError
 
@@ -137,3 +138,12 @@ def test_a_missing_image_and_a_missing_index_are_reported(tmp_path: Path) -> Non
     (tmp_path / "index.json").write_text('{"shards": [{"file": "a"}]}')
     with pytest.raises(ArtifactError, match="not a target store index"):
         TargetStore(tmp_path)
+
+
+@pytest.mark.parametrize(("files", "expected"), [(256, 128), (1024, 512), (-1, 4096), (10**6, 4096)])
+def test_shards_stay_open_up_to_half_of_the_files_of_a_process(
+    files: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    assert target_store._open_shards() == expected

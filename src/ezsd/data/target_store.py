@@ -23,7 +23,7 @@ from ezsd.errors import ArtifactError
 from ezsd.run_folder import TargetsFolder
 from ezsd.utils.files import read_json, write_json, written_whole
 
-_OPEN_SHARDS = 256  # below the usual limit of about 1000 open files per process
+_MOST_OPEN_SHARDS = 4096  # of a million images
 _UNIT_TOLERANCE = 0.01  # rounding of D fp16 values
 _ADVICE = "Run stage propose again; finished shards are kept."
 
@@ -144,7 +144,7 @@ class TargetStore:
             self._sizes = {entry["file"]: (entry["bytes"], entry["offsets"][-1]) for entry in shards}
         except (KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"{index} is not a target store index ({error}). {_ADVICE}") from None
-        self._columns = lru_cache(maxsize=_OPEN_SHARDS)(self._open)
+        self._columns = lru_cache(maxsize=_open_shards())(self._open)
 
     def __reduce__(self) -> tuple[type[TargetStore], tuple[Path]]:
         return TargetStore, (self.folder,)  # each DataLoader worker maps the shards itself
@@ -217,6 +217,16 @@ class TargetStore:
             return {field.name: _values(batch.column(field.name)) for field in batch.schema}
         except (OSError, pa.ArrowException) as error:
             raise ArtifactError(f"{self.folder / name} cannot be read: {error}. {_ADVICE}") from None
+
+
+def _open_shards() -> int:
+    """Return how many shards stay open, because opening one takes longer than reading an image from an open one."""
+    try:
+        import resource
+    except ImportError:  # Windows, which opens at most 512 files
+        return 256
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST_OPEN_SHARDS if files == resource.RLIM_INFINITY else min(files // 2, _MOST_OPEN_SHARDS)
 
 
 def _list_column(values: Tensor) -> pa.FixedSizeListArray:
