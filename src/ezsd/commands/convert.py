@@ -73,7 +73,11 @@ def convert(source: Path, out: Path, to: Format, skip_bad: bool = False, box_for
                 with written_whole(folders[part] / name) as temporary:
                     shutil.copyfile(image.path, temporary)
                 advance(1, "")
-    notes = [*dataset.notes, *(f"{part}: {note}" for part, images in parts.items() for note in images.notes)]
+    notes = [
+        *dataset.part_notes,
+        *dataset.notes,
+        *(f"{part}: {note}" for part, images in parts.items() for note in images.notes),
+    ]
     others = {part: images for part, images in parts.items() if part != "train"}
     notes += [f"{part}: {note}" for part, images in others.items() for note in shared_notes(parts["train"], images)]
     writers = {"coco": _write_coco, "yolo": write_yolo, "voc": write_voc}

@@ -188,7 +188,7 @@ def _opened(files: OwnFiles) -> _Found:
     found = open_dataset(files.annotations or files.dataset or Path(), files.box_format)
     train = found.parts["train"]
     parts = {"train": replace(train, images=files.images or train.images)}
-    notes, summary = list(found.notes), [f"found {found.description}"]
+    notes, summary = [*found.part_notes, *found.notes], [f"found {found.description}"]
     if files.val_annotations is not None:
         val = open_dataset(files.val_annotations, files.box_format)
         parts["val"] = _val_source(val, files, parts["train"].images)

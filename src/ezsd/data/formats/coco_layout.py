@@ -31,10 +31,6 @@ def open_coco(folder: Path, files: list[Path]) -> DataSet | None:
             by_part[part_of(path, folder) or "train"].append(path)
     if not by_part:
         return None
-    if list(by_part) == ["val"] or list(by_part) == ["test"]:
-        by_part["train"] = by_part.pop(next(iter(by_part)))
-    if "train" not in by_part:
-        raise DataError(f"{folder}: annotations of {' and '.join(by_part)}, but none to train on.")
     for part, paths in by_part.items():
         if len(paths) > 1:
             listed = ", ".join(str(path.relative_to(folder)) for path in paths[:5])
@@ -42,7 +38,7 @@ def open_coco(folder: Path, files: list[Path]) -> DataSet | None:
                             "to use, and others with --val-annotations.")  # fmt: skip
     sources = {part: Source(_image_folder(path, folder, part), path) for part, (path,) in by_part.items()}
     names = ", ".join(str(path.relative_to(folder)) for (path,) in by_part.values())
-    return DataSet(f"{_kind(by_part['train'][0])}, from {names}", sources)
+    return DataSet(f"{_kind(next(iter(by_part.values()))[0])}, from {names}", sources)
 
 
 def _kind(path: Path) -> str:

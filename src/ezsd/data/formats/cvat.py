@@ -58,8 +58,8 @@ def open_cvat(folder: Path, files: list[Path], box_format: str | None = None) ->
     if problems:
         raise DataError(problems.shown())
     used = {part for part, _ in owners}
-    if "train" not in used:
-        raise DataError(f"{folder}: {len(files):,} XML files of CVAT, but none of the train part.")
+    if not used:
+        raise DataError(f"{folder}: {len(files):,} XML files of CVAT, but no images in them.")
     found = [part for part in _PARTS if part in used]
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.items())
     notes = (f"Shapes without a box are left out: {kinds}.",) if kinds else ()

@@ -41,8 +41,6 @@ def open_darknet(folder: Path, files: list[Path], box_format: str | None = None)
         raise DataError(f"{settings}: no images are there. Export the images, too (in CVAT: Save images).")
     if not any(label_file(image) for found in images.values() for image in found):
         return None
-    if "train" not in images:
-        raise DataError(f"{folder}: images of {' and '.join(images)}, but none to train on.")
     images = without_train_images(images, str(settings or path), notes)
     names = _names(path)
     if other := next((other for other in named if _names(other) != names), None):
@@ -81,18 +79,11 @@ def _listed(settings: Path, values: dict[str, str], folder: Path, notes: list[st
         lists = [given] if given else [f"{key}.txt" for key in keys if (home / f"{key}.txt").is_file()]
         if found := listed_images(lists, places, f"{settings}: {part}", notes):
             images[part] = found
-    return _with_train(images)
+    return images
 
 
 def _by_folder(folder: Path) -> dict[str, list[Path]]:
     images: dict[str, list[Path]] = defaultdict(list)
     for image in image_files(folder):
         images[part_of(image.parent, folder) or "train"].append(image)
-    return _with_train(images)
-
-
-def _with_train(images: dict[str, list[Path]]) -> dict[str, list[Path]]:
-    """Return the parts in order; a part that is alone is the train part."""
-    if len(images) == 1:
-        images = {"train": next(iter(images.values()))}
     return {part: images[part] for part in _LISTS if part in images}

@@ -52,11 +52,20 @@ class DataSet:
         description: The format and what it was recognized by, for people.
         parts: "train", and where they exist "val" and "test".
         notes: What was left out or read in an unusual way.
+        only: The part that is used as "train" because there is no other one, "val" or "test"; else an empty text.
     """
 
     description: str
     parts: Mapping[str, Source]
     notes: tuple[str, ...] = field(default=())
+    only: str = ""
+
+    @property
+    def part_notes(self) -> tuple[str, ...]:
+        """Return a note if another part is used as "train"."""
+        if not self.only:
+            return ()
+        return (f"the data set has only a {self.only} part; it is used as the train part.",)
 
 
 _Reader = Callable[[Path, list[Path]], DataSet | None]
@@ -109,6 +118,7 @@ def _opened(path: Path, box_format: str | None) -> DataSet:
         if box_format is not None and box_format not in formats:
             raise RecipeError(f"--box-format {box_format} cannot be used with {found.description}; expected "
                               f"{' or '.join(formats)}, or none.")  # fmt: skip
+        found = _with_train(found, path)
         parts = {part: replace(source, origin=path) for part, source in found.parts.items()}
         return replace(found, parts=parts, notes=(*found.notes, *(_other_notes(found, files) if path.is_dir() else ())))
     if tasks := next((file for file in files if is_label_studio(file)), None):
@@ -126,6 +136,21 @@ def _opened(path: Path, box_format: str | None) -> DataSet:
             f"of the formats {_FORMATS}; ezsd detect finds objects in images without boxes."
         )
     raise DataError(f"{path}: the format is not known. Expected {_FORMATS}.")
+
+
+def _with_train(found: DataSet, path: Path) -> DataSet:
+    """Return a data set that has a train part; a part that is alone becomes it.
+
+    Raises:
+        DataError: There are val and test parts, but no train part.
+    """
+    if "train" in found.parts:
+        return found
+    if len(found.parts) != 1:
+        raise DataError(f"{path}: val and test parts, but none to train on. Give the folder or file of one "
+                        " of them as the data set, and the other one with --val-annotations.")  # fmt: skip
+    ((part, source),) = found.parts.items()
+    return replace(found, parts={"train": source}, only=part if path.is_dir() else "")
 
 
 def _other_notes(found: DataSet, files: list[Path]) -> list[str]:

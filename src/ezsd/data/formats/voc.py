@@ -51,8 +51,8 @@ def open_voc(folder: Path, files: list[Path], box_format: str | None = None) -> 
     if problems:
         raise DataError(problems.shown())
     parts = corner_sources(contents, folder, box_format, first_pixel=1)
-    if "train" not in parts:
-        raise DataError(f"{folder}: {len(files):,} XML files, but none of the train part.")
+    if not parts:
+        raise DataError(f"{folder}: {len(files):,} XML files, but none of them is in a list of {LISTS}.")
     notes = (*list_notes(listed, len(files)), *_rename_notes(images.renamed))
     names = {entry["name"] for source in parts.values() for entry in (source.content or {})["categories"]}
     return DataSet(f"Pascal VOC, {len(files):,} XML files: parts {', '.join(parts)}; {len(names)} names", parts, notes)

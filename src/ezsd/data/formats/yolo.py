@@ -43,7 +43,7 @@ def open_yolo(folder: Path, files: list[Path], box_format: str | None = None) ->
                             "text file that lists them, relative to this file or to its path.")  # fmt: skip
         else:
             notes.append(f"{path.name} names the {part} part {given!r}, but no images are there; it is left out.")
-    if "train" not in listed:
+    if not listed:
         raise DataError(f"{path}: the key train is missing; expected the folder of the train images.")
     listed = without_train_images(listed, str(path), notes)
     parts = read_parts(listed, names, notes, box_format, _keypoints(values))

@@ -24,6 +24,8 @@ def without_train_images(images: Mapping[str, list[Path]], where: str, notes: li
     Raises:
         DataError: A part has some images of the train part.
     """
+    if "train" not in images:
+        return dict(images)
     kept = {"train": images["train"]}
     train = {os.path.realpath(image) for image in images["train"]}
     for part, listed in images.items():
