@@ -97,3 +97,49 @@ def test_corners_are_refused_with_a_line_that_shows_it_and_read_as_the_message_s
     assert np.allclose(written, [0, 0.7, 0.8, 0.2, 0.2])
     kept = open_dataset(folder, "cxcywh-fraction").parts["train"].content or {}
     assert kept["annotations"][1]["bbox"] == [80, 50, 320, 180]
+
+
+def _with_keypoints(corners: Numbers, count: int, each: int, seed: int) -> list[list[float]]:
+    """Return rows of a box, and of keypoints inside; some are not labelled."""
+    numbers = np.random.default_rng(seed)
+    shares = numbers.uniform(0, 1, (len(corners), count, 2))
+    points = corners[:, None, :2] + shares * (corners[:, None, 2:] - corners[:, None, :2])
+    labelled = numbers.uniform(0, 1, (len(corners), count, 1)) > 0.2
+    flags = np.where(labelled, numbers.integers(1, 3, labelled.shape), 0)
+    values = np.concatenate([points * labelled, flags][: each - 1], axis=2).reshape(len(corners), -1)
+    boxes = np.array(_layout(corners, "cxcywh"))
+    return np.concatenate([boxes, values], axis=1).round(6).tolist()
+
+
+@given(st.integers(20, 60), _SEEDS, st.integers(4, 20), st.sampled_from([2, 3]), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_keypoints_are_recognized_from_all_rows(count: int, seed: int, points: int, each: int, mixed: bool) -> None:
+    corners = _random_corners(count, seed, 0.05, 0.9, 1)
+    rows = _with_keypoints(corners, points, each, seed)
+    rows[:mixed] = [row[:4] for row in rows[:mixed]]
+    found, notes = _recognized(rows)
+    assert found == RowFormat(keypoints=each * points)
+    assert f"{points} keypoints of {each} numbers, as row {int(mixed)}; the boxes are read" in notes[0]
+    shape = found.shape_of(rows[-1], (1, 1))
+    assert np.allclose(shape.corners, corners[-1], atol=1e-5) and not shape.polygons
+
+
+@given(st.integers(1, 60), _SEEDS, st.integers(3, 12), st.floats(0.01, 0.4), st.floats(0, 1), st.booleans())
+@settings(max_examples=500, deadline=None)
+def test_polygons_with_the_same_number_of_points_are_no_keypoints(
+    count: int, seed: int, points: int, radius: float, spread: float, turned: bool
+) -> None:
+    numbers = np.random.default_rng(seed)
+    angles = np.sort(numbers.uniform(0, 2 * np.pi, (count, points)), axis=1)[:, :: -1 if turned else 1]
+    radii = radius * numbers.uniform(0.5, 1, (count, points))
+    circles = np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=2)
+    centers = 0.5 + spread * numbers.uniform(-1, 1, (count, 1, 2)) * (0.5 - radius)
+    assert _recognized((centers + circles).reshape(count, -1).round(6).tolist()) == (_NO, [])
+
+
+@pytest.mark.parametrize("start", range(4))
+@pytest.mark.parametrize("turned", [1, -1])
+def test_rotated_boxes_and_upright_rectangles_are_polygons(start: int, turned: int) -> None:
+    x1, y1, x2, y2 = _random_corners(40, 0, 0.05, 0.9, 1).T
+    points = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 4, 2)[:, ::turned]
+    assert _recognized(np.roll(points, start, axis=1).reshape(-1, 8).tolist()) == (_NO, [])

@@ -148,7 +148,7 @@ def _with_train(found: DataSet, path: Path) -> DataSet:
         return found
     if len(found.parts) != 1:
         raise DataError(f"{path}: val and test parts, but none to train on. Give the folder or file of one "
-                        " of them as the data set, and the other one with --val-annotations.")  # fmt: skip
+                        "of them as the data set, and the other one with --val-annotations.")  # fmt: skip
     ((part, source),) = found.parts.items()
     return replace(found, parts={"train": source}, only=part if path.is_dir() else "")
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ezsd.data.formats.box_formats import likely_fractions
+from ezsd.data.formats.yolo_keypoints import keypoint_numbers
 from ezsd.errors import DataError
 
 LINE = "expected a class and x, y, width, height of the box's center and size, or a polygon, as fractions of the image"
@@ -92,9 +93,16 @@ def recognize_rows(
     Raises:
         DataError: The boxes of the rows are not their center and size.
     """
+    keypoints = given.keypoints
+    if not keypoints:
+        keypoints, each = keypoint_numbers(rows)
+        if keypoints:
+            first = next(place for place, row in enumerate(rows) if len(row) > 4)
+            notes.append(f"rows have a box and {keypoints // each:,} keypoints of {each} numbers, as {where(first)}; "
+                         "the boxes are read, without the keypoints (kpt_shape is missing in data.yaml).")  # fmt: skip
     if given.box_format is None:
-        _check_centered(rows, sizes, given.keypoints, where)
-    return given
+        _check_centered(rows, sizes, keypoints, where)
+    return replace(given, keypoints=keypoints)
 
 
 def _check_centered(
