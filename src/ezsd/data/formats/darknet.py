@@ -9,7 +9,7 @@ from ezsd.data.formats.image_files import image_files
 from ezsd.data.formats.recognize import DataSet, head_of, part_of
 from ezsd.data.formats.yolo import described
 from ezsd.data.formats.yolo_images import Places, listed_images, text_of, without_train_images
-from ezsd.data.formats.yolo_labels import label_file, read_parts
+from ezsd.data.formats.yolo_labels import label_file, no_labels_problem, read_parts, spare_labels
 from ezsd.errors import DataError
 
 _LISTS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
@@ -39,7 +39,10 @@ def open_darknet(folder: Path, files: list[Path], box_format: str | None = None)
     images = _listed(settings or path, values, folder, notes) or _by_folder(folder)
     if values.get("train") and not images:
         raise DataError(f"{settings}: no images are there. Export the images, too (in CVAT: Save images).")
-    if not any(label_file(image) for found in images.values() for image in found):
+    every = [image for found in images.values() for image in found]
+    if not any(map(label_file, every)):
+        if spare_labels(every):
+            raise DataError([f"{path}: {no_labels_problem(every)}."])
         return None
     images = without_train_images(images, str(settings or path), notes)
     names = _names(path)

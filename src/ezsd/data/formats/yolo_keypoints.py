@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 _ROUNDED = 0.02
 _MOST = 0.95  # of the rows or keypoints must be as expected; tools clip and round
-_LEAST_ROWS = 3  # for keypoints without visibility, which are harder to tell from polygons
-_LEAST_AREA = 0.2  # of the box that is covered by the points of the row, where these are keypoints
+_LEAST_ROWS = 10  # for keypoints without visibility, which are harder to tell from polygons
+_LEAST_AREA = 0.3  # of the box that is covered by the points of the row, where these are keypoints
 
 
 def keypoint_numbers(rows: Sequence[Sequence[float]]) -> tuple[int, int]:

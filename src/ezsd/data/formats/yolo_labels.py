@@ -115,8 +115,7 @@ def _check_labelled(images: Sequence[LabelledImage], problems: Problems, part: s
     """Add a problem if no image of a part has a label file, and a note if some have none."""
     without = [image.path for image in images if image.labels is None]
     if len(without) == len(images):
-        problems.add("labels", f"none of {len(images):,} images has a label file; that of {without[0]} is expected at "
-                     f"{label_paths(without[0])[0]}")  # fmt: skip
+        problems.add("labels", no_labels_problem(without))
     elif without:
         notes.append(f"{part}{len(without):,} of {len(images):,} images have no label file (the first is "
                      f"{without[0]}); they are used as images without objects. Remove those that are not labelled "
@@ -159,6 +158,22 @@ def _name_of(label: float, names: Sequence[str]) -> str:
     if not label.is_integer() or not 0 <= label < len(names):
         raise ValueError(f"class {label:g}; there are {len(names)} names, so it must be 0 to {len(names) - 1}")
     return names[int(label)]
+
+
+def no_labels_problem(images: Sequence[Path]) -> str:
+    """Return what is wrong with images without any label file, and what label files are there instead."""
+    spare = spare_labels(images)
+    cause = (f". {len(spare):,} label files are there, but none has the name of an image (the first is {spare[0]}): a "
+             "label file is named like its image, apart from the suffix") if spare else ""  # fmt: skip
+    return (f"none of {len(images):,} images has a label file; that of {images[0]} is expected at "
+            f"{label_paths(images[0])[0]}{cause}")  # fmt: skip
+
+
+def spare_labels(images: Sequence[Path]) -> list[Path]:
+    """Return the files with boxes in the folders where the label files of images can be."""
+    folders = {place.parent for folder in {image.parent for image in images} for place in label_paths(folder / "a.a")}
+    texts = [path for folder in sorted(folders) if folder.is_dir() for path in sorted(folder.glob("*.txt"))]
+    return [path for path in texts if _has_boxes(path)]
 
 
 def label_file(image: Path) -> Path | None:

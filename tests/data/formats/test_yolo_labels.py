@@ -1,0 +1,44 @@
+"""Label files of YOLO that cannot be right are refused with the likely cause."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ezsd.data.formats.recognize import open_dataset
+from ezsd.errors import DataError
+
+
+def _set(folder: Path, labels: dict[str, str], **files: str) -> Path:
+    """Write the images a and b, and label files."""
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+    for name in "ab":
+        Image.new("RGB", (40, 20), (90, 90, 90)).save(folder / "images" / f"{name}.png")
+    for name, text in labels.items():
+        (folder / "labels" / f"{name}.txt").write_text(text)
+    for name, text in files.items():
+        (folder / name.replace("_", ".")).write_text(text)
+    return folder
+
+
+_BOX = "0 0.5 0.5 0.5 0.5\n"
+_NAMES = {"data_yaml": "train: images\nnames: [cat, dog]\n", "classes_txt": "cat\ndog\n"}
+
+
+@pytest.mark.parametrize("names", _NAMES)
+def test_label_files_with_other_names_than_the_images_are_named(tmp_path: Path, names: str) -> None:
+    folder = _set(tmp_path / "set", {"a_png": _BOX, "b_png": _BOX}, **{names: _NAMES[names]})
+    with pytest.raises(DataError) as raised:
+        open_dataset(folder)
+    assert f"none of 2 images has a label file; that of {folder}/images/a.png is" in str(raised.value)
+    expected = f"2 label files are there, but none has the name of an image (the first is {folder}/labels/a_png.txt)"
+    assert expected in str(raised.value)
+
+
+def test_labels_without_names_are_named(tmp_path: Path) -> None:
+    folder = _set(tmp_path / "set", {"a": _BOX})
+    with pytest.raises(DataError, match=r"label files of YOLO, such as .*labels/a\.txt, but no names of their classes"):
+        open_dataset(folder)
