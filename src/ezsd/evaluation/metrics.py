@@ -51,7 +51,9 @@ def coco_metrics(
     chosen = known if categories is None else set(categories)
     wanted = sorted(chosen)
     images = {image["id"] for image in ground_truth["images"]}
-    kept = [dict(entry) for entry in detections if entry["category_id"] in chosen and entry["image_id"] in images]
+    # The evaluator would make a polygon of every box, and not use it.
+    more = {"segmentation": None} if kind == "bbox" else {}
+    kept = [{**entry, **more} for entry in detections if entry["category_id"] in chosen and entry["image_id"] in images]
     if not wanted or not images:
         return {category: Figures(None, None, None) for category in wanted}
     truth = COCO(
