@@ -42,3 +42,23 @@ def test_labels_without_names_are_named(tmp_path: Path) -> None:
     folder = _set(tmp_path / "set", {"a": _BOX})
     with pytest.raises(DataError, match=r"label files of YOLO, such as .*labels/a\.txt, but no names of their classes"):
         open_dataset(folder)
+
+
+def test_classes_counted_from_one_are_refused_once(tmp_path: Path) -> None:
+    labels = {"a": "1 0.5 0.5 0.5 0.5\n" * 3, "b": _BOX.replace("0 ", "2 ", 1) * 2}
+    folder = _set(tmp_path / "set", labels, data_yaml=_NAMES["data_yaml"])
+    with pytest.raises(DataError, match=r"b\.txt, line 1: class 2; .* seem to be counted from 1") as raised:
+        open_dataset(folder)
+    assert len(raised.value.problems) == 1
+
+
+def test_two_classes_with_boxes_and_one_name_are_refused(tmp_path: Path) -> None:
+    labels = {"a": _BOX, "b": _BOX.replace("0 ", "2 ", 1)}
+    folder = _set(tmp_path / "set", labels, data_yaml="train: images\nnames: [cat, dog, cat]\n")
+    with pytest.raises(DataError, match=r'b\.txt, line 1: classes 0 and 2 have one name, "cat"'):
+        open_dataset(folder)
+    (folder / "labels" / "b.txt").write_text(_BOX)
+    assert [entry["name"] for entry in (open_dataset(folder).parts["train"].content or {})["categories"]] == [
+        "cat",
+        "dog",
+    ]

@@ -40,7 +40,7 @@ def _are_keypoints(values: NDArray[np.float64], each: int) -> bool:
     center, size = values[:, None, :2], values[:, None, 2:4]
     points = values[:, 4:].reshape(len(values), -1, each)
     visible = points[..., :2].any(2)  # 0 0 is a keypoint that is not labelled
-    inside = (np.abs(points[..., :2] - center) <= size / 2 + _ROUNDED).all(2)
+    inside: NDArray[np.bool_] = np.all(np.abs(points[..., :2] - center) <= size / 2 + _ROUNDED, axis=2)
     if each == 3:
         flags = points[..., 2]
         return bool(np.isin(flags, (0, 1, 2)).all()) and _share(inside[visible]) >= _MOST

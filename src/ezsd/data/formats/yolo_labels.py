@@ -78,6 +78,7 @@ def read_parts(
     for part, images in parts.items():
         _check_labelled(images, problems, f"{part}: " if len(parts) > 1 else "", notes)
     given = RowFormat(box_format if box_format in YOLO_FORMATS else None, keypoints)  # others are refused later
+    _check_classes(parts, names)
     row_format = _row_format(parts, given, notes)
     sources = {part: _as_source(images, names, row_format, problems) for part, images in parts.items()}
     if problems:
@@ -120,6 +121,26 @@ def _check_labelled(images: Sequence[LabelledImage], problems: Problems, part: s
         notes.append(f"{part}{len(without):,} of {len(images):,} images have no label file (the first is "
                      f"{without[0]}); they are used as images without objects. Remove those that are not labelled "
                      "yet.")  # fmt: skip
+
+
+def _check_classes(parts: Mapping[str, Sequence[LabelledImage]], names: Sequence[str]) -> None:
+    """Raise DataError if classes are counted from 1, or two classes with boxes have one name."""
+    first: dict[float, str] = {}
+    for image in (image for images in parts.values() for image in images):
+        for row in image.rows:
+            if row.label not in first:
+                first[row.label] = _where(image, row)
+    if first and min(first) == 1 and max(first) == len(names):
+        raise DataError(
+            f"{first[len(names)]}: class {len(names)}; there are {len(names)} names, so it must be 0 to "
+            f"{len(names) - 1}. No row has class 0, so the classes seem to be counted from 1: subtract 1 from all of "
+            "them, or add a name for class 0 before the others."
+        )
+    owners: dict[str, int] = {}
+    for label, name in enumerate(names):
+        if label in first and (owner := owners.setdefault(name, label)) != label:
+            raise DataError(f'{first[label]}: classes {owner} and {label} have one name, "{name}". Give each class a '
+                            "name of its own, or one number to the boxes of both.")  # fmt: skip
 
 
 def _row_format(parts: Mapping[str, Sequence[LabelledImage]], given: RowFormat, notes: list[str]) -> RowFormat:
