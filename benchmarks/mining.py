@@ -1,0 +1,205 @@
+"""Cost and novel recall of dense scoring, against exhaustive scoring of crops as published.
+
+    python benchmarks/mining.py runs/coco2k --images 60
+    python benchmarks/mining.py recipes/coco2k.yaml --images 4 --random-clip ViT-B-32
+
+Takes a run folder with a finished stage adapt, or a recipe, whose teacher is then not adapted. Three ways find
+proposals in the same val images with a novel box, in turn, image after image:
+
+- dense + crops: stage propose as in the recipe; it also crops and stores the boxes that it keeps.
+- exhaustive, batched: every box of the anchor grid is cropped, by the batched crops of ezsd.
+- exhaustive, as published: every box is cropped to a square with Pillow, resized, and encoded in batches
+  of 100.
+
+FLOPs are those of the teacher, two for a multiplication and an addition, and are counted in the first image. With
+--random-clip the teacher is a model of open_clip with random weights, for speed only: there is no recall.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ezsd.data.categories import load_split
+from ezsd.data.formats.coco import load_images
+from ezsd.data.samples import AnnotatedImage, ImageSet, images_with, read_image, with_names
+from ezsd.pipeline.choices import with_choices
+from ezsd.proposals.candidates import select
+from ezsd.proposals.proposer import Proposer
+from ezsd.proposals.recall import RECALL_AT, novel_recall, recall_config
+from ezsd.recipe import Recipe, load_recipe, load_run_recipe
+from ezsd.run_folder import RunFolder
+from ezsd.run_metrics import ProposeMetrics, read_metrics_if_exist
+from ezsd.teacher import Teacher, load_teacher, text_embeddings
+from ezsd.teacher.base import with_dense_reading
+from ezsd.teacher.clip import ClipTeacher
+from ezsd.utils.device import autocast
+from tables import Row, add_json_option, show
+
+PUBLISHED_BATCH = 100
+Way = Callable[[AnnotatedImage], Tensor]
+
+
+@dataclass
+class Cost:
+    """What a way found and what it took."""
+
+    seconds: float = 0.0
+    boxes: dict[int, Tensor] = field(default_factory=dict)
+
+
+def pillow_crop(image: Image.Image, box: Sequence[float], size: int) -> np.ndarray[Any, Any]:
+    """Crop a box, padded to a square around its center (black outside the image), and resize it: [size, size, 3]."""
+    left, top, right, bottom = box
+    half = max(right - left, bottom - top, 1) / 2
+    x, y = (left + right) / 2, (top + bottom) / 2
+    square = image.crop((round(x - half), round(y - half), round(x + half), round(y + half)))
+    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def pillow_batches(image: Image.Image, boxes: Tensor, size: int) -> Iterator[Tensor]:
+    """Yield the crops of boxes as batches [N, 3, size, size], values 0..1."""
+    for part in boxes.split(PUBLISHED_BATCH):
+        crops = np.stack([pillow_crop(image, box, size) for box in part.tolist()])
+        yield torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
+
+
+@torch.no_grad()
+def published(proposer: Proposer, image: AnnotatedImage) -> Tensor:
+    """Return the best boxes [N, 4] of the grid, every one of them cropped as published."""
+    teacher, config, device = proposer.teacher, proposer.config, proposer.device
+    pixels = read_image(image)
+    boxes, factor = proposer.candidate_boxes(image, pixels, image.boxes)
+    embeddings = []
+    for crops in pillow_batches(Image.fromarray(pixels.permute(1, 2, 0).numpy()), boxes, teacher.input_size):
+        with autocast(device, config.precision):
+            embeddings.append(teacher.encode_crops(crops.to(device)).float().cpu())
+    probabilities = (teacher.logit_scale * torch.cat(embeddings) @ proposer.text.T).softmax(1)
+    return boxes[select(boxes, probabilities, factor, proposer.base_names, config)]
+
+
+def proposed(proposer: Proposer, image: AnnotatedImage) -> Tensor:
+    """Return the boxes [N, 4] that stage propose keeps."""
+    (regions,) = proposer.propose([image])
+    return regions.boxes[~regions.is_base_box]
+
+
+def flops(work: Callable[[], Any]) -> int:
+    """Return the FLOPs of a function."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+@torch.no_grad()
+def teacher_flops(proposer: Proposer, image: AnnotatedImage) -> tuple[int, int, int]:
+    """Return the FLOPs of one crop, and of the dense pass over an image, and the number of boxes of its grid."""
+    teacher = proposer.teacher
+    pixels = read_image(image).to(proposer.device).float() / 255
+    boxes, _ = proposer.candidate_boxes(image, pixels, image.boxes)
+    crop = torch.zeros(1, 3, teacher.input_size, teacher.input_size, device=proposer.device)
+    dense = flops(lambda: teacher.dense_embeddings(pixels, boxes.to(proposer.device), proposer.config.dense_sides))
+    return flops(lambda: teacher.encode_crops(crop)), dense, len(boxes)
+
+
+def random_clip(architecture: str) -> Teacher:
+    """Return an open_clip model with random weights."""
+    model = open_clip.create_model(architecture, pretrained=None)
+    return ClipTeacher(f"{architecture} (random weights)", model, open_clip.get_tokenizer(architecture), architecture)
+
+
+def benchmark(proposer: Proposer, val: ImageSet, names: tuple[Sequence[str], Sequence[str]], recall: bool) -> list[Row]:
+    """Mine all images in all ways; return one row for each way.
+
+    Args:
+        proposer: The proposer of the recipe.
+        val: Images with boxes of all names; all of them are used.
+        names: The base and the novel names.
+        recall: Whether the novel recall is measured.
+    """
+    base, novel = names
+    images = [with_names(image, val.names, base) for image in val]
+    every = replace(
+        proposer, config=recall_config(proposer.config).model_copy(update={"scoring": "exhaustive", "objectness": 0.0})
+    )
+    kept = f"dense + crops of {proposer.config.keep}"
+    ways: dict[str, Way] = {
+        kept: lambda image: proposed(proposer, image),
+        "exhaustive, batched": lambda image: proposed(every, image),
+        "exhaustive, as published": lambda image: published(every, image),
+    }
+    costs = {name: Cost() for name in ways}
+    for image in images:
+        for name, way in ways.items():
+            began = time.perf_counter()
+            costs[name].boxes[image.image_id] = way(image)
+            costs[name].seconds += time.perf_counter() - began
+    ranked = replace(proposer, config=recall_config(proposer.config)).rank(images)  # 300 boxes, not only those kept
+    costs[kept].boxes = {image.image_id: boxes for image, boxes in zip(images, ranked, strict=True)} if recall else {}
+    crop, dense, boxes = teacher_flops(proposer, images[0])
+    used = dict.fromkeys(ways, crop * boxes) | {kept: dense + crop * proposer.config.keep}
+    slowest = list(costs.values())[-1].seconds
+    return [
+        {
+            "way": name,
+            "images/s": len(images) / cost.seconds,
+            "s an image": cost.seconds / len(images),
+            "times faster": slowest / cost.seconds,
+            "teacher GFLOPs an image": used[name] / 1e9,
+            **_recall(cost, val, novel, recall),
+        }
+        for name, cost in costs.items()
+    ]
+
+
+def _recall(cost: Cost, val: ImageSet, novel: Sequence[str], wanted: bool) -> dict[str, float | None]:
+    found = novel_recall(cost.boxes, val, novel) if wanted else {f"_{count}": None for count in RECALL_AT}
+    return {f"novel recall@{key.rpartition('_')[2]}": value for key, value in found.items()}
+
+
+def read(place: str) -> tuple[Recipe, RunFolder | None]:
+    """Return the recipe of a run folder or a file, and the run folder."""
+    run = RunFolder(Path(place)) if Path(place).is_dir() else None
+    return (load_recipe(place) if run is None else load_run_recipe(run.recipe)), run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="a run folder, or a recipe")
+    parser.add_argument("--images", type=int, default=60, help="use the first N val images with a novel box")
+    parser.add_argument("--random-clip", metavar="ARCH", help="an architecture of open_clip, with random weights")
+    add_json_option(parser)
+    given = parser.parse_args()
+    recipe, run = read(given.run)
+    split = load_split(recipe.split, recipe.data.train.annotations)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    norms = run.norms if run is not None and recipe.adapt.enabled else None
+    config = recipe.propose
+    if run is not None:
+        config = with_choices(config, read_metrics_if_exist(run.metrics("propose"), ProposeMetrics))
+    config = config.model_copy(update={"scoring": "dense", "objectness": 0.0})  # without an RPN, as published
+    teacher = random_clip(given.random_clip).to(device) if given.random_clip else None
+    if teacher is None:
+        teacher = with_dense_reading(load_teacher(recipe.teacher, device, norms), config.dense_reading)
+    text = text_embeddings(teacher, split.names, recipe.prompt)
+    val = load_images(recipe.data.val, split.names, recipe.data.skip_bad)
+    val = replace(val, images=images_with(val, split.novel)[: given.images])
+    adapted = "adapted" if norms is not None and given.random_clip is None else "not adapted"
+    print(f"{len(val)} images, {teacher.name} ({adapted}), {config.precision}, {device}\n")
+    proposer = Proposer(teacher, text, len(split.base), config, device)
+    show(benchmark(proposer, val, (split.base, split.novel), recall=given.random_clip is None), given.json)
+
+
+if __name__ == "__main__":
+    main()
