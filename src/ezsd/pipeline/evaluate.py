@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ezsd.data.categories import CategorySplit
-from ezsd.data.formats.lvis import ground_truth_of, read_rules
+from ezsd.data.formats.lvis import Rules, ground_truth_of, read_rules
 from ezsd.data.samples import ImageSet
 from ezsd.detector.model_config import THRESHOLDS, ModelConfig
 from ezsd.detector.model_folder import CONFIG, MODEL, load_model
@@ -26,7 +26,7 @@ from ezsd.evaluation.summary import (
     per_category_csv,
 )
 from ezsd.inference.batching import detect_in_parts
-from ezsd.inference.calibration import measure_shown, thresholds_json
+from ezsd.inference.calibration import ShownObjects, measure_shown, thresholds_json
 from ezsd.inference.exact_boxes import measure_exact_boxes
 from ezsd.inference.second_opinion import SecondOpinion
 from ezsd.pipeline.choices import chosen_config
@@ -76,61 +76,84 @@ def run_evaluate(context: RunContext, images: ImageSet, teacher: Teacher | None)
         ArtifactError: The model cannot be used, or its names differ from those of ``images``.
         DataError: An image cannot be read.
     """
-    folder, recipe = context.folder, context.recipe
-    model, model_config, text = load_model(folder.model, context.device)
-    if images.names != model_config.names:
+    folder = context.folder
+    model, config, text = load_model(folder.model, context.device)
+    if images.names != config.names:
         raise ArtifactError(
-            f"{folder.model} was trained with the names of split {model_config.split}, but the val images were loaded "
+            f"{folder.model} was trained with the names of split {config.split}, but the val images were loaded "
             "with other names. Evaluate the model with the split it was trained with, or train again."
         )
-    rules = read_rules(recipe.data.val.annotations, images.names)
+    rules = read_rules(context.recipe.data.val.annotations, images.names)
     truth = ground_truth_of(images, rules)
-    kinds = ("bbox", "segm") if model_config.masks and images.has_masks else ("bbox",)
-    ids = [f"{image.image_id} {image.path.name}" for image in images]
-    asked = _with_second_opinion(context, model, text, len(model_config.base))
-    opinion = recipe.evaluate.model_dump_json(include={"second_opinion", "opinion_powers"})
-    parts = folder.parts / digest(folder.model / MODEL, folder.model / CONFIG, opinion, *ids)[:16]
-    base, main = len(model_config.base), process_state().is_main_process
+    kinds = ("bbox", "segm") if config.masks and images.has_masks else ("bbox",)
+    base, main = len(config.base), process_state().is_main_process
     figures: dict[str, dict[str, ByCategory]] = {kind: {} for kind in kinds}
-    for protocol, path, first in (("gzsd", folder.detections, 0), ("zsd_all_images", folder.detections_zsd, base)):
-        labels = range(first + 1, len(images.names) + 1)
-        found = detect_in_parts(
-            asked, images.images, text[first:], labels, recipe.evaluate.batch_size, parts / protocol
-        )
-        if main:
-            for kind in kinds:
-                figures[kind][protocol] = coco_metrics(truth, found, labels, kind)
-                if first:
-                    figures[kind]["zsd"] = coco_metrics(only_images_with(truth, labels), found, labels, kind)
-            if protocol == "gzsd":
-                shown = measure_shown(truth, found, images.names, base, recipe.evaluate.calibrate_novel)
-            _write_detections(path, found, rules.category_ids)
-    if main:
-        optional: dict[str, Any] = measure_exact_boxes(model, images, text, base)
-        if rules.frequencies:
-            for kind, key in zip(kinds, ("lvis", "lvis_masks"), strict=False):
-                optional[key] = by_frequency(figures[kind]["gzsd"], rules.frequencies)
-        if "segm" in kinds:
-            optional["masks"] = headline(**figures["segm"], base=base)
+    shown: ShownObjects | None = None
+    for protocol, found, labels in _detections(context, model, text, images, base):
+        if not main:
+            continue
+        for kind in kinds:
+            figures[kind][protocol] = coco_metrics(truth, found, labels, kind)
+            if protocol == "zsd_all_images":
+                figures[kind]["zsd"] = coco_metrics(only_images_with(truth, labels), found, labels, kind)
+        if protocol == "gzsd":
+            shown = measure_shown(truth, found, images.names, base, context.recipe.evaluate.calibrate_novel)
+        path = folder.detections if protocol == "gzsd" else folder.detections_zsd
+        _write_detections(path, found, rules.category_ids)
+    if shown is not None:
+        optional: dict[str, Any] = measure_exact_boxes(model, images, text, base) | _more_figures(figures, rules, base)
         metrics = EvaluateMetrics(
-            setting=model_config.setting,
-            split=model_config.split,
+            setting=config.setting,
+            split=config.split,
             **headline(**figures["bbox"], base=base),
-            proposals=_proposal_recall(context, images, model_config, teacher),
+            proposals=_proposal_recall(context, images, config, teacher),
             **_earlier_stages(folder),
             counts=counts_of(images, base),
             shown=shown.metrics,
             **optional,
         )
-        about = thresholds_json(shown, len(images), recipe.evaluate.second_opinion)
-        write_json(folder.model / THRESHOLDS, about)
-        matrix = {"names": list(images.names), "base": base, "counts": shown.confusion}
-        write_json(folder.detector_confusion, matrix)
+        _write_thresholds(context, images, shown, base)
         write_text(folder.per_category, per_category_csv(images, figures["bbox"]["gzsd"], base))
         write_metrics(folder.metrics("evaluate"), metrics)
         shutil.rmtree(folder.parts, ignore_errors=True)
     process_state().wait_for_everyone()
     return read_metrics(folder.metrics("evaluate"), EvaluateMetrics)
+
+
+def _detections(
+    context: RunContext, model: Rcnn, text: Tensor, images: ImageSet, base: int
+) -> Iterator[tuple[str, list[dict[str, Any]], range]]:
+    """Yield for each protocol its name, its detections (in the main process; else none), and the labels it asks for."""
+    folder, recipe = context.folder, context.recipe
+    asked = _with_second_opinion(context, model, text, base)
+    opinion = recipe.evaluate.model_dump_json(include={"second_opinion", "opinion_powers"})
+    ids = [f"{image.image_id} {image.path.name}" for image in images]
+    parts = folder.parts / digest(folder.model / MODEL, folder.model / CONFIG, opinion, *ids)[:16]
+    for protocol, first in (("gzsd", 0), ("zsd_all_images", base)):
+        labels = range(first + 1, len(images.names) + 1)
+        found = detect_in_parts(
+            asked, images.images, text[first:], labels, recipe.evaluate.batch_size, parts / protocol
+        )
+        yield protocol, found, labels
+
+
+def _more_figures(figures: Mapping[str, Mapping[str, ByCategory]], rules: Rules, base: int) -> dict[str, Any]:
+    """Return the figures that only some data sets have: those of LVIS, and those of masks."""
+    found: dict[str, Any] = {}
+    if rules.frequencies:
+        for kind, key in zip(figures, ("lvis", "lvis_masks"), strict=False):
+            found[key] = by_frequency(figures[kind]["gzsd"], rules.frequencies)
+    if "segm" in figures:
+        found["masks"] = headline(**figures["segm"], base=base)
+    return found
+
+
+def _write_thresholds(context: RunContext, images: ImageSet, shown: ShownObjects, base: int) -> None:
+    """Write the thresholds into the model folder, and the confusion matrix of what is shown with them."""
+    about = thresholds_json(shown, len(images), context.recipe.evaluate.second_opinion)
+    write_json(context.folder.model / THRESHOLDS, about)
+    matrix = {"names": list(images.names), "base": base, "counts": shown.confusion}
+    write_json(context.folder.detector_confusion, matrix)
 
 
 def _with_second_opinion(context: RunContext, model: Rcnn, text: Tensor, base: int) -> Rcnn | SecondOpinion:
