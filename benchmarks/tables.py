@@ -15,17 +15,25 @@ import torch
 Row = Mapping[str, Any]
 
 
-def median_seconds(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def median_seconds(
+    works: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Run all functions alternately; return the median seconds of each. The first round is not counted."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():
-            began = time.perf_counter()
+            began = clock()
             work()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - began)
+            times[name].append(clock() - began)
     return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+
+def clock_of_computation() -> Callable[[], float]:
+    """Return the clock for work that only computes: of one thread the CPU time, which other work changes less."""
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+    return time.process_time if alone else time.perf_counter
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -104,7 +104,8 @@ class BoxHead(nn.Module):
 def _of_pairs(layer: nn.Linear, features: Tensor, text: Tensor, region: Tensor, name: Tensor) -> Tensor:
     """Return what a layer computes from the concatenated features of a region and text of a name, for pairs of them."""
     of_regions, of_names = layer.weight.split([features.shape[1], text.shape[1]], dim=1)
-    return F.linear(features, of_regions, layer.bias)[region] + F.linear(text.to(features.dtype), of_names)[name]
+    used, place = name.unique(return_inverse=True)  # of many names, few are in a pair
+    return F.linear(features, of_regions, layer.bias)[region] + F.linear(text[used].to(features.dtype), of_names)[place]
 
 
 def _conv(channels: int, width: int) -> nn.Module:

@@ -40,6 +40,7 @@ class TextClassifier(nn.Module):
         names = torch.cat([background, text_embeddings.to(background.dtype)])
         if self.training:
             return self.log_logit_scale.exp() * (region_embeddings @ names.T)
-        # Cosines are multiplied by about 100, so half precision would change scores.
+        # Cosines are multiplied by about 100, so half precision would change scores. Regions are multiplied, because
+        # there are fewer of their values than logits of thousands of names.
         with torch.autocast(names.device.type, enabled=False):
-            return self.log_logit_scale.exp() * (region_embeddings @ names.T)
+            return (self.log_logit_scale.exp() * region_embeddings) @ names.T
