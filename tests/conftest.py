@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 
+from ezsd.errors import ArtifactError
 from ezsd.utils.log import hide_log, show_log
+from ezsd.utils.ray_engine import RayEngine
 from tiny import TinyCoco, make_tiny_coco
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # deadlines would fail on a busy machine
@@ -47,3 +50,21 @@ def _fresh_log() -> Iterator[None]:
 def shown_log() -> None:
     """Show the log in the same way as the command line."""
     show_log()
+
+
+@pytest.fixture(scope="session")
+def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Start Ray with two CPUs; return the file that kills a worker, see :func:`tiny_teacher.kill_once`."""
+    kill = tmp_path_factory.mktemp("ray") / "kill"
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("EZSD_TEST_KILL", str(kill))  # the workers inherit it
+        patch.setenv("RAY_worker_niceness", "0")  # by default 15, which starves on a busy machine
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+        for attempt in range(3):  # Ray gives up after 30 seconds on a busy machine
+            try:
+                stack.enter_context(RayEngine(actors=2).connected())
+                break
+            except ArtifactError:
+                if attempt == 2:
+                    raise
+        yield kill

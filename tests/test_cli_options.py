@@ -103,3 +103,15 @@ def test_every_command_with_a_recipe_takes_a_preset(command: str, recipe: Path, 
     assert result.exit_code == 2 and 'Did you mean "paper"?' in result.stderr
     bad = _ezsd(command, recipe, *options, "--preset", "paper", "--set", "train.lr=-1")
     assert bad.exit_code == 2 and "train.lr = -1" in bad.stderr
+
+
+def test_options_of_ray_without_ray_are_refused(recipe: Path, tmp_path: Path) -> None:
+    for command in (("run", recipe, "--out", tmp_path / "run"), ("propose", tmp_path / "run")):
+        result = _ezsd(*command, "--address", "auto")
+        assert result.exit_code == 2 and "belong to --engine ray" in result.stderr
+
+
+def test_unreachable_ray_is_an_error_before_anything_is_written(recipe: Path, tmp_path: Path) -> None:
+    result = _ezsd("run", recipe, "--out", tmp_path / "run", "--engine", "ray", "--address", "ezsd.invalid:6379")
+    assert result.exit_code == 2 and "Ray at ezsd.invalid:6379 cannot be used" in result.stderr
+    assert not (tmp_path / "run").exists()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from ezsd.errors import EzsdError
+from ezsd.errors import EzsdError, RecipeError
+
+if TYPE_CHECKING:
+    from ezsd.utils.ray_engine import RayEngine
 
 RecipePath = Annotated[
     str,
@@ -38,6 +42,51 @@ BoxFormat = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+
+
+class Engine(str, Enum):
+    """Where the images of a stage are shared out."""
+
+    local = "local"
+    ray = "ray"
+
+
+EngineOption = Annotated[
+    Engine, typer.Option("--engine", help="ray shares the images among actors of Ray, on one machine or a cluster.")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="ADDRESS",
+        help="With --engine ray: local starts Ray here (the default), auto or HOST:PORT connects to a cluster.",
+    ),
+]
+ActorsOption = Annotated[
+    int | None,
+    typer.Option("--actors", min=1, metavar="N", help="With --engine ray: actors; by default one a GPU or CPU core."),
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option("--gpus-per-actor", min=0, metavar="G", help="With --engine ray: GPUs of an actor, also 0.5 or 0."),
+]
+
+
+def chosen_engine(
+    engine: Engine, address: str | None, actors: int | None, gpus_per_actor: float | None
+) -> RayEngine | None:
+    """Return the engine of a stage; None is this process.
+
+    Raises:
+        RecipeError: An option of Ray is given without Ray.
+    """
+    from ezsd.utils.ray_engine import LOCAL, RayEngine
+
+    if engine is Engine.ray:
+        return RayEngine(address or LOCAL, actors, gpus_per_actor)
+    if (address, actors, gpus_per_actor) != (None, None, None):
+        raise RecipeError("--address, --actors and --gpus-per-actor belong to --engine ray. Add it, or leave them out.")
+    return None
 
 
 @contextmanager

@@ -10,10 +10,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ezsd.cli.options import DeviceOption, Overwrite, Preset, RecipePath, RunFolder, Set, error_messages
+from ezsd.cli.options import (
+    ActorsOption,
+    AddressOption,
+    DeviceOption,
+    Engine,
+    EngineOption,
+    GpusOption,
+    Overwrite,
+    Preset,
+    RecipePath,
+    RunFolder,
+    Set,
+    chosen_engine,
+    error_messages,
+)
 
 if TYPE_CHECKING:
     from ezsd.run_folder import Stage
+    from ezsd.utils.ray_engine import RayEngine
 from ezsd.run_metrics import Metrics
 
 
@@ -35,6 +50,10 @@ def run(
     until: Annotated[Until, typer.Option(help="The last stage to run.")] = Until.report,
     overwrite: Overwrite = False,
     device: DeviceOption = "auto",
+    engine: EngineOption = Engine.local,
+    address: AddressOption = None,
+    actors: ActorsOption = None,
+    gpus_per_actor: GpusOption = None,
 ) -> None:
     """Run a recipe: adapt, propose, train, evaluate, report. Running it again resumes an interrupted run."""
     with error_messages():
@@ -46,7 +65,8 @@ def run(
 
         choose_device(device)
 
-        _show(run_recipe(loaded, out, until.value, overwrite))
+        on = chosen_engine(engine, address, actors, gpus_per_actor)
+        _show(run_recipe(loaded, out, until.value, overwrite, on))
 
 
 def adapt(folder: RunFolder, overwrite: Overwrite = False, device: DeviceOption = "auto") -> None:
@@ -54,9 +74,19 @@ def adapt(folder: RunFolder, overwrite: Overwrite = False, device: DeviceOption 
     _run_stage(folder, "adapt", overwrite, device)
 
 
-def propose(folder: RunFolder, overwrite: Overwrite = False, device: DeviceOption = "auto") -> None:
+def propose(
+    folder: RunFolder,
+    overwrite: Overwrite = False,
+    device: DeviceOption = "auto",
+    engine: EngineOption = Engine.local,
+    address: AddressOption = None,
+    actors: ActorsOption = None,
+    gpus_per_actor: GpusOption = None,
+) -> None:
     """Run stage 2 in a run folder: compute CLIP proposals and their teacher embeddings."""
-    _run_stage(folder, "propose", overwrite, device)
+    with error_messages():
+        on = chosen_engine(engine, address, actors, gpus_per_actor)
+    _run_stage(folder, "propose", overwrite, device, on)
 
 
 def train(folder: RunFolder, overwrite: Overwrite = False, device: DeviceOption = "auto") -> None:
@@ -120,13 +150,13 @@ def recipes() -> None:
         typer.echo(f"{name}\n    {header}\n")
 
 
-def _run_stage(folder: Path, stage: Stage, overwrite: bool, device: str) -> None:
+def _run_stage(folder: Path, stage: Stage, overwrite: bool, device: str, engine: RayEngine | None = None) -> None:
     with error_messages():
         from ezsd.pipeline.run import run_stage
         from ezsd.utils.device import choose_device
 
         choose_device(device)
-        _show(run_stage(folder, stage, overwrite))
+        _show(run_stage(folder, stage, overwrite, engine))
 
 
 def _show(metrics: Mapping[Stage, Metrics]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ezsd.data.categories import CategorySplit
 from ezsd.recipe import Recipe
 from ezsd.run_folder import RunFolder
+from ezsd.utils.ray_engine import RayEngine
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,14 @@ class RunContext:
         split: Base and novel names.
         folder: The run folder, where results are written.
         device: The device of this process.
+        engine: Where the images of a stage are shared out; None = in this process, or in those of torchrun.
     """
 
     recipe: Recipe
     split: CategorySplit
     folder: RunFolder
     device: str
+    engine: RayEngine | None = None
 
     @property
     def norms(self) -> Path | None:

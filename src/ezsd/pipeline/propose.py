@@ -19,10 +19,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from ezsd.data.samples import AnnotatedImage, ImageSet, boxes_as_text, with_names
 from ezsd.data.target_store import Regions, read_notes, write_index, write_shard
@@ -33,11 +36,11 @@ from ezsd.proposals.candidates import anchor_grid
 from ezsd.proposals.proposer import Proposer
 from ezsd.recipe import ProposeConfig
 from ezsd.run_metrics import ProposeMetrics, TrainMetrics, write_metrics
-from ezsd.teacher import Teacher, text_embeddings
+from ezsd.teacher import Teacher, load_teacher, text_embeddings
 from ezsd.teacher.base import with_dense_reading
 from ezsd.utils.device import process_state, share_of_process
 from ezsd.utils.files import digest
-from ezsd.utils.progress import track
+from ezsd.utils.progress import Advance, silent, track
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +49,8 @@ def run_propose(context: RunContext, images: ImageSet, teacher: Teacher) -> Prop
     """Write the targets of all images: shards, ``metrics.json``, and ``index.json`` last.
 
     A finished shard with the same teacher, settings and boxes is kept, so an interrupted run resumes. With n processes,
-    process r makes shards r, r + n and so on. If the recipe needs an RPN, it is trained first; see
-    :mod:`ezsd.proposals.base_rpn`.
+    process r makes shards r, r + n and so on; the actors of an engine make the shards in any order. If the recipe needs
+    an RPN, it is trained first; see :mod:`ezsd.proposals.base_rpn`.
 
     Args:
         context: The run.
@@ -72,23 +75,19 @@ def run_propose(context: RunContext, images: ImageSet, teacher: Teacher) -> Prop
     config = with_choices(config, choices)
     teacher = with_dense_reading(teacher, config.dense_reading)
     text = text_embeddings(teacher, split.names, recipe.prompt)
-    proposer = Proposer(teacher, text, len(split.base), config, context.device, rpn)
     jobs = _jobs(context, config, images, teacher)
     mine = share_of_process(jobs)
     missing = [job for job in mine if (read_notes(job.path) or {}).get("key") != job.key]
     total, rest = (sum(len(job.images) for job in some) for some in (mine, missing))
     logger.info(f"propose: {rest} of {total} images left ({config.precision})")
     with track(total, "propose", start=total - rest) as advance:
-        for job in missing:
-            started, crops = time.monotonic(), 0
-            regions: dict[int, Regions] = {}
-            found = proposer.propose_and_count(job.images)
-            for image, (region, taken) in zip(job.images, found, strict=True):
-                regions[image.image_id] = region
-                crops += taken
-                advance(1, "")
-            cost = _cost(job, regions, crops, config, time.monotonic() - started)
-            write_shard(job.path, regions, {"key": job.key, "cost": cost})
+        if context.engine is None:
+            proposer = Proposer(teacher, text, len(split.base), config, context.device, rpn)
+            for job in missing:
+                _make_shard(job, proposer, advance)
+        else:
+            for count in context.engine.run(partial(_load_worker, context, config, text), missing):
+                advance(count, "")
     state.wait_for_everyone()
     paths = [job.path for job in jobs]
     metrics = _metrics(paths, training, choices)
@@ -105,7 +104,7 @@ def run_propose(context: RunContext, images: ImageSet, teacher: Teacher) -> Prop
 
 @dataclass(frozen=True)
 class _Job:
-    """One shard to write. ``images`` have base boxes only."""
+    """One shard to write. ``images`` have base boxes only, and no masks, because jobs travel to other machines."""
 
     path: Path
     key: str
@@ -119,12 +118,35 @@ def _jobs(context: RunContext, config: ProposeConfig, images: ImageSet, teacher:
     key = digest(teacher.fingerprint, settings, recipe.prompt, *split.names, str(len(split.base)))
     if config.asks_rpn:
         key = digest(key, context.folder.targets.rpn)
-    known = [with_names(image, images.names, split.trained) for image in images]
+    plain = (replace(image, segmentations=None, areas=None) for image in images)
+    known = [with_names(image, images.names, split.trained) for image in plain]
     chunks = [known[start : start + config.shard_images] for start in range(0, len(known), config.shard_images)]
     return [
         _Job(folder / f"shard-{number:05d}.arrow", digest(key, *map(boxes_as_text, chunk)), chunk)
         for number, chunk in enumerate(chunks)
     ]
+
+
+def _load_worker(context: RunContext, config: ProposeConfig, text: Tensor, device: str) -> Callable[[_Job], int]:
+    """Load the adapted teacher and the RPN; return the function that makes a shard. Called by actors of an engine."""
+    recipe, split = context.recipe, context.split
+    teacher = with_dense_reading(load_teacher(recipe.teacher, device, context.norms), config.dense_reading)
+    rpn = load_base_rpn(context.folder.of("propose"), config.shortlist, device) if config.asks_rpn else None
+    return partial(_make_shard, proposer=Proposer(teacher, text, len(split.base), config, device, rpn))
+
+
+def _make_shard(job: _Job, proposer: Proposer, advance: Advance = silent) -> int:
+    """Write one shard; return the number of its images."""
+    started, crops = time.monotonic(), 0
+    regions: dict[int, Regions] = {}
+    found = proposer.propose_and_count(job.images)
+    for image, (region, taken) in zip(job.images, found, strict=True):
+        regions[image.image_id] = region
+        crops += taken
+        advance(1, "")
+    cost = _cost(job, regions, crops, proposer.config, time.monotonic() - started)
+    write_shard(job.path, regions, {"key": job.key, "cost": cost})
+    return len(job.images)
 
 
 def _cost(

@@ -42,6 +42,7 @@ from ezsd.utils.format import duration
 from ezsd.utils.lock import only_process
 from ezsd.utils.log import collected_warnings, log_to_file
 from ezsd.utils.memory import memory_errors
+from ezsd.utils.ray_engine import RayEngine
 from ezsd.utils.workers import end_if_worker_imports_script
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,11 @@ _MEMORY: dict[Stage, str] = {
 
 
 def run_recipe(
-    recipe: Recipe, folder: Path, until: Stage | Literal["report"] = "report", overwrite: bool = False
+    recipe: Recipe,
+    folder: Path,
+    until: Stage | Literal["report"] = "report",
+    overwrite: bool = False,
+    engine: RayEngine | None = None,
 ) -> dict[Stage, Metrics]:
     """Run the stages of a recipe in ``folder``, up to ``until``. Calling it again resumes.
 
@@ -68,6 +73,7 @@ def run_recipe(
         until: The last stage to run.
         overwrite: If the folder was made from another recipe or other data, remove the first stage that differs and
             all stages after it, and run them again.
+        engine: Where stage propose runs; None = in this process, or in those of torchrun. Results are the same.
 
     Returns:
         The metrics of each stage that ran or was already finished.
@@ -76,12 +82,12 @@ def run_recipe(
         RecipeError: The recipe or its split is invalid.
         DataError: Images or annotations are invalid.
         ArtifactError: The folder was made from another recipe, is in use, or cannot be written.
-        MissingExtraError: A tracker named in the recipe is not installed.
+        MissingExtraError: A tracker named in the recipe, or Ray, is not installed.
     """
     end_if_worker_imports_script()
     stages = STAGES if until == "report" else STAGES[: STAGES.index(until) + 1]
     run = RunFolder(folder)
-    metrics = _run(recipe, run, stages, overwrite)
+    metrics = _run(recipe, run, stages, overwrite, engine)
     if until == "report" and process_state().is_main_process:
         with log_to_file(run.log):
             if is_current(run):
@@ -91,7 +97,9 @@ def run_recipe(
     return metrics
 
 
-def run_stage(folder: Path, stage: Stage, overwrite: bool = False) -> dict[Stage, Metrics]:
+def run_stage(
+    folder: Path, stage: Stage, overwrite: bool = False, engine: RayEngine | None = None
+) -> dict[Stage, Metrics]:
     """Run one stage of a run folder with the folder's recipe.yaml. The stages before it must be finished.
 
     Returns:
@@ -102,13 +110,17 @@ def run_stage(folder: Path, stage: Stage, overwrite: bool = False) -> dict[Stage
     """
     run = RunFolder(folder)
     run.check()
-    return _run(load_run_recipe(run.recipe), run, (stage,), overwrite)
+    return _run(load_run_recipe(run.recipe), run, (stage,), overwrite, engine)
 
 
-def _run(recipe: Recipe, run: RunFolder, wanted: Sequence[Stage], overwrite: bool) -> dict[Stage, Metrics]:
+def _run(
+    recipe: Recipe, run: RunFolder, wanted: Sequence[Stage], overwrite: bool, engine: RayEngine | None
+) -> dict[Stage, Metrics]:
+    if engine is not None:
+        engine.check()
     check_trackers(recipe.train.trackers)
     check_detector(recipe.detector)
-    context = _context(recipe, run)
+    context = _context(recipe, run, engine)
     with _held(run):
         inputs = stage_inputs(context.recipe, context.split)
         needed = [stage for stage in STAGES if stage != "propose" or needs_targets(recipe.train)]
@@ -140,10 +152,10 @@ def _run(recipe: Recipe, run: RunFolder, wanted: Sequence[Stage], overwrite: boo
         }
 
 
-def _context(recipe: Recipe, run: RunFolder) -> RunContext:
+def _context(recipe: Recipe, run: RunFolder, engine: RayEngine | None) -> RunContext:
     recipe = _with_absolute_paths(recipe)
     split = load_split(recipe.split, recipe.data.train.annotations)
-    return RunContext(recipe, split, run, this_device())
+    return RunContext(recipe, split, run, this_device(), engine)
 
 
 def _read(run: RunFolder, stage: Stage) -> Metrics:

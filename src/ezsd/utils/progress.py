@@ -13,6 +13,8 @@ from rich.text import Text
 from ezsd.utils.format import duration
 from ezsd.utils.log import shows_progress
 
+Advance = Callable[[int, str], None]
+
 _LINE_SECONDS = 30.0
 
 
@@ -24,7 +26,7 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def track(total: int | None, title: str, start: int = 0) -> Iterator[Callable[[int, str], None]]:
+def track(total: int | None, title: str, start: int = 0) -> Iterator[Advance]:
     """Show the progress, rate and remaining time of a stage on stderr, if :func:`ezsd.utils.log.show_log` was called.
 
     Args:
@@ -36,7 +38,7 @@ def track(total: int | None, title: str, start: int = 0) -> Iterator[Callable[[i
         ``advance(n, text)``, which adds n completed steps and shows ``text`` (for example "loss 1.2").
     """
     if total == 0 or not shows_progress():
-        yield _silent
+        yield silent
         return
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if console.is_terminal:
@@ -53,7 +55,7 @@ def track(total: int | None, title: str, start: int = 0) -> Iterator[Callable[[i
     lines.show()
 
 
-def _silent(n: int, text: str = "") -> None:
+def silent(n: int, text: str = "") -> None:
     """Show nothing."""
 
 
