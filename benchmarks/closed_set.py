@@ -29,7 +29,7 @@ from ezsd.detector.rcnn import Rcnn, batch_images, build_detector, roi_options
 from ezsd.detector.roi_heads import Sizes
 from ezsd.errors import ArtifactError, EzsdError
 from ezsd.evaluation.metrics import coco_metrics, mean_figures
-from ezsd.inference.batching import detect_in_parts
+from ezsd.inference.batching import Query, detect_in_parts
 from ezsd.recipe import DetectorConfig, Recipe, load_recipe, save_recipe
 from ezsd.run_folder import TrainingFolder
 from ezsd.training.dataset import TrainingDataset
@@ -143,7 +143,8 @@ def closed_set(recipe: Recipe, folder: Path) -> dict[str, Any]:
     trained = train_model(model, images, Job("closed set", TrainingFolder(folder), recipe.seed, recipe.data.workers))
     asked = Rcnn(model.backbone, model.rpn, FixedNames(model.roi_heads), recipe.detector.image_size).to(device).eval()
     labels = range(1, len(names) + 1)
-    found = detect_in_parts(asked, val.images, torch.zeros(0, 1), labels, recipe.evaluate.batch_size, folder / "val")
+    query = Query(torch.zeros(0, 1), labels, recipe.evaluate.batch_size)
+    found = detect_in_parts(asked, val.images, query, folder / "val")
     truth = ground_truth_of(val, read_rules(recipe.data.val.annotations, names))
     by_label = coco_metrics(truth, found)
     mean = mean_figures(one for label, one in by_label.items() if label <= base)

@@ -94,9 +94,19 @@ def train(folder: RunFolder, overwrite: Overwrite = False, device: DeviceOption 
     _run_stage(folder, "train", overwrite, device)
 
 
-def evaluate(folder: RunFolder, overwrite: Overwrite = False, device: DeviceOption = "auto") -> None:
+def evaluate(
+    folder: RunFolder,
+    overwrite: Overwrite = False,
+    device: DeviceOption = "auto",
+    engine: EngineOption = Engine.local,
+    address: AddressOption = None,
+    actors: ActorsOption = None,
+    gpus_per_actor: GpusOption = None,
+) -> None:
     """Run stage 4 in a run folder: compute the zsd and gzsd figures on the val images."""
-    _run_stage(folder, "evaluate", overwrite, device)
+    with error_messages():
+        on = chosen_engine(engine, address, actors, gpus_per_actor)
+    _run_stage(folder, "evaluate", overwrite, device, on)
 
 
 def report(

@@ -174,6 +174,11 @@ def labels_among(image: AnnotatedImage, names: Sequence[str], wanted: Sequence[s
     return torch.tensor([0, *(place.get(name, 0) for name in names)])[image.labels]
 
 
+def without_masks(image: AnnotatedImage) -> AnnotatedImage:
+    """Return the image without segmentations and areas, which are most of what would be sent to another machine."""
+    return replace(image, segmentations=None, areas=None)
+
+
 def with_names(image: AnnotatedImage, names: Sequence[str], wanted: Sequence[str]) -> AnnotatedImage:
     """Return the image with only the boxes of wanted names, crowd boxes excluded. The order of the boxes is kept.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,17 @@ import torch
 from torch import Tensor
 
 from ezsd.data.prefetch import read_ahead
-from ezsd.data.samples import AnnotatedImage
+from ezsd.data.samples import AnnotatedImage, without_masks
 from ezsd.detector.detections import Detections
 from ezsd.detector.rcnn import Rcnn
 from ezsd.inference.masks import each_mask, paste_masks
 from ezsd.inference.outputs import encode_mask
 from ezsd.inference.second_opinion import SecondOpinion
-from ezsd.utils.device import process_state
+from ezsd.utils.device import process_state, share_of_process
 from ezsd.utils.files import read_json, write_text
 from ezsd.utils.memory import in_halves, memory_errors
 from ezsd.utils.progress import track
+from ezsd.utils.ray_engine import RayEngine
 from ezsd.utils.resize import same_size_batches
 
 _PART_IMAGES = 32  # an interrupted run loses the detections of at most this many images
@@ -85,39 +88,89 @@ def detect_annotated(
     return [entry for entries in found for entry in entries]
 
 
+@dataclass(frozen=True)
+class Query:
+    """What is detected.
+
+    Attributes:
+        text: [C, D], the text embeddings of the vocabulary.
+        labels: The labels of the C names.
+        batch_size: The maximum number of images per batch.
+    """
+
+    text: Tensor
+    labels: Sequence[int]
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Detection by the actors of an engine.
+
+    Attributes:
+        engine: The engine.
+        load: Returns the model on a device; each actor calls it once.
+    """
+
+    engine: RayEngine
+    load: Callable[[str], Rcnn | SecondOpinion]
+
+
 def detect_in_parts(
     model: Rcnn | SecondOpinion,
     images: Sequence[AnnotatedImage],
-    text: Tensor,
-    labels: Sequence[int],
-    batch_size: int,
+    query: Query,
     folder: Path,
+    spread: Spread | None = None,
 ) -> list[dict[str, Any]]:
     """Detect objects in all images, part by part. Processes share the parts; parts with a stored result are skipped.
 
     Args:
         model: The detector.
         images: The images.
-        text: [C, D], the text embeddings of the vocabulary.
-        labels: The labels of the C names. If empty, the images are not read.
-        batch_size: The maximum number of images per batch.
+        query: What is detected. Without labels, the images are not read.
         folder: The folder of the stored results, one JSON file per part.
+        spread: Detect with the actors of an engine instead of in this process; the model is not used then.
 
     Returns:
         COCO results of all images in the main process, an empty list in other processes; category_id is the label.
     """
-    parts = [images[start : start + _PART_IMAGES] for start in range(0, len(images) if labels else 0, _PART_IMAGES)]
-    paths = [folder / f"{index:05d}.json" for index in range(len(parts))]
-    own = range(process_state().process_index, len(parts), process_state().num_processes)
-    missing = [index for index in own if not paths[index].exists()]
-    total, left = (sum(len(parts[index]) for index in indices) for indices in (own, missing))
+    starts = range(0, len(images) if query.labels else 0, _PART_IMAGES)
+    parts = [
+        _Part([without_masks(image) for image in images[start : start + _PART_IMAGES]], folder / f"{index:05d}.json")
+        for index, start in enumerate(starts)
+    ]
+    own = share_of_process(parts)
+    missing = [part for part in own if not part.path.exists()]
+    total, left = (sum(len(part.images) for part in some) for some in (own, missing))
     with track(total, f"evaluate ({folder.name})", total - left) as advance:
-        for index in missing:
-            found = detect_annotated(model, parts[index], text, labels, batch_size)
-            write_text(paths[index], json.dumps(found))
-            advance(len(parts[index]), "")
+        done: Iterator[int]
+        if spread is None:
+            done = (_detect_part(part, model, query) for part in missing)
+        else:
+            plain = replace(query, text=query.text.cpu())
+            done = spread.engine.run(partial(_load_worker, spread.load, plain), missing)
+        for count in done:
+            advance(count, "")
     process_state().wait_for_everyone()
-    return [entry for path in paths for entry in read_json(path)] if process_state().is_main_process else []
+    return [entry for part in parts for entry in read_json(part.path)] if process_state().is_main_process else []
+
+
+@dataclass(frozen=True)
+class _Part:
+    images: Sequence[AnnotatedImage]
+    path: Path
+
+
+def _load_worker(load: Callable[[str], Rcnn | SecondOpinion], query: Query, device: str) -> Callable[[_Part], int]:
+    return partial(_detect_part, model=load(device), query=query)
+
+
+def _detect_part(part: _Part, model: Rcnn | SecondOpinion, query: Query) -> int:
+    """Store the detections of a part; return the number of its images."""
+    found = detect_annotated(model, part.images, query.text, query.labels, query.batch_size)
+    write_text(part.path, json.dumps(found))
+    return len(part.images)
 
 
 def _coco_results(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from ezsd.evaluation.summary import (
     headline,
     per_category_csv,
 )
-from ezsd.inference.batching import detect_in_parts
+from ezsd.inference.batching import Query, Spread, detect_in_parts
 from ezsd.inference.calibration import ShownObjects, measure_shown, thresholds_json
 from ezsd.inference.exact_boxes import measure_exact_boxes
 from ezsd.inference.second_opinion import SecondOpinion
@@ -128,13 +130,12 @@ def _detections(
     asked = _with_second_opinion(context, model, text, base)
     opinion = recipe.evaluate.model_dump_json(include={"second_opinion", "opinion_powers"})
     ids = [f"{image.image_id} {image.path.name}" for image in images]
+    spread = None if context.engine is None else Spread(context.engine, partial(_load_asked, context))
     parts = folder.parts / digest(folder.model / MODEL, folder.model / CONFIG, opinion, *ids)[:16]
     for protocol, first in (("gzsd", 0), ("zsd_all_images", base)):
         labels = range(first + 1, len(images.names) + 1)
-        found = detect_in_parts(
-            asked, images.images, text[first:], labels, recipe.evaluate.batch_size, parts / protocol
-        )
-        yield protocol, found, labels
+        query = Query(text[first:], labels, recipe.evaluate.batch_size)
+        yield protocol, detect_in_parts(asked, images.images, query, parts / protocol, spread), labels
 
 
 def _more_figures(figures: Mapping[str, Mapping[str, ByCategory]], rules: Rules, base: int) -> dict[str, Any]:
@@ -154,6 +155,12 @@ def _write_thresholds(context: RunContext, images: ImageSet, shown: ShownObjects
     write_json(context.folder.model / THRESHOLDS, about)
     matrix = {"names": list(images.names), "base": base, "counts": shown.confusion}
     write_json(context.folder.detector_confusion, matrix)
+
+
+def _load_asked(context: RunContext, device: str) -> Rcnn | SecondOpinion:
+    """Load what detects the objects of the val images. Called by actors of an engine."""
+    model, config, text = load_model(context.folder.model, device)
+    return _with_second_opinion(replace(context, device=device), model, text, len(config.base))
 
 
 def _with_second_opinion(context: RunContext, model: Rcnn, text: Tensor, base: int) -> Rcnn | SecondOpinion:

@@ -20,14 +20,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ezsd.data.samples import AnnotatedImage, ImageSet, boxes_as_text, with_names
+from ezsd.data.samples import AnnotatedImage, ImageSet, boxes_as_text, with_names, without_masks
 from ezsd.data.target_store import Regions, read_notes, write_index, write_shard
 from ezsd.pipeline.choices import Chooser, with_choices
 from ezsd.pipeline.context import RunContext
@@ -118,8 +118,7 @@ def _jobs(context: RunContext, config: ProposeConfig, images: ImageSet, teacher:
     key = digest(teacher.fingerprint, settings, recipe.prompt, *split.names, str(len(split.base)))
     if config.asks_rpn:
         key = digest(key, context.folder.targets.rpn)
-    plain = (replace(image, segmentations=None, areas=None) for image in images)
-    known = [with_names(image, images.names, split.trained) for image in plain]
+    known = [with_names(without_masks(image), images.names, split.trained) for image in images]
     chunks = [known[start : start + config.shard_images] for start in range(0, len(known), config.shard_images)]
     return [
         _Job(folder / f"shard-{number:05d}.arrow", digest(key, *map(boxes_as_text, chunk)), chunk)

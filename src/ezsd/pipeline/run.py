@@ -73,7 +73,8 @@ def run_recipe(
         until: The last stage to run.
         overwrite: If the folder was made from another recipe or other data, remove the first stage that differs and
             all stages after it, and run them again.
-        engine: Where stage propose runs; None = in this process, or in those of torchrun. Results are the same.
+        engine: Where the images of propose and evaluate are shared out; None = in this process, or in those of
+            torchrun. Results are the same.
 
     Returns:
         The metrics of each stage that ran or was already finished.

@@ -97,7 +97,7 @@ class RayEngine:
                     if row["error"] is not None:
                         raise row["error"]
                     yield row["done"]
-            except ray.exceptions.RayError as error:
+            except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
                 raise ArtifactError(_ended(error)) from None
 
     @contextmanager
