@@ -83,6 +83,7 @@ class RayEngine:
             return
         ray = _import_ray()
         with self.connected():
+            _configure(ray)
             count, gpus = self.pool(ray.cluster_resources())
             logger.info(f"Ray: {min(count, len(jobs))} actors" + (f", each with {gpus:g} GPUs" if gpus else ""))
             pool = ray.data.ActorPoolStrategy(size=min(count, len(jobs)), max_tasks_in_flight_per_actor=2)
@@ -97,7 +98,9 @@ class RayEngine:
                     if row["error"] is not None:
                         raise row["error"]
                     yield row["done"]
-            except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+            except ray.exceptions.RayTaskError:  # a bug in the code of the job; its traceback says where
+                raise
+            except ray.exceptions.RayError as error:
                 raise ArtifactError(_ended(error)) from None
 
     @contextmanager
@@ -117,9 +120,6 @@ class RayEngine:
             ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except Exception as error:  # noqa: BLE001 - also Ray's plain Exception, when it starts too slowly
             raise ArtifactError(_not_usable(self.address, error)) from None
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = context.print_on_execution_start = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
         try:
             yield
         finally:
@@ -161,6 +161,13 @@ def _import_ray() -> ModuleType:
     except ImportError:
         raise MissingExtraError("--engine ray needs Ray. Install it with: pip install 'ezsd[ray]'") from None
     return ray
+
+
+def _configure(ray: ModuleType) -> None:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = -1  # by default half an hour, and a shard may take longer on a CPU
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised, too
 
 
 def _check_answers(address: str) -> None:
