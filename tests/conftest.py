@@ -60,6 +60,7 @@ def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("EZSD_TEST_KILL", str(kill))  # the workers inherit it
         patch.setenv("RAY_worker_niceness", "0")  # by default 15, which starves on a busy machine
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("RAY_agent_register_timeout_ms", "120000")
         for attempt in range(3):  # Ray gives up after 30 seconds on a busy machine
             try:
                 stack.enter_context(RayEngine(actors=2).connected())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,23 @@ from tiny import make_tiny_coco
 from tiny_teacher import tiny_values
 
 
-@pytest.mark.slow
-def test_actors_detect_the_same_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_ray: Path) -> None:
+class Pickled(RayEngine):
+    """Does the jobs in this process, after they were pickled as Ray does it."""
+
+    def run(self, load: Any, jobs: Any) -> Iterator[int]:
+        from ray import cloudpickle
+
+        work = cloudpickle.loads(cloudpickle.dumps(load))("cpu")
+        yield from (work(cloudpickle.loads(cloudpickle.dumps(job))) for job in reversed(jobs))
+
+
+@pytest.mark.parametrize("kind", ["pickled", pytest.param("ray", marks=pytest.mark.slow)])
+def test_actors_detect_the_same_objects(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if kind == "ray":
+        request.getfixturevalue("local_ray")
+    engine = RayEngine(actors=2) if kind == "ray" else Pickled()
     monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(batching, "_PART_IMAGES", 3)
     coco = make_tiny_coco(tmp_path / "data")
@@ -25,7 +41,7 @@ def test_actors_detect_the_same_objects(tmp_path: Path, monkeypatch: pytest.Monk
     shutil.copytree(local, ray)
     shutil.rmtree(ray / "evaluate")
 
-    run_stage(ray, "evaluate", engine=RayEngine(actors=2))
+    run_stage(ray, "evaluate", engine=engine)
 
     for name in ("detections.json", "detections_zsd.json", "metrics.json", "per_category.csv"):
         assert (ray / "evaluate" / name).read_bytes() == (local / "evaluate" / name).read_bytes(), name
