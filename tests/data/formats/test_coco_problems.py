@@ -200,6 +200,20 @@ def test_boxes_without_area_are_left_out_with_a_note(tiny: TinyCoco) -> None:
     assert any("without width or height are left out; 1 in all" in note for note in images.notes)
 
 
+def test_boxes_that_are_there_twice_are_noted(tiny: TinyCoco) -> None:
+    first = _first(tiny)
+    others = [{"bbox": [1, 1, 9, 9]}, {"iscrowd": 1}, {"category_id": 7}, {"image_id": 8}]
+    tiny.content["annotations"] += [
+        {**first, "id": 987654 + place, **other} for place, other in enumerate([{}, *others])
+    ]
+    tiny.save()
+    (note,) = [note for note in load_images(tiny.part(), SPLIT.names).notes if "repeat" in note]
+    assert note.startswith("1 of ") and "the first is annotation 987654. All are used" in note
+    tiny.content["annotations"].pop(-5)
+    tiny.save()
+    assert not any("repeat" in note for note in load_images(tiny.part(), SPLIT.names).notes)
+
+
 def test_a_problem_of_an_image_is_reported_once_and_not_for_its_boxes(tiny: TinyCoco) -> None:
     entry = next(entry for entry in tiny.content["images"] if entry["id"] == 11)
     del entry["file_name"]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ezsd.data.categories import CategorySplit
-from ezsd.data.formats.coco_boxes import Boxes, find_boxes
+from ezsd.data.formats.coco_boxes import Boxes, copies, find_boxes
 from ezsd.data.formats.coco_entries import Record, Records, find_labels, find_records
 from ezsd.data.formats.coco_json import Annotations, read_annotations
 from ezsd.data.formats.problems import Problems
@@ -335,7 +335,11 @@ def _assemble(
         for record, size, box, label, is_crowd, area, end in columns
         if size is not None
     ]  # fmt: skip
-    notes = [*_box_notes(crowd, boxes.left_out), *_mask_notes(content, boxes.rows, segmentations, missing, has_masks)]
+    notes = [
+        *_box_notes(crowd, boxes.left_out),
+        *_copy_notes(content, records, boxes, crowd),
+        *_mask_notes(content, boxes.rows, segmentations, missing, has_masks),
+    ]
     return ImageSet(images, names, has_masks), notes
 
 
@@ -350,6 +354,17 @@ def _box_notes(crowd: NDArray[np.bool_], left_out: Problems) -> list[str]:
         notes.append(f"Boxes without width or height are left out; {len(left_out):,} in all, the first is "
                      f"{next(iter(left_out))}.")  # fmt: skip
     return notes
+
+
+def _copy_notes(content: Annotations, records: Sequence[Record], boxes: Boxes, crowd: NDArray[np.bool_]) -> list[str]:
+    again = copies(boxes, crowd)
+    if not len(again):
+        return []
+    row, record = int(boxes.rows[again[0]]), records[boxes.image[again[0]]]
+    own = f"{record.label_file}, {content.places[row]}" if record.label_file and content.places[row] else ""
+    return [f"{len(again):,} of {len(boxes.rows):,} boxes repeat another box of the same image and name; the first is "
+            f"{own or f'annotation {content.ids[row]}'}. All are used: in the figures, each repeated box counts as an "
+            "object that is not found. Remove them."]  # fmt: skip
 
 
 def _mask_notes(

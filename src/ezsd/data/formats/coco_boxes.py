@@ -15,6 +15,7 @@ from ezsd.data.formats.coco_json import BROKEN_FLAG, Annotations, looked_up, sho
 from ezsd.data.formats.problems import Problems
 
 _NO_IMAGE, _BROKEN_CATEGORY = -1, -1
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # makes different boxes different numbers
 _KINDS = {
     1: "unknown images",
     2: "boxes without four numbers",
@@ -120,6 +121,21 @@ def _checked(
     good = np.flatnonzero(reasons == 0)
     order = good[np.argsort(image[good], kind="stable")]
     return Boxes(rows[order], image[order], label[order], clipped[order], of_file, of_items, left_out)
+
+
+def copies(boxes: Boxes, crowd: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the indices of boxes that repeat another box of the same image and category, ascending.
+
+    Args:
+        boxes: The boxes.
+        crowd: [N] whether a box is a crowd box.
+    """
+    key = boxes.image.astype(np.uint64)
+    for column in (boxes.labels, crowd, *boxes.boxes.view(np.uint32).T):  # one number for each box: fast to sort
+        key = key * _SPREAD + column.astype(np.uint64)
+    order = np.argsort(key, kind="stable")
+    found: NDArray[np.int64] = np.sort(order[1:][key[order[1:]] == key[order[:-1]]])
+    return found
 
 
 def _problem(content: Annotations, row: int, name: str, reason: int, size: NDArray[np.float64]) -> str:
