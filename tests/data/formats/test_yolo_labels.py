@@ -62,3 +62,11 @@ def test_two_classes_with_boxes_and_one_name_are_refused(tmp_path: Path) -> None
         "cat",
         "dog",
     ]
+
+
+def test_another_number_of_names_than_nc_is_refused(tmp_path: Path) -> None:
+    folder = _set(tmp_path / "set", {"a": _BOX}, data_yaml=_NAMES["data_yaml"] + "nc: 3\n")
+    with pytest.raises(DataError, match=r"data\.yaml: nc is 3, but there are 2 names\."):
+        open_dataset(folder)
+    (folder / "data.yaml").write_text(_NAMES["data_yaml"] + "nc: 2\n")
+    assert open_dataset(folder).description.endswith("2 names")

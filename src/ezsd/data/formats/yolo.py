@@ -114,6 +114,10 @@ def _names(path: Path, values: Mapping[str, Any]) -> list[str]:
             f"{path}: names is {str(values['names'])[:80]}; expected a list of category names (text; put numbers, yes "
             "and no in quotes), or names by number from 0."
         )
+    count = values.get("nc")
+    if isinstance(count, int) and count != len(names):
+        raise DataError(f"{path}: nc is {count}, but there are {len(names)} names. A class is the number of its name, "
+                        "so a name that is missing moves those behind it: make both the same.")  # fmt: skip
     return names
 
 
