@@ -70,3 +70,13 @@ def test_another_number_of_names_than_nc_is_refused(tmp_path: Path) -> None:
         open_dataset(folder)
     (folder / "data.yaml").write_text(_NAMES["data_yaml"] + "nc: 2\n")
     assert open_dataset(folder).description.endswith("2 names")
+
+
+def test_names_that_are_not_used_are_noted(tmp_path: Path) -> None:
+    folder = _set(tmp_path / "set", {"a": _BOX, "b": _BOX}, **_NAMES)
+    assert not open_dataset(folder).notes
+    (folder / "classes.txt").write_text("dog\ncat\n")
+    _set(folder / "other", {"a": _BOX}, data_yaml=_NAMES["data_yaml"])
+    one, two = open_dataset(folder).notes
+    assert f"{folder}/data.yaml is read; 1 other YAML file with names is not: {folder}/other/data.yaml." in one
+    assert f"{folder}/classes.txt has other names than {folder}/data.yaml, which are used." in two

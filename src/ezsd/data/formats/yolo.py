@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ezsd.data.formats.recognize import DataSet, Source
-from ezsd.data.formats.yolo_images import Places, listed_images, without_train_images
+from ezsd.data.formats.yolo_images import Places, listed_images, text_of, without_train_images
 from ezsd.data.formats.yolo_labels import label_paths, read_parts
 from ezsd.data.samples import ImageSet
 from ezsd.errors import DataError
@@ -30,7 +30,7 @@ def open_yolo(folder: Path, files: list[Path], box_format: str | None = None) ->
         return None
     path, values = min(found, key=lambda pair: (pair[0].name != "data.yaml", len(pair[0].parts), pair[0]))
     names = _names(path, values)
-    notes, listed = list[str](), dict[str, list[Path]]()
+    notes, listed = _other_notes(path, names, [other for other, _ in found], files), dict[str, list[Path]]()
     for part, keys in _PART_KEYS.items():
         given = next((values[key] for key in keys if values.get(key)), None)
         if given is None:
@@ -91,6 +91,24 @@ def write_yolo(parts: Mapping[str, ImageSet], files: Mapping[str, Sequence[str]]
 
 def _counted(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def _other_notes(path: Path, names: Sequence[str], found: Sequence[Path], files: Sequence[Path]) -> list[str]:
+    """Return notes on files with names that are not used: of another data set, or in another order."""
+    notes = []
+    if others := [other for other in found if other != path]:
+        notes.append(f"{path} is read; {_counted(len(others), 'other YAML file')} with names "
+                     f"{'is' if len(others) == 1 else 'are'} not: {', '.join(map(str, others[:3]))}. For another data "
+                     "set, give its own folder.")  # fmt: skip
+    lists = [file for file in files if file.name.lower() == "classes.txt"]
+    if other := next((file for file in lists if _lines(file) != [name.strip() for name in names]), None):
+        notes.append(f"{other} has other names than {path}, which are used. A class is the number of its name: check "
+                     "that the names are those with which the images were labelled.")  # fmt: skip
+    return notes
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in text_of(path).splitlines() if line.strip()]
 
 
 def _values(path: Path) -> dict[str, Any] | None:
