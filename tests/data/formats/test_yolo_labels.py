@@ -80,3 +80,10 @@ def test_names_that_are_not_used_are_noted(tmp_path: Path) -> None:
     one, two = open_dataset(folder).notes
     assert f"{folder}/data.yaml is read; 1 other YAML file with names is not: {folder}/other/data.yaml." in one
     assert f"{folder}/classes.txt has other names than {folder}/data.yaml, which are used." in two
+
+
+def test_rows_that_do_not_fit_the_keypoints_are_refused(tmp_path: Path) -> None:
+    rows = {"a": "0 0.5 0.5 0.2 0.2 0.5 0.5 0.6 0.6\n", "b": _BOX}
+    folder = _set(tmp_path / "set", rows, data_yaml=_NAMES["data_yaml"] + "kpt_shape: [3, 2]\n")
+    with pytest.raises(DataError, match=r"a\.txt, line 1: 8 numbers after the class; expected 4 of a box, or 10 with"):
+        open_dataset(folder)

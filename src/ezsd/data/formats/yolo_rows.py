@@ -61,6 +61,9 @@ class RowFormat:
         shown = " ".join(f"{value:g}" for value in numbers)[:60]
         if self.keypoints and count == 4 + self.keypoints:
             numbers = numbers[:4]
+        elif self.keypoints and count != 4:
+            raise ValueError(f"{count} numbers after the class; expected 4 of a box, or {4 + self.keypoints} with its "
+                             "keypoints: check kpt_shape in data.yaml")  # fmt: skip
         if len(numbers) != 4 and (count < 6 or count % 2):
             score = " (is the last one a score?)" if count == 5 else ""
             raise ValueError(f"{count} numbers after the class{score}; {LINE}")
