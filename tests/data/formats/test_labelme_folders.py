@@ -52,3 +52,12 @@ def test_an_image_that_is_unclear_or_outside_of_the_data_set_is_refused(tmp_path
     _set(tmp_path / "two", {"labels/a.json": "a.png"}, "one/a.png two/a.png")
     with pytest.raises(DataError, match=r"a\.json: its image could be .*one/a\.png or .*two/a\.png"):
         open_dataset(tmp_path / "two")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100], ids=["empty", "zeros"])
+def test_empty_files_are_noted(tmp_path: Path, content: bytes) -> None:
+    _set(tmp_path, {"a.json": "a.png", "b.json": "b.png"}, "a.png b.png")
+    assert not open_dataset(tmp_path).notes
+    (tmp_path / "b.json").write_bytes(content)
+    (note,) = open_dataset(tmp_path).notes
+    assert note.startswith(f"1 annotation files are empty and not read (the first is {tmp_path}/b.json)")

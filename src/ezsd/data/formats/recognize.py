@@ -160,13 +160,18 @@ def _with_train(found: DataSet, path: Path) -> DataSet:
 
 
 def _other_notes(found: DataSet, files: list[Path]) -> list[str]:
-    """Return a note for each other format that annotation files are in: only one format is read."""
+    """Return notes on empty annotation files, and on those in other formats: only one format is read."""
+    empty = [path for path in files if path.suffix.lower() in (".json", ".xml") and not head_of(path)]
+    notes = []
+    if empty:
+        notes.append(f"{len(empty):,} annotation files are empty and not read (the first is {empty[0]}). Export them "
+                     "again: their boxes are missing.")  # fmt: skip
     others: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         kind = _kind_of(path)
         if kind is not None and not found.description.startswith(_BEGINNINGS[kind]):
             others[kind].append(path)
-    return [
+    return notes + [
         f"{len(paths):,} annotation files in another format, {kind}, are not read (the first is {paths[0]}). To use "
         "them instead, give one of them, or a folder without the other format."
         for kind, paths in others.items()
