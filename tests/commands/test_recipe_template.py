@@ -16,6 +16,7 @@ from ezsd.recipe import DetectorConfig, Recipe, load_recipe
 from ezsd.utils import precision as measurement
 
 SPLIT = CategorySplit("custom", ("cat", "horse"), ("dog",))
+MANY = CategorySplit("custom", tuple(f"name {number}" for number in range(20)), ("dog",))
 
 
 def _recipe(
@@ -25,17 +26,18 @@ def _recipe(
     boxes: int = 4000,
     teacher: str = "offline",
     device: str = "cpu",
+    split: CategorySplit = SPLIT,
 ) -> Recipe:
     train = images - images // 5
     files = {"train": Path("train.json"), "val": Path("val.json")}
     numbers = {"train": train, "val": images // 5}
-    counts = {"cat": boxes // 2, "horse": boxes // 2, "dog": 9}
+    counts = dict.fromkeys(split.base, boxes // len(split.base)) | {"dog": 9}
     part = torch.tensor([[0.1, 0.1, 0.2, 0.2], [0.1, 0.1, 0.5, 0.7]]) * max(size)
     data = OwnData(
         Path("images"), files, numbers, [size] * images, counts, LabeledBoxes(part, torch.tensor([size] * 2).float())
     )
     path = tmp_path / "r.yaml"
-    path.write_text(recipe_text(data, SPLIT, teacher, path, choose_settings(data, device)), encoding="utf-8")
+    path.write_text(recipe_text(data, split, teacher, path, choose_settings(data, device)), encoding="utf-8")
     return load_recipe(path)
 
 
@@ -99,6 +101,14 @@ def test_comments_give_the_numbers_of_boxes_images_and_steps(tmp_path: Path) -> 
     assert '"dog"\n' in text
 
 
+@pytest.mark.parametrize("split, weight, labels", [(SPLIT, 0.02, 1.0), (MANY, 0.2, 0.5)])
+def test_with_many_names_more_is_left_to_the_teacher(
+    tmp_path: Path, split: CategorySplit, weight: float, labels: float
+) -> None:
+    train = _recipe(tmp_path, split=split).train
+    assert (train.distillation_weight, train.base_labels) == (weight, labels)
+
+
 @pytest.mark.parametrize("size, sides", [((384, 256), (18, 36, 72, 144)), ((4000, 3000), (30, 60, 120, 240))])
 def test_anchors_scale_with_the_input_size(tmp_path: Path, size: tuple[int, int], sides: tuple[int, ...]) -> None:
     assert _recipe(tmp_path, size=size).detector.anchor_sides == sides
@@ -152,7 +162,7 @@ def test_best_recipes_have_the_settings_that_init_writes_for_a_gpu(
     name: str, own: dict[str, object], tmp_path: Path
 ) -> None:
     images, boxes = 1000, 10_000_000  # as for COCO and LVIS, the lengths of all trainings are at their limits
-    written = _recipe(tmp_path, images, (640, 480), boxes, "open_clip:ViT-B-32/openai", "gpu")
+    written = _recipe(tmp_path, images, (640, 480), boxes, "open_clip:ViT-B-32/openai", "gpu", MANY)
     shipped = load_recipe(name)
     assert (shipped.teacher, shipped.prompt) == (written.teacher, written.prompt)
     found = {}

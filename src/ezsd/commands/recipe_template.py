@@ -23,6 +23,7 @@ _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 2200, 12, 200  # length of the training: 
 _RPN_STEPS, _MOST_RPN_EPOCHS = 450, 12  # length of the training of the RPN in stage propose: the shorter of the two
 _ADAPT_STEPS, _MOST_ADAPT_EPOCHS = 80, 12
 _SMALLEST, _LONG = 256, 640  # minimum short side and maximum long side of the detector's input, pixels
+_MANY_NAMES = 20  # with so many, the embeddings of the teacher help more than they hinder
 _ANCHOR_SCALES = (0.71, 1.0, 1.41)
 _TINY = 0.04  # fraction of the image's long side; smaller boxes are too small to recognize their object
 
@@ -184,7 +185,7 @@ data:
 {_propose(data.counts["train"], settings.batch_size, teacher)}
   precision: {precision}
 {_detector(settings)}
-{_train(data.counts["train"], settings.batch_size)}
+{_train(data.counts["train"], settings.batch_size, len(split.names))}
   precision: {precision}
 """
 
@@ -280,7 +281,7 @@ def _detector(settings: Settings) -> str:
     ])  # fmt: skip
 
 
-def _train(images: int, batch: int) -> str:
+def _train(images: int, batch: int, names: int) -> str:
     epochs = _rounded(min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, _STEPS * batch / images)))
     steps = math.ceil(images * epochs / batch)
     return f"""\
@@ -297,13 +298,22 @@ train:  # stage 3: train the detector
   color_jitter: 0.2
   ema: 0.998  # the model gets moving averages of the weights
   names_weight: 1.0  # distill the teacher's distribution over the names ...
-  distillation_weight: 0.02  # ... and, with little weight, its embeddings
+{_distillation(names)}
   proposals_per_image: 48
   pseudo_boxes: 3.0  # the best proposals of all images, this many per image on average, are trained as objects
   background_share: 0.2  # proposals that are probably no novel object are trained as background
   novel_rivals: true  # base objects are trained not to be novel objects
   ignore_top: 20  # the 20 best proposals are not used as background, because they may contain novel objects
   checkpoint_steps: 200"""
+
+
+def _distillation(names: int) -> str:
+    """Return the keys for the embeddings and the base boxes: with many names, more is left to the teacher."""
+    if names < _MANY_NAMES:
+        return "  distillation_weight: 0.02  # ... and, with little weight, its embeddings"
+    return """\
+  distillation_weight: 0.2  # ... and its embeddings
+  base_labels: 0.5  # on base boxes, half of the distribution is the label"""
 
 
 def _seen(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
