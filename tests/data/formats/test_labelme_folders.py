@@ -59,5 +59,11 @@ def test_empty_files_are_noted(tmp_path: Path, content: bytes) -> None:
     _set(tmp_path, {"a.json": "a.png", "b.json": "b.png"}, "a.png b.png")
     assert not open_dataset(tmp_path).notes
     (tmp_path / "b.json").write_bytes(content)
-    (note,) = open_dataset(tmp_path).notes
+    _, note = open_dataset(tmp_path).notes
     assert note.startswith(f"1 annotation files are empty and not read (the first is {tmp_path}/b.json)")
+
+
+def test_images_without_a_json_file_are_counted(tmp_path: Path) -> None:
+    _set(tmp_path, {"a.json": "a.png"}, "a.png b.png c.png")
+    (note,) = open_dataset(tmp_path).notes
+    assert note.startswith("2 of 3 images have no JSON file and are not used") and str(tmp_path / "b.png") in note

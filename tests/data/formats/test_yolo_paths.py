@@ -86,3 +86,8 @@ def test_a_list_of_images_stays_inside_the_data_set(tmp_path: Path) -> None:
     (mine / "train.txt").write_text("../other/images/theirs.png\nimages/mine.png\n")
     assert _read(mine) == ["mine.png"]
     assert "1 of 2 images that" in open_dataset(mine).notes[0]
+
+
+def test_keys_in_capitals_are_the_same_keys(tmp_path: Path) -> None:
+    _images(tmp_path, "a")
+    assert _read(_yaml(tmp_path, "Train: images")) == ["a.png"]

@@ -38,6 +38,11 @@ class CocoContent:
         for name in names:
             self._categories.setdefault(name, len(self._categories) + 1)
 
+    @property
+    def file_names(self) -> list[str]:
+        """The images, with forward slashes."""
+        return [image["file_name"] for image in self._images]
+
     def add_image(self, file_name: str, width: int | None, height: int | None, label_file: str = "") -> int:
         """Add an image and return its id.
 

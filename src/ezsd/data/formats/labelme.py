@@ -15,7 +15,7 @@ from ezsd.data.formats.corners import corner_sources
 from ezsd.data.formats.image_files import IMAGE_SUFFIXES
 from ezsd.data.formats.problems import Problems
 from ezsd.data.formats.recognize import DataSet, head_of, part_of
-from ezsd.data.formats.voc_images import VocImages
+from ezsd.data.formats.voc_images import VocImages, unlabelled_notes
 from ezsd.errors import DataError
 
 _PARTS = ("train", "val", "test")
@@ -44,7 +44,10 @@ def open_labelme(folder: Path, files: list[Path], box_format: str | None = None)
         raise DataError(problems.shown())
     parts = corner_sources(contents, folder, box_format)
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in without_area.items())
-    notes = (f"Shapes without area are left out: {kinds}.",) if kinds else ()
+    used = [name for content in contents.values() for name in content.file_names]
+    notes = unlabelled_notes(images, folder, used, "JSON")
+    if kinds:
+        notes = (f"Shapes without area are left out: {kinds}.", *notes)
     return DataSet(f"LabelMe, {len(files):,} JSON files: parts {', '.join(parts)}", parts, notes)
 
 

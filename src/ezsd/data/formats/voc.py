@@ -14,7 +14,7 @@ from ezsd.data.formats.content import CocoContent
 from ezsd.data.formats.corners import corner_sources
 from ezsd.data.formats.problems import Problems
 from ezsd.data.formats.recognize import DataSet, head_of, part_of
-from ezsd.data.formats.voc_images import VocImages
+from ezsd.data.formats.voc_images import VocImages, unlabelled_notes
 from ezsd.data.formats.voc_lists import LISTS, list_notes, read_lists
 from ezsd.data.formats.xml_files import number_in, read_xml, side_in
 from ezsd.data.samples import ImageSet
@@ -53,7 +53,9 @@ def open_voc(folder: Path, files: list[Path], box_format: str | None = None) -> 
     parts = corner_sources(contents, folder, box_format, first_pixel=1)
     if not parts:
         raise DataError(f"{folder}: {len(files):,} XML files, but none of them is in a list of {LISTS}.")
-    notes = (*list_notes(listed, len(files)), *_rename_notes(images.renamed))
+    used = [name for content in contents.values() for name in content.file_names]
+    without = () if listed.used else unlabelled_notes(images, folder, used, "XML")  # lists leave images out on purpose
+    notes = (*list_notes(listed, len(files)), *_rename_notes(images.renamed), *without)
     names = {entry["name"] for source in parts.values() for entry in (source.content or {})["categories"]}
     return DataSet(f"Pascal VOC, {len(files):,} XML files: parts {', '.join(parts)}; {len(names)} names", parts, notes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path, PurePath, PurePosixPath
@@ -20,11 +20,13 @@ class VocImages:
     Attributes:
         renamed: The XML files whose ``<filename>`` is another image than the one with their own stem, which is used.
         xml_files: The XML file of each image that was used.
+        files: All images.
     """
 
     def __init__(self, folder: Path) -> None:
         self.by_name: dict[str, list[tuple[str, ...]]] = defaultdict(list)
-        for path in image_files(folder):
+        self.files = image_files(folder)
+        for path in self.files:
             for key in {path.name, path.stem}:
                 self.by_name[key].append(path.relative_to(folder).parts)
         self.renamed: list[PurePath] = []
@@ -64,6 +66,23 @@ class VocImages:
         if named and own and _shared(own[0][:-1], xml.parts[:-1]) > _shared(named[0][:-1], xml.parts[:-1]):
             return [*named, *own]  # the one has the name with its suffix, the other one the folders
         return named or own
+
+
+def unlabelled_notes(images: VocImages, folder: Path, used: Iterable[str], kind: str) -> tuple[str, ...]:
+    """Return a note on images without an annotation file, which are not used, unlike in YOLO.
+
+    Args:
+        images: All images of the data set.
+        folder: The data set.
+        used: The images with an annotation file, relative to the folder.
+        kind: The kind of annotation file, "XML" or "JSON".
+    """
+    names = {folder / name for name in used}
+    without = [path for path in images.files if path not in names]
+    if not without:
+        return ()
+    return (f"{len(without):,} of {len(images.files):,} images have no {kind} file and are not used (the first is "
+            f"{without[0]}). An image without objects needs a {kind} file without objects.",)  # fmt: skip
 
 
 def path_parts(text: str) -> tuple[str, ...]:

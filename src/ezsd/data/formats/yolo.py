@@ -120,7 +120,10 @@ def _values(path: Path) -> dict[str, Any] | None:
         if path.name == "data.yaml":
             raise DataError(f"{path} cannot be read as YAML: {error}.") from None
         return None
-    return values if isinstance(values, dict) and "names" in values else None
+    if not isinstance(values, dict):
+        return None
+    values = {str(key).lower(): value for key, value in values.items()}  # "Train:" is the key train
+    return values if "names" in values else None
 
 
 def _names(path: Path, values: Mapping[str, Any]) -> list[str]:
