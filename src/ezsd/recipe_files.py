@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +131,60 @@ _Loader.add_implicit_resolver(
 def parse_yaml(text: str) -> Any:
     """Return the plain values of a YAML text; ``1e-4`` is a number, and a key that is given twice is an error."""
     return load_yaml(text, _Loader)
+
+
+def read_values(path: Path, changes: Sequence[str] = (), preset: str | None = None) -> tuple[dict[str, Any], list[str]]:
+    """Read the plain values of a recipe without validation; also return the problems of ``changes``.
+
+    Raises:
+        RecipeError: The file is missing, not YAML, or not a mapping, or there is no such preset.
+    """
+    values = with_own_data(_read_mapping(path), path.parent)
+    if preset is not None:
+        values = _with_preset(values, _read_mapping(find_preset(preset)))
+    return values, [problem for change in changes if (problem := _apply(values, change))]
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"Recipe {path} cannot be read: {error}. Give the path of a recipe file (YAML).") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"Recipe {path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"Recipe {path} has no keys; expected split, teacher, data and others (see recipes/).")
+    return values
+
+
+def _with_preset(values: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with those of the preset in their place."""
+    merged = dict(values)
+    for key, value in preset.items():
+        own = merged.get(key)
+        if not isinstance(value, dict) or own is None:
+            merged[key] = value
+        elif isinstance(own, dict):  # otherwise the section is a problem of the recipe, reported by its validation
+            merged[key] = {**own, **value}
+    return merged
+
+
+def _apply(values: dict[str, Any], change: str) -> str:
+    """Set one ``--set`` value in ``values``; return the problem, or an empty string."""
+    key, equals, text = change.partition("=")
+    if not equals or not all(key.split(".")):
+        return f"--set {change}: expected KEY=VALUE, as in --set train.lr=0.01."
+    try:
+        value = parse_yaml(text)
+    except yaml.YAMLError as error:
+        return f"--set {change}: the value is not valid YAML: {error}"
+    *parents, last = key.split(".")
+    section: Any = values
+    for parent in parents:
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+        if not isinstance(section, dict):
+            return f"--set {change}: {parent} is a single value and cannot have keys below it."
+    section[last] = value
+    return ""

@@ -13,8 +13,8 @@ from ezsd.data.samples import shared_notes
 from ezsd.detector.initial_weights import check_detector
 from ezsd.errors import DataError, EzsdError, RecipeError
 from ezsd.pipeline.workload import describe_data
-from ezsd.recipe import Part, Recipe, parse_recipe, read_values
-from ezsd.recipe_files import find_recipe
+from ezsd.recipe import Part, Recipe, parse_recipe
+from ezsd.recipe_files import find_recipe, read_values
 from ezsd.teacher import check_teacher
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ezsd.detector.model_config import ModelConfig
 from ezsd.detector.model_folder import norms_of_folder
 from ezsd.errors import ArtifactError
-from ezsd.recipe import read_values
+from ezsd.recipe_files import read_values
 from ezsd.run_folder import RunFolder
 from ezsd.teacher import Teacher, load_teacher
 from ezsd.teacher.origin import Foreign, foreign, runs_code

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ezsd.data.categories import CategorySplit
-from ezsd.data.formats.coco_boxes import Boxes, copies, find_boxes
+from ezsd.data.formats.coco_boxes import Boxes, find_boxes
 from ezsd.data.formats.coco_entries import Record, Records, find_labels, find_records
 from ezsd.data.formats.coco_json import Annotations, read_annotations
+from ezsd.data.formats.coco_notes import box_notes, copy_notes, mask_notes, size_notes
 from ezsd.data.formats.problems import Problems
 from ezsd.data.formats.segmentations import is_segmentation
 from ezsd.data.images import ImageCheck, check_images
@@ -28,7 +29,6 @@ _SKIP_BAD = (
     "Fix them, or set data.skip_bad: true (ezsd convert: --skip-bad) to skip these images and boxes; they are counted."
 )
 _MOST_NAMES = 10  # in one line
-_MANY_CROWDS = 0.5  # of the boxes; tools that export masks as crowds do so for most
 _LEAST_MASKS = 0.5  # of the boxes; with fewer, masks are not learned
 
 
@@ -196,7 +196,7 @@ def select_boxes(opened: OpenedPart, names: Sequence[str] | None = None, require
     of_file.extend(boxes.of_file)
     of_items.extend(boxes.of_items)
     images, notes = _assemble(content, found.records, sizes, boxes, labels.names)
-    notes = [*found.notes, *_size_notes(found.records, checks), *notes]
+    notes = [*found.notes, *size_notes(found.records, checks), *notes]
     if required and not of_file and images and not count_boxes(images)[0].total():
         of_file.add("boxes", f"no box is left to learn from. {' '.join(notes)}")
     skipped = Problems()
@@ -280,21 +280,6 @@ def _add_image_problems(
                 of_items.add("image files", f"image {record.image_id}: {check.problem}", where)
 
 
-def _size_notes(records: Sequence[Record], checks: Sequence[ImageCheck]) -> list[str]:
-    usable = [(record, check) for record, check in zip(records, checks, strict=True) if not check.problem]
-    turned = [record.path.name for record, check in usable if check.turned]
-    unsized = [record.path.name for record, _ in usable if record.width is None or record.height is None]
-    notes = []
-    if turned:
-        notes.append(f"{len(turned):,} of {len(records):,} images are turned by their EXIF orientation (the first is "
-                     f"{turned[0]}). Boxes are read as those of the upright images, as viewers show them; if they do "
-                     "not fit, save the images upright (mogrify -auto-orient) and label them again.")  # fmt: skip
-    if unsized:
-        notes.append(f"The annotations have no usable width and height of {len(unsized):,} images (the first is "
-                     f"{unsized[0]}); those of the files are used.")  # fmt: skip
-    return notes
-
-
 def _assemble(
     content: Annotations,
     records: Sequence[Record],
@@ -336,58 +321,11 @@ def _assemble(
         if size is not None
     ]  # fmt: skip
     notes = [
-        *_box_notes(crowd, boxes.left_out),
-        *_copy_notes(content, records, boxes, crowd),
-        *_mask_notes(content, boxes.rows, segmentations, missing, has_masks),
+        *box_notes(crowd, boxes.left_out),
+        *copy_notes(content, records, boxes, crowd),
+        *mask_notes(content, boxes.rows, segmentations, missing, has_masks),
     ]
     return ImageSet(images, names, has_masks), notes
-
-
-def _box_notes(crowd: NDArray[np.bool_], left_out: Problems) -> list[str]:
-    notes = []
-    if crowd.any():
-        many = crowd.mean() > _MANY_CROWDS
-        cause = " CVAT exports masks as crowds: if they are single objects, set iscrowd to 0, or export polygons."
-        notes.append(f"{crowd.sum():,} of {len(crowd):,} boxes are crowds (iscrowd 1), which are not learned."
-                     f"{cause if many else ''}")  # fmt: skip
-    if left_out:
-        notes.append(f"Boxes without width or height are left out; {len(left_out):,} in all, the first is "
-                     f"{next(iter(left_out))}.")  # fmt: skip
-    return notes
-
-
-def _copy_notes(content: Annotations, records: Sequence[Record], boxes: Boxes, crowd: NDArray[np.bool_]) -> list[str]:
-    again = copies(boxes, crowd)
-    if not len(again):
-        return []
-    row, record = int(boxes.rows[again[0]]), records[boxes.image[again[0]]]
-    own = f"{record.label_file}, {content.places[row]}" if record.label_file and content.places[row] else ""
-    return [f"{len(again):,} of {len(boxes.rows):,} boxes repeat another box of the same image and name; the first is "
-            f"{own or f'annotation {content.ids[row]}'}. All are used: in the figures, each repeated box counts as an "
-            "object that is not found. Remove them."]  # fmt: skip
-
-
-def _mask_notes(
-    content: Annotations,
-    rows: NDArray[np.int64],
-    segmentations: Sequence[Any],
-    missing: NDArray[np.bool_],
-    has_masks: bool,
-) -> list[str]:
-    """Return notes on boxes without a mask: those whose segmentation is broken, and those that have none."""
-    given = np.array([entry is not None for entry in segmentations], dtype=np.bool_)
-    broken = np.flatnonzero(given & missing)
-    notes = []
-    if len(broken):
-        notes.append(f"{len(broken):,} of {given.sum():,} segmentations cannot be read (the first is that of "
-                     f"annotation {content.ids[int(rows[broken[0]])]}; expected polygons of at least three points or "
-                     "an RLE of the image size). Their boxes are used, without a mask.")  # fmt: skip
-    if given.any() and missing.any():
-        which = "the others" if has_masks else "none, because at least half of the boxes need one"
-        setting = " detector.masks: false learns no masks." if has_masks else ""
-        notes.append(f"{missing.sum():,} of {len(missing):,} boxes have no mask. Masks are learned and measured from "
-                     f"{which}.{setting}")  # fmt: skip
-    return notes
 
 
 def _areas(given: NDArray[np.float64], corners: NDArray[np.float32]) -> NDArray[np.float32]:
