@@ -59,7 +59,7 @@ class PlainHead(nn.Module):
         self.to_box_hidden = head.to_deltas[:-1]
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        shared = self.shared(pooled.contiguous(memory_format=torch.channels_last))
+        shared = self.shared(pooled)
         return self.to_class_features(shared), self.to_box_hidden(self.to_box_features(shared))
 
 
@@ -105,7 +105,7 @@ def plain_detector(config: DetectorConfig, categories: int, pretrained: bool) ->
         PlainPredictor(config.head_features, categories),
         **roi_options(config),
     )
-    return GeneralizedRCNN(ours.backbone, ours.rpn, heads, Batched()).to(memory_format=torch.channels_last)
+    return GeneralizedRCNN(ours.backbone, ours.rpn, heads, Batched())
 
 
 def main() -> None:

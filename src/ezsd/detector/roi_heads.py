@@ -305,8 +305,7 @@ class ZeroShotRoIHeads(RoIHeads):
         return boxes
 
     def _shared_features(self, features: dict[str, Tensor], regions: list[Tensor], sizes: Sizes) -> Tensor:
-        pooled = self.box_roi_pool(features, regions, sizes)
-        shared: Tensor = self.box_head.shared(pooled.contiguous(memory_format=torch.channels_last))
+        shared: Tensor = self.box_head.shared(self.box_roi_pool(features, regions, sizes))
         return shared
 
     def _mask_logits(self, features: dict[str, Tensor], regions: list[Tensor], sizes: Sizes) -> Tensor:
