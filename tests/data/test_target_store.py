@@ -54,7 +54,7 @@ def test_regions_are_read_back_exactly(tmp_path: Path) -> None:
         assert_equal(expected, store[image_id])
     assert store.facts["names"] == ["cat"]
     assert store.bytes == sum(path.stat().st_size for path in tmp_path.glob("*.arrow"))
-    store.verify()
+    assert store.problems() == {}
 
 
 def test_changing_returned_regions_does_not_change_the_store(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_notes_are_read_back_and_are_none_for_a_damaged_shard(tmp_path: Path) ->
     assert read_notes(tmp_path / "none.arrow") is None
 
 
-def test_verify_reports_all_problems_together(tmp_path: Path) -> None:
+def test_missing_truncated_and_changed_shards_are_problems(tmp_path: Path) -> None:
     make_store(tmp_path, [3] * 8)
     shards = sorted(tmp_path.glob("*.arrow"))
     shards[0].unlink()
@@ -110,23 +110,37 @@ def test_verify_reports_all_problems_together(tmp_path: Path) -> None:
     content = bytearray(shards[2].read_bytes())
     content[-1400:-600] = bytes(800)
     shards[2].write_bytes(content)
-    store = TargetStore(tmp_path)
-    with pytest.raises(ArtifactError) as caught:
-        store.verify()
-    assert len(caught.value.problems) == 3
-    for shard, problem in zip(shards, caught.value.problems, strict=False):
-        assert shard.name in problem and "propose" in problem
+    problems = TargetStore(tmp_path).problems()
+    assert list(problems) == shards[:3]
+    for shard, problem in problems.items():
+        assert shard.name in problem
 
 
-def test_verify_finds_embeddings_without_unit_length_and_boxes_without_area(tmp_path: Path) -> None:
-    bad = make_regions(4)
-    bad.embeddings[0] = 0
-    bad.embeddings[1] = float("nan")
-    bad.boxes[2, 2] = bad.boxes[2, 0]
-    write_shard(tmp_path / "shard-00000.arrow", {1: bad}, {})
-    write_index(tmp_path, [tmp_path / "shard-00000.arrow"], {})
-    with pytest.raises(ArtifactError, match="3 boxes"):
-        TargetStore(tmp_path).verify()
+@pytest.mark.parametrize("column", ["boxes", "embeddings", "weights", "scores", "labels", "is_base_box"])
+def test_one_changed_value_of_a_shard_is_a_problem(tmp_path: Path, column: str) -> None:
+    regions = make_store(tmp_path, [3])
+    shard = tmp_path / "shard-00000.arrow"
+    stored = {"boxes": torch.float32, "embeddings": torch.float16, "weights": torch.float32, "scores": torch.float32,
+              "labels": torch.int32, "is_base_box": torch.uint8}  # fmt: skip
+    values = getattr(regions[10], column).to(stored[column]).contiguous().numpy().tobytes()
+    content = shard.read_bytes()
+    assert content.count(values) == 1
+    place = content.index(values)
+    shard.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    assert "checksum" in TargetStore(tmp_path).problems()[shard]
+
+
+def test_shard_of_images_without_regions_is_whole(tmp_path: Path) -> None:
+    make_store(tmp_path, [0, 0])
+    assert TargetStore(tmp_path).problems() == {}
+
+
+def test_changed_index_is_found(tmp_path: Path) -> None:
+    make_store(tmp_path, [3, 3])
+    index = tmp_path / "index.json"
+    index.write_text(index.read_text().replace("cat", "cow"))
+    with pytest.raises(ArtifactError, match=r"index\.json is damaged"):
+        TargetStore(tmp_path)
 
 
 def test_a_missing_image_and_a_missing_index_are_reported(tmp_path: Path) -> None:

@@ -219,6 +219,26 @@ def test_killed_evaluation_resumes(
         assert (killed / "evaluate" / name).read_text() == (run_folder / "evaluate" / name).read_text()
 
 
+def _parts(run_folder: Path) -> list[Path]:
+    return sorted((run_folder / "evaluate" / "parts").rglob("*.json"))
+
+
+def test_damaged_parts_are_made_again(
+    made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _, recipe, images, _ = made
+    monkeypatch.setattr(inference, "_PART_IMAGES", 2)
+    expected = _evaluate(recipe, images, Path(shutil.copytree(run_folder, tmp_path / "other")))
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "coco_metrics", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            _evaluate(recipe, images, run_folder)
+    first, second, *_ = _parts(run_folder)
+    first.write_text(first.read_text().replace('"score": 0.', '"score": 0.9'))
+    second.write_text(second.read_text()[:100])
+    assert _evaluate(recipe, images, run_folder) == expected
+
+
 def test_parts_of_another_model_are_not_used(
     made: tuple[TinyCoco, Recipe, ImageSet, Path], run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,7 +247,7 @@ def test_parts_of_another_model_are_not_used(
         patch.setattr(evaluate, "coco_metrics", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             _evaluate(recipe, images, run_folder)
-    assert list((run_folder / "evaluate" / "parts").rglob("*.json"))
+    assert _parts(run_folder)
     make_model_folder(run_folder / "train" / "model", seed=1)
     other = _evaluate(recipe, images, run_folder)
     shutil.rmtree(run_folder / "evaluate")

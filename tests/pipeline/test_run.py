@@ -175,6 +175,57 @@ def test_until_stops_and_the_next_call_resumes(coco: TinyCoco, tmp_path: Path, f
     assert _results(tmp_path / "run") == _results(finished)
 
 
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("adapt/norms.safetensors", "adapt"),
+        ("targets/index.json", "propose"),
+        ("targets/shard-00001.arrow", "propose"),
+        ("train/model/model.safetensors", "train"),
+        ("train/model/config.json", "train"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["a changed byte", "half of it", "missing"])
+@pytest.mark.usefixtures("shown_log")
+def test_damaged_results_are_named_and_made_again(
+    folder: Path, coco: TinyCoco, finished: Path, capsys: pytest.CaptureFixture[str], name: str, stage: str, damage: str
+) -> None:
+    shutil.rmtree(folder / "evaluate")
+    path, before = folder / name, _done(folder)
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "half of it":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        place = content.index(b'"') + 1 if path.suffix == ".json" else len(content) * 3 // 4
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    run_recipe(_recipe(coco), folder)
+    assert _redone(before, folder) == [stage, "evaluate"]
+    assert _results(folder) == _results(finished)
+    shown = capsys.readouterr().err
+    assert f"{stage} runs again" in shown and name in shown
+
+
+def test_damaged_rpn_is_trained_again(coco: TinyCoco, tmp_path: Path) -> None:
+    recipe, path = _recipe(coco, propose__scoring="regions"), tmp_path / "targets/rpn.safetensors"
+    run_recipe(recipe, tmp_path, until="propose")
+    before, shards = path.read_bytes(), [digest(shard) for shard in (tmp_path / "targets").glob("shard-*")]
+    path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    run_stage(tmp_path, "propose")
+    assert path.read_bytes() == before
+    assert [digest(shard) for shard in (tmp_path / "targets").glob("shard-*")] == shards
+
+
+def test_damaged_results_of_a_finished_run_are_checked_when_their_stage_is_asked_for(folder: Path) -> None:
+    before = _done(folder)
+    (folder / "targets/shard-00000.arrow").unlink()
+    run_stage(folder, "train")
+    assert _redone(before, folder) == []
+    run_stage(folder, "propose")
+    assert _redone(before, folder) == ["propose"]
+
+
 def test_run_stage_requires_finished_earlier_stages(folder: Path) -> None:
     shutil.rmtree(folder / "evaluate")
     shutil.rmtree(folder / "train")

@@ -84,7 +84,7 @@ def test_failed_write_keeps_the_older_checkpoint(tmp_path: Path, monkeypatch: py
     def full(path: Path, value: object) -> None:
         raise ArtifactError(f"Cannot write {path}: no space left.")
 
-    monkeypatch.setattr(checkpoint, "write_json", full)
+    monkeypatch.setattr(checkpoint, "write_checked_json", full)
     with pytest.raises(ArtifactError, match="no space left"):
         save_checkpoint(tmp_path, 2, _tensors(model), optimizer, {})
     assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
@@ -128,3 +128,21 @@ def test_seeded_numbers_depend_on_the_seed_and_every_key() -> None:
 
     assert draw(0, 1, 2) == draw(0, 1, 2)
     assert len({draw(0), draw(1), draw(0, 0), draw(0, 1), draw(1, 0), draw(0, 0, 1)}) == 6
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "checkpoint.json"])
+@pytest.mark.parametrize("damage", ["a changed byte", "half of it"])
+def test_damaged_checkpoint_is_named_and_refused(tmp_path: Path, name: str, damage: str) -> None:
+    model = _model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    _steps(model, optimizer, 0, 2)
+    save_checkpoint(tmp_path, 2, _tensors(model), optimizer, {})
+    path = tmp_path / "step-000002" / name
+    content = path.read_bytes()
+    if damage == "half of it":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        place = content.index(b'"step"') + 1 if path.suffix == ".json" else len(content) - 2
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    with pytest.raises(ArtifactError, match=name):
+        load_latest(tmp_path, _tensors(model), optimizer)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ezsd.errors import ArtifactError
 from ezsd.utils.files import digest, read_json, read_tensors, write_json, write_tensors, written_whole
@@ -133,3 +134,19 @@ def test_tensors_can_be_read_by_other_users_like_other_files(tmp_path: Path) -> 
     write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(2)})
     write_json(tmp_path / "a.json", {})
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "a.json").stat().st_mode
+
+
+def test_tensors_of_all_types_and_notes_are_read_back(tmp_path: Path) -> None:
+    tensors = {
+        "scalar": torch.tensor(3.0), "none": torch.zeros(0, 4), "half": torch.rand(3).half(),
+        "bfloat": torch.rand(2, 2).bfloat16(), "bool": torch.tensor([True, False]), "long": torch.arange(3),
+    }  # fmt: skip
+    write_tensors(tmp_path / "x.safetensors", tensors, {"teacher": "a"})
+    read, notes = read_tensors(tmp_path / "x.safetensors")
+    assert notes == {"teacher": "a"}
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+
+
+def test_tensors_of_other_programs_have_no_checksum(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "x.safetensors", metadata={"format": "pt"})
+    assert read_tensors(tmp_path / "x.safetensors")[1] == {"format": "pt"}

@@ -1,12 +1,13 @@
 """Memory-mapped store of CLIP proposals and the teacher's region embeddings, written by stage propose.
 
 Each shard is an Arrow IPC file with one row per box and fp16 embeddings (2 x D bytes). Shards are written atomically.
-Their metadata maps rows to images and contains a key of the settings they were computed with. ``index.json`` is written
-last, so a store with an index is complete.
+Their metadata maps rows to images and contains a key of the settings they were computed with, and a checksum.
+``index.json`` is written last, so a store with an index is complete.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -21,10 +22,10 @@ from torch import Tensor
 
 from ezsd.errors import ArtifactError
 from ezsd.run_folder import TargetsFolder
-from ezsd.utils.files import read_json, write_json, written_whole
+from ezsd.utils.files import read_checked_json, write_checked_json, written_whole
 
 _MOST_OPEN_SHARDS = 4096  # of a million images
-_UNIT_TOLERANCE = 0.01  # rounding of D fp16 values
+_CHECKSUM = "sha256"
 _ADVICE = "Run stage propose again; finished shards are kept."
 
 
@@ -86,6 +87,7 @@ def write_shard(path: Path, regions_by_image: Mapping[int, Regions], notes: Mapp
         "is_base_box": pa.array(torch.cat([part.is_base_box for part in parts]).byte().numpy()),
     }
     ezsd = {**notes, "image_ids": list(regions_by_image), "offsets": offsets}
+    ezsd[_CHECKSUM] = _checksum(ezsd, {name: _values(column) for name, column in columns.items()})
     schema = pa.schema([(name, column.type) for name, column in columns.items()], metadata={"ezsd": json.dumps(ezsd)})
     batch = pa.record_batch(list(columns.values()), schema=schema)
     with (
@@ -106,6 +108,26 @@ def read_notes(path: Path) -> dict[str, Any] | None:
     return notes
 
 
+def shard_damage(path: Path) -> str | None:
+    """Return what is wrong with a shard, or None if it is as it was written; old shards have no checksum."""
+    notes = read_notes(path) or {}
+    expected = notes.pop(_CHECKSUM, None)
+    try:
+        if expected in (None, _checksum(notes, _open_columns(path))):
+            return None if notes else f"{path} has no notes."
+    except ArtifactError:
+        return f"{path} is missing or cannot be read."
+    return f"{path} is damaged: its content does not have the checksum that was written with it."
+
+
+def _checksum(notes: Mapping[str, Any], columns: Mapping[str, np.ndarray[Any, Any]]) -> str:
+    total = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
+    for name, values in sorted(columns.items()):
+        total.update(name.encode())
+        total.update(np.ascontiguousarray(values).view(np.uint8).data)
+    return total.hexdigest()
+
+
 def write_index(folder: Path, shards: list[Path], facts: Mapping[str, Any]) -> None:
     """Write ``index.json`` with ``facts`` (teacher fingerprint, names, cost) and the location of each image."""
     entries = []
@@ -115,7 +137,7 @@ def write_index(folder: Path, shards: list[Path], facts: Mapping[str, Any]) -> N
             raise ArtifactError(f"{path} cannot be read. {_ADVICE}")
         entries.append({"file": path.name, "bytes": path.stat().st_size,
                         "image_ids": notes["image_ids"], "offsets": notes["offsets"]})  # fmt: skip
-    write_json(TargetsFolder(folder).index, {**facts, "shards": entries})
+    write_checked_json(TargetsFolder(folder).index, {**facts, "shards": entries})
 
 
 class TargetStore:
@@ -131,7 +153,7 @@ class TargetStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         index = TargetsFolder(folder).index
-        self.facts: dict[str, Any] = read_json(index)
+        self.facts = read_checked_json(index)
         try:
             shards = self.facts.pop("shards")
             self._rows = {
@@ -182,41 +204,32 @@ class TargetStore:
             found.append(torch.from_numpy((column["score"] * column["weight"])[novel]))
         return torch.cat(found)
 
-    def verify(self) -> None:
-        """Read and check all shards.
+    def problems(self) -> dict[Path, str]:
+        """Read all shards; return what is wrong with those that are not as the index and their checksums say."""
+        found = {self.folder / name: self._problem(name) for name in self._sizes}
+        return {path: problem for path, problem in found.items() if problem is not None}
 
-        Raises:
-            ArtifactError: Shards are missing, truncated, or contain invalid values. All problems are reported together.
-        """
-        problems = [problem for name in self._sizes for problem in self._problems(name)]
-        if problems:
-            raise ArtifactError([f"{problem} {_ADVICE}" for problem in problems])
-
-    def _problems(self, name: str) -> list[str]:
+    def _problem(self, name: str) -> str | None:
         path, (size, rows) = self.folder / name, self._sizes[name]
-        if not path.is_file():
-            return [f"{path} is missing."]
-        if path.stat().st_size != size:
-            return [f"{path} has {path.stat().st_size} bytes, but the index says {size}."]
-        try:
-            columns = self._open(name)
-        except ArtifactError as error:
-            return list(error.problems)
-        if any(len(values) != rows for values in columns.values()):
-            return [f"{path} does not have the {rows} boxes that the index says."]
-        lengths = np.linalg.norm(columns["embedding"].astype(np.float32), axis=1)
-        boxes = columns["box"]
-        wrong = ~(np.abs(lengths - 1) < _UNIT_TOLERANCE) | ~(boxes[:, 2:] > boxes[:, :2]).all(1)
-        message = f"{path}: {wrong.sum()} boxes have no area or an embedding that is not of unit length."
-        return [message] if wrong.any() else []
+        if path.is_file() and path.stat().st_size != size:
+            return f"{path} has {path.stat().st_size} bytes, but the index says {size}."
+        if damage := shard_damage(path):
+            return damage
+        if any(len(values) != rows for values in self._open(name).values()):
+            return f"{path} does not have the {rows} boxes that the index says."
+        return None
 
     def _open(self, name: str) -> dict[str, np.ndarray[Any, Any]]:
-        try:
-            source = pa.memory_map(str(self.folder / name))
-            batch = pa.ipc.open_file(source).get_batch(0)
-            return {field.name: _values(batch.column(field.name)) for field in batch.schema}
-        except (OSError, pa.ArrowException) as error:
-            raise ArtifactError(f"{self.folder / name} cannot be read: {error}. {_ADVICE}") from None
+        return _open_columns(self.folder / name)
+
+
+def _open_columns(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Map the columns of a shard into memory."""
+    try:
+        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+        return {field.name: _values(batch.column(field.name)) for field in batch.schema}
+    except (OSError, pa.ArrowException) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}. {_ADVICE}") from None
 
 
 def _open_shards() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,15 +16,18 @@ from ezsd.data.prefetch import read_ahead
 from ezsd.data.samples import AnnotatedImage, without_masks
 from ezsd.detector.detections import Detections
 from ezsd.detector.rcnn import Rcnn
+from ezsd.errors import ArtifactError
 from ezsd.inference.masks import each_mask, paste_masks
 from ezsd.inference.outputs import encode_mask
 from ezsd.inference.second_opinion import SecondOpinion
 from ezsd.utils.device import process_state, share_of_process
-from ezsd.utils.files import read_json, write_text
+from ezsd.utils.files import read_checked_json, write_checked_json
 from ezsd.utils.memory import in_halves, memory_errors
 from ezsd.utils.progress import track
 from ezsd.utils.ray_engine import RayEngine
 from ezsd.utils.resize import same_size_batches
+
+logger = logging.getLogger(__name__)
 
 _PART_IMAGES = 32  # an interrupted run loses the detections of at most this many images
 
@@ -141,7 +144,7 @@ def detect_in_parts(
         for index, start in enumerate(starts)
     ]
     own = share_of_process(parts)
-    missing = [part for part in own if not part.path.exists()]
+    missing = [part for part in own if not _is_finished(part)]
     total, left = (sum(len(part.images) for part in some) for some in (own, missing))
     with track(total, f"evaluate ({folder.name})", total - left) as advance:
         done: Iterator[int]
@@ -153,13 +156,24 @@ def detect_in_parts(
         for count in done:
             advance(count, "")
     process_state().wait_for_everyone()
-    return [entry for part in parts for entry in read_json(part.path)] if process_state().is_main_process else []
+    if not process_state().is_main_process:
+        return []
+    return [entry for part in parts for entry in read_checked_json(part.path)["detections"]]
 
 
 @dataclass(frozen=True)
 class _Part:
     images: Sequence[AnnotatedImage]
     path: Path
+
+
+def _is_finished(part: _Part) -> bool:
+    """Return whether the result of a part is stored and not damaged."""
+    try:
+        return part.path.exists() and "detections" in read_checked_json(part.path)
+    except ArtifactError:
+        logger.warning(f"{part.path} is damaged and made again.")
+        return False
 
 
 def _load_worker(load: Callable[[str], Rcnn | SecondOpinion], query: Query, device: str) -> Callable[[_Part], int]:
@@ -169,7 +183,7 @@ def _load_worker(load: Callable[[str], Rcnn | SecondOpinion], query: Query, devi
 def _detect_part(part: _Part, model: Rcnn | SecondOpinion, query: Query) -> int:
     """Store the detections of a part; return the number of its images."""
     found = detect_annotated(model, part.images, query.text, query.labels, query.batch_size)
-    write_text(part.path, json.dumps(found))
+    write_checked_json(part.path, {"detections": found})
     return len(part.images)
 
 

@@ -28,7 +28,7 @@ from typing import Any
 from torch import Tensor
 
 from ezsd.data.samples import AnnotatedImage, ImageSet, boxes_as_text, with_names, without_masks
-from ezsd.data.target_store import Regions, read_notes, write_index, write_shard
+from ezsd.data.target_store import Regions, read_notes, shard_damage, write_index, write_shard
 from ezsd.pipeline.choices import Chooser, with_choices
 from ezsd.pipeline.context import RunContext
 from ezsd.proposals.base_rpn import load_base_rpn, train_base_rpn
@@ -77,7 +77,7 @@ def run_propose(context: RunContext, images: ImageSet, teacher: Teacher) -> Prop
     text = text_embeddings(teacher, split.names, recipe.prompt)
     jobs = _jobs(context, config, images, teacher)
     mine = share_of_process(jobs)
-    missing = [job for job in mine if (read_notes(job.path) or {}).get("key") != job.key]
+    missing = [job for job in mine if not _is_finished(job)]
     total, rest = (sum(len(job.images) for job in some) for some in (mine, missing))
     logger.info(f"propose: {rest} of {total} images left ({config.precision})")
     with track(total, "propose", start=total - rest) as advance:
@@ -109,6 +109,16 @@ class _Job:
     path: Path
     key: str
     images: list[AnnotatedImage]
+
+
+def _is_finished(job: _Job) -> bool:
+    """Return whether the shard of a job was written with the same inputs, and is not damaged."""
+    if (read_notes(job.path) or {}).get("key") != job.key:
+        return False
+    damage = shard_damage(job.path)
+    if damage is not None:
+        logger.warning(f"{damage} It is made again.")
+    return damage is None
 
 
 def _jobs(context: RunContext, config: ProposeConfig, images: ImageSet, teacher: Teacher) -> list[_Job]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import cached_property
@@ -25,8 +25,9 @@ from ezsd.pipeline.adapt import run_adapt
 from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.evaluate import run_evaluate
 from ezsd.pipeline.fingerprints import Inputs, absolute_teacher, fingerprint, stage_inputs
+from ezsd.pipeline.integrity import damaged_results
 from ezsd.pipeline.propose import run_propose
-from ezsd.pipeline.state import check_earlier, is_done, is_redone, prepare_folder, refusal, stale_stages
+from ezsd.pipeline.state import check_earlier, is_done, is_redone, prepare_folder, refusal, reopen, stale_stages
 from ezsd.pipeline.train import run_train
 from ezsd.pipeline.workload import describe_work
 from ezsd.recipe import Recipe, load_run_recipe, needs_targets, reads_densely
@@ -130,6 +131,8 @@ def _run(
         if stale and not overwrite:
             raise ArtifactError(refusal(run, stale))
         done = {stage for stage in relevant if not is_redone(stage, stale) and is_done(run, stage, inputs[stage])}
+        damaged = _damaged(context, done, [stage for stage in wanted if stage in needed])
+        done -= damaged.keys()
         check_earlier(run, relevant, wanted, done)
         todo = [stage for stage in wanted if stage in needed and stage not in done]
         if todo:
@@ -137,6 +140,8 @@ def _run(
         process_state().wait_for_everyone()  # all processes must have read the folder before the main one writes
         if process_state().is_main_process:
             prepare_folder(context.recipe, run, stale, needed)
+            for stage, files in damaged.items():
+                reopen(run, stage, files)
         process_state().wait_for_everyone()
         for stage in wanted:
             if stage not in needed:
@@ -151,6 +156,22 @@ def _run(
             for stage in wanted
             if stage in needed
         }
+
+
+def _damaged(context: RunContext, done: Collection[Stage], wanted: Sequence[Stage]) -> dict[Stage, Collection[Path]]:
+    """Return the finished stages with damaged files, and name the files in the log.
+
+    Checked are the stages whose results will be read, and a stage that was asked for alone. Those of a finished run are
+    not: a user may have removed its targets to save space.
+    """
+    todo = [stage for stage in wanted if stage not in done]
+    checked = STAGES[: STAGES.index(todo[-1])] if todo else wanted if len(wanted) == 1 else ()
+    found: dict[Stage, Collection[Path]] = {}
+    for stage in checked:
+        if stage in done and (files := damaged_results(context, stage)):
+            found[stage] = files
+            logger.warning(f"{stage} runs again: missing or damaged: {', '.join(map(str, files))}")
+    return found
 
 
 def _context(recipe: Recipe, run: RunFolder, engine: RayEngine | None) -> RunContext:

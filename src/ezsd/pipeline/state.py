@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ezsd.errors import ArtifactError
@@ -98,6 +98,13 @@ def prepare_folder(
         if (is_redone(stage, stale) or stage not in needed) and run.inputs(stage).exists():
             _remove(run.of(stage))
     save_recipe(recipe, run.recipe, {_MARK: f"ezsd {versions()['ezsd']}", **environment()})
+
+
+def reopen(run: RunFolder, stage: Stage, damaged: Iterable[Path]) -> None:
+    """Remove damaged files of a stage, so that it runs again; files that are whole are kept."""
+    for path in (run.done(stage), *damaged):  # first the mark: a killed run must not find the stage finished
+        if path.exists():
+            _remove(path)
 
 
 def _remove(path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ezsd.errors import ArtifactError
-from ezsd.utils.files import read_json, read_tensors, write_json, write_tensors
+from ezsd.utils.files import read_checked_json, read_tensors, write_checked_json, write_tensors
 
 _STATE = "optimizer.state."
 
@@ -50,7 +50,7 @@ def save_checkpoint(
     try:
         write_tensors(temporary / "tensors.safetensors", {name: tensor.clone() for name, tensor in arrays.items()})
         meta = {"step": step, "groups": state["param_groups"], "scalars": scalars, "extra": extra}
-        write_json(temporary / "checkpoint.json", meta)
+        write_checked_json(temporary / "checkpoint.json", meta)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
     except OSError as error:
@@ -85,7 +85,7 @@ def load_latest(
         return None
     file = found[-1] / "tensors.safetensors"
     arrays, _ = read_tensors(file)
-    meta = read_json(found[-1] / "checkpoint.json")
+    meta = read_checked_json(found[-1] / "checkpoint.json")
     _check_names(file, arrays, tensors)
     for name, tensor in tensors.items():
         _check_shape(file, name, arrays[f"model.{name}"], tensor)

@@ -15,6 +15,9 @@ from ezsd.errors import ArtifactError
 if TYPE_CHECKING:
     from torch import Tensor  # reading recipes does not load torch
 
+_CHECKSUM = "sha256"
+_AGAIN = "Remove it and run again."
+
 
 def cache_folder() -> Path:
     """Return ``$EZSD_CACHE``, or ``~/.cache/ezsd`` if it is not set."""
@@ -65,27 +68,52 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing. Run the stage that writes it first.") from None
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read as JSON: {error}. Remove it and run again.") from error
+        raise ArtifactError(f"{path} cannot be read as JSON: {error}. {_AGAIN}") from error
+
+
+def write_checked_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with a checksum of its content, atomically."""
+    write_json(path, {**value, _CHECKSUM: _json_checksum(value)})
+
+
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object that :func:`write_checked_json` wrote, or an older version without a checksum.
+
+    Raises:
+        ArtifactError: If the file is missing or damaged.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path} is not a JSON object. {_AGAIN}")
+    expected = value.pop(_CHECKSUM, None)
+    if expected not in (None, _json_checksum(value)):
+        raise ArtifactError(_damaged(path))
+    return value
+
+
+def _json_checksum(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as safetensors, atomically."""
+    """Write tensors as safetensors with a checksum of their content, atomically."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    notes = dict(metadata or {})
     with written_whole(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
         try:
-            save_file(content, temporary, metadata=dict(metadata or {}))
+            save_file(content, temporary, metadata={**notes, _CHECKSUM: _tensor_checksum(content, notes)})
         except SafetensorError as error:
             raise OSError(str(error)) from None
         temporary.chmod(mode)  # safetensors makes files for their owner only; a container is another user
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors (on the CPU) and metadata of a safetensors file.
+    """Return the tensors (on the CPU) and metadata of a safetensors file. Files of other programs have no checksum.
 
     Raises:
         ArtifactError: If the file is missing or damaged.
@@ -94,13 +122,32 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            notes = dict(file.metadata() or {})
     except FileNotFoundError:
         if path.exists():  # safetensors says this, too, when the file may not be read
             raise ArtifactError(f"{path} cannot be read by this user. Change the permissions of the file.") from None
         raise ArtifactError(f"{path} is missing. Run the stage that writes it first.") from None
     except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}. Remove it and run again.") from error
+        raise ArtifactError(f"{path} cannot be read: {error}. {_AGAIN}") from error
+    expected = notes.pop(_CHECKSUM, None)
+    if expected not in (None, _tensor_checksum(tensors, notes)):
+        raise ArtifactError(_damaged(path))
+    return tensors, notes
+
+
+def _tensor_checksum(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> str:
+    import torch
+
+    total = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged: its content does not have the checksum that was written with it. {_AGAIN}"
 
 
 def digest(*parts: bytes | str | Path) -> str:

@@ -1,0 +1,52 @@
+"""Find damaged results of finished stages by their checksums, before a later stage reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ezsd.data.target_store import TargetStore
+from ezsd.detector.model_config import ModelConfig
+from ezsd.detector.model_folder import CONFIG, MODEL, read_config
+from ezsd.errors import ArtifactError
+from ezsd.pipeline.context import RunContext
+from ezsd.run_folder import RunFolder, Stage
+from ezsd.utils.files import read_tensors
+
+
+def damaged_results(context: RunContext, stage: Stage) -> list[Path]:
+    """Return the files of a finished stage that later stages read, and that are missing or damaged."""
+    folder, recipe = context.folder, context.recipe
+    if stage == "adapt":
+        return _damaged([folder.norms] if recipe.adapt.enabled else [], read_tensors)
+    if stage == "propose":
+        rpn = [folder.targets.rpn] if recipe.propose.asks_rpn else []
+        return _damaged(rpn, read_tensors) + _damaged_targets(folder)
+    if stage == "train":
+        return _damaged([folder.model / MODEL], read_tensors) + _damaged(
+            [folder.model / CONFIG], lambda path: read_config(path.parent)
+        )
+    return []
+
+
+def _damaged(paths: Iterable[Path], read: Callable[[Path], object]) -> list[Path]:
+    return [path for path in paths if not _is_readable(path, read)]
+
+
+def _is_readable(path: Path, read: Callable[[Path], object]) -> bool:
+    try:
+        read(path)
+    except ArtifactError:
+        return False
+    return True
+
+
+def _read_config(path: Path) -> ModelConfig:
+    return read_config(path.parent)
+
+
+def _damaged_targets(folder: RunFolder) -> list[Path]:
+    try:
+        return list(TargetStore(folder.of("propose")).problems())
+    except ArtifactError:
+        return [folder.targets.index]
