@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
-from ezsd.data.formats.image_files import image_files
+from ezsd.data.formats.image_files import image_files, in_any_case
+from ezsd.data.formats.label_files import LabelFiles
 from ezsd.data.formats.recognize import DataSet, head_of, part_of
 from ezsd.data.formats.yolo import described
 from ezsd.data.formats.yolo_images import Places, listed_images, text_of, without_train_images
-from ezsd.data.formats.yolo_labels import label_file, no_labels_problem, read_parts, spare_labels
+from ezsd.data.formats.yolo_labels import read_parts
+from ezsd.data.formats.yolo_rows import given_format
 from ezsd.errors import DataError
 
 _LISTS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
@@ -28,7 +30,7 @@ def open_darknet(folder: Path, files: list[Path], box_format: str | None = None)
         DataError: Files cannot be used. All problems are reported.
     """
     settings = next((path for path in files if path.suffix.lower() == ".data" and "names=" in head_of(path)), None)
-    beside = [] if settings is None else [path for path in settings.parent.iterdir() if path.suffix == ".names"]
+    beside = [] if settings is None else [path for path in settings.parent.iterdir() if path.suffix.lower() == ".names"]
     named = sorted({path for path in [*files, *beside] if _has_names(path)}, key=lambda path: (len(path.parts), path))
     if not named:
         return None
@@ -40,16 +42,17 @@ def open_darknet(folder: Path, files: list[Path], box_format: str | None = None)
     if values.get("train") and not images:
         raise DataError(f"{settings}: no images are there. Export the images, too (in CVAT: Save images).")
     every = [image for found in images.values() for image in found]
-    if not any(map(label_file, every)):
-        if spare_labels(every):
-            raise DataError([f"{path}: {no_labels_problem(every)}."])
+    label_files = LabelFiles(folder)
+    if not any(map(label_files.of, every)):
+        if label_files.of_no_image(every):
+            raise DataError([f"{path}: {label_files.problem(every)}."])
         return None
     images = without_train_images(images, str(settings or path), notes)
     names = _names(path)
     if other := next((other for other in named if _names(other) != names), None):
         raise DataError(f"{path} and {other} have different names. A class is the number of its name, so the names "
                         "must be the same: make one data set of each, or label with one list.")  # fmt: skip
-    parts = read_parts(images, names, notes, box_format)
+    parts = read_parts(images, label_files, names, notes, given_format(box_format))
     return DataSet(described("YOLO", path, folder, parts, len(names)), parts, tuple(notes))
 
 
@@ -79,9 +82,11 @@ def _listed(settings: Path, values: dict[str, str], folder: Path, notes: list[st
     places = Places([home], [folder.absolute()])
     for part, keys in _LISTS.items():
         given = next((values[key] for key in keys if values.get(key)), None)
-        lists = [given] if given else [f"{key}.txt" for key in keys if (home / f"{key}.txt").is_file()]
+        lists = [given] if given else [f"{key}.txt" for key in keys if in_any_case(home / f"{key}.txt")]
         if found := listed_images(lists, places, f"{settings}: {part}", notes):
             images[part] = found
+        elif given:
+            notes.append(f"{settings}: {part} is {given!r}, which is not there or lists no image that is.")
     return images
 
 

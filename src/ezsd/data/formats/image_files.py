@@ -100,6 +100,18 @@ def inner_folders(folder: Path) -> list[Path]:
         return sorted(Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir())
 
 
+def in_any_case(path: Path) -> Path | None:
+    """Return a path, or the only one whose folders and name differ by case only; None if there is none."""
+    try:
+        if path.exists():
+            return path
+        parent = None if path.parent == path else in_any_case(path.parent)
+        same = [] if parent is None else [name for name in os.listdir(parent) if name.lower() == path.name.lower()]
+    except (OSError, ValueError):
+        return None
+    return parent / same[0] if parent is not None and len(same) == 1 else None
+
+
 def is_image_name(name: str) -> bool:
     """Return whether a file name is that of an image."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")

@@ -96,7 +96,7 @@ def open_dataset(path: Path, box_format: str | None = None) -> DataSet:
 def _opened(path: Path, box_format: str | None) -> DataSet:
     from ezsd.data.formats import coco_layout, cvat, darknet, labelme, voc, yolo
     from ezsd.data.formats.corners import CORNER_FORMATS
-    from ezsd.data.formats.yolo_labels import spare_labels
+    from ezsd.data.formats.label_files import LabelFiles
     from ezsd.data.formats.yolo_rows import YOLO_FORMATS
 
     readers: list[tuple[_Reader, tuple[str, ...]]] = [
@@ -131,11 +131,14 @@ def _opened(path: Path, box_format: str | None) -> DataSet:
         raise DataError(f"{path} has no annotations but those that ezsd init wrote, such as {min(own)}. Give the data "
                         "set that they were made from, or such a file itself.")  # fmt: skip
     images = image_files(path) if path.is_dir() else []
-    if images and (spare := spare_labels(images)):
+    label_files = LabelFiles(path)
+    if spare := label_files.of_no_image(images):
         raise DataError(
             f"{path} has label files of YOLO, such as {spare[0]}, but no names of their classes. Add data.yaml with "
             "train and names, or classes.txt with a name a line."
         )
+    if images and label_files.cause(images):
+        raise DataError([f"{path}: {label_files.problem(images)}."])
     if images:
         raise DataError(
             f"{path} has {len(images):,} images, but no annotations. A training needs boxes of some categories, in one "

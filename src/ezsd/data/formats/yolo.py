@@ -8,9 +8,11 @@ from typing import Any
 
 import yaml
 
+from ezsd.data.formats.label_files import LabelFiles, label_paths
 from ezsd.data.formats.recognize import DataSet, Source
 from ezsd.data.formats.yolo_images import Places, listed_images, text_of, without_train_images
-from ezsd.data.formats.yolo_labels import label_paths, read_parts
+from ezsd.data.formats.yolo_labels import read_parts
+from ezsd.data.formats.yolo_rows import given_format
 from ezsd.data.samples import ImageSet
 from ezsd.errors import DataError
 from ezsd.utils.files import write_text
@@ -46,7 +48,7 @@ def open_yolo(folder: Path, files: list[Path], box_format: str | None = None) ->
     if not listed:
         raise DataError(f"{path}: the key train is missing; expected the folder of the train images.")
     listed = without_train_images(listed, str(path), notes)
-    parts = read_parts(listed, names, notes, box_format, _keypoints(values))
+    parts = read_parts(listed, LabelFiles(folder), names, notes, given_format(box_format, _keypoints(values)))
     return DataSet(described("YOLO", path, folder, parts, len(names)), parts, tuple(notes))
 
 

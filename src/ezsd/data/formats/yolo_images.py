@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ezsd.data.formats.image_files import image_files, is_image_name
+from ezsd.data.formats.image_files import image_files, in_any_case, is_image_name
 from ezsd.errors import DataError
 
 
@@ -59,24 +59,37 @@ class Places:
 
         Roboflow writes ``../train/images`` for a folder beside ``data.yaml``, so ``..`` at first is left out.
         """
-        parts, inner = _parts(text)
-        below = inner if inner or ".." not in parts else parts
-        candidates = [Path(text)] if Path(text).is_absolute() else []
-        candidates += [base.joinpath(*below) for base in self.bases if self._is_inside(base.joinpath(*below))]
-        candidates += [path for path in self._literal(parts) if self._is_inside(path)]
-        return _first_existing(candidates)
+        return _first_existing(self._candidates(text))
+
+    def find_any_case(self, text: str) -> Path | None:
+        """Return the path that exists if case does not matter, as on Windows."""
+        return _first_any_case(self._candidates(text))
 
     def find_end(self, text: str) -> Path | None:
         """Return the longest end of a path that exists: absolute paths are often those of another machine."""
-        inner = _parts(text)[1]
-        ends = [base.joinpath(*inner[start:]) for start in range(1, len(inner)) for base in self.bases]
-        return _first_existing([path for path in ends if self._is_inside(path)])
+        return _first_existing(self._ends(text))
+
+    def find_end_any_case(self, text: str) -> Path | None:
+        """Return the longest end of a path that exists if case does not matter."""
+        return _first_any_case(self._ends(text))
 
     def outside(self, text: str) -> Path | None:
         """Return the path that exists outside of the data set and that a relative path would be."""
         if Path(text).is_absolute():
             return None
         return _first_existing([path for path in self._literal(_parts(text)[0]) if not self._is_inside(path)])
+
+    def _ends(self, text: str) -> list[Path]:
+        inner = _parts(text)[1]
+        ends = [base.joinpath(*inner[start:]) for start in range(1, len(inner)) for base in self.bases]
+        return [path for path in ends if self._is_inside(path)]
+
+    def _candidates(self, text: str) -> list[Path]:
+        parts, inner = _parts(text)
+        below = inner if inner or ".." not in parts else parts
+        candidates = [Path(text)] if Path(text).is_absolute() else []
+        candidates += [base.joinpath(*below) for base in self.bases if self._is_inside(base.joinpath(*below))]
+        return candidates + [path for path in self._literal(parts) if self._is_inside(path)]
 
     def _literal(self, parts: Sequence[str]) -> list[Path]:
         return [Path(os.path.abspath(base.joinpath(*parts))) for base in self.bases]
@@ -106,7 +119,7 @@ def listed_images(given: Any, places: Places, where: str, notes: list[str]) -> l
             missing.append(entry)
         elif found.is_dir():
             images += image_files(found)
-        elif found.suffix == ".txt":
+        elif found.suffix.lower() == ".txt":
             images += _images_of_list(found, places, notes)
     if missing and len(missing) < len(entries):
         raise DataError(f"{where} has {missing[0]!r}, which is not there. Fix the path, or remove it from the list.")
@@ -126,8 +139,11 @@ def _place_of(entry: str, places: Places, where: str, notes: list[str]) -> Path 
             f"{where} is {entry!r}, which is {outside}, outside of the data set {places.roots[0]}. Give a folder that "
             f"has both, such as {above}, as the data set, or write an absolute path."
         )
-    if found is None and (found := places.find_end(entry)) and found.is_dir():  # CVAT's data/train.txt is as good
-        notes.append(f"{where} is {entry!r}, which is not there; {found} is read instead.")
+    found = found or places.find_any_case(entry)
+    if found is None:
+        found = places.find_end(entry) or places.find_end_any_case(entry)
+        if found is not None and found.is_dir():  # CVAT's data/train.txt is as good
+            notes.append(f"{where} is {entry!r}, which is not there; {found} is read instead.")
     return found
 
 
@@ -173,6 +189,10 @@ def _first_existing(candidates: Sequence[Path]) -> Path | None:
         except (OSError, ValueError):
             continue
     return None
+
+
+def _first_any_case(candidates: Sequence[Path]) -> Path | None:
+    return next((found for path in candidates if (found := in_any_case(path)) is not None), None)
 
 
 def text_of(path: Path) -> str:

@@ -77,6 +77,11 @@ class RowFormat:
         return Shape((min(xs), min(ys), max(xs), max(ys)), [polygon])
 
 
+def given_format(box_format: str | None, keypoints: int = 0) -> RowFormat:
+    """Return what is known of the rows of a data set; a format that rows cannot have is refused later."""
+    return RowFormat(box_format if box_format in YOLO_FORMATS else None, keypoints)
+
+
 def recognize_rows(
     rows: Sequence[Sequence[float]],
     sizes: NDArray[np.float64],
