@@ -737,9 +737,32 @@ def test_labelme_shapes_become_boxes(tmp_path: Path) -> None:
         )
     )
     found = open_dataset(tmp_path)
-    assert found.notes == ("Shapes without area are left out: 1 point.",)
+    assert found.notes == ("Shapes without a box are left out: 1 point.",)
     images = _loaded(found, "train", tmp_path)
     assert images[0].boxes.tolist() == [[10, 5, 30, 15], [1, 1, 9, 9], [15, 5, 25, 15]]
+
+
+@pytest.mark.parametrize("kind, points, expected", [
+    ("rotation", [[10, 2], [20, 6], [18, 12], [8, 8]], [8, 2, 20, 12]),
+    ("rectangle", [[10, 2], [20, 2], [20, 12], [10, 12]], [10, 2, 20, 12]),
+    ("quadrilateral", [[10, 2], [20, 6], [18, 12], [8, 8]], [8, 2, 20, 12]),
+    ("Polygon", [[1, 1], [9, 1], [5, 9]], [1, 1, 9, 9]),
+    (None, [[1, 1], [9, 1], [5, 9]], [1, 1, 9, 9]),
+    ("mask", [[1, 1], [9, 9]], [1, 1, 9, 9]),
+    *((kind, [[1, 1], [9, 1], [5, 9]][:count], None) for kind, count in (
+        ("line", 2), ("linestrip", 3), ("point", 1), ("points", 3), ("circle", 3), ("cuboid", 3), ("polygon", 2),
+        ("rectangle", 1),
+    )),
+])  # fmt: skip
+def test_each_labelme_shape_becomes_a_box_or_is_noted(
+    tmp_path: Path, kind: str | None, points: list[list[int]], expected: list[int] | None
+) -> None:
+    Image.new("RGB", (40, 20), (90, 90, 90)).save(tmp_path / "a.png")
+    shapes = [{"label": "cat", "points": points, "shape_type": kind}]
+    (tmp_path / "a.json").write_text(json.dumps({"imagePath": "a.png", "shapes": shapes}))
+    found = open_dataset(tmp_path)
+    assert _loaded(found, "train", tmp_path, ("cat",))[0].boxes.tolist() == ([] if expected is None else [expected])
+    assert found.notes == (() if expected else (f"Shapes without a box are left out: 1 {kind}.",))
 
 
 def test_two_labelme_files_of_one_image_are_refused(tmp_path: Path) -> None:

@@ -19,12 +19,15 @@ from ezsd.data.formats.voc_images import VocImages, unlabelled_notes
 from ezsd.errors import DataError
 
 _PARTS = ("train", "val", "test")
+_BOXES = ("rectangle", "rotation", "mask")  # rotation: the corners of a rotated box of X-AnyLabeling
+_POLYGONS = ("polygon", "quadrilateral")
 
 
 def open_labelme(folder: Path, files: list[Path], box_format: str | None = None) -> DataSet | None:
     """Read the JSON files of a data set, or return None if there are none. Parts are folders with their names.
 
-    Rectangles, polygons, circles and masks become boxes (polygons also masks); points and lines are left out.
+    Rectangles, also rotated ones, polygons, circles and masks become upright boxes (polygons also masks); other shapes
+    are left out, with a note.
 
     Raises:
         DataError: Files cannot be read. All problems are reported.
@@ -32,22 +35,20 @@ def open_labelme(folder: Path, files: list[Path], box_format: str | None = None)
     files = [path for path in files if path.suffix.lower() == ".json" and _is_labelme(path)]
     if not files:
         return None
-    problems, without_area = Problems(), Counter[str]()
+    problems, left_out = Problems(), Counter[str]()
     by_part: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         by_part[part_of(path.parent, folder) or "train"].append(path)
     images = VocImages(folder)
-    contents = {
-        part: _read(by_part[part], (folder, images), problems, without_area) for part in _PARTS if part in by_part
-    }
+    contents = {part: _read(by_part[part], (folder, images), problems, left_out) for part in _PARTS if part in by_part}
     if problems:
         raise DataError(problems.shown())
     parts = corner_sources(contents, folder, box_format)
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in without_area.items())
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.items())
     used = [name for content in contents.values() for name in content.file_names]
     notes = unlabelled_notes(images, folder, used, "JSON")
     if kinds:
-        notes = (f"Shapes without area are left out: {kinds}.", *notes)
+        notes = (f"Shapes without a box are left out: {kinds}.", *notes)
     return DataSet(f"LabelMe, {len(files):,} JSON files: parts {', '.join(parts)}", parts, notes)
 
 
@@ -57,7 +58,7 @@ def _is_labelme(path: Path) -> bool:
 
 
 def _read(
-    files: Sequence[Path], data_set: tuple[Path, VocImages], problems: Problems, without_area: Counter[str]
+    files: Sequence[Path], data_set: tuple[Path, VocImages], problems: Problems, left_out: Counter[str]
 ) -> CocoContent:
     content, owners = CocoContent(), dict[Path, Path]()
     folder, images = data_set
@@ -84,7 +85,7 @@ def _read(
         image_id = content.add_image(image.relative_to(folder).as_posix(), *sides, label_file)
         for number, shape in enumerate(shapes):
             place = f"shapes[{number}]"
-            text = _add_shape(content, (image_id, place), shape, without_area)
+            text = _add_shape(content, (image_id, place), shape, left_out)
             if text:
                 problems.add("shapes", text, f"{path}, {place}")
     return content
@@ -123,19 +124,19 @@ def _image_problem(path: Path, name: Any, folder: Path, found: Sequence[Path]) -
             "JSON files.")  # fmt: skip
 
 
-def _add_shape(content: CocoContent, at: tuple[int, str], shape: Any, without_area: Counter[str]) -> str | None:
+def _add_shape(content: CocoContent, at: tuple[int, str], shape: Any, left_out: Counter[str]) -> str | None:
     """Add the box of a shape; return what is wrong with it, if anything."""
     if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"].strip():
         return "expected a shape with a label, which is text"
-    kind = str(shape.get("shape_type") or "polygon")
+    kind = str(shape.get("shape_type") or "polygon").lower()
     points = _points(shape.get("points"))
     if points is None:
         return "expected points as pairs of numbers"
     xs, ys = [x for x, _ in points], [y for _, y in points]
     name, (image_id, place) = shape["label"], at
-    if kind in ("rectangle", "mask") and len(points) >= 2:
+    if kind in _BOXES and len(points) >= 2:
         content.add_box(image_id, name, (min(xs), min(ys), max(xs), max(ys)), place=place)
-    elif kind == "polygon" and len(points) > 2:
+    elif kind in _POLYGONS and len(points) > 2:
         polygon = [value for point in points for value in point]
         content.add_box(image_id, name, (min(xs), min(ys), max(xs), max(ys)), polygons=[polygon], place=place)
     elif kind == "circle" and len(points) == 2:
@@ -143,7 +144,7 @@ def _add_shape(content: CocoContent, at: tuple[int, str], shape: Any, without_ar
         corners = xs[0] - radius, ys[0] - radius, xs[0] + radius, ys[0] + radius
         content.add_box(image_id, name, corners, place=place)
     else:
-        without_area[kind[:20]] += 1
+        left_out[kind[:20]] += 1
     return None
 
 
