@@ -490,6 +490,32 @@ def test_invalid_and_hostile_xml_is_refused(tmp_path: Path, xml: str, expected: 
         open_dataset(_voc(tmp_path, xml))
 
 
+_CHINESE = _XML.replace(">cat<", ">猫<").replace("<annotation>", "<annotation><path>D:\\桌面\\{name}</path>")
+
+
+@pytest.mark.parametrize("declared, encoding", [
+    ("gbk", "gbk"), ("GB2312", "gb2312"), ("Shift_JIS", "shift_jis"), ("utf-8", "utf-8"), ("UTF-8", "utf-8-sig"),
+    ("utf-16", "utf-16"), ("utf-16", "utf-8"), ("unknown-1", "utf-8"), ("", "utf-8"), ("", "utf-16"),
+])  # fmt: skip
+def test_xml_is_read_in_its_encoding(tmp_path: Path, declared: str, encoding: str) -> None:
+    text = _CHINESE.format(name="a.png", difficult=0).replace("桌", "机" if encoding == "shift_jis" else "桌")
+    folder = _voc(tmp_path, "")
+    head = f'<?xml version="1.0" encoding="{declared}"?>\n' if declared else ""
+    (folder / "Annotations" / "a.xml").write_bytes((head + text).encode(encoding))
+    assert count_boxes(_loaded(open_dataset(folder), "train", tmp_path))[0] == {"猫": 1}
+
+
+def test_xml_in_another_encoding_than_it_says_is_read_if_its_names_are_not_concerned(tmp_path: Path) -> None:
+    folder = _voc(tmp_path / "set", "")
+    text = _CHINESE.format(name="a.png", difficult=0)
+    (folder / "Annotations" / "a.xml").write_bytes(text.replace("猫", "cat").encode("gbk"))
+    assert count_boxes(_loaded(open_dataset(folder), "train", tmp_path))[0] == {"cat": 1}
+    (folder / "Annotations" / "a.xml").write_bytes(text.encode("gbk"))
+    expected = r"a\.xml, object 1: .* bytes of another encoding than the file says\. Save the file as UTF-8"
+    with pytest.raises(DataError, match=expected):
+        open_dataset(folder)
+
+
 def _voc_files(folder: Path, files: dict[str, str | None]) -> Path:
     """Write images, and XML files by the name of the image in them; the category is the path of the XML file."""
     for path, name in files.items():

@@ -12,7 +12,7 @@ from ezsd.data.formats.content import CocoContent
 from ezsd.data.formats.corners import corner_sources
 from ezsd.data.formats.problems import Problems
 from ezsd.data.formats.recognize import DataSet, head_of, part_of
-from ezsd.data.formats.xml_files import number_in, read_xml, side_in
+from ezsd.data.formats.xml_files import encoding_problem, number_in, read_xml, side_in
 from ezsd.errors import DataError
 
 if TYPE_CHECKING:
@@ -93,6 +93,9 @@ def _add_image(content: CocoContent, image: Element, files: tuple[str, str], lef
         corners, name = read(shape), (shape.get("label") or "").strip()
         if not name or not all(map(math.isfinite, corners)):
             problems.append(f"shape {place} ({shape.tag}): expected a label, and coordinates in pixels")
+            continue
+        if cause := encoding_problem(name):
+            problems.append(f"shape {place} ({shape.tag}): {cause}")
             continue
         polygons = [_points(shape)] if shape.tag == "polygon" else []
         at = f"image {image.get('name')}, shape {place}"

@@ -16,7 +16,7 @@ from ezsd.data.formats.problems import Problems
 from ezsd.data.formats.recognize import DataSet, head_of, part_of
 from ezsd.data.formats.voc_images import VocImages, unlabelled_notes
 from ezsd.data.formats.voc_lists import LISTS, list_notes, read_lists
-from ezsd.data.formats.xml_files import number_in, read_xml, side_in
+from ezsd.data.formats.xml_files import encoding_problem, number_in, read_xml, side_in
 from ezsd.data.samples import ImageSet
 from ezsd.errors import DataError
 from ezsd.utils.files import write_text
@@ -138,7 +138,8 @@ def _image_of(xml: Path, root: Element, folder: Path, images: VocImages, problem
     name = root.findtext("filename") or ""
     found = images.find(xml.relative_to(folder), name, root.findtext("folder") or "")
     if not found:
-        problems.add("images", f"{xml}: its image {(name or xml.stem)[:80]!r} is missing")
+        cause = encoding_problem(name)
+        problems.add("images", f"{xml}: its image {cause or f'{(name or xml.stem)[:80]!r} is missing'}")
     elif len(found) > 1:
         problems.add("images", f"{xml}: its image could be {folder / found[0]} or {folder / found[1]}")
     elif (first := images.xml_files.setdefault(found[0], xml)) != xml:
@@ -163,6 +164,9 @@ def _read(files: Sequence[Path], folder: Path, images: VocImages, problems: Prob
             if not name or not all(map(math.isfinite, corners)):
                 text = f"expected a name, and a bndbox with {', '.join(_CORNERS)} in pixels"
                 problems.add("objects", text, f"{path}, object {place}")
+                continue
+            if cause := encoding_problem(name):
+                problems.add("names", cause, f"{path}, object {place}")
                 continue
             difficult = number_in(item.findtext("difficult")) == 1
             content.add_box(image_id, name, corners, difficult, place=f"object {place}")
