@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from pycocotools.coco import COCO
 
 from ezsd.data.categories import load_split
 from ezsd.data.formats.coco import coco_ground_truth, load_images, read_part
+from ezsd.data.formats.segmentations import box_around
 from ezsd.data.samples import AnnotatedImage, ImageSet, have_mask, masks_of, read_image, segmentations_of
 from ezsd.errors import DataError
 from ezsd.recipe import Part
@@ -207,6 +210,42 @@ def test_compressed_masks_of_any_shape_are_decoded(
     assert any(np.array_equal(found.numpy(), canvas) for found in masks_of(image))
 
 
+@pytest.mark.parametrize("bbox", [None, [], "missing", [0, 0, 0, 0]])
+def test_annotations_without_bbox_have_the_box_around_their_segmentation(tiny: TinyCoco, bbox: Any) -> None:
+    theirs = COCO(str(tiny.annotations))
+    entries = [entry for entry in tiny.content["annotations"] if entry["category_id"] in (3, 7)]
+    expected = {}
+    for entry in entries:
+        expected[entry["id"]] = reference.toBbox(theirs.annToRLE(entry)).tolist()
+        entry["bbox"] = bbox
+        if bbox == "missing":
+            del entry["bbox"]
+    tiny.save()
+    images = load_images(tiny.part(), SPLIT.base)
+    for image in images:
+        wanted = [expected[entry["id"]] for entry in entries if entry["image_id"] == image.image_id]
+        sides = torch.cat([image.boxes[:, :2], image.boxes[:, 2:] - image.boxes[:, :2]], dim=1)
+        assert torch.allclose(sides, torch.tensor(wanted).reshape(-1, 4), atol=1.01)
+    (note,) = (note for note in images.notes if "no bbox" in note)
+    assert note.startswith(f"{len(entries)} of ") and "the boxes around their segmentations are used" in note
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1), st.floats(0, 1), st.booleans())
+@settings(max_examples=100)
+def test_the_box_around_an_rle_is_that_of_pycocotools(
+    height: int, width: int, seed: int, share: float, compressed: bool
+) -> None:
+    mask = np.asfortranarray((np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8))
+    encoded = reference.encode(mask)
+    counts: Any = encoded["counts"].decode()
+    if not compressed:
+        flat = mask.ravel(order="F").tolist()
+        counts = [0] if flat[0] else []
+        counts += [len(list(group)) for _, group in itertools.groupby(flat)]
+    box = box_around({"size": [height, width], "counts": counts})
+    assert (list(box) == reference.toBbox(encoded).tolist()) if mask.any() else all(map(math.isnan, box))
+
+
 def test_several_polygons_form_one_mask(tiny: TinyCoco) -> None:
     square = [2.0, 2.0, 10.0, 2.0, 10.0, 10.0, 2.0, 10.0]
     image = load_images(tiny.part(), ("circle",)).images[0]
@@ -385,7 +424,7 @@ def test_a_file_that_is_not_a_coco_file_is_reported(content: str | None, expecte
     ("change", "expected"),
     [
         ({"bbox": [1, 2, 3]}, "four numbers"),
-        ({"bbox": None}, "four numbers"),
+        ({"bbox": None, "segmentation": None}, "four numbers"),
         ({"bbox": ["1", "2", "3", "a"]}, "four numbers"),
         ({"bbox": [1, 2, float("nan"), 4]}, "four numbers"),
         ({"bbox": [1, 2, float("inf"), 4]}, "four numbers"),

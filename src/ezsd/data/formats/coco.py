@@ -17,7 +17,7 @@ from ezsd.data.categories import CategorySplit
 from ezsd.data.formats.coco_boxes import Boxes, find_boxes
 from ezsd.data.formats.coco_entries import Record, Records, find_labels, find_records
 from ezsd.data.formats.coco_json import Annotations, read_annotations
-from ezsd.data.formats.coco_notes import box_notes, copy_notes, mask_notes, size_notes
+from ezsd.data.formats.coco_notes import box_notes, copy_notes, drawn_notes, mask_notes, size_notes
 from ezsd.data.formats.problems import Problems
 from ezsd.data.formats.segmentations import is_segmentation
 from ezsd.data.images import ImageCheck, check_images
@@ -322,6 +322,7 @@ def _assemble(
     ]  # fmt: skip
     notes = [
         *box_notes(crowd, boxes.left_out),
+        *drawn_notes(content, boxes.rows),
         *copy_notes(content, records, boxes, crowd),
         *mask_notes(content, boxes.rows, segmentations, missing, has_masks),
     ]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ezsd.data.formats.segmentations import box_around
 from ezsd.errors import DataError
 
 _LISTS = ("images", "annotations", "categories")
@@ -46,6 +47,7 @@ class Annotations:
         crowd: [N] int8: 1 for crowd boxes, 0 for others, -1 if iscrowd is neither.
         segmentations: [N] polygons (arrays) or RLE as in the file, or None.
         places: [N] where the box is in its label file, such as "line 3", if ezsd wrote the file; else None.
+        drawn: [N] whether the box is the one around the segmentation, because the file has none.
         odd: The entries that are not as expected, without their segmentations, by index.
         in_pixels: Whether the file says that its boxes are x, y, width, height in pixels.
     """
@@ -60,6 +62,7 @@ class Annotations:
     crowd: NDArray[np.int8]
     segmentations: list[Any]
     places: list[str | None]
+    drawn: NDArray[np.bool_]
     odd: dict[int, Any]
     in_pixels: bool = False
 
@@ -184,6 +187,7 @@ class _Rows:
         self.crowd = array("b")
         self.segmentations: list[Any] = []
         self.places: list[str | None] = []
+        self.drawn = array("b")
         self.odd: dict[int, Any] = {}
 
     def take(self, entry: dict[str, Any]) -> Any:
@@ -192,6 +196,10 @@ class _Rows:
             return entry
         get = entry.get
         row, box, crowd = len(self.ids), _four_numbers(get("bbox")), _flag(get("iscrowd"))
+        segmentation = packed_segmentation(get("segmentation"))
+        drawn = segmentation is not None and (not get("bbox") or not any(box))
+        if drawn:
+            box = box_around(segmentation)
         if crowd == BROKEN_FLAG or not math.isfinite(sum(box)):
             self.odd[row] = {key: value for key, value in entry.items() if key != "segmentation"}
         image, category = get("image_id"), get("category_id")
@@ -201,7 +209,8 @@ class _Rows:
         self.boxes.extend(box)
         self.areas.append(_number(get("area")))
         self.crowd.append(crowd)
-        self.segmentations.append(packed_segmentation(get("segmentation")))
+        self.segmentations.append(segmentation)
+        self.drawn.append(drawn)
         place = get(LABEL_PLACE)
         self.places.append(intern(place) if isinstance(place, str) else None)
         return _Row(row)
@@ -226,6 +235,7 @@ class _Rows:
             np.array(self.crowd, dtype=np.int8)[order],
             [self.segmentations[row] for row in places],
             [self.places[row] for row in places],
+            np.array(self.drawn, dtype=np.bool_)[order],
             {place: self.odd[row] for place, row in enumerate(places) if row in self.odd} if self.odd else {},
         )
 

@@ -47,6 +47,15 @@ def box_notes(crowd: NDArray[np.bool_], left_out: Problems) -> list[str]:
     return notes
 
 
+def drawn_notes(content: Annotations, rows: NDArray[np.int64]) -> list[str]:
+    """Return a note on boxes that the file does not have."""
+    drawn = rows[content.drawn[rows]]
+    if not len(drawn):
+        return []
+    return [f"{len(drawn):,} of {len(rows):,} annotations have no bbox (the first is annotation "
+            f"{content.ids[int(drawn[0])]}); the boxes around their segmentations are used."]  # fmt: skip
+
+
 def copy_notes(content: Annotations, records: Sequence[Record], boxes: Boxes, crowd: NDArray[np.bool_]) -> list[str]:
     """Return a note on boxes that repeat another one."""
     again = copies(boxes, crowd)

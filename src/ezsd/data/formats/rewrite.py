@@ -106,6 +106,7 @@ def _selected(content: Annotations, rows: np.ndarray[Any, np.dtype[np.bool_]], i
         crowd,
         segmentations,
         in_files,
+        content.drawn[rows],
         odd,
         content.in_pixels,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -12,11 +13,39 @@ def is_segmentation(segmentation: Any, width: int, height: int) -> bool:
         return bool(segmentation) and all(map(_is_polygon, segmentation))
     if not isinstance(segmentation, dict) or segmentation.get("size") != [height, width]:
         return False
-    counts = segmentation.get("counts")
-    runs = _unpacked(counts) if isinstance(counts, str) else counts
-    if not isinstance(runs, list):
+    runs = _runs(segmentation.get("counts"))
+    if runs is None:
         return False
     return all(isinstance(run, int) and run >= 0 for run in runs) and sum(runs) == width * height
+
+
+def box_around(segmentation: Any) -> tuple[float, float, float, float]:
+    """Return x, y, width, height of the box around polygons or an RLE; NaN if it cannot be read."""
+    if isinstance(segmentation, list) and segmentation and all(map(_is_polygon, segmentation)):
+        xs = [x for polygon in segmentation for x in polygon[::2]]
+        ys = [y for polygon in segmentation for y in polygon[1::2]]
+        return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+    size = segmentation.get("size") if isinstance(segmentation, dict) else None
+    if not isinstance(size, list) or len(size) != 2 or not is_segmentation(segmentation, size[1], size[0]):
+        return (math.nan,) * 4
+    return _around_runs(_runs(segmentation["counts"]) or [], size[0])
+
+
+def _around_runs(runs: list[int], height: int) -> tuple[float, float, float, float]:
+    """Return the box around the pixels of an RLE, whose runs go down the columns."""
+    ends = list(itertools.accumulate(runs))
+    drawn = [(end - run, end - 1) for run, end in zip(runs[1::2], ends[1::2], strict=True) if run]
+    if not drawn:
+        return (math.nan,) * 4
+    left, right = drawn[0][0] // height, drawn[-1][1] // height
+    whole = any(first // height != last // height for first, last in drawn)
+    top = 0 if whole else min(first % height for first, _ in drawn)
+    bottom = height - 1 if whole else max(last % height for _, last in drawn)
+    return float(left), float(top), right - left + 1.0, bottom - top + 1.0
+
+
+def _runs(counts: Any) -> list[int] | None:
+    return _unpacked(counts) if isinstance(counts, str) else counts if isinstance(counts, list) else None
 
 
 def _is_polygon(polygon: Any) -> bool:
