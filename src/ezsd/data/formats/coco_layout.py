@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ezsd.data.formats.coco_entries import entry_file_name
 from ezsd.data.formats.coco_json import read_annotations
+from ezsd.data.formats.file_heads import head_of, is_label_studio, other_json
 from ezsd.data.formats.image_files import inner_folders
-from ezsd.data.formats.recognize import DataSet, Source, head_of, is_label_studio, part_of
+from ezsd.data.formats.recognize import DataSet, Source, part_of
 from ezsd.errors import DataError
 
 _SAMPLE = 20  # images that must be found in a folder
@@ -55,8 +56,9 @@ def holds_images(folder: Path, names: Sequence[str]) -> bool:
 
 def _is_coco(path: Path) -> bool:
     head = head_of(path)
-    lists = [f'"{key}":[' in head for key in ("images", "annotations", "categories")]
-    return any(lists) and '"shapes":' not in head and not is_label_studio(path)
+    if '"images":[' in head:
+        return '"shapes":' not in head and not is_label_studio(path)
+    return ('"annotations":[' in head or '"categories":[' in head) and '"shapes":' not in head and not other_json(path)
 
 
 def _image_folder(annotations: Path, root: Path, part: str) -> Path:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from ezsd.data.formats.content import CocoContent
 from ezsd.data.formats.corners import corner_sources
+from ezsd.data.formats.file_heads import head_of
 from ezsd.data.formats.problems import Problems
-from ezsd.data.formats.recognize import DataSet, head_of, part_of
+from ezsd.data.formats.recognize import DataSet, part_of
 from ezsd.data.formats.xml_files import encoding_problem, number_in, read_xml, side_in
 from ezsd.errors import DataError
 

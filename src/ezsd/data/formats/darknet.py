@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
+from ezsd.data.formats.file_heads import head_of
 from ezsd.data.formats.image_files import image_files, in_any_case
 from ezsd.data.formats.label_files import LabelFiles
-from ezsd.data.formats.recognize import DataSet, head_of, part_of
+from ezsd.data.formats.recognize import DataSet, part_of
 from ezsd.data.formats.yolo import described
 from ezsd.data.formats.yolo_images import Places, listed_images, text_of, without_train_images
 from ezsd.data.formats.yolo_labels import read_parts

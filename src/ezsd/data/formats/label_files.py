@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ezsd.data.formats.image_files import in_any_case, is_image_name
@@ -86,19 +86,17 @@ class LabelFiles:
         if outside := self._outside(images):
             return (f"{outside} is outside of the data set {self.folder}: give a folder that has both, such as "
                     f"{os.path.commonpath([outside.parent, images[0].absolute().parent])}")  # fmt: skip
-        if elsewhere := self._elsewhere(images):
+        if elsewhere := next(filter(has_boxes, self.texts_of(images)), None):
             return (f"{elsewhere} has the name of an image, but lies elsewhere: name the folder of the images "
                     "\"images\", and that of the label files \"labels\"")  # fmt: skip
         return ""
 
-    def _elsewhere(self, images: Sequence[Path]) -> Path | None:
+    def texts_of(self, images: Sequence[Path]) -> Iterator[Path]:
+        """Yield the text files of the data set that have the name of an image."""
         stems = {image.stem for image in images}
         for parent, folders, _ in os.walk(self.folder):
             folders.sort()
-            texts = self._in(Path(parent))
-            if found := next((path for stem, path in texts.items() if stem in stems and has_boxes(path)), None):
-                return found
-        return None
+            yield from (path for stem, path in self._in(Path(parent)).items() if stem in stems)
 
     def _places(self, image: Path) -> list[Path]:
         places = label_paths(image)

@@ -12,9 +12,10 @@ from typing import Any
 from ezsd.data.formats.coco_json import read_json_file
 from ezsd.data.formats.content import CocoContent
 from ezsd.data.formats.corners import corner_sources
+from ezsd.data.formats.file_heads import head_of
 from ezsd.data.formats.image_files import IMAGE_SUFFIXES
 from ezsd.data.formats.problems import Problems
-from ezsd.data.formats.recognize import DataSet, head_of, part_of
+from ezsd.data.formats.recognize import DataSet, part_of
 from ezsd.data.formats.voc_images import VocImages, unlabelled_notes
 from ezsd.errors import DataError
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from ezsd.data.formats.box_formats import BOX_FORMATS
 from ezsd.data.formats.coco_json import is_of_init
+from ezsd.data.formats.file_heads import OTHER_SUFFIXES, head_of, is_label_studio, other_format
 from ezsd.data.formats.image_files import image_files, inner_folders
 from ezsd.errors import DataError, RecipeError
 
 _DEEPEST = 4  # levels of folders in which annotations are searched for
-_HEAD = 65536  # bytes at the beginning of a JSON file that tell what it is
 _PART_WORDS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
 }  # fmt: skip
@@ -24,7 +24,7 @@ _FORMATS = "COCO JSON, YOLO (data.yaml, obj.names or classes.txt), Pascal VOC (X
 _BEGINNINGS = {  # of the description, by kind of annotation file
     "CVAT": ("CVAT",), "Pascal VOC": ("Pascal VOC",), "LabelMe": ("LabelMe",), "COCO": ("COCO", "LVIS"),
 }  # fmt: skip
-_SUFFIXES = (".json", ".xml", ".yaml", ".yml", ".names", ".data", ".labels")
+_SUFFIXES = (".json", ".xml", ".yaml", ".yml", ".names", ".data", ".labels", *OTHER_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,8 @@ def _opened(path: Path, box_format: str | None) -> DataSet:
         found = _with_train(found, path)
         parts = {part: replace(source, origin=path) for part, source in found.parts.items()}
         return replace(found, parts=parts, notes=(*found.notes, *(_other_notes(found, files) if path.is_dir() else ())))
-    if tasks := next((file for file in files if is_label_studio(file)), None):
-        raise DataError(
-            f"{tasks} is a file of Label Studio in its own JSON. Export the project from Label Studio as COCO or YOLO, "
-            "and give that folder."
-        )
+    if other := other_format(files):
+        raise DataError(f"{other[0]} is {other[1]}, which is not read. {other[2]}")
     if own:
         raise DataError(f"{path} has no annotations but those that ezsd init wrote, such as {min(own)}. Give the data "
                         "set that they were made from, or such a file itself.")  # fmt: skip
@@ -140,9 +137,12 @@ def _opened(path: Path, box_format: str | None) -> DataSet:
     if images and label_files.cause(images):
         raise DataError([f"{path}: {label_files.problem(images)}."])
     if images:
+        unknown = next((file for file in files if file.suffix.lower() in (".json", ".xml")), None)
+        unknown = unknown or next(label_files.texts_of(images), None)
+        other_file = "" if unknown is None else f" {unknown} is in none of them."
         raise DataError(
             f"{path} has {len(images):,} images, but no annotations. A training needs boxes of some categories, in one "
-            f"of the formats {_FORMATS}; ezsd detect finds objects in images without boxes."
+            f"of the formats {_FORMATS}.{other_file} ezsd detect finds objects in images without boxes."
         )
     raise DataError(f"{path}: the format is not known. Expected {_FORMATS}.")
 
@@ -191,25 +191,10 @@ def _kind_of(path: Path) -> str | None:
     return "COCO" if '"images":[' in head and not is_label_studio(path) else None
 
 
-def is_label_studio(path: Path) -> bool:
-    """Return whether a file has tasks of Label Studio, as an export or as pre-annotations."""
-    head = head_of(path) if path.suffix.lower() == ".json" else ""
-    return head.startswith("[{") and any(key in head for key in ('"from_name":', '"rectanglelabels":'))
-
-
 def part_of(path: Path, root: Path) -> str | None:
     """Return the part that the words in a path name: "train", "val" or "test"; None without such a word."""
     words = re.split(r"[^a-z]+", str(path.relative_to(root) if path.is_relative_to(root) else path.name).lower())
     return next((_PART_WORDS[word] for word in reversed(words) if word in _PART_WORDS), None)
-
-
-def head_of(path: Path) -> str:
-    """Return the beginning of a text file, without its spaces."""
-    try:
-        with path.open("rb") as file:
-            return re.sub(r"\s", "", file.read(_HEAD).replace(b"\0", b"").decode("utf-8", "ignore"))
-    except OSError:
-        return ""
 
 
 def _annotation_files(folder: Path, depth: int) -> Iterator[Path]:

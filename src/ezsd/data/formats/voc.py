@@ -12,8 +12,9 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from ezsd.data.formats.content import CocoContent
 from ezsd.data.formats.corners import corner_sources
+from ezsd.data.formats.file_heads import head_of
 from ezsd.data.formats.problems import Problems
-from ezsd.data.formats.recognize import DataSet, head_of, part_of
+from ezsd.data.formats.recognize import DataSet, part_of
 from ezsd.data.formats.voc_images import VocImages, unlabelled_notes
 from ezsd.data.formats.voc_lists import LISTS, list_notes, read_lists
 from ezsd.data.formats.xml_files import encoding_problem, number_in, read_xml, side_in
