@@ -199,6 +199,8 @@ def _check(path: Path, width: int | None, height: int | None, depth: _Depth) -> 
             f", its size before its EXIF orientation {orientation} turns it. Images are read upright: save it upright "
             "(as with mogrify -auto-orient) and label it again; if its boxes are upright, write the upright size"
         )
+    elif size[::-1] == expected:
+        problem += ": are width and height exchanged, or was the image turned after it was labelled?"
     return ImageCheck(size[0], size[1], turned, problem)
 
 

@@ -230,7 +230,8 @@ def test_annotations_without_usable_boxes_are_refused(tiny: TinyCoco) -> None:
 
 
 @pytest.mark.parametrize("change", [lambda name: f"sub\\{name}", lambda name: f"/data/upload/1/{name}", str.upper,
-                                    lambda name: f"0badcafe-{name}",
+                                    lambda name: f"0badcafe-{name}", lambda name: f" {name}\n",
+                                    lambda name: f"https://host/bucket/{name}?token=a/b#c",
                                     lambda name: name.replace("0", "%30")])  # fmt: skip
 def test_images_are_found_under_a_name_that_differs_as_tools_write_it(
     tiny: TinyCoco, change: Callable[[str], str]
@@ -242,6 +243,32 @@ def test_images_are_found_under_a_name_that_differs_as_tools_write_it(
     after = load_images(tiny.part(), SPLIT.base)
     assert {image.path: image.boxes.tolist() for image in after} == before
     assert any("8 images are found under another name" in note for note in after.notes)
+
+
+def test_boxes_with_the_id_of_two_images_are_left_out_if_bad_ones_are_skipped(tiny: TinyCoco) -> None:
+    before = {image.image_id for image in load_images(tiny.part(), SPLIT.base)}
+    first, second = (entry["id"] for entry in tiny.content["images"][:2])
+    tiny.content["images"][1]["id"] = first
+    tiny.save()
+    assert {image.image_id for image in load_images(tiny.part(), SPLIT.base, skip_bad=True)} == before - {first, second}
+
+
+def test_plus_signs_are_spaces_only_if_no_file_has_them(tiny: TinyCoco) -> None:
+    one, two, three = (entry["file_name"] for entry in tiny.content["images"][:3])
+    for name, new in ((one, "a b.jpg"), (two, "c+d.jpg"), (three, "c d.jpg")):
+        (tiny.images / name).rename(tiny.images / new)
+    for entry, name in zip(tiny.content["images"], ("a+b.jpg", "c+d.jpg", "c d.jpg"), strict=False):
+        entry["file_name"] = name
+    tiny.save()
+    names = {image.image_id: image.path.name for image in load_images(tiny.part(), SPLIT.base)}
+    assert [names[entry["id"]] for entry in tiny.content["images"][:3]] == ["a b.jpg", "c+d.jpg", "c d.jpg"]
+
+
+def test_sizes_that_are_exchanged_are_named(tiny: TinyCoco) -> None:
+    entry = next(entry for entry in tiny.content["images"] if entry["width"] != entry["height"])
+    entry["width"], entry["height"] = entry["height"], entry["width"]
+    (problem,) = _problems(tiny)
+    assert problem.endswith("are width and height exchanged, or was the image turned after it was labelled?")
 
 
 def test_a_file_is_not_used_for_two_names(tiny: TinyCoco) -> None:

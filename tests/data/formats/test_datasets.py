@@ -834,7 +834,10 @@ def test_the_images_of_a_coco_file_by_itself_are_found_beside_its_folder(
     file = tmp_path / "set" / "annotations" / "instances_train2017.json"
     file.parent.mkdir()
     file.write_text(json.dumps(coco.content))
-    assert open_dataset(file).parts["train"].images == tmp_path / "set" / images
+    found = open_dataset(file)
+    assert found.parts["train"].images == tmp_path / "set" / images
+    assert found.notes == (f"No image is beside or below {file}; those in {tmp_path / 'set' / images} are used.",)
+    assert open_dataset(file.parent).parts["train"].images == file.parent.parent / "annotations"
 
 
 def test_what_is_no_data_set_says_so(coco: TinyCoco, tmp_path: Path) -> None:

@@ -28,6 +28,26 @@ _BOX = "0 0.5 0.5 0.5 0.5\n"
 _NAMES = {"data_yaml": "train: images\nnames: [cat, dog]\n", "classes_txt": "cat\ndog\n"}
 
 
+def test_text_of_powershell_is_read_and_other_encodings_say_what_to_do(tmp_path: Path) -> None:
+    folder = _set(tmp_path / "set", {"a": _BOX, "b": _BOX}, **_NAMES)
+    for path in (*folder.glob("labels/*"), folder / "classes.txt", folder / "data.yaml"):
+        path.write_bytes(path.read_text().encode("utf-16"))
+    assert len((open_dataset(folder).parts["train"].content or {})["annotations"]) == 2
+    assert not open_dataset(folder).notes
+    (folder / "labels" / "a.txt").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"a\.txt cannot be read as text: .* Save it as UTF-8\."):
+        open_dataset(folder)
+
+
+@pytest.mark.parametrize("text", ["names:\n\t- cat\ntrain: images\n", b"names: [\xff]\ntrain: images\n"])
+@pytest.mark.parametrize("name", ["data.yaml", "coco.yaml"])
+def test_a_yaml_file_with_names_that_cannot_be_read_is_named(tmp_path: Path, text: str | bytes, name: str) -> None:
+    folder = _set(tmp_path / "set", {"a": _BOX})
+    (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=f"{name} cannot be read as YAML"):
+        open_dataset(folder)
+
+
 @pytest.mark.parametrize("names", _NAMES)
 def test_label_files_with_other_names_than_the_images_are_named(tmp_path: Path, names: str) -> None:
     folder = _set(tmp_path / "set", {"a_png": _BOX, "b_png": _BOX}, **{names: _NAMES[names]})

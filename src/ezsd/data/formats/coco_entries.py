@@ -154,6 +154,8 @@ def find_records(images: list[Any], part: Part) -> Records:
             problems.add("image entries", f"images[{place}]: expected an id and a file_name; found {shown(entry)}")
         elif key in places:
             problems.add("image ids", f"image id {key} appears more than once; ids must be unique.")
+            if image_id in by_id and by_id[image_id][1] != name:
+                del by_id[image_id]  # boxes with this id can be of either image
         else:
             by_id[image_id] = key, name, entry
         if key is not None:

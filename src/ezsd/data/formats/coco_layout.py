@@ -17,11 +17,16 @@ _SAMPLE = 20  # images that must be found in a folder
 _MOST_FOLDERS = 200
 
 
-def open_coco(folder: Path, files: list[Path]) -> DataSet | None:
+def open_coco(folder: Path, files: list[Path], is_file: bool = False) -> DataSet | None:
     """Return the parts of a data set in COCO format, or None.
 
     The layouts of Roboflow (``train/_annotations.coco.json``), COCO (``annotations/instances_train2017.json`` beside
     ``train2017``), FiftyOne (``labels.json`` beside ``data``), CVAT and Label Studio are found by where the images are.
+
+    Args:
+        folder: The data set, or the folder of a file that was given alone.
+        files: The files in it that can be annotations.
+        is_file: Whether a file was given alone; then its images can also be beside or above its folder.
 
     Raises:
         DataError: A file cannot be read, or several files could be the train part.
@@ -37,9 +42,14 @@ def open_coco(folder: Path, files: list[Path]) -> DataSet | None:
             listed = ", ".join(str(path.relative_to(folder)) for path in paths[:5])
             raise DataError(f"{folder}: {len(paths)} annotation files could be the {part} part: {listed}. Give the one "
                             "to use, and others with --val-annotations.")  # fmt: skip
-    sources = {part: Source(_image_folder(path, folder, part), path) for part, (path,) in by_part.items()}
+    sources = {part: Source(_image_folder(path, folder, part, is_file), path) for part, (path,) in by_part.items()}
     names = ", ".join(str(path.relative_to(folder)) for (path,) in by_part.values())
-    return DataSet(f"{_kind(next(iter(by_part.values()))[0])}, from {names}", sources)
+    notes = [
+        f"No image is beside or below {source.annotations}; those in {source.images} are used."
+        for source in sources.values()
+        if not source.images.absolute().is_relative_to(folder.absolute())
+    ]
+    return DataSet(f"{_kind(next(iter(by_part.values()))[0])}, from {names}", sources, tuple(notes))
 
 
 def _kind(path: Path) -> str:
@@ -61,10 +71,10 @@ def _is_coco(path: Path) -> bool:
     return ('"annotations":[' in head or '"categories":[' in head) and '"shapes":' not in head and not other_json(path)
 
 
-def _image_folder(annotations: Path, root: Path, part: str) -> Path:
+def _image_folder(annotations: Path, root: Path, part: str, is_file: bool) -> Path:
     """Return the folder in which the most of the first images are; the root if none is found as it is named.
 
-    Folders beside and above the root are used only if no image is inside of it.
+    Folders beside and above the root are used only for a file that was given alone, and if no image is inside of it.
     """
     entries = read_annotations(annotations).images[:_SAMPLE]
     names = [name for entry in entries if isinstance(entry, dict) and (name := entry_file_name(entry))]
@@ -75,7 +85,7 @@ def _image_folder(annotations: Path, root: Path, part: str) -> Path:
             best, most = folder, found
         if names and found == len(names):
             break
-    if not most:
+    if is_file and not most:
         counts = {folder: sum(_is_file(folder, name) for name in names) for folder in _above(root, part)}
         if any(counts.values()):
             best = max(counts, key=counts.__getitem__)

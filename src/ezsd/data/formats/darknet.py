@@ -9,8 +9,9 @@ from ezsd.data.formats.file_heads import head_of
 from ezsd.data.formats.image_files import image_files, in_any_case
 from ezsd.data.formats.label_files import LabelFiles
 from ezsd.data.formats.recognize import DataSet, part_of
+from ezsd.data.formats.text_files import text_of
 from ezsd.data.formats.yolo import described
-from ezsd.data.formats.yolo_images import Places, listed_images, text_of, without_train_images
+from ezsd.data.formats.yolo_images import Places, listed_images, without_train_images
 from ezsd.data.formats.yolo_labels import read_parts
 from ezsd.data.formats.yolo_rows import given_format
 from ezsd.errors import DataError

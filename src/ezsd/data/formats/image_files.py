@@ -9,13 +9,14 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote
+from urllib.parse import unquote_plus
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".avif", ".heic",
     ".heif", ".jp2",
 )  # fmt: skip
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts this in front of uploaded files
+_QUERY = re.compile(r"(\.\w{3,4})[?#].*$")  # of a URL
 _MOST_FILES = 2_000_000
 
 
@@ -37,8 +38,9 @@ class FoundFiles:
 def find_files(folder: Path, names: Sequence[str]) -> FoundFiles:
     """Find image files in a folder.
 
-    A name that is not there is compared without regard to backslashes, percent codes, Unicode normalization and case;
-    then by its last part alone, if only one file and only one name have it. Files outside the folder are never used.
+    A name that is not there is compared without regard to backslashes, percent codes, the query of a URL, Unicode
+    normalization and case; then by its last part alone, if only one file and only one name have it. Files outside the
+    folder are never used.
 
     Args:
         folder: The folder that the names are relative to.
@@ -130,7 +132,8 @@ def _inside(root: str, name: str) -> str | None:
 
 
 def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", unquote(name.replace("\\", "/"))).casefold()
+    path = unquote_plus(_QUERY.sub(r"\1", name.replace("\\", "/").strip()))
+    return unicodedata.normalize("NFC", path).casefold()
 
 
 def _last(name: str) -> str:

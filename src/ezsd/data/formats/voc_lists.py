@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 
 from ezsd.data.formats.image_files import IMAGE_SUFFIXES, inner_folders
 from ezsd.data.formats.problems import Problems
+from ezsd.data.formats.text_files import text_of
 from ezsd.data.formats.voc_images import IMAGE_FOLDERS, path_parts
 
 LISTS = Path("ImageSets", "Main")
@@ -94,8 +95,7 @@ def _names_by_list(lists: Sequence[Path]) -> dict[str, list[str]]:
     for path in lists:
         name = _LIST_NAMES.get(path.stem.lower())
         if name is not None:
-            text = path.read_text(encoding="utf-8-sig", errors="replace")
-            lines[name] += [line.strip() for line in text.split("\n") if line.strip()]
+            lines[name] += [line.strip() for line in text_of(path).split("\n") if line.strip()]
     return lines
 
 

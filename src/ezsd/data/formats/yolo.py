@@ -8,9 +8,11 @@ from typing import Any
 
 import yaml
 
+from ezsd.data.formats.file_heads import head_of
 from ezsd.data.formats.label_files import LabelFiles, label_paths
 from ezsd.data.formats.recognize import DataSet, Source
-from ezsd.data.formats.yolo_images import Places, listed_images, text_of, without_train_images
+from ezsd.data.formats.text_files import decoded, text_of
+from ezsd.data.formats.yolo_images import Places, listed_images, without_train_images
 from ezsd.data.formats.yolo_labels import read_parts
 from ezsd.data.formats.yolo_rows import given_format
 from ezsd.data.samples import ImageSet
@@ -30,7 +32,7 @@ def open_yolo(folder: Path, files: list[Path], box_format: str | None = None) ->
     found = [(path, values) for path in files if (values := _values(path)) is not None]
     if not found:
         return None
-    path, values = min(found, key=lambda pair: (pair[0].name != "data.yaml", len(pair[0].parts), pair[0]))
+    path, values = min(found, key=lambda pair: (pair[0].name.lower() != "data.yaml", len(pair[0].parts), pair[0]))
     names = _names(path, values)
     notes, listed = _other_notes(path, names, [other for other, _ in found], files), dict[str, list[Path]]()
     for part, keys in _PART_KEYS.items():
@@ -117,9 +119,9 @@ def _values(path: Path) -> dict[str, Any] | None:
     if path.suffix.lower() not in (".yaml", ".yml"):
         return None
     try:
-        values = load_yaml(path.read_text(encoding="utf-8-sig"))
+        values = load_yaml(decoded(path))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        if path.name == "data.yaml":
+        if path.name.lower() == "data.yaml" or "names:" in head_of(path):
             raise DataError(f"{path} cannot be read as YAML: {error}.") from None
         return None
     if not isinstance(values, dict):

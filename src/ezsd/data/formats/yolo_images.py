@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ezsd.data.formats.image_files import image_files, in_any_case, is_image_name
+from ezsd.data.formats.text_files import text_of
 from ezsd.errors import DataError
 
 
@@ -193,15 +194,3 @@ def _first_existing(candidates: Sequence[Path]) -> Path | None:
 
 def _first_any_case(candidates: Sequence[Path]) -> Path | None:
     return next((found for path in candidates if (found := in_any_case(path)) is not None), None)
-
-
-def text_of(path: Path) -> str:
-    """Return the text of a file in UTF-8.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as text: {error}.") from None

@@ -14,7 +14,7 @@ from ezsd.data.formats.content import CocoContent
 from ezsd.data.formats.label_files import LabelFiles
 from ezsd.data.formats.problems import Problems
 from ezsd.data.formats.recognize import Source
-from ezsd.data.formats.yolo_images import text_of
+from ezsd.data.formats.text_files import text_of
 from ezsd.data.formats.yolo_rows import LINE, RowFormat, recognize_rows
 from ezsd.data.images import check_images
 from ezsd.errors import DataError
