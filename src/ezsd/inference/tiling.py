@@ -11,7 +11,7 @@ import supervision as sv
 
 from ezsd.errors import RecipeError
 from ezsd.inference.masks import with_masks
-from ezsd.inference.view import scores_of, select
+from ezsd.inference.view import iou_and_share, scores_of, select
 
 _SAME = 0.5  # IoU (NMS), or IoU and share of the smaller box (NMM), of detections of one object
 DetectMany = Callable[[Sequence[np.ndarray[Any, Any]]], list[sv.Detections]]
@@ -55,28 +55,44 @@ def detect_tiles(detect: DetectMany, image: np.ndarray[Any, Any], tiling: Tiling
         image: [H, W, 3] uint8, RGB.
         tiling: How the image is cut.
         floor: Detections with lower scores are left out; merging many of them is slow.
+
+    Returns:
+        The detections; with ``nms`` their masks are not pasted yet.
     """
 
     def strong(images: Sequence[np.ndarray[Any, Any]]) -> list[sv.Detections]:
-        return [
-            with_masks(select(found, scores_of(found) >= floor), tile.shape[:2])
-            for found, tile in zip(detect(images), images, strict=True)
-        ]
+        found = [select(each, scores_of(each) >= floor) for each in detect(images)]
+        if tiling.merge == "nms":
+            return found  # boxes decide which are kept, as in the detector; only masks that are shown are pasted
+        return [with_masks(each, tile.shape[:2]) for each, tile in zip(found, images, strict=True)]
 
     whole = strong([image])[0]
     if max(image.shape[:2]) <= tiling.side:
         return whole
-    kinds = {"nms": sv.OverlapFilter.NON_MAX_SUPPRESSION, "nmm": sv.OverlapFilter.NON_MAX_MERGE}
     slicer = sv.InferenceSlicer(
         callback=strong,
         slice_wh=tiling.side,
         overlap_wh=round(tiling.side * tiling.overlap),
-        overlap_filter=kinds[tiling.merge],
-        iou_threshold=_SAME,
+        overlap_filter=sv.OverlapFilter.NONE,
         batch_size=max(2, tiling.batch_size),  # with one tile at a time, supervision calls with an image, not a list
     )
-    found = sv.Detections.merge([slicer(image), whole])
-    if not len(found):
-        return whole
-    merged = found.with_nms(_SAME) if tiling.merge == "nms" else found.with_nmm(_SAME)
-    return select(merged, np.argsort(-scores_of(merged), kind="stable"))
+    merge = _best if tiling.merge == "nms" else _joined
+    return merge(sv.Detections.merge([merge(slicer(image)), whole]))
+
+
+def _best(found: sv.Detections) -> sv.Detections:
+    """Return the best of the detections of each object, in descending order of score; in memory of a few boxes each."""
+    order = np.argsort(-scores_of(found), kind="stable")
+    boxes, names = found.xyxy[order].astype(np.float64), np.asarray(found.class_id)[order]
+    left, kept = np.ones(len(found), dtype=bool), []
+    for row in range(len(found)):
+        if left[row]:
+            kept.append(row)
+            left &= (iou_and_share(boxes[row], boxes)[0] <= _SAME) | (names != names[row])
+    return select(found, order[kept])
+
+
+def _joined(found: sv.Detections) -> sv.Detections:
+    """Return the detections of each object as one, in descending order of score."""
+    joined = found.with_nmm(_SAME)
+    return select(joined, np.argsort(-scores_of(joined), kind="stable"))

@@ -116,17 +116,16 @@ def one_name(found: sv.Detections) -> sv.Detections:
         object, best first.
     """
     boxes, names, scores = found.xyxy.astype(np.float64), names_of(found), scores_of(found)
-    overlaps, inside = _iou_and_share(boxes)
     kept: list[int] = []
     others: list[list[tuple[str, float]]] = []
     for row in range(len(found)):
-        same_object = overlaps[row, kept] >= _SAME_OBJECT
-        if same_object.any():
-            place = int(np.argmax(overlaps[row, kept]))
+        overlaps, inside = iou_and_share(boxes[row], boxes[kept])
+        if (overlaps >= _SAME_OBJECT).any():
+            place = int(np.argmax(overlaps))
             known = {names[kept[place]], *(name for name, _ in others[place])}
             if names[row] not in known:
                 others[place].append((str(names[row]), float(scores[row])))
-        elif not ((inside[row, kept] >= _PART) & (names[row] == names[kept])).any():
+        elif not ((inside >= _PART) & (names[row] == names[kept])).any():
             kept.append(row)
             others.append([])
     result = select(found, np.array(kept, dtype=int))
@@ -156,11 +155,9 @@ def other_names_of(detections: sv.Detections) -> Sequence[Sequence[tuple[str, fl
     return list(detections.data.get(OTHER_NAMES, [()] * len(detections)))
 
 
-def _iou_and_share(boxes: Array) -> tuple[Array, Array]:
-    """Return the IoU of all pairs of boxes, and the share of the first box inside the second, [N, N] each."""
-    starts = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    ends = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    common = (ends - starts).clip(min=0).prod(axis=2)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    union = areas[:, None] + areas[None] - common
-    return common / union.clip(min=1e-9), common / areas[:, None].clip(min=1e-9)
+def iou_and_share(box: Array, boxes: Array) -> tuple[Array, Array]:
+    """Return the IoU of a box [4] with each of ``boxes`` [N, 4], and the share of it that is inside of each, [N]."""
+    starts, ends = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
+    common = (ends - starts).clip(min=0).prod(axis=1)
+    area, areas = (box[2:] - box[:2]).prod(), (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return common / (area + areas - common).clip(min=1e-9), common / max(area, 1e-9)
