@@ -25,7 +25,7 @@ from ezsd.run_folder import STAGES, RunFolder, Stage
 from ezsd.utils.files import digest, read_json, read_tensors
 from tables import Row, add_json_option, show
 
-_OFTEN = ("--set", "propose.shard_images=4", "--set", "train.checkpoint_steps=2")
+_OFTEN = ("--set", "propose.shard_images=2", "--set", "train.checkpoint_steps=2")
 _SAVED = ("**/step-*/checkpoint.json", "shard-*.arrow", "parts/**/*.json", "inputs.json", "*.safetensors", "folds/**/*")
 
 
@@ -125,7 +125,8 @@ def _targets(run: RunFolder) -> str:
         store = TargetStore(run.of("propose"))
     except EzsdError:  # a recipe without distillation
         return ""
-    rows = (store[image] for shard in store.facts["shards"] for image in shard["image_ids"])
+    images = [image for shard in read_json(run.targets.index)["shards"] for image in shard["image_ids"]]
+    rows = (store[image] for image in images)
     return digest(*(part.numpy().tobytes() for regions in rows for part in vars(regions).values()))
 
 

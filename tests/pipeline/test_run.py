@@ -57,11 +57,15 @@ def folder(finished: Path, tmp_path: Path) -> Path:
 
 
 def _recipe(coco: TinyCoco, **changes: Any) -> Recipe:
+    return parse_recipe(_values(coco, **changes), "test")
+
+
+def _values(coco: TinyCoco, **changes: Any) -> Any:
     values: Any = tiny_values(str(coco.images), str(coco.annotations))
     for key, value in changes.items():
         section, _, name = key.partition("__")
         values[section] = {**values.get(section, {}), name: value} if name else value
-    return parse_recipe(values, "test")
+    return values
 
 
 def _done(folder: Path) -> dict[str, int]:
@@ -329,19 +333,38 @@ def test_corrected_recipe_runs_in_the_folder_of_a_failed_run(coco: TinyCoco, tmp
 
 
 def test_two_processes_share_one_run(finished: Path, coco: TinyCoco, tmp_path: Path) -> None:
-    recipe, folder = tmp_path / "tiny.yaml", tmp_path / "run"
-    recipe.write_text(yaml.safe_dump(tiny_values(str(coco.images), str(coco.annotations))))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-               "-m", "ezsd", "run", str(recipe), "--out", str(folder)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("evaluate: finished") == 1
-    assert "train: 4 steps of 4 images: 8 images x 2 epochs" in done.stderr  # twice the images per step
+    folder = tmp_path / "run"
+    shown = _run_in_two_processes(coco, folder)
+    assert shown.count("evaluate: finished") == 1
+    assert "train: 4 steps of 4 images: 8 images x 2 epochs" in shown  # twice the images per step
     assert json.loads((folder / "train/done.json").read_text())["environment"]["device"] == "2 x cpu"
     assert json.loads((folder / "train/metrics.json").read_text())["steps"] == 4
     single, shared = (read_tensors(path / "adapt/norms.safetensors")[0] for path in (finished, folder))
     assert all(torch.allclose(single[name], shared[name], atol=1e-5) for name in single)
     assert json.loads((folder / "evaluate/metrics.json").read_text())["counts"]["images"] == 8
+
+
+def test_two_processes_have_the_losses_of_one_with_as_many_images_per_step(coco: TinyCoco, tmp_path: Path) -> None:
+    changes = {"train__epochs": 10, "train__lr": 1e-5, "detector__rois_per_image": 256}
+    _run_in_two_processes(coco, tmp_path / "two", "--until", "train", **changes)
+    run_recipe(_recipe(coco, train__batch_size=4, **changes), tmp_path / "one", until="train")
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "train/log.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert [line["step"] for line in one] == [line["step"] for line in two] == [10, 20]
+    for first, second in zip(one, two, strict=True):
+        assert second["loss"] == pytest.approx(first["loss"], rel=0.03)  # a process averages over its own boxes
+
+
+def _run_in_two_processes(coco: TinyCoco, folder: Path, *options: str, **changes: Any) -> str:
+    recipe = folder.with_suffix(".yaml")
+    recipe.write_text(yaml.safe_dump(_values(coco, **changes)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+               "-m", "ezsd", "run", str(recipe), "--out", str(folder), *options]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")

@@ -183,7 +183,7 @@ def _set_rates(optimizer: Any, rate: float) -> None:
 
 
 class TrainingLog:
-    """Logs the mean losses every 10 steps as JSON lines and to the trackers of the accelerator.
+    """Logs the mean losses of all processes every 10 steps as JSON lines and to the trackers of the accelerator.
 
     Args:
         path: File of the JSON lines; None = no file.
@@ -230,7 +230,7 @@ class TrainingLog:
 
     def _flush(self, step: int, rate: float, epoch: float) -> None:
         self.check()
-        means = {name: float(value) / self.count for name, value in self.sums.items()}
+        means = {name: float(reduce(value, "mean")) / self.count for name, value in self.sums.items()}
         self.sums, self.count = {}, 0
         total = sum(means.values())
         self.last = f"loss {total:.3f}"
