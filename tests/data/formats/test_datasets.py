@@ -662,6 +662,40 @@ def test_lists_of_voc_have_other_names(tmp_path: Path, lists: dict[str, str], pa
     assert _voc_parts(found) == parts and not found.notes
 
 
+@pytest.mark.parametrize("place", [".", "ImageSets", "ImageSets/Layout"])
+def test_lists_of_voc_in_other_places_are_noted(tmp_path: Path, place: str) -> None:
+    _voc(tmp_path, _XML.format(name="a.png", difficult=0))
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    (tmp_path / place / "train.txt").write_text("a\n")
+    (note,) = open_dataset(tmp_path).notes
+    assert f"those elsewhere are not used: {Path(place) / 'train.txt'}. Copy them to ImageSets/Main" in note
+
+
+@pytest.mark.parametrize("text, crowds", [("1", 1), ("true", 1), (" 1 ", 1), ("yes", 1), ("0", 0), ("no", 0), ("", 0)])
+def test_difficult_is_said_in_several_ways(tmp_path: Path, text: str, crowds: int) -> None:
+    found = open_dataset(_voc(tmp_path / "set", _XML.format(name="a.png", difficult=text)))
+    assert count_boxes(_loaded(found, "train", tmp_path))[1] == crowds
+
+
+@pytest.mark.parametrize("old, new, expected", [
+    ("<annotation>", "<annotation xmlns='http://host/voc'>", [[10, 5, 30, 15]]),
+    ("annotation>", "Annotation>", [[10, 5, 30, 15]]),
+    ("bndbox>", "BndBox>", [[10, 5, 30, 15]]),
+    ("</bndbox>", "</bndbox><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>4</xmax><ymax>4</ymax></bndbox>",
+     [[10, 5, 30, 15], [0, 0, 4, 4]]),
+    (_XML[_XML.index("<bndbox>"):_XML.index("<part>")],
+     "<robndbox><cx>20</cx><cy>10</cy><w>8</w><h>4</h><angle>1.5707963</angle></robndbox>", [[18, 6, 22, 14]]),
+    (_XML[_XML.index("<bndbox>"):_XML.index("<part>")],
+     "<robndbox><cx>2</cx><cy>10</cy><w>8</w><h>4</h><angle>0</angle></robndbox>", [[0, 8, 6, 12]]),
+])  # fmt: skip
+def test_objects_of_voc_are_written_in_several_ways(
+    tmp_path: Path, old: str, new: str, expected: list[list[float]]
+) -> None:
+    found = open_dataset(_voc(tmp_path / "set", _XML.format(name="a.png", difficult=0).replace(
+        old.format(name="a.png", difficult=0), new)))  # fmt: skip
+    assert np.allclose(_loaded(found, "train", tmp_path)[0].boxes, expected, atol=1e-3)
+
+
 def test_lists_of_voc_that_are_not_used_are_noted(tmp_path: Path) -> None:
     lists = {
         "train.txt": "a",
@@ -789,6 +823,53 @@ def test_each_labelme_shape_becomes_a_box_or_is_noted(
     found = open_dataset(tmp_path)
     assert _loaded(found, "train", tmp_path, ("cat",))[0].boxes.tolist() == ([] if expected is None else [expected])
     assert found.notes == (() if expected else (f"Shapes without a box are left out: 1 {kind}.",))
+
+
+def _labelme(folder: Path, shapes: list[dict[str, Any]]) -> Path:
+    folder.mkdir()
+    Image.new("RGB", (40, 20), (90, 90, 90)).save(folder / "a.png")
+    content = {"imagePath": "a.png", "imageWidth": 40, "imageHeight": 20, "shapes": shapes}
+    (folder / "a.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_polygons_of_one_group_are_one_object(tmp_path: Path) -> None:
+    one, other = [[1, 1], [9, 1], [5, 9]], [[21, 2], [29, 2], [25, 9]]
+    rows = [
+        ("cat", one, "polygon", 1), ("cat", other, "polygon", 1), ("dog", other, "polygon", 1),
+        ("cat", other, "polygon", 2), ("cat", one, "polygon", None), ("cat", other, "polygon", None),
+        ("cat", one[:2], "rectangle", 1),
+    ]  # fmt: skip
+    shapes = [dict(zip(("label", "points", "shape_type", "group_id"), row, strict=True)) for row in rows]
+    content = open_dataset(_labelme(tmp_path / "set", shapes)).parts["train"].content or {}
+    boxes = [box["bbox"] for box in content["annotations"]]
+    assert boxes == [[1, 1, 28, 8], [21, 2, 8, 7], [21, 2, 8, 7], [1, 1, 8, 8], [21, 2, 8, 7], [1, 1, 8, 0]]
+    assert [len(box.get("segmentation", ())) for box in content["annotations"]] == [2, 1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("difficult, crowds", [(True, 1), (False, 0), (None, 0)])
+def test_difficult_shapes_are_crowds(tmp_path: Path, difficult: bool | None, crowds: int) -> None:
+    shape = {"label": "cat", "points": [[30, 15], [10, 5]], "shape_type": "rectangle", "difficult": difficult}
+    found = open_dataset(_labelme(tmp_path / "set", [shape]))
+    assert count_boxes(_loaded(found, "train", tmp_path))[1] == crowds
+
+
+@pytest.mark.parametrize("kind, points, expected", [
+    ("rotation", [[30, 2], [44, 9], [38, 15], [28, 8]], [[28, 2, 40, 15]]),
+    ("circle", [[2, 10], [2, 20]], [[0, 0, 12, 20]]),
+    ("circle", [[2, 10], [2, 16]], [[0, 4, 8, 16]]),
+    ("rectangle", [[30, 2], [44, 9]], None),
+    ("circle", [[60, 10], [60, 16]], None),
+])  # fmt: skip
+def test_the_box_around_a_round_or_rotated_shape_ends_at_the_image(
+    tmp_path: Path, kind: str, points: list[list[int]], expected: list[list[int]] | None
+) -> None:
+    found = open_dataset(_labelme(tmp_path / "set", [{"label": "cat", "points": points, "shape_type": kind}]))
+    if expected is None:
+        with pytest.raises(DataError, match="outside the image"):
+            _loaded(found, "train", tmp_path)
+    else:
+        assert _loaded(found, "train", tmp_path)[0].boxes.tolist() == expected
 
 
 def test_two_labelme_files_of_one_image_are_refused(tmp_path: Path) -> None:

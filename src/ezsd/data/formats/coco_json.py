@@ -195,7 +195,7 @@ class _Rows:
         if "category_id" not in entry or "file_name" in entry:
             return entry
         get = entry.get
-        row, box, crowd = len(self.ids), _four_numbers(get("bbox")), _flag(get("iscrowd"))
+        row, box, crowd = len(self.ids), _four_numbers(get("bbox")), flag_of(get("iscrowd"))
         segmentation = packed_segmentation(get("segmentation"))
         drawn = segmentation is not None and (not get("bbox") or not any(box))
         if drawn:
@@ -275,7 +275,7 @@ def _number(value: Any) -> float:
         return float("nan")
 
 
-def _flag(value: Any) -> int:
+def flag_of(value: Any) -> int:
     """Return 0 or 1 for the ways in which files say so, and -1 for anything else."""
     if value.__class__ is int and 0 <= value <= 1:
         return int(value)

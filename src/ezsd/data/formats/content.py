@@ -65,6 +65,7 @@ class CocoContent:
         crowd: bool = False,
         polygons: Sequence[Sequence[float]] = (),
         place: str = "",
+        around: bool = False,
     ) -> None:
         """Add a box.
 
@@ -75,7 +76,11 @@ class CocoContent:
             crowd: Whether the box is ignored in training and evaluation.
             polygons: x, y, x, y, ... like the corners.
             place: Where the box is in the label file, such as "line 3".
+            around: Whether the corners are those around a round or rotated shape: they are cut off at the image.
         """
+        entry = self._images[image_id - 1]
+        if around and entry["width"] and entry["height"]:
+            corners = _inside(corners, entry["width"], entry["height"])
         category_id = self._categories.setdefault(name, len(self._categories) + 1)
         self._boxes.append(_Box(image_id, category_id, tuple(map(float, corners)), crowd, polygons, place))
 
@@ -135,6 +140,14 @@ class CocoContent:
             "annotations": annotations,
             "categories": [{"id": number, "name": name} for name, number in self._categories.items()],
         }
+
+
+def _inside(corners: Sequence[float], width: int, height: int) -> Sequence[float]:
+    """Return corners cut off at the image; those of a box that is not in it as they are."""
+    x1, y1, x2, y2 = corners
+    if min(x2, width) <= max(x1, 0) or min(y2, height) <= max(y1, 0):
+        return corners
+    return max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
 
 
 def _scaled(numbers: Sequence[float], scale: tuple[float, float]) -> list[float]:

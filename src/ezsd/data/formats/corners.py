@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,6 +38,13 @@ def corner_sources(
         return {part: Source(folder, content=each.as_dict(None, first_pixel)) for part, each in contents.items()}
     scales = {part: pixels_of_one(size, unit) for part, size in sizes.items()}
     return {part: Source(folder, content=content.as_dict(scales[part])) for part, content in contents.items()}
+
+
+def around_rotated(x: float, y: float, width: float, height: float, radians: float) -> tuple[float, ...]:
+    """Return the corners of the upright box around a rotated one with this center and these sides."""
+    cosine, sine = abs(math.cos(radians)) / 2, abs(math.sin(radians)) / 2
+    across, down = width * cosine + height * sine, width * sine + height * cosine
+    return x - across, y - down, x + across, y + down
 
 
 def _check_pixels(contents: Mapping[str, CocoContent], sizes: np.ndarray) -> None:

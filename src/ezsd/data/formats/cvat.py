@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ezsd.data.formats.content import CocoContent
-from ezsd.data.formats.corners import corner_sources
+from ezsd.data.formats.corners import around_rotated, corner_sources
 from ezsd.data.formats.file_heads import head_of
 from ezsd.data.formats.problems import Problems
 from ezsd.data.formats.recognize import DataSet, part_of
@@ -100,7 +100,8 @@ def _add_image(content: CocoContent, image: Element, files: tuple[str, str], lef
             continue
         polygons = [_points(shape)] if shape.tag == "polygon" else []
         at = f"image {image.get('name')}, shape {place}"
-        content.add_box(image_id, name, corners, polygons=polygons, place=at)
+        around = shape.tag == "ellipse" or number_in(shape.get("rotation", "0")) != 0
+        content.add_box(image_id, name, corners, polygons=polygons, place=at, around=around)
     return problems
 
 
@@ -128,14 +129,7 @@ def _box(shape: Element) -> Sequence[float]:
     x1, y1, x2, y2 = _numbers(shape, "xtl", "ytl", "xbr", "ybr")
     if not (angle := number_in(shape.get("rotation", "0"))):
         return x1, y1, x2, y2
-    half = _turned((x2 - x1) / 2, (y2 - y1) / 2, angle)
-    return _around((x1 + x2) / 2, (y1 + y2) / 2, *half)
-
-
-def _turned(width: float, height: float, degrees: float) -> tuple[float, float]:
-    """Return the sides of the upright box around a rotated one."""
-    cosine, sine = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
-    return width * cosine + height * sine, width * sine + height * cosine
+    return around_rotated((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, math.radians(angle))
 
 
 def _ellipse(shape: Element) -> Sequence[float]:

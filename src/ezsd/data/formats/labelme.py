@@ -6,6 +6,7 @@ import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -22,6 +23,7 @@ from ezsd.errors import DataError
 _PARTS = ("train", "val", "test")
 _BOXES = ("rectangle", "rotation", "mask")  # rotation: the corners of a rotated box of X-AnyLabeling
 _POLYGONS = ("polygon", "quadrilateral")
+_AROUND = ("circle", "rotation")  # the box around them can exceed the image, where they do not
 
 
 def open_labelme(folder: Path, files: list[Path], box_format: str | None = None) -> DataSet | None:
@@ -84,11 +86,8 @@ def _read(
         sides = _side(values.get("imageWidth")), _side(values.get("imageHeight"))
         label_file = path.relative_to(folder).as_posix()
         image_id = content.add_image(image.relative_to(folder).as_posix(), *sides, label_file)
-        for number, shape in enumerate(shapes):
-            place = f"shapes[{number}]"
-            text = _add_shape(content, (image_id, place), shape, left_out)
-            if text:
-                problems.add("shapes", text, f"{path}, {place}")
+        for text, place in _add_shapes(content, image_id, shapes, left_out):
+            problems.add("shapes", text, f"{path}, {place}")
     return content
 
 
@@ -125,27 +124,74 @@ def _image_problem(path: Path, name: Any, folder: Path, found: Sequence[Path]) -
             "JSON files.")  # fmt: skip
 
 
-def _add_shape(content: CocoContent, at: tuple[int, str], shape: Any, left_out: Counter[str]) -> str | None:
-    """Add the box of a shape; return what is wrong with it, if anything."""
+def _add_shapes(
+    content: CocoContent, image_id: int, shapes: Sequence[Any], left_out: Counter[str]
+) -> list[tuple[str, str]]:
+    """Add the boxes of the shapes of an image; return what is wrong with them, and with which."""
+    problems = []
+    objects: dict[Any, list[_Shape]] = {}
+    for number, shape in enumerate(shapes):
+        try:
+            found = _shape_of(shape, f"shapes[{number}]")
+        except ValueError as error:
+            problems.append((str(error), f"shapes[{number}]"))
+            continue
+        if found.corners is None:
+            left_out[found.kind[:20]] += 1
+            continue
+        grouped = found.kind in _POLYGONS and found.group is not None
+        objects.setdefault((found.name, str(found.group)) if grouped else number, []).append(found)
+    for parts in objects.values():
+        x1, y1, x2, y2 = zip(*(part.corners for part in parts if part.corners), strict=True)
+        first = parts[0]
+        content.add_box(
+            image_id,
+            first.name,
+            (min(x1), min(y1), max(x2), max(y2)),
+            crowd=first.difficult,
+            polygons=[[value for point in part.points for value in point] for part in parts if part.kind in _POLYGONS],
+            place=first.place,
+            around=first.kind in _AROUND,
+        )
+    return problems
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A shape, and the corners of its box; None if it has none. Polygons of one name and group are one object."""
+
+    name: str
+    kind: str
+    points: Sequence[tuple[float, float]]
+    corners: tuple[float, float, float, float] | None
+    group: Any
+    difficult: bool
+    place: str
+
+
+def _shape_of(shape: Any, place: str) -> _Shape:
+    """Return a shape.
+
+    Raises:
+        ValueError: It has no label or no points.
+    """
     if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"].strip():
-        return "expected a shape with a label, which is text"
+        raise ValueError("expected a shape with a label, which is text")
     kind = str(shape.get("shape_type") or "polygon").lower()
     points = _points(shape.get("points"))
     if points is None:
-        return "expected points as pairs of numbers"
+        raise ValueError("expected points as pairs of numbers")
+    difficult = shape.get("difficult") is True
+    return _Shape(shape["label"], kind, points, _corners(kind, points), shape.get("group_id"), difficult, place)
+
+
+def _corners(kind: str, points: Sequence[tuple[float, float]]) -> tuple[float, float, float, float] | None:
     xs, ys = [x for x, _ in points], [y for _, y in points]
-    name, (image_id, place) = shape["label"], at
-    if kind in _BOXES and len(points) >= 2:
-        content.add_box(image_id, name, (min(xs), min(ys), max(xs), max(ys)), place=place)
-    elif kind in _POLYGONS and len(points) > 2:
-        polygon = [value for point in points for value in point]
-        content.add_box(image_id, name, (min(xs), min(ys), max(xs), max(ys)), polygons=[polygon], place=place)
-    elif kind == "circle" and len(points) == 2:
+    if (kind in _BOXES and len(points) >= 2) or (kind in _POLYGONS and len(points) > 2):
+        return min(xs), min(ys), max(xs), max(ys)
+    if kind == "circle" and len(points) == 2:
         radius = math.dist(*points)
-        corners = xs[0] - radius, ys[0] - radius, xs[0] + radius, ys[0] + radius
-        content.add_box(image_id, name, corners, place=place)
-    else:
-        left_out[kind[:20]] += 1
+        return xs[0] - radius, ys[0] - radius, xs[0] + radius, ys[0] + radius
     return None
 
 

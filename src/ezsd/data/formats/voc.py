@@ -10,8 +10,9 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+from ezsd.data.formats.coco_json import flag_of
 from ezsd.data.formats.content import CocoContent
-from ezsd.data.formats.corners import corner_sources
+from ezsd.data.formats.corners import around_rotated, corner_sources
 from ezsd.data.formats.file_heads import head_of
 from ezsd.data.formats.problems import Problems
 from ezsd.data.formats.recognize import DataSet, part_of
@@ -22,7 +23,7 @@ from ezsd.data.samples import ImageSet
 from ezsd.errors import DataError
 from ezsd.utils.files import write_text
 
-_VOC = re.compile("<annotation(?!s)")  # annotations are those of CVAT
+_VOC = re.compile("<annotation(?!s)", re.IGNORECASE)  # annotations are those of CVAT
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _PARTS = ("train", "val", "test")
 
@@ -161,14 +162,28 @@ def _read(files: Sequence[Path], folder: Path, images: VocImages, problems: Prob
         image_id = content.add_image(image.as_posix(), width, height, path.relative_to(folder).as_posix())
         for place, item in enumerate(root.findall("object"), start=1):
             name = (item.findtext("name") or "").strip()
-            corners = [number_in(item.findtext(f"bndbox/{key}")) for key in _CORNERS]
-            if not name or not all(map(math.isfinite, corners)):
+            boxes, rotated = _boxes_of(item)
+            if not name or not boxes or not all(math.isfinite(value) for box in boxes for value in box):
                 text = f"expected a name, and a bndbox with {', '.join(_CORNERS)} in pixels"
                 problems.add("objects", text, f"{path}, object {place}")
                 continue
             if cause := encoding_problem(name):
                 problems.add("names", cause, f"{path}, object {place}")
                 continue
-            difficult = number_in(item.findtext("difficult")) == 1
-            content.add_box(image_id, name, corners, difficult, place=f"object {place}")
+            difficult = flag_of(item.findtext("difficult")) == 1
+            for box in boxes:
+                content.add_box(image_id, name, box, difficult, place=f"object {place}", around=rotated)
     return content
+
+
+def _boxes_of(item: Element) -> tuple[list[Sequence[float]], bool]:
+    """Return the corners of an object, and whether they are those around a rotated box of roLabelImg."""
+    boxes: list[Sequence[float]] = [
+        [number_in(box.findtext(corner)) for corner in _CORNERS] for box in item.findall("bndbox")
+    ]
+    if boxes:
+        return boxes, False
+    for box in item.findall("robndbox"):
+        x1, y1, *last = around_rotated(*(number_in(box.findtext(key)) for key in ("cx", "cy", "w", "h", "angle")))
+        boxes.append((x1 + 1, y1 + 1, *last))  # pixels are counted from 1
+    return boxes, True

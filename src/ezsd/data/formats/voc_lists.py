@@ -30,12 +30,14 @@ class VocLists:
         parts: The part of each XML file that is in a list.
         missing: The names that no XML file has.
         other: The lists that are not those of a part, relative to the folder of the data set.
+        elsewhere: The lists of parts that are not in ``ImageSets/Main``, if there is none in it; they are not read.
         used: Whether there are names in a list of a part.
     """
 
     parts: dict[Path, str] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
     other: Sequence[PurePath] = ()
+    elsewhere: Sequence[PurePath] = ()
     used: bool = False
 
 
@@ -72,7 +74,7 @@ def read_lists(folder: Path, files: Sequence[Path], problems: Problems) -> VocLi
                 problems.add("names in lists", f"{path} is in the lists of several parts in {top / LISTS}: "
                              f"{', '.join(dict.fromkeys(its_names))}")  # fmt: skip
             parts[path] = exact[0] if exact else "train"
-    return VocLists(parts, missing, other, bool(names))
+    return VocLists(parts, missing, other, () if names else _elsewhere(folder), bool(names))
 
 
 def _tops(folder: Path, files: Sequence[Path]) -> set[Path]:
@@ -104,6 +106,14 @@ def _is_other(path: Path, lists: Sequence[Path]) -> bool:
     stem = path.stem.lower()
     stems = {each.stem.lower() for each in lists}
     return stem not in _LIST_NAMES and not ("_" in stem and stem.rpartition("_")[2] in stems)
+
+
+def _elsewhere(folder: Path) -> list[PurePath]:
+    """Return lists of parts in the data set itself, ``ImageSets``, or other folders in it than ``Main``."""
+    below = [path for path in inner_folders(folder) if path.name.lower() == LISTS.parts[0].lower()]
+    folders = [folder, *below, *(inner for path in below for inner in inner_folders(path))]
+    found = [path for each in folders for path in sorted(each.glob("[!.]*.txt")) if path.stem.lower() in _LIST_NAMES]
+    return [path.relative_to(folder) for path in found if path.parent.name.lower() != LISTS.name.lower()]
 
 
 class _XmlFiles:
@@ -157,4 +167,7 @@ def list_notes(listed: VocLists, count: int) -> tuple[str, ...]:
     if listed.other:
         notes.append(f"Lists of {LISTS} that name no part are not used: {', '.join(map(str, listed.other[:10]))}"
                      f"{' ...' if len(listed.other) > 10 else ''}.")  # fmt: skip
+    if listed.elsewhere:
+        notes.append(f"Lists of parts are read from {LISTS}; those elsewhere are not used: "
+                     f"{', '.join(map(str, listed.elsewhere[:10]))}. Copy them to {LISTS} to use them.")  # fmt: skip
     return tuple(notes)

@@ -25,14 +25,16 @@ def read_xml(path: Path, problems: Problems) -> Element | None:
     """Return the root of an XML file; None if it cannot be read, which is added to the problems.
 
     If some bytes are not of the encoding of the file, all that are not ASCII become ``UNREADABLE``: often they are in
-    what is not used, such as the path of the image on another machine.
+    what is not used, such as the path of the image on another machine. Tags are in small letters, without namespaces.
     """
     try:
         root: Element = fromstring(_text_of(path.read_bytes()))
-        return root
     except (OSError, ValueError, LookupError, ParseError, DefusedXmlException) as error:
         problems.add("XML files", f"{path}: cannot be read as XML ({type(error).__name__}: {str(error)[:80]})")
         return None
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2].lower()
+    return root
 
 
 def _text_of(data: bytes) -> str | bytes:
