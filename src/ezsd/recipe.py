@@ -49,7 +49,8 @@ def _low_then_high(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
-ImageSize = Annotated[tuple[Count, Count], AfterValidator(_short_then_long)]
+Pixels = Annotated[int, Field(strict=True, ge=1, le=10_000)]  # a model of a stranger could ask for any memory
+ImageSize = Annotated[tuple[Pixels, Pixels], AfterValidator(_short_then_long)]
 Factors = Annotated[tuple[Positive, Positive], AfterValidator(_low_then_high)]
 
 

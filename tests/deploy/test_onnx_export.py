@@ -34,8 +34,8 @@ from onnx_speed import difference
 from tiny import SPLIT, make_tiny_coco
 from tiny_run import make_model_folder, make_model_of_run
 
-pytest.importorskip("onnx", reason="onnx is not installed (extra export)")
-pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra export)")
+onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra export)")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra export)")
 
 SIZES = [(96, 128), (128, 96), (96, 100), (90, 128), (128, 64), (96, 96)]  # not resized by the model
 
@@ -269,11 +269,87 @@ def test_files_that_are_not_exported_models_are_refused(tmp_path: Path) -> None:
 def test_damaged_names_files_are_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "model.names.npz"
     write_names(path, {"cat": np.ones((1, 4))}, "this")
-    assert list(read_names(path, "this")) == ["cat"]
+    assert list(read_names(path, "this", 4)) == ["cat"]
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ArtifactError, match=message):
-        read_names(path, "that")
+        read_names(path, "that", 4)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("config", "{"), ("config", "[" * 200_000), ("config", "null"), ("model_id", None), ("thresholds", "x"),
+        ("thresholds", "[]"), ("thresholds", '{"other": NaN, "names": {}}'),
+        ("thresholds", '{"other": 2, "names": {}}'),
+        ("vocabulary", "x"), ("vocabulary", "5"), ("vocabulary", "[1, 2]"), ("vocabulary", '["a", "b"]'),
+    ],
+)  # fmt: skip
+def test_metadata_that_the_export_does_not_write_is_refused(
+    exported: Path, tmp_path: Path, key: str, value: str | None
+) -> None:
+    model = onnx.load(exported)
+    about = {entry.key: entry.value for entry in model.metadata_props} | {f"ezsd.{key}": value}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {name: text for name, text in about.items() if text is not None})
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    shutil.copy(exported.with_suffix(".names.npz"), path.with_suffix(".names.npz"))
+    with pytest.raises(ArtifactError, match=r"model\.onnx"):
+        OnnxDetector.load(path, "cpu")
+
+
+def test_weights_outside_of_the_folder_of_the_file_are_refused(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported)
+    weights = model.graph.initializer[0]
+    (tmp_path / "outside.bin").write_bytes(weights.raw_data)
+    weights.ClearField("raw_data")
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    entry = weights.external_data.add()
+    entry.key, entry.value = "location", "../outside.bin"
+    path = tmp_path / "model" / "model.onnx"
+    path.parent.mkdir()
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match="cannot be loaded by onnxruntime"):
+        OnnxDetector.load(path, "cpu")
+
+
+def test_a_lack_of_memory_is_explained(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx_detector = OnnxDetector.load(exported, "cpu")
+    errors = onnxruntime.capi.onnxruntime_pybind11_state
+
+    class Full:
+        def run(self, *_: Any) -> None:
+            raise errors.RuntimeException("Failed to allocate memory for requested buffer of size 9")
+
+    monkeypatch.setattr(onnx_detector, "_session", Full())
+    with pytest.raises(ArtifactError, match=r"onnxruntime cannot run the model: Failed to allocate .*--tile"):
+        onnx_detector(np.zeros((64, 96, 3), np.uint8))
+
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("ezsd.inference.onnx_detector.resize_pixels", full)
+    with pytest.raises(ArtifactError, match="Memory is not sufficient"):
+        onnx_detector(np.zeros((64, 96, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"embeddings": np.zeros((1, 4), np.float32)}, {"embeddings": np.zeros((2, 3), np.float32)},
+        {"embeddings": np.zeros(2, np.float32)}, {"embeddings": np.array(["a", "b"])}, {"names": np.arange(2)},
+        {"names": np.array([["a", "b"]])}, {"embeddings": np.zeros((100_000, 4), np.float32)},
+    ],
+)  # fmt: skip
+def test_names_files_that_the_export_does_not_write_are_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "model.names.npz"
+    content = {"names": np.array(["a", "b"]), "embeddings": np.zeros((2, 4), np.float32), "model_id": "this"}
+    np.savez_compressed(path, **content)
+    assert list(read_names(path, "this", 4)) == ["a", "b"]
+    np.savez_compressed(path, **content | changes)
+    with pytest.raises(ArtifactError, match="cannot be read as a names file"):
+        read_names(path, "this", 4)
 
 
 def test_impossible_exports_are_refused_at_once(tmp_path: Path) -> None:

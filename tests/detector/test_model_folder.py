@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ezsd.detector import model_folder
 from ezsd.detector.model_folder import load_model, read_config
 from ezsd.errors import ArtifactError
 from ezsd.utils.files import read_tensors, write_tensors
@@ -30,6 +31,36 @@ def test_weights_of_another_architecture_raise(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ArtifactError, match="does not fit the architecture"):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("fpn_channels", 10**6), ("head_channels", 10**6), ("head_features", 10**7), ("roi_size", 10**4),
+        ("head_convs", 10**9),
+    ],
+)  # fmt: skip
+def test_a_config_cannot_ask_for_more_memory_than_the_weights_have(
+    tmp_path: Path, key: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_model_folder(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["detector"][key] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(model_folder, "build_detector", lambda *_, **__: pytest.fail("memory was allocated"))
+    with pytest.raises(ArtifactError, match=r"does not fit the architecture in config\.json: .* has another size"):
+        load_model(folder)
+
+
+def test_a_config_cannot_ask_for_images_of_any_size(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path / "model")
+    text = (folder / "config.json").read_text()
+    config = json.loads(text)
+    config["detector"]["image_size"] = [200_000, 200_000]
+    for damaged in (json.dumps(config), "[" * 100_000):
+        (folder / "config.json").write_text(damaged)
+        with pytest.raises(ArtifactError, match=r"config\.json"):
+            read_config(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

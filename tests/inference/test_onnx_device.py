@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from ezsd.errors import RecipeError
-from ezsd.inference.onnx_detector import _open, _providers
+from ezsd.inference.onnx_file import _open, _providers
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 

@@ -21,14 +21,8 @@ from ezsd.inference.detector import Detector
 from ezsd.inference.embedded_names import Vocabulary
 from ezsd.inference.inputs import read_pixels
 from ezsd.inference.names_file import Embeddings, TextInput, names_file_of, read_names, text_input, write_names
-from ezsd.inference.onnx_detector import (
-    CONFIG_KEY,
-    MODEL_ID_KEY,
-    THRESHOLDS_KEY,
-    VOCABULARY_KEY,
-    network_input,
-    resize_pixels,
-)
+from ezsd.inference.onnx_detector import network_input, resize_pixels
+from ezsd.inference.onnx_file import CONFIG_KEY, MODEL_ID_KEY, THRESHOLDS_KEY, VOCABULARY_KEY
 from ezsd.inference.vocabulary import VocabularyInput
 from ezsd.utils.files import digest, written_whole
 from ezsd.utils.resize import PADDED_TO
@@ -114,7 +108,15 @@ def export_onnx(
         written.append(out)
     if not options.baked:
         path = names_file_of(out) if out.suffix == ".onnx" else out
-        write_names(path, {**own, **_known_names(path, model_id), **({} if vocabulary is None else asked)}, model_id)
+        write_names(
+            path,
+            {
+                **own,
+                **_known_names(path, model_id, detector.config.embedding_dim),
+                **({} if vocabulary is None else asked),
+            },
+            model_id,
+        )
         written.append(path)
     return written
 
@@ -127,10 +129,10 @@ def _rows(vocabulary: Vocabulary) -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
-def _known_names(path: Path, model_id: str) -> Embeddings:
+def _known_names(path: Path, model_id: str, dim: int) -> Embeddings:
     """Return the names that were written for the same model before; they are kept."""
     try:
-        return read_names(path, model_id)
+        return read_names(path, model_id, dim)
     except ArtifactError:
         return {}
 

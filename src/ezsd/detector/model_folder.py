@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ezsd.detector.box_head import BoxHead
 from ezsd.detector.model_config import THRESHOLDS, ModelConfig, parse_config
 from ezsd.detector.rcnn import Rcnn, build_detector
 from ezsd.errors import ArtifactError
@@ -49,18 +51,37 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[Rcnn, 
     """
     config = read_config(folder)
     tensors, _ = read_tensors(folder / MODEL)
-    model = build_detector(config.detector, config.embedding_dim, config.masks, pretrained=False)
     text_embeddings = tensors.pop(_TEXT, torch.zeros(0, 0))
     if text_embeddings.shape != (len(config.names), config.embedding_dim):
         raise ArtifactError(
             f"{folder / MODEL} does not contain the text embeddings of the names in {CONFIG}. {_ADVICE}"
         )
+    if wrong := _other_size(config, tensors):
+        raise _misfit(folder, f"{wrong} has another size.")
+    model = build_detector(config.detector, config.embedding_dim, config.masks, pretrained=False)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
-        raise ArtifactError(f"{folder / MODEL} does not fit the architecture in {CONFIG}: {first} {_ADVICE}") from None
+        raise _misfit(folder, first) from None
     return model.eval().to(device), config, text_embeddings.to(device)
+
+
+def _misfit(folder: Path, reason: str) -> ArtifactError:
+    return ArtifactError(f"{folder / MODEL} does not fit the architecture in {CONFIG}: {reason} {_ADVICE}")
+
+
+def _other_size(config: ModelConfig, tensors: Mapping[str, Tensor]) -> str | None:
+    """Return a layer whose size in config.json is not that of its weights; a wrong config could ask for any memory."""
+    wanted, channels = config.detector, config.detector.fpn_channels
+    if wanted.head_convs > len(tensors):
+        return "the box head"
+    with torch.device("meta"):  # sizes without memory
+        head = BoxHead(channels, config.embedding_dim, wanted).state_dict()
+        pyramid = torch.empty(channels, channels, 3, 3)
+    layers = {"backbone.fpn.layer_blocks.0.0.weight": pyramid}
+    layers |= {f"roi_heads.box_head.{name}": values for name, values in head.items()}
+    return next((name for name, each in layers.items() if name in tensors and tensors[name].shape != each.shape), None)
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -13,6 +13,7 @@ from ezsd.errors import ArtifactError
 from ezsd.utils.files import written_whole
 from ezsd.utils.format import shell_quoted
 
+_MOST_EXPANDED = 50  # bytes of the content for each byte of the file
 Embeddings = Mapping[str, "np.ndarray[Any, Any]"]  # [K, D] of each name: its phrases, mostly one
 
 
@@ -59,29 +60,43 @@ def write_names(path: Path, embeddings: Embeddings, model_id: str) -> None:
         np.savez_compressed(file, names=names, embeddings=rows, model_id=model_id)
 
 
-def read_names(path: Path, model_id: str) -> Embeddings:
+def read_names(path: Path, model_id: str, dim: int) -> Embeddings:
     """Read a names file.
 
     Args:
         path: The file.
         model_id: The model that the embeddings must be of.
+        dim: D, the dimension of its embeddings.
 
     Raises:
         ArtifactError: The file is damaged, or of another model.
     """
     try:
+        _refuse_bomb(path)
         with np.load(path, allow_pickle=False) as content:
             names, rows, found = content["names"], content["embeddings"], str(content["model_id"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ArtifactError(
-            f"{path} cannot be read as a names file: {error}. Write it again with ezsd export."
-        ) from None
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, str(error)) from None
     if found != model_id:
         raise ArtifactError(
             f"{path} has the text embeddings of another model. Write it from the model of the ONNX file, with: "
             f"ezsd export MODEL {shell_quoted(path)}"
         )
+    if names.dtype.kind != "U" or rows.dtype != np.float32 or rows.shape != (*names.shape, dim):
+        raise _unreadable(path, f"embeddings of shape {rows.shape} for names of shape {names.shape}")
     by_name: dict[str, list[np.ndarray[Any, Any]]] = {}
     for name, row in zip(names.tolist(), rows, strict=True):
         by_name.setdefault(name, []).append(row)
     return {name: np.stack(own) for name, own in by_name.items()}
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Raise ValueError if the content is far larger than the file; embeddings hardly get smaller when compressed."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > _MOST_EXPANDED * path.stat().st_size:
+        raise ValueError(f"{size:,} bytes in a file of {path.stat().st_size:,} bytes")
+
+
+def _unreadable(path: Path, reason: str) -> ArtifactError:
+    return ArtifactError(f"{path} cannot be read as a names file: {reason}. Write it again with ezsd export.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -12,24 +11,23 @@ import supervision as sv
 from PIL import Image
 
 from ezsd.data.categories import joined_names
-from ezsd.detector.model_config import ModelConfig, parse_config
-from ezsd.errors import ArtifactError, MissingExtraError, RecipeError
+from ezsd.detector.model_config import ModelConfig
+from ezsd.errors import ArtifactError, RecipeError
 from ezsd.inference.calls import Array, Pixels, call, with_names
 from ezsd.inference.inputs import ImageInput
 from ezsd.inference.names_file import Embeddings, TextInput, names_file_of, read_names, text_input
 from ezsd.inference.near_names import NearNames
+from ezsd.inference.onnx_file import SMALLER, open_onnx, run_graph
 from ezsd.inference.sources import open_source
 from ezsd.inference.stream import Found, View, detect_stream
 from ezsd.inference.tiling import Tiling
-from ezsd.inference.view import Thresholds, parse_thresholds
+from ezsd.inference.view import Thresholds
 from ezsd.inference.vocabulary import Names, VocabularyInput, parse_vocabulary
 from ezsd.utils.format import shell_quoted
+from ezsd.utils.memory import memory_errors
 from ezsd.utils.resize import padded_side, resized_sides, same_size_batches
 
-CONFIG_KEY, VOCABULARY_KEY, MODEL_ID_KEY = "ezsd.config", "ezsd.vocabulary", "ezsd.model_id"  # in the file's metadata
-THRESHOLDS_KEY = "ezsd.thresholds"
 _LISTED = 5  # names in a message
-_CUDA = "CUDAExecutionProvider"
 
 
 class OnnxDetector:
@@ -81,21 +79,17 @@ class OnnxDetector:
             MissingExtraError: onnxruntime is not installed.
         """
         path = Path(path)
-        session = _open(path, device, threads)
-        about = session.get_modelmeta().custom_metadata_map
-        if CONFIG_KEY not in about:
-            raise ArtifactError(f"{path} was not written by ezsd export: it has no model config.")
-        config = parse_config(json.loads(about[CONFIG_KEY]), str(path))
-        thresholds = parse_thresholds(json.loads(about[THRESHOLDS_KEY])) if THRESHOLDS_KEY in about else None
-        if VOCABULARY_KEY in about:
-            return cls(session, config, {}, json.loads(about[VOCABULARY_KEY]), thresholds)
+        file = open_onnx(path, device, threads)
+        if file.vocabulary is not None:
+            return cls(file.session, file.config, {}, file.vocabulary, file.thresholds)
         names = names_file_of(path)
         if not names.is_file():
             raise ArtifactError(
                 f"{names} is missing: the text embeddings of names. Copy it next to {path.name}, or write it with: "
                 f"ezsd export MODEL {shell_quoted(names)}"
             )
-        return cls(session, config, read_names(names, about[MODEL_ID_KEY]), None, thresholds)
+        embeddings = read_names(names, file.model_id, file.config.embedding_dim)
+        return cls(file.session, file.config, embeddings, None, file.thresholds)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -241,9 +235,10 @@ class OnnxDetector:
         # The graph numbers all baked names; -1 is no detection, or a name that is not asked for.
         label_of = np.array([places.get(name, -1) for name in self._fixed or names] + [-1])
         image_size = self.config.detector.image_size
-        resized = [resize_pixels(image, image_size) for image in images]
+        with memory_errors(SMALLER):
+            resized = [resize_pixels(image, image_size) for image in images]
         for batch in same_size_batches([image.shape[:2] for image in images], image_size, batch_size):
-            found = self._session.run(None, network_input([resized[index] for index in batch], text))
+            found = run_graph(self._session, network_input([resized[index] for index in batch], text))
             for row, index in enumerate(batch):
                 boxes, labels, *others = (values[row] for values in found)
                 own = _Found(boxes, label_of[labels], *others)
@@ -301,51 +296,3 @@ def resize_pixels(image: Pixels, image_size: tuple[int, int]) -> Pixels:
     if (height, width) == image.shape[:2]:
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def _open(path: Path, device: str | None, threads: int) -> Any:
-    """Open a session of onnxruntime."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingExtraError("onnxruntime is not installed. Install it with: pip install onnxruntime") from None
-    if not path.is_file():
-        raise ArtifactError(f"{path} is missing. Write it with: ezsd export MODEL {shell_quoted(path)}")
-    providers = _providers(device or "auto", onnxruntime.get_available_providers())
-    onnxruntime.disable_telemetry_events()  # nothing is sent from the machine that detects
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=providers)
-    except _errors(onnxruntime) as error:
-        raise ArtifactError(f"{path} cannot be loaded by onnxruntime: {error}") from None
-    if (device or "auto").startswith("cuda") and _CUDA not in session.get_providers():
-        # onnxruntime only warns, and would use the CPU
-        raise RecipeError(f"device {device}: onnxruntime cannot use this GPU; its message is above. Use auto or cpu.")
-    return session
-
-
-def _providers(device: str, available: Sequence[str]) -> list[Any]:
-    """Return the execution providers for a device, the preferred one first.
-
-    Raises:
-        RecipeError: The device is unknown, or onnxruntime has no provider for it.
-    """
-    kind, colon, index = device.partition(":")
-    if device == "mps":
-        raise RecipeError(
-            "device mps: ONNX models run on CPUs and CUDA devices. Use auto or cpu, or the model folder with mps."
-        )
-    if kind not in ("auto", "cpu", "cuda") or (colon and not (kind == "cuda" and index.isdecimal())):
-        raise RecipeError(f"device {device}: expected auto, cpu, cuda or cuda:1 (the second GPU) for an ONNX model.")
-    if kind == "cuda" and _CUDA not in available:
-        raise RecipeError(f"device {device}: onnxruntime has no CUDA here. Install onnxruntime-gpu, or use cpu.")
-    on_gpu = kind != "cpu" and _CUDA in available
-    return [*([(_CUDA, {"device_id": int(index or 0)})] if on_gpu else []), "CPUExecutionProvider"]
-
-
-def _errors(onnxruntime: Any) -> tuple[type[Exception], ...]:
-    """Return the exceptions of onnxruntime, which have no common base class of their own."""
-    state = onnxruntime.capi.onnxruntime_pybind11_state
-    own = (kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
-    return (RuntimeError, ValueError, *own)

@@ -75,9 +75,12 @@ def parse_thresholds(content: Any) -> Thresholds:
     """
     try:
         names = {str(name): float(value) for name, value in content["names"].items()}
-        return Thresholds(float(content["other"]), names)
+        thresholds = Thresholds(float(content["other"]), names)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no thresholds: {error}") from None
+    if not all(0 <= value <= 1 for value in (thresholds.other, *names.values())):
+        raise ValueError("a threshold is not between 0 and 1")
+    return thresholds
 
 
 def best_score_below(found: sv.Detections, thresholds: Array) -> float | None:
