@@ -5,7 +5,7 @@
 The process is killed (SIGKILL) some time after a stage began to work; the times are exponentially distributed. A run
 that ends before it is killed is compared with the uninterrupted one, and another one is begun, until all kills are
 done. Prints what each kill interrupted, what was saved last and how long before, and whether the results of all runs
-are equal. Shards and checkpoints are written often.
+are equal. Few and small images are used, and shards and checkpoints are written often, so that kills fall between them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from ezsd.run_folder import STAGES, RunFolder, Stage
 from ezsd.utils.files import digest, read_json, read_tensors
 from tables import Row, add_json_option, show
 
-_OFTEN = ("--set", "propose.shard_images=2", "--set", "train.checkpoint_steps=2")
+_CHANGES = (
+    "data.train.limit=16", "data.val.limit=8", "propose.dense_sides=[256]", "propose.objectness=0.5",
+    "propose.shard_images=2", "train.checkpoint_steps=2",
+)  # fmt: skip
 _SAVED = ("**/step-*/checkpoint.json", "shard-*.arrow", "parts/**/*.json", "inputs.json", "*.safetensors", "folds/**/*")
 
 
@@ -37,7 +40,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     add_json_option(parser)
     given = parser.parse_args()
-    command = [sys.executable, "-m", "ezsd", "run", given.recipe, *_OFTEN, "--until", "evaluate", "--out"]
+    changes = [part for change in _CHANGES for part in ("--set", change)]
+    command = [sys.executable, "-m", "ezsd", "run", given.recipe, *changes, "--until", "evaluate", "--out"]
     whole = RunFolder(given.out / "uninterrupted")
     subprocess.run([*command, str(whole.path)], check=True)
     expected, seconds = results(whole), sum(read_json(whole.done(stage))["seconds"] for stage in STAGES)

@@ -18,7 +18,6 @@ FLOPs are those of the teacher, two for a multiplication and an addition, and ar
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,7 +44,7 @@ from ezsd.teacher import Teacher, load_teacher, text_embeddings
 from ezsd.teacher.base import with_dense_reading
 from ezsd.teacher.clip import ClipTeacher
 from ezsd.utils.device import autocast
-from tables import Row, add_json_option, show
+from tables import Row, add_json_option, clock_of_computation, show
 
 PUBLISHED_BATCH = 100
 Way = Callable[[AnnotatedImage], Tensor]
@@ -139,12 +138,12 @@ def benchmark(proposer: Proposer, val: ImageSet, names: tuple[Sequence[str], Seq
         "exhaustive, batched": lambda image: proposed(every, image),
         "exhaustive, as published": lambda image: published(every, image),
     }
-    costs = {name: Cost() for name in ways}
+    costs, clock = {name: Cost() for name in ways}, clock_of_computation()
     for image in images:
         for name, way in ways.items():
-            began = time.perf_counter()
+            began = clock()
             costs[name].boxes[image.image_id] = way(image)
-            costs[name].seconds += time.perf_counter() - began
+            costs[name].seconds += clock() - began
     ranked = replace(proposer, config=recall_config(proposer.config)).rank(images)  # 300 boxes, not only those kept
     costs[kept].boxes = {image.image_id: boxes for image, boxes in zip(images, ranked, strict=True)} if recall else {}
     crop, dense, boxes = teacher_flops(proposer, images[0])
