@@ -129,15 +129,16 @@ def main() -> None:
                 advance(1, "")
     rules = read_rules(recipe.data.val.annotations, names)
     truth, labels, base = ground_truth_of(loaded, rules), range(1, len(names) + 1), len(detector.config.base)
-    print("| | ms per image | MB | AP50 base | AP50 novel | same names and order | box, px | score |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    first = statistics.median(columns["PyTorch"].seconds[1:])
+    print("| | ms per image | x PyTorch | MB | AP50 base | AP50 novel | same names and order | box, px | score |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, column in columns.items():
         figures = coco_metrics(truth, results(loaded.images, column.found), labels, "bbox")
         sides = [mean_figures(figures[label] for label in part).ap50 for part in (labels[:base], labels[base:])]
         ap = " | ".join("not measured" if side is None else f"{side:.1f}" for side in sides)
-        speed = 1000 * statistics.median(column.seconds[1:])
+        seconds = statistics.median(column.seconds[1:])
         same = parity(column.found, columns["PyTorch"].found)
-        print(f"| {name} | {speed:.0f} | {column.megabytes:.1f} | {ap} | {same} |")
+        print(f"| {name} | {1000 * seconds:.0f} | {seconds / first:.2f} | {column.megabytes:.1f} | {ap} | {same} |")
 
 
 if __name__ == "__main__":
