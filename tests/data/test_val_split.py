@@ -114,5 +114,5 @@ def test_only_a_single_video_is_divided_between_its_frames_and_not_their_copies(
     paths = [_noise(tmp_path / name, place) for place, name in enumerate(names)]
     chosen = choose_val(_images(paths), 0.16)
     assert sorted(paths[number].name for number in chosen.ids) == sorted(names[-4:])  # frames 10 and 11
-    assert "in 1 groups; all that could be taken is one of 22 images, so its last 4 by name" in chosen.note
+    assert "in 1 group; all that could be taken is one of 22 images, so its last 4 by name" in chosen.note
     assert len(choose_val(_images(paths[:2]), 0.5).ids) == 1

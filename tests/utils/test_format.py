@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ezsd.utils.format import byte_size, duration, number
+from ezsd.utils.format import byte_size, counted, duration, number, plural
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,10 @@ def test_numbers_have_thousands_separators_and_a_minus_sign() -> None:
     assert number(1234.56, 1) == "1,234.6"
     assert number(-2.0, 1) == "\N{MINUS SIGN}2.0"
     assert number(None) == "not measured"
+
+
+@pytest.mark.parametrize("count, expected", [(0, "0 boxes"), (1, "1 box"), (2, "2 boxes"), (1200, "1,200 boxes")])
+def test_words_agree_with_their_count(count: int, expected: str) -> None:
+    assert counted(count, "box", "boxes") == expected
+    assert counted(count, "image") == expected.replace("box", "image").replace("imagees", "images")
+    assert plural(count, "is", "are") == ("is" if count == 1 else "are")

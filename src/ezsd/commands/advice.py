@@ -9,6 +9,7 @@ from ezsd.data.categories import CategorySplit, load_split
 from ezsd.errors import ArtifactError, MissingExtraError
 from ezsd.teacher import load_teacher, text_embeddings
 from ezsd.utils.alike import ALIKE, alike_names
+from ezsd.utils.format import counted
 
 _FEW_BOXES, _FEW_IMAGES = 20, 100
 _SHOWN = 10
@@ -29,9 +30,9 @@ def advice_on_data(
     """
     notes = []
     if images < _FEW_IMAGES:
-        notes.append(f"{images} train images are few: the detector learns to locate objects from these images only, "
-                    f"and figures measured on {val_images} val images are uncertain. A few hundred images give "
-                    "better results.")  # fmt: skip
+        notes.append(f"{counted(images, 'train image is', 'train images are')} few: the detector learns to locate "
+                     f"objects from these images only, and figures measured on {counted(val_images, 'val image')} are "
+                     "uncertain. A few hundred images give better results.")  # fmt: skip
     few = [f'"{name}" ({boxes[name]})' for name in split.base if boxes[name] < _FEW_BOXES]
     if few:
         notes.append(f"Few boxes of {_listed(few)}. A name with fewer than about {_FEW_BOXES} boxes is hard to learn. "

@@ -23,7 +23,7 @@ from ezsd.inference.sources import Frame, Source
 from ezsd.inference.stream import Found
 from ezsd.inference.video import Video, video_writer
 from ezsd.utils.files import write_json, written_whole
-from ezsd.utils.format import number
+from ezsd.utils.format import counted, number
 from ezsd.utils.progress import track
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Summary:
     def __str__(self) -> str:
         """Return the message for people."""
         rate = f", {self.images / self.seconds:.1f} images/s" if self.seconds else ""
-        text = f"found {number(self.objects)} objects in {number(self.found_in)} of {number(self.images)} images{rate}"
+        text = f"found {counted(self.objects, 'object')} in {self.found_in:,} of {counted(self.images, 'image')}{rate}"
         if not self.objects:
             best = "no name had any score" if self.best_below is None else f"the best score was {self.best_below:.3f}"
             text += f"; {best}. Lower --threshold to see more"
@@ -118,7 +118,7 @@ def detect_source(
                 results.summary.add(found)
                 if drawings is not None:
                     drawings.add(found.frame, found.detections)
-                advance(1, f"{results.summary.objects} objects")
+                advance(1, counted(results.summary.objects, "object"))
         except KeyboardInterrupt:  # the only way to end a camera
             results.interrupted = True
             logger.warning("interrupted: the results so far are written")
@@ -134,7 +134,8 @@ def detect_source(
 
 def _nothing_read(problems: Sequence[str]) -> str:
     if len(problems) > 1:
-        return f"None of {number(len(problems))} images can be read, such as {problems[0]}"  # all were named in the log
+        first = problems[0]  # all were named in the log
+        return f"None of {counted(len(problems), 'image')} can be read, such as {first}"
     return problems[0] if problems else "The source has no images."
 
 

@@ -27,6 +27,7 @@ from ezsd.recipe import Part, Recipe, parse_recipe
 from ezsd.recipe_files import parse_yaml
 from ezsd.teacher import check_teacher
 from ezsd.utils.files import write_text
+from ezsd.utils.format import counted
 
 _VAL_SHARE = 0.2
 
@@ -226,8 +227,8 @@ def _parts_of(dataset: _Found, files: OwnFiles, out: Path) -> dict[str, _Part]:
         return {**parts, "val": replace(parts["val"], notes=[*parts["val"].notes, *shared])}
     opened, images = parts["train"].opened, parts["train"].images
     if len(images) < 2:
-        raise DataError(f"{opened.part.annotations} lists {len(images)} usable image; at least 2 are needed, one for "
-                        "train and one for val.")  # fmt: skip
+        raise DataError(f"{opened.part.annotations} lists {counted(len(images), 'usable image')}; at least 2 are "
+                        "needed, one for train and one for val.")  # fmt: skip
     chosen = choose_val(images.images, _VAL_SHARE if files.val_share is None else files.val_share)
     return {
         name: _all_names(
@@ -272,8 +273,8 @@ def _as_run(name: str, part: _Part, split: CategorySplit) -> PartReading:
 def _problem_notes(reading: PartReading) -> list[str]:
     if not reading.of_items:
         return []
-    return [*reading.of_items.shown(), f"These {len(reading.of_items):,} problems stop a run until they are fixed, or "
-            "skipped with data.skip_bad: true in the recipe."]  # fmt: skip
+    stops = counted(len(reading.of_items), "problem stops", "problems stop")
+    return [*reading.of_items.shown(), f"{stops} a run until fixed, or skipped with data.skip_bad: true in the recipe."]
 
 
 def _split(parts: Mapping[str, _Part], base: Sequence[str], novel: Sequence[str]) -> CategorySplit:
@@ -289,8 +290,9 @@ def _split(parts: Mapping[str, _Part], base: Sequence[str], novel: Sequence[str]
         novel = [name for name, count in everywhere.items() if count and name not in base]
     if not base:
         raise RecipeError([
-            f"No base name is left: {boxes.total():,} boxes and {crowds:,} crowd boxes are in the train part, and base "
-            "names are the categories with boxes that are not novel.", *train.notes, *parts["train"].notes,
+            f"No base name is left: {counted(boxes.total(), 'box', 'boxes')} and "
+            f"{counted(crowds, 'crowd box', 'crowd boxes')} in the train part, and base names are the categories with "
+            "boxes that are not novel.", *train.notes, *parts["train"].notes,
         ])  # fmt: skip
     if not novel:
         raise RecipeError("No novel name is left: --base has all categories with boxes. Give names to detect without "

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ezsd.data.images import decode_image
 from ezsd.errors import DataError
+from ezsd.utils.format import counted, plural
 
 Segmentation = Sequence[Sequence[float]] | dict[str, Any]
 
@@ -87,8 +88,9 @@ def shared_notes(train: ImageSet, other: ImageSet) -> list[str]:
     shared = [image.path for image, path in zip(other, _real_paths(other), strict=True) if path in known]
     if not shared:
         return []
-    return [f"{len(shared):,} of {len(other):,} images are also train images (the first is {shared[0]}), so the "
-            "figures will be too good."]  # fmt: skip
+    return [f"{len(shared):,} of {counted(len(other), 'image')} "
+            f"{plural(len(shared), 'is also a train image', 'are also train images')} (the first is {shared[0]}), so "
+            "the figures will be too good."]  # fmt: skip
 
 
 def _real_paths(images: ImageSet) -> Iterator[str]:

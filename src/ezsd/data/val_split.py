@@ -13,6 +13,7 @@ import numpy as np
 
 from ezsd.data.near_duplicates import near_duplicate_groups, source_of
 from ezsd.data.samples import AnnotatedImage
+from ezsd.utils.format import counted, plural
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,22 @@ def choose_val(images: Sequence[AnnotatedImage], share: float) -> ValSplit:
     groups: list[list[int]] = [np.flatnonzero(numbers == number).tolist() for number in np.unique(numbers)]
     groups.sort(key=lambda places: _digest(images[places[0]]))
     several = [places for places in groups if len(places) > 1]
-    note = f"{sum(map(len, several)):,} of {len(images):,} images have near-duplicates, in {len(several):,} groups; "
+    note = (f"{sum(map(len, several)):,} of {len(images):,} images have near-duplicates, in "
+            f"{counted(len(several), 'group')}; ")  # fmt: skip
     chosen = _whole_groups(images, groups, wanted)
     if not chosen:
         largest = max(groups, key=len)
         chosen = _last_by_name(images, largest, wanted)
-        note += (f"all that could be taken is one of {len(largest):,} images, so its last {len(chosen):,} by name are "
-                 "the val part. They are similar to train images, and the figures will be too good. To measure, label "
-                 "images of another scene, and give them with --val-annotations.")  # fmt: skip
+        note += (f"all that could be taken is one of {counted(len(largest), 'image')}, so its last {len(chosen):,} by "
+                 f"name {plural(len(chosen), 'is', 'are')} the val part. They are similar to train images, and the "
+                 "figures will be too good. To measure, label images of another scene, and give them with "
+                 "--val-annotations.")  # fmt: skip
     elif several:
         note += "each group is in one part"
         usual = wanted / 2 <= len(chosen) <= wanted
-        note += "." if usual else f", so the val part has {len(chosen):,} images, not {wanted:,}."
+        note += "." if usual else f", so the val part has {counted(len(chosen), 'image')}, not {wanted:,}."
     else:
-        note = f"none of {len(images):,} images has a near-duplicate."
+        note = f"none of {counted(len(images), 'image')} has a near-duplicate."
     return ValSplit(frozenset(images[place].image_id for place in chosen), note)
 
 

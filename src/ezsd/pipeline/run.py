@@ -39,7 +39,7 @@ from ezsd.teacher.base import with_dense_reading
 from ezsd.utils.device import check_trackers, process_state, this_device
 from ezsd.utils.environment import environment
 from ezsd.utils.files import write_json
-from ezsd.utils.format import duration
+from ezsd.utils.format import counted, duration
 from ezsd.utils.lock import only_process
 from ezsd.utils.log import collected_warnings, log_to_file
 from ezsd.utils.memory import memory_errors
@@ -253,7 +253,8 @@ def _load_images(context: RunContext, todo: Sequence[Stage]) -> dict[str, ImageS
     if skipped and process_state().is_main_process:
         write_json(context.folder.skipped, skipped)
         logger.warning(
-            f"{sum(map(len, skipped.values()))} invalid images or boxes are left out; see {context.folder.skipped}"
+            f"{counted(sum(map(len, skipped.values())), 'invalid image or box is', 'invalid images or boxes are')} "
+            f"left out; see {context.folder.skipped}"
         )
     return images
 

@@ -20,6 +20,7 @@ from ezsd.selection.size_power import IMAGES as POWER_IMAGES
 from ezsd.teacher.adaptation import KEPT_IMAGES, usable_boxes
 from ezsd.training.sampler import BatchPlan
 from ezsd.utils.device import process_state
+from ezsd.utils.format import counted
 
 Work = Literal["read an image", "look at a crop", "adapt step", "rpn step", "propose in an image", "train step",
                "detect in an image", "recall of an image"]  # fmt: skip
@@ -124,7 +125,8 @@ def _adapt(recipe: Recipe, train: ImageSet, val: ImageSet | None) -> StagePlan:
     boxes = sum(len(usable_boxes(image, config.min_side)) for image in train)
     steps = config.epochs * math.ceil(boxes / config.batch_size)
     reads = len(train) * (config.epochs if len(train) > KEPT_IMAGES else 1)
-    work = f"{steps:,} steps of {config.batch_size} crops: {boxes:,} base boxes x {config.epochs} epochs"
+    base = counted(boxes, "base box", "base boxes")
+    work = f"{counted(steps, 'step')} of {config.batch_size} crops: {base} x {counted(config.epochs, 'epoch')}"
     if config.share == "auto":
         work += f"; {FOLDS} x {steps:,} steps of {math.ceil(config.batch_size / BATCH_DIVISOR)} to choose the share"
         steps += math.ceil(steps * FOLDS / BATCH_DIVISOR)
@@ -140,9 +142,9 @@ def _propose(recipe: Recipe, train: ImageSet) -> StagePlan:
     config, images, boxes = recipe.propose, len(train), _boxes(train)
     units: dict[Work, float] = {"propose in an image": images}
     grid = _grid(config, train)
-    work = f"{images:,} images, about {grid:,} grid boxes in each, at most {config.keep} kept"
+    work = f"{counted(images, 'image')}, about {grid:,} grid boxes in each, at most {config.keep} kept"
     if config.scoring in ("regions", "rpn"):
-        work = f"{images:,} images, at most {config.keep} RPN regions kept in each"
+        work = f"{counted(images, 'image')}, at most {config.keep} RPN regions kept in each"
     if config.asks_rpn:
         units["rpn step"] = _batches(recipe, train).steps(config.rpn_epochs)
         work = f"{units['rpn step']:,} training steps of an RPN; {work}"
@@ -178,12 +180,14 @@ def _train(recipe: Recipe, train: ImageSet) -> StagePlan:
     config, images = recipe.train, len(train)
     plan = _batches(recipe, train)
     steps = plan.steps(config.epochs)
-    work = f"{steps:,} steps of {plan.images_per_step} images: {images:,} images x {config.epochs:g} epochs"
+    each = counted(plan.images_per_step, "image")
+    epochs = f"{config.epochs:g} epoch{'' if config.epochs == 1 else 's'}"
+    work = f"{counted(steps, 'step')} of {each}: {counted(images, 'image')} x {epochs}"
     units: dict[Work, float] = {"train step": steps}
     if config.validate_steps:
         rounds = math.ceil(steps / config.validate_steps)
         units["detect in an image"] = rounds * config.validate_images / 2  # the pace is that of gzsd and zsd together
-        work += f"; {rounds:,} validations on at most {config.validate_images:,} val images"
+        work += f"; {counted(rounds, 'validation')} on at most {counted(config.validate_images, 'val image')}"
     return StagePlan("train", work, "", units)
 
 
@@ -196,13 +200,13 @@ def _batches(recipe: Recipe, train: ImageSet) -> BatchPlan:
 def _evaluate(recipe: Recipe, split: CategorySplit, val: ImageSet) -> StagePlan:
     images, rounds = len(val), 2 if split.novel else 1
     asked = images_with(val, split.novel) if recipe.evaluate.proposals else []
-    work = f"{images:,} images, {'gzsd and zsd' if split.novel else 'gzsd'}"
+    work = f"{counted(images, 'image')}, {'gzsd and zsd' if split.novel else 'gzsd'}"
     teacher = ""
     if asked:
         config = recall_config(recipe.propose)
         known = _boxes(replace(val, images=asked), split.base)
         crops = 0 if ranked_without_crops(config) else len(asked) * _crops(config, _grid(config, val)) + known
-        work += f"; proposal recall on {len(asked):,} images"
+        work += f"; proposal recall on {counted(len(asked), 'image')}"
         teacher = _passes(crops, len(asked), config)
     found = rounds * images * recipe.detector.detections_per_image
     return StagePlan("evaluate", work, teacher, {"detect in an image": images, "recall of an image": len(asked)}, found)
@@ -228,12 +232,14 @@ def _boxes(part: ImageSet, names: Sequence[str] | None = None) -> int:
 def describe_data(split: CategorySplit, images: Mapping[str, ImageSet]) -> str:
     """Describe both parts of the data in one line."""
     few = f" ({len(split.few_shot)} with some boxes)" if split.few_shot else ""
-    parts = [f"{len(split.base)} base and {len(split.novel)} novel names{few}"]
+    parts = [f"{len(split.base):,} base and {counted(len(split.novel), 'novel name')}{few}"]
     if train := images.get("train"):
-        boxes = f"{_boxes(train, split.base):,} base boxes"
-        more = f" and {_boxes(train, split.few_shot):,} novel boxes" if split.few_shot else ""
-        parts.append(f"train {len(train):,} images with {boxes}{more}")
+        boxes = counted(_boxes(train, split.base), "base box", "base boxes")
+        more = f" and {counted(_boxes(train, split.few_shot), 'novel box', 'novel boxes')}" if split.few_shot else ""
+        parts.append(f"train {counted(len(train), 'image')} with {boxes}{more}")
     if val := images.get("val"):
         base, novel = _boxes(val, split.base), _boxes(val, split.novel)
-        parts.append(f"val {len(val):,} images with {base:,} base and {novel:,} novel boxes")
+        parts.append(
+            f"val {counted(len(val), 'image')} with {base:,} base and {counted(novel, 'novel box', 'novel boxes')}"
+        )
     return "; ".join(parts)

@@ -151,7 +151,7 @@ def test_a_size_that_is_no_positive_number_is_read_from_the_file(tiny: TinyCoco,
     tiny.save()
     after = load_images(tiny.part(), SPLIT.base)
     assert [(image.width, image.height) for image in after] == [(image.width, image.height) for image in before]
-    assert any("no usable width and height of 1 images" in note for note in after.notes)
+    assert any("no usable width and height of 1 image" in note for note in after.notes)
 
 
 @pytest.mark.parametrize("ids", [str, float, lambda key: f"00{key}", lambda key: key + 2**60, lambda key: -key])

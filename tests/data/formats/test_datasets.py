@@ -139,7 +139,7 @@ def test_bad_boxes_stop_a_conversion_unless_they_are_skipped(skip_bad: bool, coc
             convert(coco.annotations.parent, tmp_path / "out", "coco")
         return
     made = convert(coco.annotations.parent, tmp_path / "out", "coco", skip_bad=True)
-    assert "1 images or boxes left out" in made.summary[1]
+    assert "1 image or box left out" in made.summary[1]
 
 
 def test_a_conversion_notes_what_it_does_not_copy_from_lvis(coco: TinyCoco, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_names_that_are_no_text_are_refused(tmp_path: Path, names: str) -> None:
 def test_labels_that_are_not_found_are_an_error_and_not_images_without_objects(tmp_path: Path) -> None:
     _yolo(tmp_path, "train: train/images\nnames: [cat]\n")
     shutil.rmtree(tmp_path / "train" / "labels")
-    with pytest.raises(DataError, match="none of 1 images has a label file"):
+    with pytest.raises(DataError, match="none of 1 image has a label file"):
         open_dataset(tmp_path)
 
 
@@ -252,7 +252,7 @@ def test_images_without_labels_and_listed_images_that_are_missing_are_noted(tmp_
     (tmp_path / "list.txt").write_text("train/images/a.png\ntrain/images/b.png\ntrain/images/c.png\n")
     missing, unlabelled = open_dataset(tmp_path).notes
     assert "1 of 3 images that" in missing and "the first is train/images/c.png" in missing
-    assert "1 of 2 images have no label file" in unlabelled and "b.png" in unlabelled
+    assert "1 of 2 images has no label file" in unlabelled and "b.png" in unlabelled
 
 
 @pytest.mark.parametrize("names", ["data.yaml", "classes.txt"])
@@ -291,7 +291,7 @@ def test_a_val_part_of_the_train_images_is_left_out_and_one_with_some_of_them_is
     assert list(found.parts) == ["train"]
     assert "the val part has only images of the train part" in found.notes[0]
     (tmp_path / "b.txt").write_text("images/b.png\nimages/c.png\n")
-    with pytest.raises(DataError, match=r"1 of 2 val images are also train images \(the first is .*b\.png"):
+    with pytest.raises(DataError, match=r"1 of 2 val images is also in the train part \(the first is .*b\.png"):
         open_dataset(tmp_path)
 
 
@@ -389,7 +389,7 @@ def test_yolo_without_data_yaml_is_read(tmp_path: Path, layout: str) -> None:
     "files, expected",
     [
         ({"classes.txt": "cat\n\ndog\n"}, r"classes\.txt: line 2 is empty"),
-        ({"classes.txt": "cat\n"}, r"a\.txt, line 1: class 1; there are 1 names"),
+        ({"classes.txt": "cat\n"}, r"a\.txt, line 1: class 1; there is 1 name,"),
         ({"classes.txt": "cat\ndog\n", "labels/classes.txt": "dog\ncat\n"}, "have different names"),
         ({"set/obj.data": "names = obj.names\ntrain = train.txt\n", "set/obj.names": "cat\n"}, "Save images"),
     ],
@@ -437,7 +437,7 @@ def _voc(folder: Path, xml: str, name: str = "a") -> Path:
 @pytest.mark.parametrize("name", ["a.png", "C:\\\\data\\\\a.png", "../../etc/a.png", "a.jpg"])
 def test_voc_is_read_with_its_pixel_ranges(tmp_path: Path, name: str) -> None:
     found = open_dataset(_voc(tmp_path, _XML.format(name=name, difficult=0)))
-    assert found.description == "Pascal VOC, 1 XML files: parts train; 1 names"
+    assert found.description == "Pascal VOC, 1 XML file: 1 part (train); 1 name"
     images = _loaded(found, "train", tmp_path)
     assert images.names == ("cat",) and images[0].boxes.tolist() == [[10, 5, 30, 15]]
 
@@ -450,8 +450,8 @@ def test_the_parts_of_voc_are_those_of_its_lists(tmp_path: Path) -> None:
     (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("b 1\nd 1\n")
     found = open_dataset(tmp_path)
     assert [_loaded(found, part, tmp_path)[0].path.stem for part in ("train", "val")] == ["a", "b"]
-    assert "1 XML files are in no list" in found.notes[0]
-    assert "1 names in the lists" in found.notes[1] and found.notes[1].endswith("the first is d.")
+    assert "1 XML file is in no list" in found.notes[0]
+    assert "1 name in the lists" in found.notes[1] and found.notes[1].endswith("the first is d.")
     assert count_boxes(_loaded(found, "train", tmp_path))[1] == 1
 
 
@@ -718,11 +718,11 @@ def test_each_year_of_voc_has_its_lists(tmp_path: Path) -> None:
     top = "VOCdevkit/VOC2007/"
     found = _voc_lists(tmp_path, {"train.txt": "a", "val.txt": "b"}, "a b c", top)
     assert _voc_parts(found) == {"train": [f"{top}a"], "val": [f"{top}b"]}
-    assert found.notes == (f"1 XML files are in no list of {Path('ImageSets', 'Main')} and are left out.",)
+    assert found.notes == (f"1 XML file is in no list of {Path('ImageSets', 'Main')} and left out.",)
     other = "VOCdevkit/VOC2012/"
     found = _voc_lists(tmp_path, {"train.txt": "b\nd", "val.txt": "a"}, "a b", other)
     assert _voc_parts(found) == {"train": [f"{top}a", f"{other}b"], "val": [f"{top}b", f"{other}a"]}
-    assert "1 names in the lists" in found.notes[1] and found.notes[1].endswith("the first is d.")
+    assert "1 name in the lists" in found.notes[1] and found.notes[1].endswith("the first is d.")
 
 
 @pytest.mark.parametrize("form", ["{}", "{} 1", "JPEGImages/{}", "{}.png", "./{}"])
@@ -730,8 +730,8 @@ def test_lists_of_voc_have_folders(tmp_path: Path, form: str) -> None:
     lists = {"train.txt": "\n".join(map(form.format, ("cam1/0", "cam3/0"))), "val.txt": form.format("cam2/0")}
     found = _voc_lists(tmp_path, lists, "cam1/0 cam2/0 cam4/0")
     assert _voc_parts(found) == {"train": ["cam1/0"], "val": ["cam2/0"]}
-    assert found.notes[0].startswith("1 XML files are in no list")
-    assert found.notes[1].startswith("1 names in the lists") and "cam3/0" in found.notes[1]
+    assert found.notes[0].startswith("1 XML file is in no list")
+    assert found.notes[1].startswith("1 name in the lists") and "cam3/0" in found.notes[1]
 
 
 @pytest.mark.parametrize(

@@ -84,5 +84,5 @@ def test_an_archive_or_a_table_beside_a_data_set_that_is_read_does_not_matter(tm
 ])  # fmt: skip
 def test_a_file_in_no_format_is_named(tmp_path: Path, name: str, text: str) -> None:
     _set(tmp_path / "set", name, text)
-    with pytest.raises(DataError, match=rf"has 1 images?, but no annotations.* {tmp_path}/set/{name} is in none of"):
+    with pytest.raises(DataError, match=rf"has 1 image, but no annotations.* {tmp_path}/set/{name} is in none of"):
         open_dataset(tmp_path / "set")

@@ -73,6 +73,6 @@ def test_a_folder_of_images_alone_says_where_the_label_files_are(tmp_path: Path,
 def test_label_files_in_another_folder_are_named(tmp_path: Path, images: str, labels: str, names: str) -> None:
     _write(tmp_path, f"{images}/a.png", f"{labels}/a.txt")
     _write(tmp_path, names, text="cat\n" if names == "classes.txt" else f"train: {images}\nnames: [cat]\n")
-    expected = rf"none of 1 images? has .* {tmp_path}/{labels}/a\.txt has the name of an image, but lies elsewhere"
+    expected = rf"none of 1 image has .* {tmp_path}/{labels}/a\.txt has the name of an image, but lies elsewhere"
     with pytest.raises(DataError, match=expected):
         open_dataset(tmp_path)

@@ -60,7 +60,7 @@ def test_empty_files_are_noted(tmp_path: Path, content: bytes) -> None:
     assert not open_dataset(tmp_path).notes
     (tmp_path / "b.json").write_bytes(content)
     _, note = open_dataset(tmp_path).notes
-    assert note.startswith(f"1 annotation files are empty and not read (the first is {tmp_path}/b.json)")
+    assert note.startswith(f"1 annotation file is empty and not read (the first is {tmp_path}/b.json)")
 
 
 def test_images_without_a_json_file_are_counted(tmp_path: Path) -> None:

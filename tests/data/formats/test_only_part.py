@@ -58,7 +58,7 @@ def test_a_part_that_is_alone_is_used_for_training_and_this_is_said(tmp_path: Pa
     expected = f"the data set has only a {part} part; it is used as the train part."
     made = make_recipe(OwnFiles(folder), ["dog"], tmp_path / "r.yaml", TEACHER, "cpu")
     assert expected in made.advice and sum("4 images" in line for line in made.summary) == 0
-    assert [line.split(",")[0] for line in made.summary[1:]] == ["found train: 3 images", "found val: 1 images"]
+    assert [line.split(",")[0] for line in made.summary[1:]] == ["found train: 3 images", "found val: 1 image"]
     converted = convert(folder, tmp_path / "out", "coco")
     assert converted.notes[0] == expected and "found train: 4 images, 4 boxes" in converted.summary[1]
 

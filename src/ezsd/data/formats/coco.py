@@ -24,6 +24,7 @@ from ezsd.data.images import ImageCheck, check_images
 from ezsd.data.samples import AnnotatedImage, ImageSet, segmentations_of, shared_notes
 from ezsd.errors import DataError
 from ezsd.recipe import DataConfig, Part
+from ezsd.utils.format import counted
 
 _SKIP_BAD = (
     "Fix them, or set data.skip_bad: true (ezsd convert: --skip-bad) to skip these images and boxes; they are counted."
@@ -218,9 +219,12 @@ def describe_part(part: str, images: ImageSet) -> str:
     shown = ", ".join(f"{name} {count:,}" for count, name in listed[:_MOST_NAMES])
     more = f", and {len(listed) - _MOST_NAMES:,} more names" if len(listed) > _MOST_NAMES else ""
     why = ", ".join(f"{kind} {count:,}" for kind, count in images.left_out.items())
-    kept = f"{len(images):,} images, {boxes.total():,} boxes" + (f" ({shown}{more})" if shown else "")
-    left_out = f"{len(images.skipped):,} images or boxes left out" + (f" ({why})" if why else "")
-    return f"found {part}: {kept}, {crowds:,} crowd boxes, {left_out}"
+    kept = counted(len(images), "image") + ", " + counted(boxes.total(), "box", "boxes")
+    named = f" ({shown}{more})" if shown else ""
+    left_out = counted(len(images.skipped), "image or box", "images or boxes") + " left out"
+    reasons = f" ({why})" if why else ""
+    crowd = counted(crowds, "crowd box", "crowd boxes")
+    return f"found {part}: {kept}{named}, {crowd}, {left_out}{reasons}"
 
 
 def count_boxes(images: ImageSet) -> tuple[Counter[str], int]:
@@ -270,9 +274,9 @@ def _add_image_problems(
     if not found.places:
         of_file.add("images", "no image in images; expected at least one.")
     elif records and not any(os.path.exists(record.path) for record in records):
-        of_file.add("images", f"{part.images} contains none of the {len(records):,} images. The first one is expected "
-                    f"at {records[0].path}. Give the folder that file_name is relative to: --images of ezsd init, or "
-                    "images in the recipe.")  # fmt: skip
+        of_file.add("images", f"{part.images} contains none of {counted(len(records), 'image')}. The first one is "
+                    f"expected at {records[0].path}. Give the folder that file_name is relative to: --images of ezsd "
+                    "init, or images in the recipe.")  # fmt: skip
     else:
         for record, check in zip(records, checks, strict=True):
             if check.problem:

@@ -14,6 +14,7 @@ from ezsd.data.formats.coco_json import LABEL_FILE, Annotations, key_of, shown
 from ezsd.data.formats.image_files import find_files, shown_name
 from ezsd.data.formats.problems import Problems
 from ezsd.recipe import Part
+from ezsd.utils.format import counted
 
 OTHER_CATEGORY = 0
 LEFT_OUT = -2  # an image that exists, but is not used
@@ -191,7 +192,7 @@ def _name_notes(renamed: list[tuple[str, Path]]) -> list[str]:
     if not renamed:
         return []
     name, path = renamed[0]
-    return [f"{len(renamed):,} images are found under another name than in the annotations: "
+    return [f"{counted(len(renamed), 'image is', 'images are')} found under another name than in the annotations: "
             f'"{shown_name(name)}" is {path}.']  # fmt: skip
 
 

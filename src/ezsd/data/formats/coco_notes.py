@@ -13,6 +13,7 @@ from ezsd.data.formats.coco_entries import Record
 from ezsd.data.formats.coco_json import Annotations
 from ezsd.data.formats.problems import Problems
 from ezsd.data.images import ImageCheck
+from ezsd.utils.format import counted, plural
 
 _MANY_CROWDS = 0.5  # of the boxes; tools that export masks as crowds do so for most
 
@@ -24,12 +25,13 @@ def size_notes(records: Sequence[Record], checks: Sequence[ImageCheck]) -> list[
     unsized = [record.path.name for record, _ in usable if record.width is None or record.height is None]
     notes = []
     if turned:
-        notes.append(f"{len(turned):,} of {len(records):,} images are turned by their EXIF orientation (the first is "
-                     f"{turned[0]}). Boxes are read as those of the upright images, as viewers show them; if they do "
-                     "not fit, save the images upright (mogrify -auto-orient) and label them again.")  # fmt: skip
+        notes.append(f"{len(turned):,} of {counted(len(records), 'image')} {plural(len(turned), 'is', 'are')} turned "
+                     f"by the EXIF orientation (the first is {turned[0]}). Boxes are read as those of the upright "
+                     "images, as viewers show them; if they do not fit, save the images upright (mogrify "
+                     "-auto-orient) and label them again.")  # fmt: skip
     if unsized:
-        notes.append(f"The annotations have no usable width and height of {len(unsized):,} images (the first is "
-                     f"{unsized[0]}); those of the files are used.")  # fmt: skip
+        notes.append(f"The annotations have no usable width and height of {counted(len(unsized), 'image')} (the first "
+                     f"is {unsized[0]}); those of the files are used.")  # fmt: skip
     return notes
 
 
@@ -39,8 +41,9 @@ def box_notes(crowd: NDArray[np.bool_], left_out: Problems) -> list[str]:
     if crowd.any():
         many = crowd.mean() > _MANY_CROWDS
         cause = " CVAT exports masks as crowds: if they are single objects, set iscrowd to 0, or export polygons."
-        notes.append(f"{crowd.sum():,} of {len(crowd):,} boxes are crowds (iscrowd 1), which are not learned."
-                     f"{cause if many else ''}")  # fmt: skip
+        notes.append(f"{crowd.sum():,} of {counted(len(crowd), 'box', 'boxes')} "
+                     f"{plural(int(crowd.sum()), 'is a crowd', 'are crowds')} (iscrowd 1), which are not "
+                     f"learned.{cause if many else ''}")  # fmt: skip
     if left_out:
         notes.append(f"Boxes without width or height are left out; {len(left_out):,} in all, the first is "
                      f"{next(iter(left_out))}.")  # fmt: skip
@@ -52,8 +55,9 @@ def drawn_notes(content: Annotations, rows: NDArray[np.int64]) -> list[str]:
     drawn = rows[content.drawn[rows]]
     if not len(drawn):
         return []
-    return [f"{len(drawn):,} of {len(rows):,} annotations have no bbox (the first is annotation "
-            f"{content.ids[int(drawn[0])]}); the boxes around their segmentations are used."]  # fmt: skip
+    return [f"{len(drawn):,} of {counted(len(rows), 'annotation')} {plural(len(drawn), 'has', 'have')} no bbox (the "
+            f"first is annotation {content.ids[int(drawn[0])]}); the boxes around their segmentations are "
+            "used."]  # fmt: skip
 
 
 def copy_notes(content: Annotations, records: Sequence[Record], boxes: Boxes, crowd: NDArray[np.bool_]) -> list[str]:
@@ -63,9 +67,9 @@ def copy_notes(content: Annotations, records: Sequence[Record], boxes: Boxes, cr
         return []
     row, record = int(boxes.rows[again[0]]), records[boxes.image[again[0]]]
     own = f"{record.label_file}, {content.places[row]}" if record.label_file and content.places[row] else ""
-    return [f"{len(again):,} of {len(boxes.rows):,} boxes repeat another box of the same image and name; the first is "
-            f"{own or f'annotation {content.ids[row]}'}. All are used: in the figures, each repeated box counts as an "
-            "object that is not found. Remove them."]  # fmt: skip
+    return [f"{len(again):,} of {len(boxes.rows):,} boxes {plural(len(again), 'repeats', 'repeat')} another box of the "
+            f"same image and name; the first is {own or f'annotation {content.ids[row]}'}. All are used: in the "
+            "figures, each repeated box counts as an object that is not found. Remove them."]  # fmt: skip
 
 
 def mask_notes(
@@ -80,12 +84,12 @@ def mask_notes(
     broken = np.flatnonzero(given & missing)
     notes = []
     if len(broken):
-        notes.append(f"{len(broken):,} of {given.sum():,} segmentations cannot be read (the first is that of "
-                     f"annotation {content.ids[int(rows[broken[0]])]}; expected polygons of at least three points or "
-                     "an RLE of the image size). Their boxes are used, without a mask.")  # fmt: skip
+        notes.append(f"{len(broken):,} of {counted(int(given.sum()), 'segmentation')} cannot be read (the first is "
+                     f"that of annotation {content.ids[int(rows[broken[0]])]}; expected polygons of at least three "
+                     "points or an RLE of the image size). Their boxes are used, without a mask.")  # fmt: skip
     if given.any() and missing.any():
         which = "the others" if has_masks else "none, because at least half of the boxes need one"
         setting = " detector.masks: false learns no masks." if has_masks else ""
-        notes.append(f"{missing.sum():,} of {len(missing):,} boxes have no mask. Masks are learned and measured from "
-                     f"{which}.{setting}")  # fmt: skip
+        notes.append(f"{missing.sum():,} of {len(missing):,} boxes {plural(int(missing.sum()), 'has', 'have')} no "
+                     f"mask. Masks are learned and measured from {which}.{setting}")  # fmt: skip
     return notes

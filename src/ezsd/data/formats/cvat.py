@@ -12,9 +12,10 @@ from ezsd.data.formats.content import CocoContent
 from ezsd.data.formats.corners import around_rotated, corner_sources
 from ezsd.data.formats.file_heads import head_of
 from ezsd.data.formats.problems import Problems
-from ezsd.data.formats.recognize import DataSet, part_of
+from ezsd.data.formats.recognize import DataSet, listed_parts, part_of
 from ezsd.data.formats.xml_files import encoding_problem, number_in, read_xml, side_in
 from ezsd.errors import DataError
+from ezsd.utils.format import counted
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -60,13 +61,13 @@ def open_cvat(folder: Path, files: list[Path], box_format: str | None = None) ->
         raise DataError(problems.shown())
     used = {part for part, _ in owners}
     if not used:
-        raise DataError(f"{folder}: {len(files):,} XML files of CVAT, but no images in them.")
+        raise DataError(f"{folder}: {counted(len(files), 'XML file')} of CVAT, but no images in them.")
     found = [part for part in _PARTS if part in used]
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.items())
     notes = (f"Shapes without a box are left out: {kinds}.",) if kinds else ()
     sources = corner_sources({part: parts[part] for part in found}, folder, box_format)
     listed = ", ".join(path.relative_to(folder).as_posix() for path in files[:3])
-    return DataSet(f"CVAT for images, from {listed}: parts {', '.join(found)}", sources, notes)
+    return DataSet(f"CVAT for images, from {listed}: {listed_parts(found)}", sources, notes)
 
 
 def _label_names(root: Element) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ezsd.data.formats.image_files import in_any_case, is_image_name
+from ezsd.utils.format import counted, plural
 
 _SUFFIX = ".txt"
 
@@ -53,7 +54,7 @@ class LabelFiles:
     def problem(self, images: Sequence[Path]) -> str:
         """Return what is wrong with images without any label file, and what label files are there instead."""
         cause = self.cause(images)
-        return (f"none of {len(images):,} images has a label file; that of {images[0]} is expected at "
+        return (f"none of {counted(len(images), 'image')} has a label file; that of {images[0]} is expected at "
                 f"{self._places(images[0])[0]}{'. ' if cause else ''}{cause}")  # fmt: skip
 
     def notes(self, images: Iterable[Path]) -> list[str]:
@@ -72,8 +73,8 @@ class LabelFiles:
             spare += [path for stem, path in sorted(texts.items()) if stem not in known and has_boxes(path)]
         if not spare:
             return []
-        return [f"{len(spare):,} of {total + len(spare):,} label files have no image (the first is {spare[0]}); their "
-                "boxes are not read."]  # fmt: skip
+        return [f"{len(spare):,} of {counted(total + len(spare), 'label file')} {plural(len(spare), 'has', 'have')} no "
+                f"image (the first is {spare[0]}); their boxes are not read."]  # fmt: skip
 
     def _outside(self, images: Sequence[Path]) -> Path | None:
         return self._first([path for path in label_paths(images[0].absolute()) if not self._is_inside(path)])
@@ -81,8 +82,9 @@ class LabelFiles:
     def cause(self, images: Sequence[Path]) -> str:
         """Return where label files are that are not those of images; an empty text if there are none."""
         if spare := self.of_no_image(images):
-            return (f"{len(spare):,} label files are there, but none has the name of an image (the first is {spare[0]})"
-                    ": a label file is named like its image, apart from the suffix")  # fmt: skip
+            return (f"{counted(len(spare), 'label file is', 'label files are')} there, but none has the name of an "
+                    f"image (the first is {spare[0]}): a label file is named like its image, apart from the "
+                    "suffix")  # fmt: skip
         if outside := self._outside(images):
             return (f"{outside} is outside of the data set {self.folder}: give a folder that has both, such as "
                     f"{os.path.commonpath([outside.parent, images[0].absolute().parent])}")  # fmt: skip

@@ -16,9 +16,10 @@ from ezsd.data.formats.corners import corner_sources
 from ezsd.data.formats.file_heads import head_of
 from ezsd.data.formats.image_files import IMAGE_SUFFIXES
 from ezsd.data.formats.problems import Problems
-from ezsd.data.formats.recognize import DataSet, part_of
+from ezsd.data.formats.recognize import DataSet, listed_parts, part_of
 from ezsd.data.formats.voc_images import VocImages, unlabelled_notes
 from ezsd.errors import DataError
+from ezsd.utils.format import counted
 
 _PARTS = ("train", "val", "test")
 _BOXES = ("rectangle", "rotation", "mask")  # rotation: the corners of a rotated box of X-AnyLabeling
@@ -52,7 +53,7 @@ def open_labelme(folder: Path, files: list[Path], box_format: str | None = None)
     notes = unlabelled_notes(images, folder, used, "JSON")
     if kinds:
         notes = (f"Shapes without a box are left out: {kinds}.", *notes)
-    return DataSet(f"LabelMe, {len(files):,} JSON files: parts {', '.join(parts)}", parts, notes)
+    return DataSet(f"LabelMe, {counted(len(files), 'JSON file')}: {listed_parts(parts)}", parts, notes)
 
 
 def _is_labelme(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ezsd.data.formats.coco_json import is_of_init
 from ezsd.data.formats.file_heads import OTHER_SUFFIXES, head_of, is_label_studio, other_format
 from ezsd.data.formats.image_files import image_files, inner_folders
 from ezsd.errors import DataError, RecipeError
+from ezsd.utils.format import counted, plural
 
 _DEEPEST = 4  # levels of folders in which annotations are searched for
 _PART_WORDS = {
@@ -141,8 +142,9 @@ def _opened(path: Path, box_format: str | None) -> DataSet:
         unknown = unknown or next(label_files.texts_of(images), None)
         other_file = "" if unknown is None else f" {unknown} is in none of them."
         raise DataError(
-            f"{path} has {len(images):,} images, but no annotations. A training needs boxes of some categories, in one "
-            f"of the formats {_FORMATS}.{other_file} ezsd detect finds objects in images without boxes."
+            f"{path} has {counted(len(images), 'image')}, but no annotations. A training needs boxes of some "
+            f"categories, in one of the formats {_FORMATS}.{other_file} ezsd detect finds objects in images without "
+            "boxes."
         )
     raise DataError(f"{path}: the format is not known. Expected {_FORMATS}.")
 
@@ -167,16 +169,16 @@ def _other_notes(found: DataSet, files: list[Path]) -> list[str]:
     empty = [path for path in files if path.suffix.lower() in (".json", ".xml") and not head_of(path)]
     notes = []
     if empty:
-        notes.append(f"{len(empty):,} annotation files are empty and not read (the first is {empty[0]}). Export them "
-                     "again: their boxes are missing.")  # fmt: skip
+        notes.append(f"{counted(len(empty), 'annotation file is', 'annotation files are')} empty and not read (the "
+                     f"first is {empty[0]}). Export them again: their boxes are missing.")  # fmt: skip
     others: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         kind = _kind_of(path)
         if kind is not None and not found.description.startswith(_BEGINNINGS[kind]):
             others[kind].append(path)
     return notes + [
-        f"{len(paths):,} annotation files in another format, {kind}, are not read (the first is {paths[0]}). To use "
-        "them instead, give one of them, or a folder without the other format."
+        f"{counted(len(paths), 'annotation file')} in another format, {kind}, {plural(len(paths), 'is', 'are')} not "
+        f"read (the first is {paths[0]}). To use them instead, give one of them, or a folder without the other format."
         for kind, paths in others.items()
     ]
 
@@ -189,6 +191,11 @@ def _kind_of(path: Path) -> str | None:
     if '"shapes":[' in head:
         return "LabelMe"
     return "COCO" if '"images":[' in head and not is_label_studio(path) else None
+
+
+def listed_parts(parts: Collection[str]) -> str:
+    """Return the names of parts for people: "2 parts (train, val)"."""
+    return f"{counted(len(parts), 'part')} ({', '.join(parts)})"
 
 
 def part_of(path: Path, root: Path) -> str | None:

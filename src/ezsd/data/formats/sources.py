@@ -10,6 +10,7 @@ from ezsd.data.formats.recognize import Source
 from ezsd.data.formats.rewrite import with_pixel_boxes
 from ezsd.errors import DataError
 from ezsd.recipe import Part
+from ezsd.utils.format import counted
 
 
 def open_source(source: Source, written: Path, box_format: str | None = None) -> OpenedPart:
@@ -37,5 +38,6 @@ def check_box_format(reading: PartReading, box_format: str | None) -> None:
     """Raise DataError if most boxes of a part are invalid as boxes of a format that was given."""
     wrong, right = len(reading.of_items), sum(count_boxes(reading.images)[0].values())
     if box_format is not None and wrong > right:
-        text = f"--box-format {box_format} does not fit: {wrong:,} problems, and {right:,} boxes without. Leave it out."
+        counts = f"{counted(wrong, 'problem')}, and {counted(right, 'box', 'boxes')} without"
+        text = f"--box-format {box_format} does not fit: {counts}. Leave it out."
         raise DataError([text, *reading.of_items.shown()])

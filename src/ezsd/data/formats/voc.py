@@ -15,13 +15,14 @@ from ezsd.data.formats.content import CocoContent
 from ezsd.data.formats.corners import around_rotated, corner_sources
 from ezsd.data.formats.file_heads import head_of
 from ezsd.data.formats.problems import Problems
-from ezsd.data.formats.recognize import DataSet, part_of
+from ezsd.data.formats.recognize import DataSet, listed_parts, part_of
 from ezsd.data.formats.voc_images import VocImages, unlabelled_notes
 from ezsd.data.formats.voc_lists import LISTS, list_notes, read_lists
 from ezsd.data.formats.xml_files import encoding_problem, number_in, read_xml, side_in
 from ezsd.data.samples import ImageSet
 from ezsd.errors import DataError
 from ezsd.utils.files import write_text
+from ezsd.utils.format import counted, plural
 
 _VOC = re.compile("<annotation(?!s)", re.IGNORECASE)  # annotations are those of CVAT
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -54,19 +55,20 @@ def open_voc(folder: Path, files: list[Path], box_format: str | None = None) -> 
         raise DataError(problems.shown())
     parts = corner_sources(contents, folder, box_format, first_pixel=1)
     if not parts:
-        raise DataError(f"{folder}: {len(files):,} XML files, but none of them is in a list of {LISTS}.")
+        raise DataError(f"{folder}: {counted(len(files), 'XML file')}, but none of them is in a list of {LISTS}.")
     used = [name for content in contents.values() for name in content.file_names]
     without = () if listed.used else unlabelled_notes(images, folder, used, "XML")  # lists leave images out on purpose
     notes = (*list_notes(listed, len(files)), *_rename_notes(images.renamed), *without)
     names = {entry["name"] for source in parts.values() for entry in (source.content or {})["categories"]}
-    return DataSet(f"Pascal VOC, {len(files):,} XML files: parts {', '.join(parts)}; {len(names)} names", parts, notes)
+    what = f"Pascal VOC, {counted(len(files), 'XML file')}: {listed_parts(parts)}; {counted(len(names), 'name')}"
+    return DataSet(what, parts, notes)
 
 
 def _rename_notes(renamed: Sequence[PurePath]) -> tuple[str, ...]:
     if not renamed:
         return ()
-    return (f"{len(renamed):,} XML files name another image than the one with their own name, which is used; the first "
-            f"is {renamed[0]}.",)  # fmt: skip
+    return (f"{counted(len(renamed), 'XML file names', 'XML files name')} another image than the one with their own "
+            f"name, which is used; the first is {renamed[0]}.",)  # fmt: skip
 
 
 def write_voc(parts: Mapping[str, ImageSet], files: Mapping[str, Sequence[str]], out: Path) -> list[str]:
@@ -121,8 +123,9 @@ def _name_notes(written: Mapping[str, str]) -> list[str]:
     changed = [f"{name!a} as {text!a}" for name, text in written.items() if name != text]
     if not changed:
         return []
-    return [f"{len(changed):,} names have spaces around them or characters that XML has not, and are written in "
-            f"another way: {', '.join(changed[:10])}{' ...' if len(changed) > 10 else ''}."]  # fmt: skip
+    return [f"{counted(len(changed), 'name has', 'names have')} spaces around them or characters that XML has not, and "
+            f"{plural(len(changed), 'is', 'are')} written in another way: "
+            f"{', '.join(changed[:10])}{' ...' if len(changed) > 10 else ''}."]  # fmt: skip
 
 
 def _add(parent: Element, values: Mapping[str, Any]) -> None:

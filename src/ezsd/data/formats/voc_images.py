@@ -10,6 +10,7 @@ from itertools import takewhile
 from pathlib import Path, PurePath, PurePosixPath
 
 from ezsd.data.formats.image_files import image_files
+from ezsd.utils.format import counted, plural
 
 IMAGE_FOLDERS = ("jpegimages", "images")
 
@@ -81,8 +82,9 @@ def unlabelled_notes(images: VocImages, folder: Path, used: Iterable[str], kind:
     without = [path for path in images.files if path not in names]
     if not without:
         return ()
-    return (f"{len(without):,} of {len(images.files):,} images have no {kind} file and are not used (the first is "
-            f"{without[0]}). An image without objects needs a {kind} file without objects.",)  # fmt: skip
+    return (f"{len(without):,} of {counted(len(images.files), 'image')} {plural(len(without), 'has', 'have')} no "
+            f"{kind} file and {plural(len(without), 'is', 'are')} not used (the first is {without[0]}). An image "
+            f"without objects needs a {kind} file without objects.",)  # fmt: skip
 
 
 def path_parts(text: str) -> tuple[str, ...]:

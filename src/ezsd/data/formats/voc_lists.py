@@ -12,6 +12,7 @@ from ezsd.data.formats.image_files import IMAGE_SUFFIXES, inner_folders
 from ezsd.data.formats.problems import Problems
 from ezsd.data.formats.text_files import text_of
 from ezsd.data.formats.voc_images import IMAGE_FOLDERS, path_parts
+from ezsd.utils.format import counted, plural
 
 LISTS = Path("ImageSets", "Main")
 _FLAG = re.compile(r"\s+(1|0|-1)$")  # whether an image has an object of a category
@@ -160,10 +161,13 @@ def list_notes(listed: VocLists, count: int) -> tuple[str, ...]:
     """Return notes on what the lists leave out, for ``count`` XML files."""
     notes = []
     if listed.used and count > len(listed.parts):
-        notes.append(f"{count - len(listed.parts):,} XML files are in no list of {LISTS} and are left out.")
+        notes.append(
+            f"{counted(count - len(listed.parts), 'XML file is', 'XML files are')} in no list of {LISTS} and left out."
+        )
     if listed.missing:
-        notes.append(f"{len(listed.missing):,} names in the lists of {LISTS} have no XML file and are left out; the "
-                     f"first is {min(listed.missing)}.")  # fmt: skip
+        notes.append(f"{counted(len(listed.missing), 'name')} in the lists of {LISTS} "
+                     f"{plural(len(listed.missing), 'has no XML file and is', 'have no XML file and are')} left out; "
+                     f"the first is {min(listed.missing)}.")  # fmt: skip
     if listed.other:
         notes.append(f"Lists of {LISTS} that name no part are not used: {', '.join(map(str, listed.other[:10]))}"
                      f"{' ...' if len(listed.other) > 10 else ''}.")  # fmt: skip

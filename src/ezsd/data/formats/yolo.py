@@ -10,7 +10,7 @@ import yaml
 
 from ezsd.data.formats.file_heads import head_of
 from ezsd.data.formats.label_files import LabelFiles, label_paths
-from ezsd.data.formats.recognize import DataSet, Source
+from ezsd.data.formats.recognize import DataSet, Source, listed_parts
 from ezsd.data.formats.text_files import decoded, text_of
 from ezsd.data.formats.yolo_images import Places, listed_images, without_train_images
 from ezsd.data.formats.yolo_labels import read_parts
@@ -18,6 +18,7 @@ from ezsd.data.formats.yolo_rows import given_format
 from ezsd.data.samples import ImageSet
 from ezsd.errors import DataError
 from ezsd.utils.files import write_text
+from ezsd.utils.format import counted, plural
 from ezsd.utils.yaml_files import load_yaml
 
 _PART_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -57,7 +58,7 @@ def open_yolo(folder: Path, files: list[Path], box_format: str | None = None) ->
 def described(kind: str, path: Path, folder: Path, parts: Mapping[str, Source], names: int) -> str:
     """Return what a data set is, for people."""
     where = path.relative_to(folder) if path.is_relative_to(folder) else path
-    return f"{kind}, from {where}: {_counted(len(parts), 'part')} ({', '.join(parts)}), {_counted(names, 'name')}"
+    return f"{kind}, from {where}: {listed_parts(parts)}, {counted(names, 'name')}"
 
 
 def write_yolo(parts: Mapping[str, ImageSet], files: Mapping[str, Sequence[str]], out: Path) -> list[str]:
@@ -87,22 +88,18 @@ def write_yolo(parts: Mapping[str, ImageSet], files: Mapping[str, Sequence[str]]
     names = next(iter(parts.values())).names
     content = {**{part: f"{part}/images" for part in parts}, "nc": len(names), "names": dict(enumerate(names))}
     write_text(out / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    notes = [f"{crowds:,} crowd boxes are left out: YOLO has none."] if crowds else []
+    notes = [f"{counted(crowds, 'crowd box is', 'crowd boxes are')} left out: YOLO has none."] if crowds else []
     return (
         [*notes, "Masks are left out: boxes are written."] if any(part.has_masks for part in parts.values()) else notes
     )
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _other_notes(path: Path, names: Sequence[str], found: Sequence[Path], files: Sequence[Path]) -> list[str]:
     """Return notes on files with names that are not used: of another data set, or in another order."""
     notes = []
     if others := [other for other in found if other != path]:
-        notes.append(f"{path} is read; {_counted(len(others), 'other YAML file')} with names "
-                     f"{'is' if len(others) == 1 else 'are'} not: {', '.join(map(str, others[:3]))}. For another data "
+        notes.append(f"{path} is read; {counted(len(others), 'other YAML file')} with names "
+                     f"{plural(len(others), 'is', 'are')} not: {', '.join(map(str, others[:3]))}. For another data "
                      "set, give its own folder.")  # fmt: skip
     lists = [file for file in files if file.name.lower() == "classes.txt"]
     if other := next((file for file in lists if _lines(file) != [name.strip() for name in names]), None):
@@ -141,8 +138,9 @@ def _names(path: Path, values: Mapping[str, Any]) -> list[str]:
         )
     count = values.get("nc")
     if isinstance(count, int) and count != len(names):
-        raise DataError(f"{path}: nc is {count}, but there are {len(names)} names. A class is the number of its name, "
-                        "so a name that is missing moves those behind it: make both the same.")  # fmt: skip
+        raise DataError(f"{path}: nc is {count}, but there {plural(len(names), 'is', 'are')} "
+                        f"{counted(len(names), 'name')}. A class is the number of its name, so a name that is missing "
+                        "moves those behind it: make both the same.")  # fmt: skip
     return names
 
 

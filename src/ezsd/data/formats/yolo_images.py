@@ -12,6 +12,7 @@ from typing import Any
 from ezsd.data.formats.image_files import image_files, in_any_case, is_image_name
 from ezsd.data.formats.text_files import text_of
 from ezsd.errors import DataError
+from ezsd.utils.format import counted, plural
 
 
 def without_train_images(images: Mapping[str, list[Path]], where: str, notes: list[str]) -> dict[str, list[Path]]:
@@ -32,9 +33,9 @@ def without_train_images(images: Mapping[str, list[Path]], where: str, notes: li
     for part, listed in images.items():
         shared = [image for image in listed if part != "train" and os.path.realpath(image) in train]
         if shared and len(shared) < len(listed):
-            raise DataError(f"{where}: {len(shared):,} of {len(listed):,} {part} images are also train images (the "
-                            f"first is {shared[0]}), so the figures would be too good. Remove them from one of the two "
-                            "parts.")  # fmt: skip
+            raise DataError(f"{where}: {len(shared):,} of {len(listed):,} {part} images "
+                            f"{plural(len(shared), 'is', 'are')} also in the train part (the first is {shared[0]}), so "
+                            "the figures would be too good. Remove them from one of the two parts.")  # fmt: skip
         if shared:
             notes.append(f"{where}: the {part} part has only images of the train part, on which the figures would be "
                          "too good; it is left out.")  # fmt: skip
@@ -155,8 +156,9 @@ def _images_of_list(file: Path, places: Places, notes: list[str]) -> list[Path]:
     notes += _merged_notes(file, listed)
     missing = [line for line, image in listed.items() if image is None]
     if missing:
-        notes.append(f"{len(missing):,} of {len(listed):,} images that {file} lists are missing (the first is "
-                     f"{missing[0][:200]}); they are left out.")  # fmt: skip
+        notes.append(f"{len(missing):,} of {counted(len(listed), 'image')} that {file} lists "
+                     f"{plural(len(missing), 'is', 'are')} missing (the first is {missing[0][:200]}); they are left "
+                     "out.")  # fmt: skip
     return [image for image in listed.values() if image is not None and is_image_name(image.name)]
 
 
@@ -171,8 +173,9 @@ def _merged_notes(where: Path, listed: Mapping[str, Path | None]) -> list[str]:
         return []
     image, (first, second, *_) = merged[0]
     again = sum(len(lines) - 1 for _, lines in merged)
-    return [f"{again:,} lines of {where} are found as an image that another line names, too ({first[:200]} and "
-            f"{second[:200]} are both {image}); it is used once. If they are different images, write paths that exist."
+    return [f"{counted(again, 'line')} of {where} {plural(again, 'is', 'are')} found as an image that another line "
+            f"names, too ({first[:200]} and {second[:200]} are both {image}); it is used once. If they are different "
+            "images, write paths that exist."
             ]  # fmt: skip
 
 

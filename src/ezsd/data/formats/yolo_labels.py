@@ -18,6 +18,7 @@ from ezsd.data.formats.text_files import text_of
 from ezsd.data.formats.yolo_rows import LINE, RowFormat, recognize_rows
 from ezsd.data.images import check_images
 from ezsd.errors import DataError
+from ezsd.utils.format import counted, plural
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,9 @@ def _unlabelled_notes(images: Sequence[LabelledImage], part: str) -> list[str]:
     without = [image.path for image in images if image.labels is None]
     if not without:
         return []
-    return [f"{part}{len(without):,} of {len(images):,} images have no label file (the first is {without[0]}); they "
-            "are used as images without objects. Remove those that are not labelled yet."]  # fmt: skip
+    return [f"{part}{len(without):,} of {len(images):,} images {plural(len(without), 'has', 'have')} no label file "
+            f"(the first is {without[0]}); they are used as images without objects. Remove those that are not labelled "
+            "yet."]  # fmt: skip
 
 
 def _check_classes(parts: Mapping[str, Sequence[LabelledImage]], names: Sequence[str]) -> None:
@@ -129,9 +131,9 @@ def _check_classes(parts: Mapping[str, Sequence[LabelledImage]], names: Sequence
                 first[row.label] = _where(image, row)
     if first and min(first) == 1 and max(first) == len(names):
         raise DataError(
-            f"{first[len(names)]}: class {len(names)}; there are {len(names)} names, so it must be 0 to "
-            f"{len(names) - 1}. No row has class 0, so the classes seem to be counted from 1: subtract 1 from all of "
-            "them, or add a name for class 0 before the others."
+            f"{first[len(names)]}: class {len(names)}; there {plural(len(names), 'is', 'are')} "
+            f"{counted(len(names), 'name')}, so it must be 0 to {len(names) - 1}. No row has class 0, so the classes "
+            "seem to be counted from 1: subtract 1 from all of them, or add a name for class 0 before the others."
         )
     owners: dict[str, int] = {}
     for label, name in enumerate(names):
@@ -174,5 +176,8 @@ def _as_source(
 
 def _name_of(label: float, names: Sequence[str]) -> str:
     if not label.is_integer() or not 0 <= label < len(names):
-        raise ValueError(f"class {label:g}; there are {len(names)} names, so it must be 0 to {len(names) - 1}")
+        raise ValueError(
+            f"class {label:g}; there {plural(len(names), 'is', 'are')} {counted(len(names), 'name')}, so it must be 0 "
+            f"to {len(names) - 1}"
+        )
     return names[int(label)]
