@@ -20,6 +20,7 @@ from ezsd.cli import app
 from ezsd.pipeline.run import run_recipe
 from ezsd.recipe import load_recipe, parse_recipe
 from ezsd.run_metrics import EvaluateMetrics
+from ezsd.utils.format import counted
 from tiny_teacher import TEACHER, tiny_values
 
 pytestmark = pytest.mark.real_data
@@ -171,7 +172,7 @@ def test_accepted_cases_run_to_the_end_and_the_table_is_written(
         if verdict.refused != "init":
             cells.append(_line(runner.invoke(app, ["validate", str(out)]), verdict.validate, "OK"))
         if not verdict.refused:
-            cells.append(f"finished, {_tiny_run(out)} val images")
+            cells.append(f"finished, {counted(_tiny_run(out), 'val image')}")
         rows.append(f"| {' | '.join([*cells, *['-'] * (4 - len(cells))])} |")
         Path(table).write_text("\n".join(rows) + "\n")  # after each case, because all of them take minutes
     rows += [f"| {case} | not about files: {test} | - | - |" for case, test in ELSEWHERE.items()]

@@ -274,7 +274,7 @@ def _add_image_problems(
     if not found.places:
         of_file.add("images", "no image in images; expected at least one.")
     elif records and not any(os.path.exists(record.path) for record in records):
-        of_file.add("images", f"{part.images} contains none of {counted(len(records), 'image')}. The first one is "
+        of_file.add("images", f"{part.images} contains none of the {counted(len(records), 'image')}. The first one is "
                     f"expected at {records[0].path}. Give the folder that file_name is relative to: --images of ezsd "
                     "init, or images in the recipe.")  # fmt: skip
     else:

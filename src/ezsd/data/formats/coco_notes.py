@@ -25,10 +25,10 @@ def size_notes(records: Sequence[Record], checks: Sequence[ImageCheck]) -> list[
     unsized = [record.path.name for record, _ in usable if record.width is None or record.height is None]
     notes = []
     if turned:
-        notes.append(f"{len(turned):,} of {counted(len(records), 'image')} {plural(len(turned), 'is', 'are')} turned "
-                     f"by the EXIF orientation (the first is {turned[0]}). Boxes are read as those of the upright "
-                     "images, as viewers show them; if they do not fit, save the images upright (mogrify "
-                     "-auto-orient) and label them again.")  # fmt: skip
+        are = plural(len(turned), "is turned by its", "are turned by their")
+        notes.append(f"{len(turned):,} of {counted(len(records), 'image')} {are} EXIF orientation (the first is "
+                     f"{turned[0]}). Boxes are read as those of the upright images, as viewers show them; if they do "
+                     "not fit, save the images upright (mogrify -auto-orient) and label them again.")  # fmt: skip
     if unsized:
         notes.append(f"The annotations have no usable width and height of {counted(len(unsized), 'image')} (the first "
                      f"is {unsized[0]}); those of the files are used.")  # fmt: skip
