@@ -26,7 +26,8 @@ from ezsd.utils.files import digest, read_json, read_tensors
 from tables import Row, add_json_option, show
 
 _CHANGES = (
-    "data.train.limit=16", "data.val.limit=8", "propose.dense_sides=[256]", "propose.objectness=0.5", "propose.rpn_epochs=1",
+    "data.train.limit=16", "data.val.limit=8", "propose.dense_sides=[256]", "propose.objectness=0.5",
+    "propose.rpn_epochs=1",
     "propose.shard_images=2", "train.checkpoint_steps=2",
 )  # fmt: skip
 _SAVED = ("**/step-*/checkpoint.json", "shard-*.arrow", "parts/**/*.json", "inputs.json", "*.safetensors", "folds/**/*")

@@ -26,6 +26,7 @@ from ezsd.cli import app
 from ezsd.data.transforms import resize_image
 from ezsd.deploy.onnx_export import OnnxOptions, export_onnx
 from ezsd.errors import ArtifactError, DataError, RecipeError
+from ezsd.inference import onnx_detector as onnx_module
 from ezsd.inference.detector import Detector
 from ezsd.inference.names_file import read_names, write_names
 from ezsd.inference.onnx_detector import OnnxDetector, resize_pixels
@@ -312,6 +313,20 @@ def test_weights_outside_of_the_folder_of_the_file_are_refused(exported: Path, t
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ArtifactError, match="cannot be loaded by onnxruntime"):
         OnnxDetector.load(path, "cpu")
+
+
+@pytest.mark.parametrize("label", [-2, 1000])
+def test_labels_that_no_name_has_are_refused(exported: Path, monkeypatch: pytest.MonkeyPatch, label: int) -> None:
+    detector, image = OnnxDetector.load(exported), np.zeros((64, 64, 3), dtype=np.uint8)
+    run = onnx_module.run_graph
+
+    def hostile(*values: Any) -> Any:
+        boxes, labels, *others = run(*values)
+        return [boxes, np.full_like(labels, label), *others]
+
+    monkeypatch.setattr(onnx_module, "run_graph", hostile)
+    with pytest.raises(ArtifactError, match="labels that no name has"):
+        detector(image)
 
 
 def test_a_lack_of_memory_is_explained(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,16 @@ def test_a_config_cannot_ask_for_more_memory_than_the_weights_have(
         load_model(folder)
 
 
+def test_a_config_cannot_ask_for_the_memory_of_any_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_model_folder(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["detector"]["backbone"] = "convnext_base"
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(model_folder, "build_detector", lambda *_, **__: pytest.fail("memory was allocated"))
+    with pytest.raises(ArtifactError, match=r"does not fit the architecture in config\.json: backbone"):
+        load_model(folder)
+
+
 def test_a_config_cannot_ask_for_images_of_any_size(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path / "model")
     text = (folder / "config.json").read_text()

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ezsd.detector.backbone import CHECKED_BACKBONES, Backbone
 from ezsd.detector.box_head import BoxHead
 from ezsd.detector.model_config import THRESHOLDS, ModelConfig, parse_config
 from ezsd.detector.rcnn import Rcnn, build_detector
@@ -81,6 +82,12 @@ def _other_size(config: ModelConfig, tensors: Mapping[str, Tensor]) -> str | Non
         pyramid = torch.empty(channels, channels, 3, 3)
     layers = {"backbone.fpn.layer_blocks.0.0.weight": pyramid}
     layers |= {f"roi_heads.box_head.{name}": values for name, values in head.items()}
+    if wanted.backbone not in CHECKED_BACKBONES:  # those are small enough; timm has others of many gigabytes
+        with torch.device("meta"):
+            backbone = Backbone(wanted.backbone, channels, False, len(wanted.anchor_sides)).state_dict()
+        layers |= {f"backbone.{name}": values for name, values in backbone.items()}
+        if missing := layers.keys() - tensors.keys():
+            return min(missing)
     return next((name for name, each in layers.items() if name in tensors and tensors[name].shape != each.shape), None)
 
 

@@ -239,11 +239,17 @@ class OnnxDetector:
             resized = [resize_pixels(image, image_size) for image in images]
         for batch in same_size_batches([image.shape[:2] for image in images], image_size, batch_size):
             found = run_graph(self._session, network_input([resized[index] for index in batch], text))
+            _check_labels(found[1], len(label_of) - 1)
             for row, index in enumerate(batch):
                 boxes, labels, *others = (values[row] for values in found)
                 own = _Found(boxes, label_of[labels], *others)
                 results[index] = own.in_image(images[index].shape[:2], resized[index].shape[:2], names)
         return [results[index] for index in range(len(images))]
+
+
+def _check_labels(labels: Array, names: int) -> None:
+    if labels.size and not -1 <= labels.min() <= labels.max() < names:
+        raise ArtifactError("The model was not written by ezsd export: its graph returns labels that no name has.")
 
 
 class _Found:
