@@ -353,7 +353,8 @@ def test_a_lack_of_memory_is_explained(exported: Path, monkeypatch: pytest.Monke
     "changes",
     [
         {"embeddings": np.zeros((1, 4), np.float32)}, {"embeddings": np.zeros((2, 3), np.float32)},
-        {"embeddings": np.zeros(2, np.float32)}, {"embeddings": np.array(["a", "b"])}, {"names": np.arange(2)},
+        {"embeddings": np.zeros(2, np.float32)}, {"embeddings": np.array(["a", "b"])},
+        {"embeddings": np.full((2, 4), np.nan, np.float32)}, {"names": np.arange(2)},
         {"names": np.array([["a", "b"]])}, {"embeddings": np.zeros((100_000, 4), np.float32)},
     ],
 )  # fmt: skip

@@ -84,6 +84,8 @@ def read_names(path: Path, model_id: str, dim: int) -> Embeddings:
         )
     if names.dtype.kind != "U" or rows.dtype != np.float32 or rows.shape != (*names.shape, dim):
         raise _unreadable(path, f"embeddings of shape {rows.shape} for names of shape {names.shape}")
+    if not np.isfinite(rows).all():
+        raise _unreadable(path, "embeddings that are not finite")
     by_name: dict[str, list[np.ndarray[Any, Any]]] = {}
     for name, row in zip(names.tolist(), rows, strict=True):
         by_name.setdefault(name, []).append(row)
