@@ -44,6 +44,7 @@ from ezsd.teacher import Teacher, load_teacher, text_embeddings
 from ezsd.teacher.base import with_dense_reading
 from ezsd.teacher.clip import ClipTeacher
 from ezsd.utils.device import autocast
+from ezsd.utils.memory import keep_freed_memory
 from tables import Row, add_json_option, clock_of_computation, show
 
 PUBLISHED_BATCH = 100
@@ -180,6 +181,7 @@ def main() -> None:
     parser.add_argument("--random-clip", metavar="ARCH", help="an architecture of open_clip, with random weights")
     add_json_option(parser)
     given = parser.parse_args()
+    keep_freed_memory()  # as the command line does
     recipe, run = read(given.run)
     split = load_split(recipe.split, recipe.data.train.annotations)
     device = "cuda" if torch.cuda.is_available() else "cpu"

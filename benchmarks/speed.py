@@ -32,6 +32,7 @@ from ezsd.inference.names_file import text_input
 from ezsd.inference.onnx_detector import network_input
 from ezsd.recipe import Recipe, load_recipe
 from ezsd.utils.device import autocast
+from ezsd.utils.memory import keep_freed_memory
 from tables import Row, add_json_option, clock_of_computation, median_seconds, show
 from transformer_models import grounding_dino_tiny, owl_vit_base
 from untrained_model import unit, write_untrained_model
@@ -203,6 +204,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="changes")
     add_json_option(parser)
     given = parser.parse_args()
+    keep_freed_memory()  # as the command line does
     recipe = load_recipe(given.recipe, given.changes)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     setup = Setup(given.dim, device, given.batch, given.rounds)
