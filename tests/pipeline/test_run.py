@@ -194,7 +194,9 @@ def test_until_stops_and_the_next_call_resumes(coco: TinyCoco, tmp_path: Path, f
 def test_damaged_results_are_named_and_made_again(
     folder: Path, coco: TinyCoco, finished: Path, capsys: pytest.CaptureFixture[str], name: str, stage: str, damage: str
 ) -> None:
-    shutil.rmtree(folder / "evaluate")
+    removed = ["train", "evaluate"] if stage == "propose" else ["evaluate"]
+    for later in removed:
+        shutil.rmtree(folder / later)
     path, before = folder / name, _done(folder)
     content = path.read_bytes()
     if damage == "missing":
@@ -205,7 +207,7 @@ def test_damaged_results_are_named_and_made_again(
         place = content.index(b'"') + 1 if path.suffix == ".json" else len(content) * 3 // 4
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     run_recipe(_recipe(coco), folder)
-    assert _redone(before, folder) == [stage, "evaluate"]
+    assert _redone(before, folder) == [stage, *removed]
     assert _results(folder) == _results(finished)
     shown = capsys.readouterr().err
     assert f"{stage} runs again" in shown and name in shown
@@ -219,6 +221,14 @@ def test_damaged_rpn_is_trained_again(coco: TinyCoco, tmp_path: Path) -> None:
     run_stage(tmp_path, "propose")
     assert path.read_bytes() == before
     assert [digest(shard) for shard in (tmp_path / "targets").glob("shard-*")] == shards
+
+
+def test_targets_that_were_removed_are_not_needed_by_evaluate(folder: Path, coco: TinyCoco) -> None:
+    shutil.rmtree(folder / "evaluate")
+    (folder / "targets/shard-00000.arrow").unlink()
+    before = _done(folder)
+    run_recipe(_recipe(coco), folder)
+    assert _redone(before, folder) == ["evaluate"]
 
 
 def test_damaged_results_of_a_finished_run_are_checked_when_their_stage_is_asked_for(folder: Path) -> None:

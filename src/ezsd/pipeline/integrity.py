@@ -13,6 +13,14 @@ from ezsd.pipeline.context import RunContext
 from ezsd.run_folder import RunFolder, Stage
 from ezsd.utils.files import read_tensors
 
+# Evaluate also reads the RPN of propose, but not its shards, which a user may have removed to save space.
+READS: dict[Stage, tuple[Stage, ...]] = {
+    "adapt": (),
+    "propose": ("adapt",),
+    "train": ("adapt", "propose"),
+    "evaluate": ("adapt", "train"),
+}
+
 
 def damaged_results(context: RunContext, stage: Stage) -> list[Path]:
     """Return the files of a finished stage that later stages read, and that are missing or damaged."""
@@ -23,9 +31,7 @@ def damaged_results(context: RunContext, stage: Stage) -> list[Path]:
         rpn = [folder.targets.rpn] if recipe.propose.asks_rpn else []
         return _damaged(rpn, read_tensors) + _damaged_targets(folder)
     if stage == "train":
-        return _damaged([folder.model / MODEL], read_tensors) + _damaged(
-            [folder.model / CONFIG], lambda path: read_config(path.parent)
-        )
+        return _damaged([folder.model / MODEL], read_tensors) + _damaged([folder.model / CONFIG], _read_config)
     return []
 
 

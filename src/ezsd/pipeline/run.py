@@ -25,7 +25,7 @@ from ezsd.pipeline.adapt import run_adapt
 from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.evaluate import run_evaluate
 from ezsd.pipeline.fingerprints import Inputs, absolute_teacher, fingerprint, stage_inputs
-from ezsd.pipeline.integrity import damaged_results
+from ezsd.pipeline.integrity import READS, damaged_results
 from ezsd.pipeline.propose import run_propose
 from ezsd.pipeline.state import check_earlier, is_done, is_redone, prepare_folder, refusal, reopen, stale_stages
 from ezsd.pipeline.train import run_train
@@ -161,14 +161,13 @@ def _run(
 def _damaged(context: RunContext, done: Collection[Stage], wanted: Sequence[Stage]) -> dict[Stage, Collection[Path]]:
     """Return the finished stages with damaged files, and name the files in the log.
 
-    Checked are the stages whose results will be read, and a stage that was asked for alone. Those of a finished run are
-    not: a user may have removed its targets to save space.
+    Checked are the stages whose results will be read, and a stage that was asked for alone.
     """
     todo = [stage for stage in wanted if stage not in done]
-    checked = STAGES[: STAGES.index(todo[-1])] if todo else wanted if len(wanted) == 1 else ()
+    checked = {read for stage in todo for read in READS[stage]} | (set(wanted) if len(wanted) == 1 else set())
     found: dict[Stage, Collection[Path]] = {}
-    for stage in checked:
-        if stage in done and (files := damaged_results(context, stage)):
+    for stage in STAGES:
+        if stage in checked & set(done) and (files := damaged_results(context, stage)):
             found[stage] = files
             logger.warning(f"{stage} runs again: missing or damaged: {', '.join(map(str, files))}")
     return found
