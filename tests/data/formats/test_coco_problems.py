@@ -298,3 +298,19 @@ def test_boxes_in_another_format_are_recognized_together(tiny: TinyCoco, box_for
         with pytest.raises(DataError) as raised:
             load_images(tiny.part(), SPLIT.names, skip_bad)
         assert len(raised.value.problems) == 1 and f"--box-format {box_format}" in str(raised.value)
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_categories_that_boxes_count_from_zero_are_recognized(tiny: TinyCoco, skip_bad: bool) -> None:
+    place = {entry["id"]: number for number, entry in enumerate(tiny.content["categories"])}
+    for entry in tiny.content["annotations"]:
+        entry["category_id"] = place[entry["category_id"]]
+    for number, entry in enumerate(tiny.content["categories"], start=1):
+        entry["id"] = number
+    tiny.save()
+    with pytest.raises(DataError, match="count categories from 0"):
+        load_images(tiny.part(), SPLIT.names, skip_bad)
+    for entry in tiny.content["annotations"]:
+        entry["category_id"] += 1
+    tiny.save()
+    assert load_images(tiny.part(), SPLIT.names, skip_bad)

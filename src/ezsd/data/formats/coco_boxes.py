@@ -15,6 +15,10 @@ from ezsd.data.formats.coco_json import BROKEN_FLAG, Annotations, looked_up, sho
 from ezsd.data.formats.problems import Problems
 
 _NO_IMAGE, _BROKEN_CATEGORY = -1, -1
+_FROM_ZERO = (
+    "The boxes count categories from 0, and the categories are numbered from 1: no category has id 0, and no box has "
+    "category_id {}. Names would be shifted. Export the boxes again, or add 1 to every category_id."
+)
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # makes different boxes different numbers
 _KINDS = {
     1: "unknown images",
@@ -67,8 +71,11 @@ def find_boxes(
         label_files: The file with the boxes of each image if it is not the annotation file; else an empty text.
     """
     label = np.array(looked_up(labels.label_of, content.category_keys, _BROKEN_CATEGORY), dtype=np.int64)
-    of_items = Problems()
-    for row in np.flatnonzero(label == _BROKEN_CATEGORY).tolist():
+    of_file, of_items = Problems(), Problems()
+    broken = np.flatnonzero(label == _BROKEN_CATEGORY).tolist()
+    if broken and (largest := _counted_from_zero(content, labels)):
+        of_file.add("categories", _FROM_ZERO.format(largest))
+    for row in [] if of_file else broken:
         entry = shown(content.odd[row]) if row in content.odd else _brief(content, row)
         of_items.add("unknown categories", f"annotations[{row}]: unknown category_id in {entry}")
     rows = np.flatnonzero(label > 0)
@@ -78,7 +85,15 @@ def find_boxes(
     kept = usable[np.where(image == LEFT_OUT, len(sizes) + 1, np.where(image == _NO_IMAGE, len(sizes), image))]
     rows, image = rows[kept], image[kept]
     size = np.array([*(size or (1, 1) for size in sizes), (1, 1)], dtype=np.float64)[image]
-    return _checked(content, labels, (rows, image, label[rows]), size, (of_items, label_files))
+    return _checked(content, labels, (rows, image, label[rows]), size, (of_file, of_items, label_files))
+
+
+def _counted_from_zero(content: Annotations, labels: Labels) -> int | None:
+    """Return the largest category id if boxes have the ids 0 to that minus 1, and the categories begin with 1."""
+    used = set(content.category_keys)
+    known = {key for key in labels.label_of if isinstance(key, int)}
+    shifted = 0 in used and known and min(known) == 1 and max(known) not in used
+    return max(known) if shifted else None
 
 
 def _checked(
@@ -86,10 +101,10 @@ def _checked(
     labels: Labels,
     columns: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
     size: NDArray[np.float64],
-    messages: tuple[Problems, Sequence[str]],
+    messages: tuple[Problems, Problems, Sequence[str]],
 ) -> Boxes:
     rows, image, label = columns
-    of_items, label_files = messages
+    of_file, of_items, label_files = messages
     xywh = content.boxes[rows]
     finite: NDArray[np.bool_] = np.all(np.abs(np.nan_to_num(xywh, nan=np.inf)) < 1e9, axis=1)
     xywh = np.where(finite[:, None], xywh, 0.0)
@@ -104,7 +119,6 @@ def _checked(
         [1, 2, 3, 6, 4, 5, _NO_AREA],
         0,
     )
-    of_file = Problems()
     usable = known & finite
     areas = content.areas[rows[usable]]
     formats = () if content.in_pixels else likely_formats(xywh[usable], size[usable], areas)
