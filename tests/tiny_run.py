@@ -57,7 +57,10 @@ def make_model_folder(
     detector = DETECTOR.model_copy(update=changes)
     model = build_detector(detector, EMBEDDING_DIM, masks, pretrained=False)
     for parameter in model.roi_heads.box_head.to_embedding.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
+        # In the layout that the detector's convolutions had when the scores of tests were chosen.
+        layout = torch.channels_last if parameter.ndim == 4 else torch.contiguous_format
+        drawn = torch.empty_like(parameter, memory_format=layout).normal_(std=0.2)
+        parameter.data.copy_(drawn)
     with torch.no_grad():
         model.roi_heads.box_predictor.log_logit_scale.fill_(math.log(2))
     config = ModelConfig(

@@ -273,7 +273,7 @@ def test_files_of_label_studio_are_refused_with_the_format_to_export(model: Path
         arguments = ["init", path, "--images", images, "--novel", "cone", "--out", tmp_path / "own.yaml"]
         result = CliRunner().invoke(app, [*map(str, arguments), "--teacher", TEACHER])
         assert result.exit_code == 2, result.output
-        assert "Export the project from Label Studio as COCO or YOLO" in result.stderr
+        assert "of Label Studio in its own JSON" in result.stderr and "as COCO, YOLO or Pascal VOC" in result.stderr
 
 
 def test_images_of_the_same_name_are_refused(model: Path, images: Path, tmp_path: Path) -> None:

@@ -147,6 +147,13 @@ def test_tensors_of_all_types_and_notes_are_read_back(tmp_path: Path) -> None:
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
 
 
+def test_equal_tensors_and_notes_give_equal_files(tmp_path: Path) -> None:
+    notes = {"teacher": "a", "weights_digest": "b", "towers": "c", "detector": "d"}
+    for name in "ab":
+        write_tensors(tmp_path / name, {"x": torch.ones(2), "y": torch.ones(1)}, notes)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
 def test_tensors_of_other_programs_have_no_checksum(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "x.safetensors", metadata={"format": "pt"})
     assert read_tensors(tmp_path / "x.safetensors")[1] == {"format": "pt"}

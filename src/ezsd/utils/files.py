@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor  # reading recipes does not load torch
 
 _CHECKSUM = "sha256"
+_NOTES = "ezsd"  # the key of the metadata of safetensors that has all notes as JSON
 _AGAIN = "Remove it and run again."
 
 
@@ -106,7 +107,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         temporary.touch()
         mode = temporary.stat().st_mode
         try:
-            save_file(content, temporary, metadata={**notes, _CHECKSUM: _tensor_checksum(content, notes)})
+            about = json.dumps({**notes, _CHECKSUM: _tensor_checksum(content, notes)}, sort_keys=True)
+            save_file(content, temporary, metadata={_NOTES: about})  # several keys would be in random order
         except SafetensorError as error:
             raise OSError(str(error)) from None
         temporary.chmod(mode)  # safetensors makes files for their owner only; a container is another user
@@ -124,11 +126,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             notes = dict(file.metadata() or {})
+            notes |= json.loads(notes.pop(_NOTES, "{}"))
     except FileNotFoundError:
         if path.exists():  # safetensors says this, too, when the file may not be read
             raise ArtifactError(f"{path} cannot be read by this user. Change the permissions of the file.") from None
         raise ArtifactError(f"{path} is missing. Run the stage that writes it first.") from None
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}. {_AGAIN}") from error
     expected = notes.pop(_CHECKSUM, None)
     if expected not in (None, _tensor_checksum(tensors, notes)):

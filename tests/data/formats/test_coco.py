@@ -148,7 +148,7 @@ def test_a_broken_segmentation_costs_the_mask_of_its_box_alone(segmentation: Any
     boxes = sum(len(image.boxes) for image in after)
     notes = " ".join(after.notes)
     assert f"segmentations cannot be read (the first is that of annotation {broken['id']}" in notes
-    assert f"1 of {boxes} boxes have no mask. Masks are learned and measured from the others" in notes
+    assert f"1 of {boxes} boxes has no mask. Masks are learned and measured from the others" in notes
     assert after.has_masks and [int((~have_mask(image)).sum()) for image in after].count(1) == 1
     assert [image.boxes.tolist() for image in after] == [image.boxes.tolist() for image in before]
     truth = coco_ground_truth(after)["annotations"]
