@@ -227,7 +227,7 @@ def test_targets_that_were_removed_are_not_needed_by_evaluate(folder: Path, coco
     shutil.rmtree(folder / "evaluate")
     (folder / "targets/shard-00000.arrow").unlink()
     before = _done(folder)
-    run_recipe(_recipe(coco), folder)
+    run_recipe(_recipe(coco), folder, until="evaluate")
     assert _redone(before, folder) == ["evaluate"]
 
 

@@ -13,7 +13,8 @@ from ezsd.pipeline.context import RunContext
 from ezsd.run_folder import RunFolder, Stage
 from ezsd.utils.files import read_tensors
 
-# Evaluate also reads the RPN of propose, but not its shards, which a user may have removed to save space.
+# Evaluate also reads the RPN of propose, but not its shards, which a user may have removed to save space. (The report
+# draws their boxes.)
 READS: dict[Stage, tuple[Stage, ...]] = {
     "adapt": (),
     "propose": ("adapt",),
