@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from ezsd.cli import app
 from ezsd.inference.detector import Detector
+from ezsd.inference.phrase_embeddings import PhraseEmbeddings
 from ezsd.inference.sources import open_source
 from ezsd.inference.stream import Found
 from ezsd.inference.video import video_writer
@@ -77,7 +78,7 @@ def test_names_that_the_teacher_cannot_tell_apart_are_noted(
 ) -> None:
     monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
     one = torch.nn.functional.normalize(torch.ones(1, EMBEDDING_DIM), dim=1)
-    monkeypatch.setattr(Detector, "_encode", lambda _, phrases, __: one.repeat(len(phrases), 1))
+    monkeypatch.setattr(PhraseEmbeddings, "_encode", lambda _, phrases, *__: one.repeat(len(phrases), 1))
     result = _detect(model, images / "000004.jpg", "--vocabulary", "cone, pylon", "--out", tmp_path / "out")
     assert result.exit_code == 0 and 'can hardly tell "cone" and "pylon" apart' in result.output
 

@@ -20,6 +20,7 @@ from ezsd.inference.detector import Detector
 from ezsd.inference.drawing import draw
 from ezsd.inference.inputs import read_any
 from ezsd.inference.outputs import detections_json
+from ezsd.inference.phrase_embeddings import PhraseEmbeddings
 from ezsd.inference.sources import open_source
 from ezsd.inference.video import video_writer
 from ezsd.teacher import save_norms
@@ -181,7 +182,7 @@ def test_other_names_are_encoded_once_by_the_teacher(
     made = detector.embed(["zebra crossing", "circle", "traffic cone"])
     assert made.shape == (3, EMBEDDING_DIM)
     torch.testing.assert_close(made.norm(dim=1), torch.ones(3))
-    monkeypatch.setattr(Detector, "_encode", lambda *_: 1 / 0)
+    monkeypatch.setattr(PhraseEmbeddings, "_encode", lambda *_: 1 / 0)
     assert torch.equal(detector.embed(["traffic cone", "zebra crossing"]), made[[2, 0]])
     assert set(detector(array, ["traffic cone", "zebra crossing"], threshold=0.0, multi_label=True)["class_name"]) == {
         "traffic cone", "zebra crossing",
@@ -286,10 +287,10 @@ def test_a_folder_that_is_not_a_model_is_reported(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_new_names_are_kept_in_memory(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ezsd.inference.detector._NEW_NAMES", 3)
+    monkeypatch.setattr("ezsd.inference.phrase_embeddings._NEW_PHRASES", 3)
     first = detector.embed(["traffic cone"])
     detector.embed(["a", "b", "c", "d"])
-    assert list(detector._embeddings) == [*detector.config.names, "b", "c", "d"]
+    assert list(detector._phrases._rows) == [*detector.config.names, "b", "c", "d"]
     assert torch.equal(detector.embed(["traffic cone"]), first)
 
 

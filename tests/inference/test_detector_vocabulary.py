@@ -17,6 +17,7 @@ from ezsd.detector.detections import best_phrases
 from ezsd.errors import RecipeError
 from ezsd.inference.detector import BACKGROUND, Detector
 from ezsd.inference.embedded_names import Vocabulary
+from ezsd.inference.phrase_embeddings import PhraseEmbeddings
 from ezsd.teacher import load_teacher
 from tiny import SPLIT
 from tiny_run import EMBEDDING_DIM, make_model_of_run
@@ -127,14 +128,14 @@ def test_names_that_the_teacher_cannot_tell_apart_are_named(
     detector: Detector, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     same = torch.nn.functional.normalize(torch.ones(1, EMBEDDING_DIM), dim=1)
-    monkeypatch.setattr(Detector, "_encode", lambda _, phrases, __: same.repeat(len(phrases), 1))
+    monkeypatch.setattr(PhraseEmbeddings, "_encode", lambda _, phrases, *__: same.repeat(len(phrases), 1))
     with caplog.at_level(logging.WARNING, "ezsd"):
         detector.vocabulary(["cone", "pylon"])
         assert caplog.text.count('"cone" and "pylon"') == 1
         detector.vocabulary(["cone", "pylon"])
         assert caplog.text.count('"cone" and "pylon"') == 1  # once is enough
         caplog.clear()
-        detector._embeddings = dict.fromkeys(detector.config.names, same[0])  # of the training, so nothing is encoded
+        detector._phrases._rows = dict.fromkeys(detector.config.names, same[0])  # all are known
         detector.vocabulary()
     assert f'"{SPLIT.names[0]}" and "{SPLIT.names[1]}"' in caplog.text
 

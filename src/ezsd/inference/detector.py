@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import supervision as sv
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ezsd.detector.detections import Detections, best_phrases
@@ -23,24 +21,20 @@ from ezsd.inference.calls import Pixels, call, with_names
 from ezsd.inference.embedded_names import AnyVocabulary, Example, Vocabulary, examples_of
 from ezsd.inference.inputs import ImageInput, read_any
 from ezsd.inference.model_teacher import ModelTeacher, teacher_of_model
-from ezsd.inference.near_names import NearNames
+from ezsd.inference.phrase_embeddings import PhraseEmbeddings
 from ezsd.inference.second_opinion import Reading, SecondOpinion
 from ezsd.inference.sources import open_source
 from ezsd.inference.stream import Found, View, detect_stream
 from ezsd.inference.tiling import Tiling
 from ezsd.inference.view import Thresholds, read_thresholds
-from ezsd.inference.vocabulary import Names, parse_vocabulary
+from ezsd.inference.vocabulary import parse_vocabulary
 from ezsd.recipe import EvaluateConfig
 from ezsd.run_folder import RunFolder
-from ezsd.teacher import Teacher
 from ezsd.teacher.base import with_dense_reading
-from ezsd.teacher.text_cache import cached
 from ezsd.utils.device import usable_device
-from ezsd.utils.files import digest
 from ezsd.utils.precision import PrecisionChoice, usable_precision
 
 BACKGROUND = "background"
-_NEW_NAMES = 10_000  # with kept embeddings; a service can be asked for any number of names
 
 
 class Detector:
@@ -73,15 +67,8 @@ class Detector:
         self._rcnn: Rcnn = model.model if isinstance(model, SecondOpinion) else model
         self.config = config
         self.thresholds = thresholds or Thresholds()
-        self._embeddings: dict[str, Tensor] = dict(zip(config.names, known.float().cpu(), strict=True))
-        # The stored text embeddings identify the text tower, so cached embeddings are found without loading it.
-        self._text_key = digest(config.teacher, known.float().cpu().numpy().tobytes(), teacher.norms or "")
-        self._source = teacher
-        self._teacher: Teacher | None = None
+        self._phrases = PhraseEmbeddings(config, known, teacher)
         self._default: AnyVocabulary | None = None
-        self._near = NearNames()
-        self._lock = threading.Lock()  # of the embeddings, for moments: a server calls from several threads
-        self._encoding = threading.Lock()  # one thread loads the teacher and encodes; others go on with known names
 
     @classmethod
     def load(
@@ -259,7 +246,7 @@ class Detector:
             return vocabulary
         given = parse_vocabulary(vocabulary, self.config.names)
         owners = [index for index, phrases in enumerate(given.phrases) for _ in phrases]
-        return Vocabulary(given.names, self._encoded(given), torch.tensor(owners))
+        return Vocabulary(given.names, self._phrases.of(given, self._device), torch.tensor(owners))
 
     def knows(self, vocabulary: AnyVocabulary | None = None) -> bool:
         """Return whether the embeddings of a vocabulary are in memory, so that a call does not wait for the teacher.
@@ -270,8 +257,7 @@ class Detector:
         vocabulary = self._default if vocabulary is None else vocabulary
         if isinstance(vocabulary, Vocabulary):
             return True
-        keys = _keys(parse_vocabulary(vocabulary, self.config.names))
-        return len(self._kept(keys)) == len(keys)
+        return self._phrases.has(parse_vocabulary(vocabulary, self.config.names))
 
     def embed(self, vocabulary: AnyVocabulary | None = None) -> Tensor:
         """Return the text embeddings [P, D] of a vocabulary (float32, CPU); see :meth:`vocabulary`."""
@@ -334,44 +320,6 @@ class Detector:
         found = dict(detect_images(self.model, images, vocabulary.embeddings, batch_size, owners))
         return [_to_supervision(found[index], vocabulary.names) for index in range(len(images))]
 
-    def _encoded(self, given: Names) -> Tensor:
-        """Return the embeddings [P, D] of all phrases."""
-        keys, templates = _keys(given), given.templates or (self.config.prompt,)
-        rows = self._kept(keys)
-        if len(rows) < len(keys):
-            with self._encoding:
-                rows |= self._kept(keys)  # another thread may have encoded some
-                if unknown := [phrase for phrase in keys if phrase not in rows]:
-                    made = cached(
-                        digest(self._text_key, *templates, "", *unknown), lambda: self._encode(unknown, templates)
-                    )
-                    new = dict(zip(unknown, made, strict=True))
-                    rows |= new
-                    self._keep({keys[phrase]: row for phrase, row in new.items()})
-        phrases = [phrase for phrases in given.phrases for phrase in phrases]
-        embeddings = torch.stack([rows[phrase] for phrase in phrases])
-        self._near.note(given, embeddings.numpy())
-        return embeddings
-
-    def _kept(self, keys: Mapping[str, str]) -> dict[str, Tensor]:
-        """Return the embeddings [D] of those phrases that are in memory."""
-        with self._lock:
-            return {phrase: self._embeddings[key] for phrase, key in keys.items() if key in self._embeddings}
-
-    def _keep(self, rows: Mapping[str, Tensor]) -> None:
-        with self._lock:
-            self._embeddings.update(rows)
-            for key in list(self._embeddings)[len(self.config.names) : -_NEW_NAMES]:  # the oldest new names
-                del self._embeddings[key]
-
-    @torch.no_grad()
-    def _encode(self, phrases: Sequence[str], templates: Sequence[str]) -> Tensor:
-        if self._teacher is None:
-            self._teacher = self._source.load(self._device)
-        texts = [template.replace("{name}", phrase) for phrase in phrases for template in templates]
-        rows = self._teacher.encode_names(texts).float().cpu()
-        return F.normalize(rows.view(len(phrases), len(templates), -1).mean(dim=1), dim=1)
-
     def _embed_box(self, image: ImageInput, box: Sequence[float], name: str) -> Tensor:
         pixels = read_any(image)
         height, width = pixels.shape[1:]
@@ -390,12 +338,6 @@ class Detector:
     @property
     def _device(self) -> str:
         return str(next(self._rcnn.parameters()).device)
-
-
-def _keys(given: Names) -> dict[str, str]:
-    """Return the key of the embedding of each phrase."""
-    phrases = (phrase for phrases in given.phrases for phrase in phrases)
-    return {phrase: digest(phrase, *given.templates) if given.templates else phrase for phrase in phrases}
 
 
 def _to_supervision(found: Detections, names: Sequence[str]) -> sv.Detections:
