@@ -27,8 +27,7 @@ from tables import Row, add_json_option, show
 
 _CHANGES = (
     "data.train.limit=16", "data.val.limit=8", "propose.dense_sides=[256]", "propose.objectness=0.5",
-    "propose.rpn_epochs=1",
-    "propose.shard_images=2", "train.checkpoint_steps=2",
+    "propose.rpn_epochs=1", "propose.shard_images=2", "train.checkpoint_steps=2",
 )  # fmt: skip
 _SAVED = ("**/step-*/checkpoint.json", "shard-*.arrow", "parts/**/*.json", "inputs.json", "*.safetensors", "folds/**/*")
 
@@ -115,7 +114,7 @@ def results(run: RunFolder) -> dict[str, str]:
     tensors = {
         str(path.relative_to(run.path)): digest(*(value.float().numpy().tobytes() for value in _values(path)))
         for path in sorted(run.path.rglob("*.safetensors"))
-        if "checkpoint" not in str(path)
+        if not {"checkpoint", "checkpoints"} & set(path.parts)
     }
     files = (run.detections, run.detections_zsd, run.per_category, run.detector_confusion)
     return {**tensors, "targets": _targets(run), **{path.name: digest(path) for path in files if path.exists()}}

@@ -54,7 +54,7 @@ def test_regions_are_read_back_exactly(tmp_path: Path) -> None:
         assert_equal(expected, store[image_id])
     assert store.facts["names"] == ["cat"]
     assert store.bytes == sum(path.stat().st_size for path in tmp_path.glob("*.arrow"))
-    assert store.problems() == {}
+    assert store.damaged() == []
 
 
 def test_changing_returned_regions_does_not_change_the_store(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_notes_are_read_back_and_are_none_for_a_damaged_shard(tmp_path: Path) ->
     assert read_notes(tmp_path / "none.arrow") is None
 
 
-def test_missing_truncated_and_changed_shards_are_problems(tmp_path: Path) -> None:
+def test_missing_truncated_and_changed_shards_are_damaged(tmp_path: Path) -> None:
     make_store(tmp_path, [3] * 8)
     shards = sorted(tmp_path.glob("*.arrow"))
     shards[0].unlink()
@@ -110,14 +110,11 @@ def test_missing_truncated_and_changed_shards_are_problems(tmp_path: Path) -> No
     content = bytearray(shards[2].read_bytes())
     content[-1400:-600] = bytes(800)
     shards[2].write_bytes(content)
-    problems = TargetStore(tmp_path).problems()
-    assert list(problems) == shards[:3]
-    for shard, problem in problems.items():
-        assert shard.name in problem
+    assert TargetStore(tmp_path).damaged() == shards[:3]
 
 
 @pytest.mark.parametrize("column", ["boxes", "embeddings", "weights", "scores", "labels", "is_base_box"])
-def test_one_changed_value_of_a_shard_is_a_problem(tmp_path: Path, column: str) -> None:
+def test_one_changed_value_of_a_shard_is_damage(tmp_path: Path, column: str) -> None:
     regions = make_store(tmp_path, [3])
     shard = tmp_path / "shard-00000.arrow"
     stored = {"boxes": torch.float32, "embeddings": torch.float16, "weights": torch.float32, "scores": torch.float32,
@@ -127,12 +124,12 @@ def test_one_changed_value_of_a_shard_is_a_problem(tmp_path: Path, column: str) 
     assert content.count(values) == 1
     place = content.index(values)
     shard.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-    assert "checksum" in TargetStore(tmp_path).problems()[shard]
+    assert TargetStore(tmp_path).damaged() == [shard]
 
 
 def test_shard_of_images_without_regions_is_whole(tmp_path: Path) -> None:
     make_store(tmp_path, [0, 0])
-    assert TargetStore(tmp_path).problems() == {}
+    assert TargetStore(tmp_path).damaged() == []
 
 
 def test_changed_index_is_found(tmp_path: Path) -> None:

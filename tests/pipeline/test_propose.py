@@ -52,7 +52,7 @@ def _recipe(settings: ProposeConfig) -> Recipe:
 def test_each_image_gets_proposals_and_base_boxes_with_crop_embeddings(tiny: TinyCoco, tmp_path: Path) -> None:
     images = load_images(tiny.part(), SPLIT.base)
     store = _run(images, tmp_path / "targets")
-    assert store.problems() == {}
+    assert store.damaged() == []
     teacher = ColourTeacher()
     for image in images:
         regions = store[image.image_id]

@@ -38,7 +38,7 @@ def test_actors_make_the_same_shards_also_when_one_is_killed(
 
     assert not local_ray.exists(), "no actor was killed"
     assert (ray / "targets/shard-00002.arrow").stat().st_mtime_ns == kept
-    assert TargetStore(ray / "targets").problems() == {}
+    assert TargetStore(ray / "targets").damaged() == []
     names = sorted(path.name for path in (local / "targets").glob("shard-*.arrow"))
     assert len(names) == 4 and sorted(path.name for path in (ray / "targets").glob("shard-*.arrow")) == names
     for name in names:

@@ -20,7 +20,7 @@ import yaml
 from ezsd.errors import ArtifactError, DataError, EzsdError
 from ezsd.pipeline.run import run_recipe, run_stage
 from ezsd.recipe import Recipe, load_recipe, parse_recipe
-from ezsd.run_folder import STAGES
+from ezsd.run_folder import STAGES, Stage
 from ezsd.utils.files import digest, read_tensors
 from ezsd.utils.lock import only_process
 from tiny import TinyCoco, make_tiny_coco
@@ -400,6 +400,42 @@ def test_run_killed_in_every_stage_gives_the_results_of_an_uninterrupted_run(
     run_recipe(load_recipe(recipe), folder)
     assert _results(folder) == _results(finished)
     assert not list(folder.rglob("*.part"))
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file system in memory of 96 MB."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("only root can mount a tmpfs, on Linux")
+    folder = tmp_path_factory.mktemp("disk")
+    command = ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(folder)]
+    if error := subprocess.run(command, capture_output=True, text=True, check=False).stderr:
+        pytest.skip(f"a tmpfs cannot be mounted here: {error}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # shards are mapped into memory
+
+
+@pytest.mark.parametrize(("stage", "free"), [("adapt", 0), ("propose", 2), ("train", 8), ("evaluate", 2)])
+def test_full_disk_is_a_message_and_the_run_goes_on_when_there_is_space(
+    disk: Path, coco: TinyCoco, finished: Path, tmp_path: Path, stage: Stage, free: int
+) -> None:
+    recipe, folder = tmp_path / "tiny.yaml", disk / "run"
+    recipe.write_text(yaml.safe_dump(_values(coco)))
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(finished, folder)
+    (folder / "report.html").unlink()
+    for later in STAGES[STAGES.index(stage) :]:
+        shutil.rmtree(folder / FOLDERS[later])
+    space = os.statvfs(disk)
+    (disk / "filler").write_bytes(bytes((space.f_bavail - free) * space.f_frsize))
+    process = _start(recipe, folder)
+    shown = process.communicate()[1]
+    (disk / "filler").unlink()
+    assert process.returncode == 2, shown
+    assert "No space left" in shown or "disk" in shown
+    assert "Traceback" not in shown
+    run_recipe(load_recipe(recipe), folder)
+    assert _results(folder) == _results(finished)
 
 
 def _start(recipe: Path, folder: Path) -> subprocess.Popen[str]:

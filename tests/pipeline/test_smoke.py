@@ -44,7 +44,7 @@ def test_smoke_recipe_writes_a_complete_run_folder_and_a_working_model(shared_da
     assert metrics["counts"]["images"] == 20 and metrics["counts"]["boxes_novel"] > 0
     assert all(value > 0 for value in metrics["cost"].values())
     assert all(0 < value < 1 for value in metrics["teacher"].values())
-    assert TargetStore(run / "targets").problems() == {}
+    assert TargetStore(run / "targets").damaged() == []
     log = [json.loads(line) for line in (run / "train" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["loss"] < log[0]["loss"]
     image = sorted((images / "images").iterdir())[0]

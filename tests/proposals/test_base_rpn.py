@@ -70,7 +70,7 @@ def _assert_same(first: TargetStore, second: TargetStore) -> None:
 
 def test_the_best_regions_of_the_rpn_are_stored_with_crop_embeddings(coco: TinyCoco, tmp_path: Path) -> None:
     store, metrics = _propose(coco, tmp_path)
-    assert store.problems() == {}
+    assert store.damaged() == []
     rpn, teacher = load_base_rpn(tmp_path / "targets", 40, "cpu"), ColourTeacher()
     text = teacher.encode_names([f"a photo of a {name}" for name in SPLIT.names])
     images = load_images(coco.part(), SPLIT.base)

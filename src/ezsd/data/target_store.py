@@ -108,16 +108,16 @@ def read_notes(path: Path) -> dict[str, Any] | None:
     return notes
 
 
-def shard_damage(path: Path) -> str | None:
-    """Return what is wrong with a shard, or None if it is as it was written; old shards have no checksum."""
-    notes = read_notes(path) or {}
+def is_whole(path: Path) -> bool:
+    """Return whether a shard is as it was written; those of older versions have no checksum, so only readable."""
+    notes = read_notes(path)
+    if notes is None:
+        return False
     expected = notes.pop(_CHECKSUM, None)
     try:
-        if expected in (None, _checksum(notes, _open_columns(path))):
-            return None if notes else f"{path} has no notes."
+        return expected in (None, _checksum(notes, _open_columns(path)))
     except ArtifactError:
-        return f"{path} is missing or cannot be read."
-    return f"{path} is damaged: its content does not have the checksum that was written with it."
+        return False
 
 
 def _checksum(notes: Mapping[str, Any], columns: Mapping[str, np.ndarray[Any, Any]]) -> str:
@@ -204,20 +204,18 @@ class TargetStore:
             found.append(torch.from_numpy((column["score"] * column["weight"])[novel]))
         return torch.cat(found)
 
-    def problems(self) -> dict[Path, str]:
-        """Read all shards; return what is wrong with those that are not as the index and their checksums say."""
-        found = {self.folder / name: self._problem(name) for name in self._sizes}
-        return {path: problem for path, problem in found.items() if problem is not None}
+    def damaged(self) -> list[Path]:
+        """Read all shards; return those that are missing, or not as the index and their checksums say."""
+        return [self.folder / name for name in self._sizes if not self._is_whole(name)]
 
-    def _problem(self, name: str) -> str | None:
+    def _is_whole(self, name: str) -> bool:
         path, (size, rows) = self.folder / name, self._sizes[name]
-        if path.is_file() and path.stat().st_size != size:
-            return f"{path} has {path.stat().st_size} bytes, but the index says {size}."
-        if damage := shard_damage(path):
-            return damage
-        if any(len(values) != rows for values in self._open(name).values()):
-            return f"{path} does not have the {rows} boxes that the index says."
-        return None
+        return (
+            path.is_file()
+            and path.stat().st_size == size
+            and is_whole(path)
+            and all(len(values) == rows for values in self._open(name).values())
+        )
 
     def _open(self, name: str) -> dict[str, np.ndarray[Any, Any]]:
         return _open_columns(self.folder / name)

@@ -54,6 +54,6 @@ def _read_config(path: Path) -> ModelConfig:
 
 def _damaged_targets(folder: RunFolder) -> list[Path]:
     try:
-        return list(TargetStore(folder.of("propose")).problems())
+        return TargetStore(folder.of("propose")).damaged()
     except ArtifactError:
         return [folder.targets.index]

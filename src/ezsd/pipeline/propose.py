@@ -28,7 +28,7 @@ from typing import Any
 from torch import Tensor
 
 from ezsd.data.samples import AnnotatedImage, ImageSet, boxes_as_text, with_names, without_masks
-from ezsd.data.target_store import Regions, read_notes, shard_damage, write_index, write_shard
+from ezsd.data.target_store import Regions, is_whole, read_notes, write_index, write_shard
 from ezsd.pipeline.choices import Chooser, with_choices
 from ezsd.pipeline.context import RunContext
 from ezsd.proposals.base_rpn import load_base_rpn, train_base_rpn
@@ -115,10 +115,10 @@ def _is_finished(job: _Job) -> bool:
     """Return whether the shard of a job was written with the same inputs, and is not damaged."""
     if (read_notes(job.path) or {}).get("key") != job.key:
         return False
-    damage = shard_damage(job.path)
-    if damage is not None:
-        logger.warning(f"{damage} It is made again.")
-    return damage is None
+    whole = is_whole(job.path)
+    if not whole:
+        logger.warning(f"{job.path} is damaged and made again.")
+    return whole
 
 
 def _jobs(context: RunContext, config: ProposeConfig, images: ImageSet, teacher: Teacher) -> list[_Job]:

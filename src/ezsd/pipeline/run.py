@@ -158,7 +158,7 @@ def _run(
         }
 
 
-def _damaged(context: RunContext, done: Collection[Stage], wanted: Sequence[Stage]) -> dict[Stage, Collection[Path]]:
+def _damaged(context: RunContext, done: set[Stage], wanted: Sequence[Stage]) -> dict[Stage, Collection[Path]]:
     """Return the finished stages with damaged files, and name the files in the log.
 
     Checked are the stages whose results will be read, and a stage that was asked for alone.
@@ -167,7 +167,7 @@ def _damaged(context: RunContext, done: Collection[Stage], wanted: Sequence[Stag
     checked = {read for stage in todo for read in READS[stage]} | (set(wanted) if len(wanted) == 1 else set())
     found: dict[Stage, Collection[Path]] = {}
     for stage in STAGES:
-        if stage in checked & set(done) and (files := damaged_results(context, stage)):
+        if stage in checked & done and (files := damaged_results(context, stage)):
             found[stage] = files
             logger.warning(f"{stage} runs again: missing or damaged: {', '.join(map(str, files))}")
     return found
