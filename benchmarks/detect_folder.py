@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ezsd.commands.detect import Drawings, detect_source
+from ezsd.commands.detect import detect_source
 from ezsd.data.formats.image_files import image_files
 from ezsd.inference.detector import Detector
 from ezsd.inference.drawing import draw
@@ -60,8 +60,7 @@ def loop(detector: Detector, images: Sequence[Path], out: Path) -> None:
 def command(detector: Detector, images: Sequence[Path], out: Path) -> None:
     """Detect as the command does."""
     source = open_source(list(images))
-    with Drawings(out) as drawings:
-        detect_source(detector.stream(source), source, drawings=drawings)
+    detect_source(detector.stream(source), source, drawn=out)
 
 
 def table(rates: dict[str, float]) -> str:

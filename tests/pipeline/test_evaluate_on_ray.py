@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,9 @@ from ezsd.inference import batching
 from ezsd.pipeline.run import run_recipe, run_stage
 from ezsd.recipe import parse_recipe
 from ezsd.utils.ray_engine import RayEngine
+from pickled_engine import Pickled
 from tiny import make_tiny_coco
 from tiny_teacher import tiny_values
-
-
-class Pickled(RayEngine):
-    """Does the jobs in this process, after they were pickled as Ray does it."""
-
-    def run(self, load: Any, jobs: Any) -> Iterator[int]:
-        from ray import cloudpickle
-
-        work = cloudpickle.loads(cloudpickle.dumps(load))("cpu")
-        yield from (work(cloudpickle.loads(cloudpickle.dumps(job))) for job in reversed(jobs))
 
 
 @pytest.mark.parametrize("kind", ["pickled", pytest.param("ray", marks=pytest.mark.slow)])

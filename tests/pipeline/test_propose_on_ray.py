@@ -62,4 +62,8 @@ def _timeless(values: Any) -> Any:
         return [_timeless(value) for value in values]
     if not isinstance(values, dict):
         return values
-    return {key: _timeless(value) for key, value in values.items() if key not in ("seconds", "rpn_seconds", "bytes", "sha256")}
+    return {
+        key: _timeless(value)
+        for key, value in values.items()
+        if key not in ("seconds", "rpn_seconds", "bytes", "sha256")
+    }

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ezsd.cli.options import DeviceOption, RunFolder, error_messages
+from ezsd.cli.options import DeviceOption, RunFolder, error_messages, with_engine
+from ezsd.utils.ray_engine import RayEngine
+
+if TYPE_CHECKING:
+    from ezsd.commands.detect import Asked, Results
+    from ezsd.inference.detector import Detector
+    from ezsd.inference.onnx_detector import OnnxDetector
+    from ezsd.inference.sources import Source
 
 
 class Precision(str, Enum):
@@ -72,6 +80,7 @@ class Number(str, Enum):
     int8 = "int8"
 
 
+@with_engine
 def detect(
     model: ModelPath,
     sources: Sources,
@@ -99,10 +108,11 @@ def detect(
     teacher: TeacherOption = None,
     allow_network: NetworkOption = False,
     overwrite: OverwriteOption = False,
+    engine: RayEngine | None = None,
 ) -> None:
     """Detect objects by name in images, folders, videos and streams; write drawn images and detections.json."""
     with error_messages():
-        from ezsd.commands.detect import SAVED, Drawings, check_formats, detect_source, save
+        from ezsd.commands.detect import SAVED, Asked, check_formats, save
         from ezsd.inference.outputs import check_no_labels
         from ezsd.inference.sources import open_source
         from ezsd.inference.tiling import Tiling
@@ -112,15 +122,10 @@ def detect(
             check_no_labels(out, formats)
         tiling = None if tile is None else Tiling(tile, overlap, merge.value, batch_size)
         source = open_source(sources, allow_network=allow_network, stride=stride, exclude=out)
-        from ezsd.inference.loading import load_detector
-
-        detector = load_detector(model, device, teacher, precision.value)
-        names = detector.set_vocabulary(vocabulary).names
-        with Drawings(out) as drawings:
-            found = detector.stream(
-                source, None, threshold, batch_size, multi_label=multi_label, track=track, tiling=tiling
-            )
-            results = detect_source(found, source, drawings=drawings if "images" in formats else None)
+        options = {"threshold": threshold, "batch_size": batch_size, "multi_label": multi_label, "track": track}
+        drawn = out if "images" in formats else None
+        asked = Asked(str(model), teacher, precision.value, vocabulary, {**options, "tiling": tiling}, drawn)
+        detector, names, results = _detected(asked, source, "detect", device, engine)
         limits = detector.thresholds.of_call(threshold).of(names).tolist()
         about = {"model": str(model), "threshold": threshold, "thresholds": dict(zip(names, limits, strict=True))}
         save(results, names, formats, out, about)
@@ -131,6 +136,7 @@ def detect(
             raise typer.Exit(130)
 
 
+@with_engine
 def label(
     model: ModelPath,
     sources: Sources,
@@ -146,10 +152,11 @@ def label(
     precision: PrecisionOption = Precision.fp32,
     teacher: TeacherOption = None,
     overwrite: OverwriteOption = False,
+    engine: RayEngine | None = None,
 ) -> None:
     """Write pre-annotations of images for an annotation tool."""
     with error_messages():
-        from ezsd.commands.detect import detect_source
+        from ezsd.commands.detect import Asked
         from ezsd.commands.label import write_labels
         from ezsd.inference.outputs import check_no_labels
         from ezsd.inference.sources import open_source
@@ -157,15 +164,31 @@ def label(
         if not overwrite:
             check_no_labels(out, [target.value])
         source = open_source(sources, exclude=out)
-        from ezsd.inference.loading import load_detector
-
-        detector = load_detector(model, device, teacher, precision.value)
-        names = detector.set_vocabulary(vocabulary).names
-        results = detect_source(detector.stream(source, None, threshold), source, "label")
+        asked = Asked(str(model), teacher, precision.value, vocabulary, {"threshold": threshold})
+        _, names, results = _detected(asked, source, "label", device, engine)
         typer.echo(f"wrote {write_labels(results, names, target.value, out, image_url)}")
         typer.echo(str(results.summary))
         if results.interrupted:
             raise typer.Exit(130)
+
+
+def _detected(
+    asked: Asked, source: Source, title: str, device: str, engine: RayEngine | None
+) -> tuple[Detector | OnnxDetector, tuple[str, ...], Results]:
+    """Return the detector, its vocabulary, and what it found in a source."""
+    from ezsd.commands.detect import detect_source
+    from ezsd.inference.loading import load_detector
+
+    if engine is not None:
+        engine.check()
+    detector = load_detector(asked.model, device, asked.teacher, asked.precision)
+    known = detector.set_vocabulary(asked.vocabulary)
+    if engine is None:
+        found = detector.stream(source, **asked.options)
+        return detector, known.names, detect_source(found, source, title, asked.drawn)
+    from ezsd.commands.detect_on_ray import detect_files
+
+    return detector, known.names, detect_files(engine, replace(asked, vocabulary=known), source, title)
 
 
 def export(

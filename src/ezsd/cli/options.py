@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from ezsd.errors import EzsdError, RecipeError
-
-if TYPE_CHECKING:
-    from ezsd.utils.ray_engine import RayEngine
+from ezsd.utils.ray_engine import LOCAL, RayEngine
 
 RecipePath = Annotated[
     str,
@@ -45,7 +45,7 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cu
 
 
 class Engine(str, Enum):
-    """Where the images of a stage are shared out."""
+    """Where images are shared out."""
 
     local = "local"
     ray = "ray"
@@ -72,16 +72,37 @@ GpusOption = Annotated[
 ]
 
 
-def chosen_engine(
-    engine: Engine, address: str | None, actors: int | None, gpus_per_actor: float | None
+def with_engine(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options --engine, --address, --actors and --gpus-per-actor in place of ``engine``.
+
+    Args:
+        command: Takes ``engine``, which is None for this process.
+    """
+
+    @functools.wraps(command)
+    def called(**given: Any) -> None:
+        with error_messages():
+            engine = _chosen_engine(**{name: given.pop(name) for name in options})
+        command(**given, engine=engine)
+
+    options = inspect.signature(_chosen_engine, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True)
+    kept = [each for each in own.parameters.values() if each.name != "engine"]
+    called.__signature__ = own.replace(parameters=[*kept, *options.values()])  # type: ignore[attr-defined]
+    return called
+
+
+def _chosen_engine(
+    engine: EngineOption = Engine.local,
+    address: AddressOption = None,
+    actors: ActorsOption = None,
+    gpus_per_actor: GpusOption = None,
 ) -> RayEngine | None:
-    """Return the engine of a stage; None is this process.
+    """Return the engine of a command; None is this process.
 
     Raises:
         RecipeError: An option of Ray is given without Ray.
     """
-    from ezsd.utils.ray_engine import LOCAL, RayEngine
-
     if engine is Engine.ray:
         return RayEngine(address or LOCAL, actors, gpus_per_actor)
     if (address, actors, gpus_per_actor) != (None, None, None):

@@ -11,25 +11,20 @@ import typer
 from rich.console import Console
 
 from ezsd.cli.options import (
-    ActorsOption,
-    AddressOption,
     DeviceOption,
-    Engine,
-    EngineOption,
-    GpusOption,
     Overwrite,
     Preset,
     RecipePath,
     RunFolder,
     Set,
-    chosen_engine,
     error_messages,
+    with_engine,
 )
+from ezsd.run_metrics import Metrics
+from ezsd.utils.ray_engine import RayEngine
 
 if TYPE_CHECKING:
     from ezsd.run_folder import Stage
-    from ezsd.utils.ray_engine import RayEngine
-from ezsd.run_metrics import Metrics
 
 
 class Until(str, Enum):
@@ -42,6 +37,7 @@ class Until(str, Enum):
     report = "report"
 
 
+@with_engine
 def run(
     recipe: RecipePath,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The run folder to write.")],
@@ -50,10 +46,7 @@ def run(
     until: Annotated[Until, typer.Option(help="The last stage to run.")] = Until.report,
     overwrite: Overwrite = False,
     device: DeviceOption = "auto",
-    engine: EngineOption = Engine.local,
-    address: AddressOption = None,
-    actors: ActorsOption = None,
-    gpus_per_actor: GpusOption = None,
+    engine: RayEngine | None = None,
 ) -> None:
     """Run a recipe: adapt, propose, train, evaluate, report. Running it again resumes an interrupted run."""
     with error_messages():
@@ -64,9 +57,7 @@ def run(
         from ezsd.utils.device import choose_device
 
         choose_device(device)
-
-        on = chosen_engine(engine, address, actors, gpus_per_actor)
-        _show(run_recipe(loaded, out, until.value, overwrite, on))
+        _show(run_recipe(loaded, out, until.value, overwrite, engine))
 
 
 def adapt(folder: RunFolder, overwrite: Overwrite = False, device: DeviceOption = "auto") -> None:
@@ -74,19 +65,15 @@ def adapt(folder: RunFolder, overwrite: Overwrite = False, device: DeviceOption 
     _run_stage(folder, "adapt", overwrite, device)
 
 
+@with_engine
 def propose(
     folder: RunFolder,
     overwrite: Overwrite = False,
     device: DeviceOption = "auto",
-    engine: EngineOption = Engine.local,
-    address: AddressOption = None,
-    actors: ActorsOption = None,
-    gpus_per_actor: GpusOption = None,
+    engine: RayEngine | None = None,
 ) -> None:
     """Run stage 2 in a run folder: compute CLIP proposals and their teacher embeddings."""
-    with error_messages():
-        on = chosen_engine(engine, address, actors, gpus_per_actor)
-    _run_stage(folder, "propose", overwrite, device, on)
+    _run_stage(folder, "propose", overwrite, device, engine)
 
 
 def train(folder: RunFolder, overwrite: Overwrite = False, device: DeviceOption = "auto") -> None:
@@ -94,19 +81,15 @@ def train(folder: RunFolder, overwrite: Overwrite = False, device: DeviceOption 
     _run_stage(folder, "train", overwrite, device)
 
 
+@with_engine
 def evaluate(
     folder: RunFolder,
     overwrite: Overwrite = False,
     device: DeviceOption = "auto",
-    engine: EngineOption = Engine.local,
-    address: AddressOption = None,
-    actors: ActorsOption = None,
-    gpus_per_actor: GpusOption = None,
+    engine: RayEngine | None = None,
 ) -> None:
     """Run stage 4 in a run folder: compute the zsd and gzsd figures on the val images."""
-    with error_messages():
-        on = chosen_engine(engine, address, actors, gpus_per_actor)
-    _run_stage(folder, "evaluate", overwrite, device, on)
+    _run_stage(folder, "evaluate", overwrite, device, engine)
 
 
 def report(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import supervision as sv
@@ -24,20 +24,16 @@ from ezsd.inference.stream import Found
 from ezsd.inference.video import Video, video_writer
 from ezsd.utils.files import write_json, written_whole
 from ezsd.utils.format import counted, number
-from ezsd.utils.progress import track
+from ezsd.utils.progress import Advance, track
+
+if TYPE_CHECKING:
+    from ezsd.utils.precision import PrecisionChoice
 
 logger = logging.getLogger(__name__)
 
 SAVED = ("images", "json", *FORMATS)
 _DRAWERS = 2
 _WAITING = 8  # drawings that may wait to be written
-
-
-class Detects(Protocol):
-    """What the command needs of a detector."""
-
-    def stream(self, source: Source, **options: Any) -> Iterator[Found]:
-        """Yield the detections of each image."""
 
 
 @dataclass
@@ -63,9 +59,14 @@ class Summary:
     def add(self, found: Found) -> None:
         """Count one image."""
         count = len(found.detections)
-        self.images, self.objects, self.found_in = self.images + 1, self.objects + count, self.found_in + bool(count)
-        if found.best_below is not None:
-            self.best_below = max(self.best_below or 0.0, found.best_below)
+        self.join(Summary(1, int(count > 0), count, found.best_below))
+
+    def join(self, other: Summary) -> None:
+        """Count what was found in other images."""
+        self.images += other.images
+        self.found_in += other.found_in
+        self.objects += other.objects
+        self.best_below = max((best for best in (self.best_below, other.best_below) if best is not None), default=None)
 
     def __str__(self) -> str:
         """Return the message for people."""
@@ -95,9 +96,35 @@ class Results:
     files: list[Path] = field(default_factory=list)
     interrupted: bool = False
 
+    def interrupt(self) -> None:
+        """Note that these results are not all."""
+        self.interrupted = True
+        logger.warning("interrupted: the results so far are written")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to detect, and how.
+
+    Attributes:
+        model: As in :func:`ezsd.inference.loading.load_detector`.
+        teacher: As there.
+        precision: As there.
+        vocabulary: As in :meth:`ezsd.Detector.stream`.
+        options: Further arguments of ``stream``.
+        drawn: The folder of drawn images and videos; None = nothing is drawn.
+    """
+
+    model: str
+    teacher: str | None
+    precision: PrecisionChoice
+    vocabulary: Any
+    options: dict[str, Any] = field(default_factory=dict)
+    drawn: Path | None = None
+
 
 def detect_source(
-    detections: Iterator[Found], source: Source, title: str = "detect", drawings: Drawings | None = None
+    detections: Iterator[Found], source: Source, title: str = "detect", drawn: Path | None = None
 ) -> Results:
     """Go through the detections of a source, show progress, and draw them. Ctrl-C ends it; what was found is kept.
 
@@ -105,13 +132,21 @@ def detect_source(
         detections: What ``stream`` of a detector returns for ``source``.
         source: The source, for its total and its problems.
         title: The title of the progress display.
-        drawings: Where to draw; None = nothing is drawn.
+        drawn: The folder to draw to; None = nothing is drawn.
 
     Raises:
         DataError: No image could be read.
     """
-    results, began = Results(), time.monotonic()
+    began = time.monotonic()
     with track(source.total, title) as advance:
+        results = collect(detections, None if drawn is None else Drawings(drawn), advance)
+    return finished(results, source, time.monotonic() - began)
+
+
+def collect(detections: Iterator[Found], drawings: Drawings | None, advance: Advance) -> Results:
+    """Go through detections and draw them. Ctrl-C ends it; what was found is kept."""
+    results = Results()
+    with drawings or nullcontext():
         try:
             for found in detections:
                 results.images.append(labeled(found.frame, found.detections))
@@ -120,13 +155,20 @@ def detect_source(
                     drawings.add(found.frame, found.detections)
                 advance(1, counted(results.summary.objects, "object"))
         except KeyboardInterrupt:  # the only way to end a camera
-            results.interrupted = True
-            logger.warning("interrupted: the results so far are written")
+            results.interrupt()
         if drawings is not None:
             drawings.finish()
-    results.summary.seconds = time.monotonic() - began
+    return results
+
+
+def finished(results: Results, source: Source, seconds: float) -> Results:
+    """Complete the results of a source by its problems and the time it took.
+
+    Raises:
+        DataError: No image could be read.
+    """
     results.problems = source.problems
-    results.summary.skipped = len(source.problems)
+    results.summary.skipped, results.summary.seconds = len(source.problems), seconds
     if not results.images:
         raise DataError(_nothing_read(source.problems))
     return results
@@ -179,14 +221,16 @@ class Drawings:
 
     Args:
         folder: The folder to write to. Nothing in it is replaced except drawings of the same source.
+        names: The drawings of image files, if they were chosen before.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: Mapping[Path, Path] | None = None) -> None:
         self.folder = folder
         self.files: list[Path] = []
         self._pool = ThreadPoolExecutor(_DRAWERS)
         self._waiting: deque[tuple[Future[Any], Callable[[Any], None] | None]] = deque()
         self._taken: set[Path] = set()
+        self._names = names or {}
         self._video: Video | None = None
         self._open = ExitStack()
         self._write: Callable[[np.ndarray[Any, Any]], None] | None = None
@@ -203,7 +247,8 @@ class Drawings:
     def add(self, frame: Frame, detections: sv.Detections) -> None:
         """Draw the detections of an image or of the next frame of a video."""
         if frame.video is None:
-            path = self._free_name(frame.file_name, ".jpg")
+            chosen = None if frame.path is None else self._names.get(frame.path)
+            path = chosen or self.free_name(frame.file_name, ".jpg")
             self._waiting.append((self._pool.submit(_draw_file, frame, detections, path), None))
         else:
             self._waiting.append((self._pool.submit(_drawn, frame, detections), self._sink(frame.video)))
@@ -231,14 +276,14 @@ class Drawings:
 
     def _write_frame(self, pixels: np.ndarray[Any, Any]) -> None:
         if self._write is None and self._video is not None:
-            path = self._free_name(self._video.file_name, ".mp4")
+            path = self.free_name(self._video.file_name, ".mp4")
             size = pixels.shape[1], pixels.shape[0]
             self._write = self._open.enter_context(video_writer(path, self._video.fps, size))
         if self._write is not None:
             self._write(pixels)
 
-    def _free_name(self, file_name: str, suffix: str) -> Path:
-        """Return a path that replaces neither an input image nor another drawing of this call."""
+    def free_name(self, file_name: str, suffix: str) -> Path:
+        """Return and take a path that replaces neither an input image nor another drawing of this call."""
         inside = PurePosixPath(file_name)
         inside = inside if ".." not in inside.parts else PurePosixPath(inside.name)
         path, count = self.folder / inside.with_name(f"{inside.stem}_detected{suffix}"), 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 from urllib.request import urlopen
 
@@ -63,6 +63,13 @@ class Frame:
     seconds: float | None = None
 
 
+class ImageFile(NamedTuple):
+    """An image file of a source; see :class:`Frame`."""
+
+    path: Path
+    file_name: str
+
+
 Job = Callable[[], Frame]  # decodes one image in a thread; raises DataError
 
 
@@ -92,6 +99,29 @@ class Source:
                     yield from self._read(waiting.popleft())
             while waiting:
                 yield from self._read(waiting.popleft())
+        self.count_skipped()
+
+    def image_files(self) -> list[ImageFile]:
+        """Return the files of a source of image files, without reading them.
+
+        Raises:
+            DataError: There is something else in it.
+        """
+        files = [part.files for part in self._parts]
+        if None in files:
+            raise DataError("--engine ray takes image files, and folders and patterns of them. Leave it out for "
+                            "videos, streams and URLs.")  # fmt: skip
+        return [file for some in files for file in some or ()]
+
+    def skip(self, problems: Sequence[str]) -> None:
+        """Add the messages of images that cannot be read to ``problems``, and log the first ten of all."""
+        for problem in problems:
+            self.problems.append(problem)
+            level = logging.WARNING if len(self.problems) <= _WARNED else logging.DEBUG
+            logger.log(level, f"skipped: {problem}")
+
+    def count_skipped(self) -> None:
+        """Log the number of skipped images that were not named."""
         if (more := len(self.problems) - _WARNED) > 0:
             logger.warning(f"skipped: {more:,} more that cannot be read")
 
@@ -99,9 +129,7 @@ class Source:
         try:
             frame = future.result()
         except DataError as error:
-            self.problems += error.problems
-            level = logging.WARNING if len(self.problems) <= _WARNED else logging.DEBUG
-            logger.log(level, f"skipped: {error}")
+            self.skip(error.problems)
         else:
             yield frame
 
@@ -111,6 +139,7 @@ class _Part:
     jobs: Callable[[], Iterator[Job]]
     count: int | None
     missing: MissingExtraError | None = None  # why nothing of it can be read
+    files: Sequence[ImageFile] | None = None  # if it has only image files
 
 
 @dataclass(frozen=True)
@@ -147,6 +176,11 @@ def open_source(source: Any, *, allow_network: bool = False, stride: int = 1, ex
     if missing and len(missing) == len(parts):
         raise missing[0]
     return Source(parts)
+
+
+def source_of_files(files: Sequence[ImageFile]) -> Source:
+    """Return a source of image files that were found before."""
+    return Source([_of_files(files)])
 
 
 def several_images(source: Any) -> str:
@@ -297,7 +331,11 @@ def _from_files(paths: Sequence[Path], root: Path, where: str, options: _Options
         raise DataError(
             f"{where} no images or videos. Expected files such as {', '.join(IMAGE_SUFFIXES[:4] + VIDEOS[:1])}."
         )
+    files = [ImageFile(path, path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name)
+             for path in paths]  # fmt: skip
     videos = [path for path in paths if path.suffix.lower() in VIDEOS]
+    if not videos:
+        return _of_files(files)
     frames: Sequence[int | None] = [0] * len(videos)
     missing = None
     try:
@@ -305,23 +343,27 @@ def _from_files(paths: Sequence[Path], root: Path, where: str, options: _Options
     except MissingExtraError as error:  # videos beside images are named and skipped when they are read
         missing = error if len(videos) == len(paths) else None
     known = len(paths) - len(videos) + sum(count or 0 for count in frames)
-    return _Part(partial(_file_jobs, paths, root, options), None if None in frames else known, missing)
+    return _Part(partial(_file_jobs, files, options), None if None in frames else known, missing)
 
 
-def _file_jobs(paths: Sequence[Path], root: Path, options: _Options) -> Iterator[Job]:
-    for path in paths:
-        file_name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+def _of_files(files: Sequence[ImageFile]) -> _Part:
+    return _Part(lambda: (partial(_read_file, file) for file in files), len(files), files=files)
+
+
+def _file_jobs(files: Sequence[ImageFile], options: _Options) -> Iterator[Job]:
+    for file in files:
+        path = file.path
         if path.suffix.lower() in VIDEOS:
             try:
-                yield from _video_jobs(str(path), str(path), file_name, options)
+                yield from _video_jobs(str(path), str(path), file.file_name, options)
             except MissingExtraError as error:
                 yield partial(_raise, DataError(f"{path}: a video, and its reader is missing. {error}"))
         else:
-            yield partial(_read_file, path, file_name)
+            yield partial(_read_file, file)
 
 
-def _read_file(path: Path, file_name: str) -> Frame:
-    return Frame(decode_pixels(path), str(path), file_name, path)
+def _read_file(file: ImageFile) -> Frame:
+    return Frame(decode_pixels(file.path), str(file.path), file.file_name, file.path)
 
 
 def _from_url(url: str, options: _Options) -> _Part:

@@ -13,7 +13,7 @@ from ezsd.data.categories import split_names
 from ezsd.errors import RecipeError
 from ezsd.utils.yaml_files import load_yaml
 
-VocabularyInput: TypeAlias = "str | Path | Sequence[str] | Mapping[str, str | Sequence[str] | None]"
+VocabularyInput: TypeAlias = "Names | str | Path | Sequence[str] | Mapping[str, str | Sequence[str] | None]"
 _YAML = (".yaml", ".yml")
 _FILES = (".txt", *_YAML)
 _LONGEST = 200  # characters; CLIP reads 77 tokens
@@ -42,13 +42,15 @@ def parse_vocabulary(vocabulary: VocabularyInput | None, default: Sequence[str])
         vocabulary: A list of names; a comma-separated text (a name with a comma is put in double quotes); a mapping of
             names to their phrases; or a file: ``.yaml`` with a list or a mapping, or with the keys ``names`` and
             ``templates``; otherwise with one name a line (``#`` starts a comment). A ``Path`` is always a file, a text
-            if it ends in ``.txt``, ``.yaml`` or ``.yml``. None uses ``default``.
+            if it ends in ``.txt``, ``.yaml`` or ``.yml``. None uses ``default``. :class:`Names` are returned.
         default: The names of the model.
 
     Raises:
         RecipeError: The file cannot be read; the vocabulary is empty; or a name or phrase is empty, not a text, longer
             than 200 characters, or repeated. All problems are reported together.
     """
+    if isinstance(vocabulary, Names):
+        return vocabulary
     if vocabulary is None:
         return Names(tuple(default), tuple((name,) for name in default))
     where, values = _values(vocabulary)
@@ -69,7 +71,7 @@ def parse_vocabulary(vocabulary: VocabularyInput | None, default: Sequence[str])
     return Names(names, tuple(tuple(phrase.strip() for phrase in phrases) for _, phrases in given), templates)
 
 
-def _values(vocabulary: VocabularyInput) -> tuple[str, Any]:
+def _values(vocabulary: str | Path | Sequence[str] | Mapping[str, Any]) -> tuple[str, Any]:
     """Return the file, if it is one, and the plain values."""
     if not isinstance(vocabulary, (str, Path)):
         return "", vocabulary if isinstance(vocabulary, Mapping) else list(vocabulary)

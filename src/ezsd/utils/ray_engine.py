@@ -1,7 +1,7 @@
-"""Jobs of a stage on the workers of Ray Data, on one machine or many.
+"""Jobs on the workers of Ray Data, on one machine or many.
 
-A job is done by one actor, which writes its result to the run folder. An actor loads what it needs (teacher, detector)
-with its first job and keeps it. The job of an actor that was killed is done again by another one.
+A job is done by one actor, which returns its result or writes it to a file. An actor loads what it needs (teacher,
+detector) with its first job and keeps it. The job of an actor that was killed is done again by another one.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 from ezsd.errors import ArtifactError, EzsdError, MissingExtraError, RecipeError
 
 Job = TypeVar("Job")
-Work = Callable[[Job], int]
-Load = Callable[[str], Work[Job]]
+Result = TypeVar("Result")
+Load = Callable[[str], Callable[[Job], Result]]
 
 logger = logging.getLogger(__name__)
 
@@ -65,15 +65,15 @@ class RayEngine:
         if self.address not in (LOCAL, "auto"):
             _check_answers(self.address)
 
-    def run(self, load: Load[Job], jobs: Sequence[Job]) -> Iterator[int]:
+    def run(self, load: Load[Job, Result], jobs: Sequence[Job]) -> Iterator[Result]:
         """Do all jobs, in any order.
 
         Args:
             load: Called once by each actor with its device; returns the function that does a job. Both are pickled.
-            jobs: The jobs; each is pickled. A job may be done twice, so its result must be written atomically.
+            jobs: The jobs; each is pickled. A job may be done twice, so files must be written atomically.
 
         Yields:
-            What the function returned for a finished job, for example the number of its images.
+            What the function returned for a finished job; it was pickled, too.
 
         Raises:
             EzsdError: The error of a job.
@@ -139,18 +139,18 @@ class RayEngine:
 class _Actor:
     """Does jobs. Errors are part of the result, because Ray would wrap them in errors of its own."""
 
-    def __init__(self, load: Load[Any], device: str) -> None:
+    def __init__(self, load: Load[Any, Any], device: str) -> None:
         self._load, self._device = load, device
 
     @cached_property
-    def _work(self) -> Work[Any]:
+    def _work(self) -> Callable[[Any], Any]:
         return self._load(self._device)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
             return {"done": self._work(row["job"]), "error": None}
         except (EzsdError, RuntimeError, MemoryError) as error:
-            return {"done": 0, "error": error.with_traceback(None)}
+            return {"done": None, "error": error.with_traceback(None)}
 
 
 def _import_ray() -> ModuleType:
