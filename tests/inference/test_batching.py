@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from ezsd.detector.model_folder import load_model
@@ -25,6 +28,32 @@ def test_detections_do_not_depend_on_the_batch(tmp_path: Path) -> None:
         assert_same_detections(
             (together.boxes, together.labels, together.scores), (single.boxes, single.labels, single.scores)
         )
+
+
+@pytest.mark.parametrize(("threads", "batch_size"), [(2, 4), (3, 4), (8, 3), (1, 4), (2, 1)])
+def test_no_more_images_than_a_batch_are_in_memory(tmp_path: Path, threads: int, batch_size: int) -> None:
+    model, _, text = load_model(make_model_folder(tmp_path))
+    detect, lock, now, most = model.detect, threading.Lock(), 0, 0
+
+    def counted(images: Any, *others: Any) -> Any:
+        nonlocal now, most
+        with lock:
+            now += len(images)
+            most = max(most, now)
+        found = detect(images, *others)
+        with lock:
+            now -= len(images)
+        return found
+
+    model.detect = counted  # type: ignore[method-assign]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        images = [torch.zeros(3, 64, 96, dtype=torch.uint8)] * 10
+        assert len(dict(detect_images(model, images, text, batch_size))) == 10
+        assert 0 < most <= batch_size and torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_thin_image_does_not_change_later_detections(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def read_initial_weights(config: DetectorConfig, teacher: str) -> InitialWeights
     folder = start_folder(config)
     if folder is None:
         return InitialWeights(torchvision_tensors(), "open", ())
-    model, known, _ = load_model(folder)
+    model, known, _ = load_model(folder, fold=False)
     tensors = model.state_dict()
     if known.teacher != teacher:
         of_teacher = (*_OF_TEACHER, f"roi_heads.box_head.to_deltas.{model.roi_heads.box_head.text_layer}.")

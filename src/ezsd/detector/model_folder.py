@@ -13,10 +13,12 @@ from ezsd.detector.box_head import BoxHead
 from ezsd.detector.model_config import THRESHOLDS, ModelConfig, parse_config
 from ezsd.detector.rcnn import Rcnn, build_detector
 from ezsd.errors import ArtifactError
+from ezsd.utils.batch_norm import fold_batch_norms
 from ezsd.utils.files import read_json, read_tensors, write_json, write_tensors
 
 MODEL, CONFIG, NORMS = "model.safetensors", "config.json", "teacher_norms.safetensors"
 FILES = (NORMS, THRESHOLDS, CONFIG, MODEL)  # all that a model folder can contain; the first two are optional
+_EXAMPLE = (64, 96)  # height and width of an image, to find the batch norms
 _TEXT = "text_embeddings"
 _ADVICE = "Copy both files from the same run."
 
@@ -41,8 +43,13 @@ def save_model(folder: Path, model: Rcnn, config: ModelConfig, text_embeddings: 
     write_json(folder / CONFIG, config.model_dump(mode="json"))
 
 
-def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[Rcnn, ModelConfig, Tensor]:
+def load_model(folder: Path, device: str | torch.device = "cpu", fold: bool = True) -> tuple[Rcnn, ModelConfig, Tensor]:
     """Read a model folder.
+
+    Args:
+        folder: The model folder.
+        device: Where the model will be.
+        fold: Fold the batch norms of the backbone into its convolutions: faster, but it cannot be trained.
 
     Returns:
         The detector in evaluation mode, its config, and the text embeddings [C, D] of ``config.names``.
@@ -65,7 +72,10 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[Rcnn, 
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise _misfit(folder, first) from None
-    return model.eval().to(device), config, text_embeddings.to(device)
+    model.eval()
+    if fold:
+        fold_batch_norms(model.backbone.body, torch.rand(1, 3, *_EXAMPLE))
+    return model.to(device), config, text_embeddings.to(device)
 
 
 def _misfit(folder: Path, reason: str) -> ArtifactError:

@@ -26,6 +26,7 @@ from ezsd.utils.memory import in_halves, memory_errors
 from ezsd.utils.progress import track
 from ezsd.utils.ray_engine import RayEngine
 from ezsd.utils.resize import same_size_batches
+from ezsd.utils.threads import in_threads
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def detect_images(
 ) -> Iterator[tuple[int, Detections]]:
     """Detect objects in images of any size. The detections do not depend on the batch size.
 
-    A batch that does not fit in memory is divided.
+    On a CPU, a batch is divided among its cores. A batch that does not fit in memory is divided, too.
 
     Args:
         model: The detector.
@@ -63,9 +64,15 @@ def detect_images(
     def detect(batch: Sequence[int]) -> list[Detections]:
         return model.detect([images[i].to(device) for i in batch], text_embeddings, owners)
 
-    for batch in same_size_batches([image.shape[-2:] for image in images], model.image_size, batch_size):
+    def detect_in_memory(batch: Sequence[int]) -> list[Detections]:
         with memory_errors("Use smaller images, tiles of them (--tile), or another device."):
-            found = in_halves(detect, batch)
+            return in_halves(detect, batch)
+
+    # The teacher of a second opinion may exchange weights in a pass, so only one batch at a time.
+    workers = min(batch_size, torch.get_num_threads()) if device.type == "cpu" and isinstance(model, Rcnn) else 1
+    sizes = [image.shape[-2:] for image in images]
+    batches = list(same_size_batches(sizes, model.image_size, batch_size // workers))
+    for batch, found in zip(batches, in_threads(detect_in_memory, batches, workers), strict=True):
         yield from zip(batch, found, strict=True)
 
 
