@@ -7,9 +7,9 @@ Takes a run folder with a finished stage adapt, or a recipe, whose teacher is th
 proposals in the same val images with a novel box, in turn, image after image:
 
 - dense + crops: stage propose as in the recipe; it also crops and stores the boxes that it keeps.
-- exhaustive, batched: every box of the anchor grid is cropped, by the batched crops of ezsd.
-- exhaustive, as published: every box is cropped to a square with Pillow, resized, and encoded in batches
-  of 100.
+- the same with the smallest of propose.dense_sides only.
+- exhaustive, as published: every box of the anchor grid is cropped to a square with Pillow, resized, and encoded in
+  batches of 100.
 
 FLOPs are those of the teacher, two for a multiplication and an addition, and are counted in the first image. With
 --random-clip the teacher is a model of open_clip with random weights, for speed only: there is no recall.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,25 +131,28 @@ def benchmark(proposer: Proposer, val: ImageSet, names: tuple[Sequence[str], Seq
     """
     base, novel = names
     images = [with_names(image, val.names, base) for image in val]
+    config = proposer.config
     every = replace(
-        proposer, config=recall_config(proposer.config).model_copy(update={"scoring": "exhaustive", "objectness": 0.0})
+        proposer, config=recall_config(config).model_copy(update={"scoring": "exhaustive", "objectness": 0.0})
     )
-    kept = f"dense + crops of {proposer.config.keep}"
-    ways: dict[str, Way] = {
-        kept: lambda image: proposed(proposer, image),
-        "exhaustive, batched": lambda image: proposed(every, image),
-        "exhaustive, as published": lambda image: published(every, image),
-    }
+    small = replace(proposer, config=config.model_copy(update={"dense_sides": (min(config.dense_sides),)}))
+    kept = f"dense + crops of {config.keep}, "
+    dense = {kept + " + ".join(map(str, own.config.dense_sides)) + " px": own for own in (proposer, small)}
+    ways: dict[str, Way] = {name: partial(proposed, own) for name, own in dense.items()}
+    ways["exhaustive, as published"] = partial(published, every)
     costs, clock = {name: Cost() for name in ways}, clock_of_computation()
     for image in images:
         for name, way in ways.items():
             began = clock()
             costs[name].boxes[image.image_id] = way(image)
             costs[name].seconds += clock() - began
-    ranked = replace(proposer, config=recall_config(proposer.config)).rank(images)  # 300 boxes, not only those kept
-    costs[kept].boxes = {image.image_id: boxes for image, boxes in zip(images, ranked, strict=True)} if recall else {}
-    crop, dense, boxes = teacher_flops(proposer, images[0])
-    used = dict.fromkeys(ways, crop * boxes) | {kept: dense + crop * proposer.config.keep}
+    crop, _, boxes = teacher_flops(proposer, images[0])
+    used = dict.fromkeys(ways, crop * boxes)
+    for name, own in dense.items():
+        used[name] = teacher_flops(own, images[0])[1] + crop * config.keep
+        if recall:  # of 300 boxes, not only those kept
+            ranked = replace(own, config=recall_config(own.config)).rank(images)
+            costs[name].boxes = {image.image_id: found for image, found in zip(images, ranked, strict=True)}
     slowest = list(costs.values())[-1].seconds
     return [
         {
