@@ -436,9 +436,52 @@ def test_corners_that_are_no_pixels_are_refused_and_converted_as_the_message_say
         assert written[0]["segmentation"] == [[100, 50, 500, 50, 500, 350, 100, 350]]
 
 
+_BOXES = [(50 * number % 370, 41 * number % 110, 50 + number * 9, 40 + number * 3) for number in range(24)]
+_BOXES += [(320, 160, 320, 80), (300, 20, 340, 220)]  # they end where the image of 640 x 240 pixels does
+_WRITTEN = {
+    "xywh": lambda x, y, w, h: (x, y, w, h),
+    "yxyx": lambda x, y, w, h: (y, x, y + h, x + w),
+    "xyxy-1000": lambda x, y, w, h: (x * 1000 / 640, y * 1000 / 240, (x + w) * 1000 / 640, (y + h) * 1000 / 240),
+}
+
+
+@pytest.mark.parametrize("kind, box_format", [
+    ("coco", "yxyx"), ("coco", "xyxy-1000"), ("voc", "xywh"), ("voc", "yxyx"), ("voc", "xyxy-1000"),
+    ("cvat", "xyxy-1000"), ("labelme", "xyxy-1000"),
+])  # fmt: skip
+def test_boxes_as_models_and_other_tools_write_them_are_refused_and_converted_as_the_message_says(
+    tmp_path: Path, kind: str, box_format: str
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    entries, images = [], ""
+    for number, box in enumerate(_BOXES):
+        Image.new("RGB", (640, 240), (9 * number, 9, 90)).save(folder / f"{number}.png")
+        a, b, c, d = written = [round(value) for value in _WRITTEN[box_format](*box)]
+        entries.append({"id": number, "image_id": number, "category_id": 1, "bbox": written})
+        images += f'<image name="{number}.png"><box label="cat" xtl="{a}" ytl="{b}" xbr="{c}" ybr="{d}"/></image>'
+        corners = f"<xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax>"
+        xml = f"<annotation><object><name>cat</name><bndbox>{corners}</bndbox></object></annotation>"
+        shape = {"label": "cat", "points": [[a, b], [c, d]], "shape_type": "rectangle"}
+        if kind == "voc":
+            (folder / f"{number}.xml").write_text(xml)
+        if kind == "labelme":
+            (folder / f"{number}.json").write_text(json.dumps({"imagePath": f"{number}.png", "shapes": [shape]}))
+    if kind == "cvat":
+        (folder / "annotations.xml").write_text(f"<annotations>{images}</annotations>")
+    if kind == "coco":
+        listed = [{"id": number, "file_name": f"{number}.png", "width": 640, "height": 240} for number in range(26)]
+        content = {"images": listed, "annotations": entries, "categories": [{"id": 1, "name": "cat"}]}
+        (folder / "boxes.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"do not fit as .*, but as .*{box_format} \(.*--box-format {box_format}"):
+        make_recipe_with(OwnFiles(folder), ["bar"], tmp_path / "r.yaml", TEACHER, "cpu")
+    made = make_recipe_with(OwnFiles(folder, box_format=box_format), ["bar"], tmp_path / "r.yaml", TEACHER, "cpu")
+    assert np.allclose(sorted(entry["bbox"] for entry in _boxes_of(made)), sorted(_BOXES), atol=0.7)
+
+
 @pytest.mark.parametrize("kind, box_format, expected", [
-    ("voc", "xywh", "expected xyxy or xyxy-fraction or xyxy-percent, or none"),
-    ("yolo", "xyxy", "expected cxcywh-fraction or xyxy-fraction or xywh-fraction, or none"),
+    ("cvat", "xywh", "expected xyxy or xyxy-fraction or xyxy-percent or xyxy-1000, or none"),
+    ("yolo", "xyxy", "expected cxcywh-fraction or xyxy-fraction or yxyx-fraction or xywh-fraction, or none"),
 ])  # fmt: skip
 def test_a_box_format_that_a_format_cannot_have_is_refused(
     tmp_path: Path, kind: str, box_format: str, expected: str

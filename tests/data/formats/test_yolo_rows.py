@@ -32,7 +32,12 @@ def _random_corners(count: int, seed: int, smallest: float, largest: float, spre
 
 def _layout(corners: Numbers, layout: str) -> list[list[float]]:
     first, last = corners[:, :2], corners[:, 2:]
-    pair = {"cxcywh": ((first + last) / 2, last - first), "xyxy": (first, last), "xywh": (first, last - first)}[layout]
+    pair = {
+        "cxcywh": ((first + last) / 2, last - first),
+        "xyxy": (first, last),
+        "yxyx": (first[:, ::-1], last[:, ::-1]),
+        "xywh": (first, last - first),
+    }[layout]
     return np.concatenate(pair, axis=1).round(6).tolist()
 
 
@@ -61,7 +66,7 @@ def test_some_boxes_that_stick_out_do_not_make_others_corners(count: int, seed: 
     assert _recognized(rows) == (_NO, [])
 
 
-@given(st.integers(30, 80), _SEEDS, st.sampled_from(["xyxy", "xywh"]), st.integers(0, 1))
+@given(st.integers(30, 80), _SEEDS, st.sampled_from(["xyxy", "yxyx", "xywh"]), st.integers(0, 1))
 @settings(max_examples=200, deadline=None)
 def test_other_layouts_are_recognized_from_all_boxes(count: int, seed: int, layout: str, wrong: int) -> None:
     rows = _layout(_random_corners(count, seed, 0.02, 0.8, 1), layout)
@@ -90,7 +95,7 @@ def test_corners_are_refused_with_a_line_that_shows_it_and_read_as_the_message_s
     with pytest.raises(DataError) as raised:
         open_dataset(folder)
     assert f"{folder}/labels/01.txt, line 2: 0.6 0.7 0.8 0.9 as the center" in str(raised.value)
-    assert "--box-format xyxy-fraction of ezsd init and ezsd convert" in str(raised.value)
+    assert "--box-format xyxy-fraction or --box-format yxyx-fraction of ezsd init and ezsd" in str(raised.value)
     assert "--box-format cxcywh-fraction keeps them" in str(raised.value)
     convert(folder, tmp_path / "out", "yolo", box_format="xyxy-fraction")
     written = [float(value) for value in (tmp_path / "out/train/labels/01.txt").read_text().split()]

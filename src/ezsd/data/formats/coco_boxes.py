@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ezsd.data.formats.box_formats import is_fraction, is_outside, likely_formats
+from ezsd.data.formats.box_formats import is_fraction, is_outside, likely_formats, shown_formats
 from ezsd.data.formats.coco_entries import LEFT_OUT, Labels
 from ezsd.data.formats.coco_json import BROKEN_FLAG, Annotations, looked_up, shown
 from ezsd.data.formats.problems import Problems
@@ -175,12 +175,11 @@ def _format_problem(content: Annotations, rows: NDArray[np.int64], formats: Sequ
     what = {
         "fraction": "Boxes have numbers between 0 and 1, which are fractions of the image sides",
         "percent": "All boxes have numbers up to 100, which are percent of the image sides",
-    }.get(unit, "The boxes do not fit as x, y, width, height")
-    meaning = "" if unit else f", but as {' or '.join(formats)}"
+    }.get(unit, f"The boxes do not fit as x, y, width, height, but as {shown_formats(formats)}")
     first = content.boxes[rows[0]].round(4).tolist()
     option = " or ".join(f"--box-format {name}" for name in formats)
     return (
-        f"{what}{meaning}: the first of {len(rows):,} is bbox {first} of annotation {content.ids[int(rows[0])]}. "
+        f"{what}: the first of {len(rows):,} is bbox {first} of annotation {content.ids[int(rows[0])]}. "
         f"Expected x, y, width, height in pixels. {option} of ezsd init and ezsd convert converts the boxes; if they "
         "are right, --box-format xywh keeps them."
     )

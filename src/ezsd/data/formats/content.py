@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ezsd.data.formats.box_formats import pixels_of_one, to_xywh
 from ezsd.data.formats.coco_json import IN_PIXELS, LABEL_FILE, LABEL_PLACE
 from ezsd.data.images import check_images
 
@@ -106,17 +107,23 @@ class CocoContent:
             known[place] = (1, 1) if check.problem else (check.width, check.height)
         return np.array([known[box.image_id - 1] for box in self._boxes], dtype=np.float64).reshape(-1, 2)
 
-    def as_dict(self, scales: NDArray[np.float64] | None = None, first_pixel: float = 0) -> dict[str, Any]:
+    def as_dict(
+        self, box_format: str = "xyxy", sizes: NDArray[np.float64] | None = None, first_pixel: float = 0
+    ) -> dict[str, Any]:
         """Return the content of the COCO file.
 
         Args:
-            scales: [N, 2] pixels that 1 is in x and y, by box; None if all corners are pixels.
+            box_format: What the corners are, one of ``BOX_FORMATS``. Polygons have their unit.
+            sizes: [N, 2] width and height of the image of each box; None if all corners are pixels.
             first_pixel: The number of the first pixel in corners whose last pixel is included.
         """
         annotations = []
-        for place, box in enumerate(self._boxes):
-            scale = (1.0, 1.0) if scales is None else (float(scales[place, 0]), float(scales[place, 1]))
-            x1, y1, x2, y2 = (round(value, 4) for value in _scaled(box.corners, scale))
+        sizes = np.ones((len(self._boxes), 2)) if sizes is None else sizes
+        scales = pixels_of_one(sizes, box_format.partition("-")[2]).tolist()
+        boxes = to_xywh(self.corners(), sizes, box_format)
+        boxes[:, 2:] += boxes[:, :2]
+        for place, (box, corners) in enumerate(zip(self._boxes, boxes.tolist(), strict=True)):
+            x1, y1, x2, y2 = (round(value, 4) for value in corners)
             x1, y1 = x1 - first_pixel, y1 - first_pixel
             width, height = round(x2 - x1, 4), round(y2 - y1, 4)
             entry: dict[str, Any] = {
@@ -131,7 +138,7 @@ class CocoContent:
                 entry[LABEL_PLACE] = box.place
             if box.polygons:
                 entry["segmentation"] = [
-                    [round(value, 4) for value in _scaled(polygon, scale)] for polygon in box.polygons
+                    [round(value, 4) for value in _scaled(polygon, scales[place])] for polygon in box.polygons
                 ]
             annotations.append(entry)
         return {
@@ -150,5 +157,5 @@ def _inside(corners: Sequence[float], width: int, height: int) -> Sequence[float
     return max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
 
 
-def _scaled(numbers: Sequence[float], scale: tuple[float, float]) -> list[float]:
+def _scaled(numbers: Sequence[float], scale: Sequence[float]) -> list[float]:
     return [float(value) * scale[place % 2] for place, value in enumerate(numbers)]

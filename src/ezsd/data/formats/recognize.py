@@ -104,7 +104,7 @@ def _opened(path: Path, box_format: str | None) -> DataSet:
         (lambda folder, files: yolo.open_yolo(folder, files, box_format), YOLO_FORMATS),
         (lambda folder, files: darknet.open_darknet(folder, files, box_format), YOLO_FORMATS),
         (lambda folder, files: coco_layout.open_coco(folder, files, not path.is_dir()), BOX_FORMATS),
-        (lambda folder, files: voc.open_voc(folder, files, box_format), CORNER_FORMATS),
+        (lambda folder, files: voc.open_voc(folder, files, box_format), BOX_FORMATS),
         (lambda folder, files: cvat.open_cvat(folder, files, box_format), CORNER_FORMATS),
         (lambda folder, files: labelme.open_labelme(folder, files, box_format), CORNER_FORMATS),
     ]

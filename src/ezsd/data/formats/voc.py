@@ -10,6 +10,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+from ezsd.data.formats.box_formats import BOX_FORMATS
 from ezsd.data.formats.coco_json import flag_of
 from ezsd.data.formats.content import CocoContent
 from ezsd.data.formats.corners import around_rotated, corner_sources
@@ -53,7 +54,7 @@ def open_voc(folder: Path, files: list[Path], box_format: str | None = None) -> 
     contents = {part: _read(by_part[part], folder, images, problems) for part in _PARTS if part in by_part}
     if problems:
         raise DataError(problems.shown())
-    parts = corner_sources(contents, folder, box_format, first_pixel=1)
+    parts = corner_sources(contents, folder, box_format, first_pixel=1, formats=BOX_FORMATS)
     if not parts:
         raise DataError(f"{folder}: {counted(len(files), 'XML file')}, but none of them is in a list of {LISTS}.")
     used = [name for content in contents.values() for name in content.file_names]

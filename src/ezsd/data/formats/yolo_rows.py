@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ezsd.data.formats.box_formats import likely_fractions
+from ezsd.data.formats.box_formats import likely_fractions, shown_formats
 from ezsd.data.formats.yolo_keypoints import keypoint_numbers
 from ezsd.errors import DataError
 
@@ -20,9 +20,9 @@ _Corners = tuple[float, float, float, float]
 _CORNERS: dict[str, Callable[..., _Corners]] = {
     _CENTERED: lambda x, y, w, h: (x - w / 2, y - h / 2, x + w / 2, y + h / 2),
     "xyxy-fraction": lambda x1, y1, x2, y2: (x1, y1, x2, y2),
+    "yxyx-fraction": lambda y1, x1, y2, x2: (x1, y1, x2, y2),
     "xywh-fraction": lambda x, y, w, h: (x, y, x + w, y + h),
 }
-_MEANINGS = {"xyxy-fraction": "the corners x1, y1, x2, y2", "xywh-fraction": "the left top corner and the size"}
 YOLO_FORMATS = tuple(_CORNERS)
 
 
@@ -70,8 +70,8 @@ class RowFormat:
         if not all(math.isfinite(value) and 1 - _ROUNDED <= value <= _ROUNDED for value in numbers):
             raise ValueError(f"{shown} are not all between 0 and 1; {LINE}")
         if len(numbers) == 4:
-            scaled = (value * size[place % 2] for place, value in enumerate(numbers))
-            return Shape(_CORNERS[self.box_format or _CENTERED](*scaled))
+            x1, y1, x2, y2 = _CORNERS[self.box_format or _CENTERED](*numbers)
+            return Shape((x1 * size[0], y1 * size[1], x2 * size[0], y2 * size[1]))
         xs, ys = [x * size[0] for x in numbers[::2]], [y * size[1] for y in numbers[1::2]]
         polygon = [value for point in zip(xs, ys, strict=True) for value in point]
         return Shape((min(xs), min(ys), max(xs), max(ys)), [polygon])
@@ -123,11 +123,10 @@ def _check_centered(
         return
     first = places[int(np.flatnonzero(outside)[0])]
     option = " or ".join(f"--box-format {name}" for name in formats)
-    meaning = " or ".join(_MEANINGS[name] for name in formats)
     numbers = " ".join(f"{value:g}" for value in rows[first][:4])
     raise DataError(
         f"{where(first)}: {numbers} as the center and the size is a box outside of the image, and so are "
-        f"{int(outside.sum()):,} of {len(boxes):,} boxes, but as {meaning} they fit. Expected x, y, width, height of "
-        f"the center and size. {option} of ezsd init and ezsd convert converts the boxes; if they are right, "
-        f"--box-format {_CENTERED} keeps them."
+        f"{int(outside.sum()):,} of {len(boxes):,} boxes, but as {shown_formats(formats)} they fit. Expected x, y, "
+        f"width, height of the center and size. {option} of ezsd init and ezsd convert converts the boxes; "
+        f"if they are right, --box-format {_CENTERED} keeps them."
     )
