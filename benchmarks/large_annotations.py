@@ -62,9 +62,11 @@ def main() -> None:
     """Make the data set if the folder is new, validate it, and print time and memory."""
     folder = Path(sys.argv[1])
     recipe = folder / "recipe.yaml"
-    if not recipe.is_file():
+    if "--make" in sys.argv:
         make(folder)
-        raise SystemExit(subprocess.call([sys.executable, *sys.argv]))  # the memory for making the set does not count
+        return
+    if not recipe.is_file():  # in a process of its own, whose memory does not count
+        subprocess.run([sys.executable, *sys.argv, "--make"], check=True)
     print(f"boxes.json: {(folder / 'boxes.json').stat().st_size / 1e6:.0f} MB")
     from ezsd.commands.validate import check_recipe
 
