@@ -96,7 +96,7 @@ def test_precision_is_the_faster_one_of_this_machine(tmp_path: Path, monkeypatch
 def test_comments_give_the_numbers_of_boxes_images_and_steps(tmp_path: Path) -> None:
     _recipe(tmp_path, 30)
     text = (tmp_path / "r.yaml").read_text(encoding="utf-8")
-    for part in ('"cat"  # 2000 boxes', "train:  # 24 images", "passes over 24 images: 1,200 steps", "ezsd plan"):
+    for part in ('"cat"  # 2,000 boxes', "train:  # 24 images", "passes over 24 images: 1,200 steps", "ezsd plan"):
         assert part in text
     assert '"dog"\n' in text
 

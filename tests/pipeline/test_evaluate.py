@@ -372,7 +372,7 @@ def test_summary_shows_setting_cost_and_missing_values() -> None:
         "setting": "named", "split": "tiny",
         **headline({1: Figures(10, 20, 0), 2: Figures(None, None, None)}, {}, {}, base=1),
         "lvis_masks": {"ap": 3.25, "ap_r": None, "ap_c": 1.0, "ap_f": 2.0},
-        "counts": {"images": 8, "boxes_base": 9, "boxes_novel": 0, "crowds": 1, "skipped": 2},
+        "counts": {"images": 1, "boxes_base": 9000, "boxes_novel": 1, "crowds": 1, "skipped": 2},
         "cost": {"adapt_s": 1.5, "propose_s": None, "train_s": 3600.0, "teacher_crops": 12345,
                  "teacher_dense_passes": None, "target_bytes": 2_500_000},
     }  # fmt: skip
@@ -380,6 +380,7 @@ def test_summary_shows_setting_cost_and_missing_values() -> None:
     console.print(summary(EvaluateMetrics.model_validate(metrics)))
     text = console.export_text().replace("\N{NO-BREAK SPACE}", " ")
     for expected in ("setting named", "20.0", " - ", "adapt 1.5 s", "12,345 crops", "2.5 MB", "2 skipped",
+                     "1 image, 9,000 base and 1 novel box,", "- dense passes",
                      "LVIS masks: AP 3.2, rare -, common 1.0, frequent 2.0"):  # fmt: skip
         assert expected in text
 

@@ -44,3 +44,7 @@ def test_words_agree_with_their_count(count: int, expected: str) -> None:
     assert counted(count, "box", "boxes") == expected
     assert counted(count, "image") == expected.replace("box", "image").replace("imagees", "images")
     assert plural(count, "is", "are") == ("is" if count == 1 else "are")
+
+
+def test_a_count_that_is_not_known_is_not_measured() -> None:
+    assert counted(None, "box", "boxes") == "not measured boxes"

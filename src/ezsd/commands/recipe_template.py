@@ -14,7 +14,7 @@ import torch
 from ezsd.commands.anchors import AnchorChoice, LabeledBoxes, choose_anchors
 from ezsd.data.categories import CategorySplit
 from ezsd.utils.device import Precision
-from ezsd.utils.format import shell_quoted
+from ezsd.utils.format import counted, shell_quoted
 from ezsd.utils.precision import faster_precision
 
 PROMPT = "a photo of a {name}"
@@ -195,7 +195,10 @@ def _quoted(text: str) -> str:
 
 
 def _names(names: Sequence[str], boxes: Mapping[str, int]) -> str:
-    return "\n".join(f"    - {_quoted(name)}" + (f"  # {boxes[name]} boxes" if name in boxes else "") for name in names)
+    return "\n".join(
+        f"    - {_quoted(name)}" + (f"  # {counted(boxes[name], 'box', 'boxes')}" if name in boxes else "")
+        for name in names
+    )
 
 
 def _parts(data: OwnData, home: Path) -> str:
@@ -207,7 +210,8 @@ def _parts(data: OwnData, home: Path) -> str:
 
     folders = {"train": data.images, "val": data.val_images or data.images}
     return "\n".join(
-        f"  {name}:  # {data.counts[name]} images\n    images: {shown(folders[name])}\n    annotations: {shown(path)}"
+        f"  {name}:  # {counted(data.counts[name], 'image')}\n    images: {shown(folders[name])}\n"
+        f"    annotations: {shown(path)}"
         for name, path in data.annotations.items()
     )
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from ezsd.data.samples import ImageSet
 from ezsd.evaluation.metrics import Figures, harmonic_mean, mean_figures
 from ezsd.run_metrics import Counts, EvaluateMetrics, GzsdMetrics, LvisMetrics, ZsdMetrics
-from ezsd.utils.format import byte_size, duration
+from ezsd.utils.format import byte_size, counted, duration, number
 
 SETTINGS = {
     "strict": " (novel names unknown while training)",
@@ -116,12 +116,18 @@ def _lvis_line(title: str, found: LvisMetrics) -> str:
 def _cost_line(metrics: EvaluateMetrics) -> str:
     counts, cost = metrics.counts, metrics.cost
     return (
-        f"{counts.images} images, {counts.boxes_base} base and {counts.boxes_novel} novel boxes, "
-        f"{counts.skipped} skipped; - = not measured\n"
+        f"{counted(counts.images, 'image')}, {number(counts.boxes_base)} base and "
+        f"{counted(counts.boxes_novel, 'novel box', 'novel boxes')}, {number(counts.skipped)} skipped; "
+        "- = not measured\n"
         f"Cost: adapt {duration(cost.adapt_s)}, propose {duration(cost.propose_s)}, train {duration(cost.train_s)}; "
-        f"teacher: {_shown(cost.teacher_crops)} crops, {_shown(cost.teacher_dense_passes)} dense passes, "
+        f"teacher: {_counted(cost.teacher_crops, 'crop')}, "
+        f"{_counted(cost.teacher_dense_passes, 'dense pass', 'dense passes')}, "
         f"targets: {byte_size(cost.target_bytes)}"
     )
+
+
+def _counted(count: int | None, one: str, more: str = "") -> str:
+    return counted(count, one, more) if count is not None else f"- {more or one + 's'}"
 
 
 def _shown(value: float | None) -> str:

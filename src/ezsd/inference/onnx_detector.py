@@ -23,7 +23,7 @@ from ezsd.inference.stream import Found, View, detect_stream
 from ezsd.inference.tiling import Tiling
 from ezsd.inference.view import Thresholds
 from ezsd.inference.vocabulary import Names, VocabularyInput, parse_vocabulary
-from ezsd.utils.format import shell_quoted
+from ezsd.utils.format import counted, shell_quoted
 from ezsd.utils.memory import memory_errors
 from ezsd.utils.resize import padded_side, resized_sides, same_size_batches
 
@@ -191,12 +191,13 @@ class OnnxDetector:
         quoted = shell_quoted(joined_names(unknown[:_LISTED]))
         if self._fixed is None:
             return (
-                f"No text embedding of {listed}{more}: the names file has {len(self._embeddings)} other names. "
+                f"No text embedding of {listed}{more}: the names file has "
+                f"{counted(len(self._embeddings), 'other name')}. "
                 f"Add names with: ezsd export MODEL MODEL.names.npz --vocabulary {quoted}"
             )
         return (
-            f"{listed}{more}: not among the {len(self._fixed)} names that are baked into the model. For other names, "
-            f"export it without --baked: ezsd export MODEL model.onnx --vocabulary {quoted}"
+            f"{listed}{more}: not among the {counted(len(self._fixed), 'name that is', 'names that are')} baked into "
+            f"the model. For other names, export it without --baked: ezsd export MODEL model.onnx --vocabulary {quoted}"
         )
 
     def knows(self, vocabulary: VocabularyInput | None = None) -> bool:

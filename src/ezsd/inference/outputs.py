@@ -26,6 +26,7 @@ from ezsd.inference.masks import each_mask
 from ezsd.inference.sources import Frame
 from ezsd.inference.view import names_of, other_names_of, scores_of
 from ezsd.utils.files import write_json, write_text, written_whole
+from ezsd.utils.format import counted
 
 _LABEL_FILES = {
     "coco": ("coco.json",),
@@ -286,8 +287,9 @@ def check_distinct(names: Sequence[str]) -> None:
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise DataError(
-            f"{len(repeated)} names belong to several images, such as {repeated[0]}. Give the folder that contains all "
-            "images as the source, so that their names include their folders, or rename them."
+            f"{counted(len(repeated), 'name belongs', 'names belong')} to several images, such as {repeated[0]}. Give "
+            "the folder that contains all images as the source, so that their names include their folders, or rename "
+            "them."
         )
 
 

@@ -30,6 +30,7 @@ from ezsd.teacher.adaptation import (
 from ezsd.teacher.norms import copy_norms, interpolate_norms, set_norms
 from ezsd.utils.device import process_state
 from ezsd.utils.files import write_text
+from ezsd.utils.format import counted
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +67,9 @@ def run_adapt(context: RunContext, teacher: Teacher, train: ImageSet, val: Image
         batches = CropBatches(train, split.trained, config, recipe.seed)
         steps, crops = batches.steps, config.epochs * len(batches.boxes)
         logger.info(
-            f"adapt: {len(batches.boxes)} base boxes, {config.epochs} epochs = {steps} steps of {config.batch_size} "
-            f"crops, forward and backward ({config.precision})."
+            f"adapt: {counted(len(batches.boxes), 'base box', 'base boxes')}, {counted(config.epochs, 'epoch')} = "
+            f"{counted(steps, 'step')} of {counted(config.batch_size, 'crop')}, forward and backward "
+            f"({config.precision})."
         )
         raw = copy_norms(teacher, config.towers)
         job = NormsJob(folder.adapt_checkpoints, folder.adapt_log, begin=lambda: {"before": measure()})

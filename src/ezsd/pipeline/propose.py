@@ -40,6 +40,7 @@ from ezsd.teacher import Teacher, load_teacher, text_embeddings
 from ezsd.teacher.base import with_dense_reading
 from ezsd.utils.device import process_state, share_of_process
 from ezsd.utils.files import digest
+from ezsd.utils.format import counted
 from ezsd.utils.progress import Advance, silent, track
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def run_propose(context: RunContext, images: ImageSet, teacher: Teacher) -> Prop
     mine = share_of_process(jobs)
     missing = [job for job in mine if not _is_finished(job)]
     total, rest = (sum(len(job.images) for job in some) for some in (mine, missing))
-    logger.info(f"propose: {rest} of {total} images left ({config.precision})")
+    logger.info(f"propose: {rest:,} of {counted(total, 'image')} left ({config.precision})")
     with track(total, "propose", start=total - rest) as advance:
         if context.engine is None:
             proposer = Proposer(teacher, text, len(split.base), config, context.device, rpn)

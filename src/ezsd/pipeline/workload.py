@@ -126,14 +126,16 @@ def _adapt(recipe: Recipe, train: ImageSet, val: ImageSet | None) -> StagePlan:
     steps = config.epochs * math.ceil(boxes / config.batch_size)
     reads = len(train) * (config.epochs if len(train) > KEPT_IMAGES else 1)
     base = counted(boxes, "base box", "base boxes")
-    work = f"{counted(steps, 'step')} of {config.batch_size} crops: {base} x {counted(config.epochs, 'epoch')}"
+    work = (
+        f"{counted(steps, 'step')} of {counted(config.batch_size, 'crop')}: {base} x {counted(config.epochs, 'epoch')}"
+    )
     if config.share == "auto":
         work += f"; {FOLDS} x {steps:,} steps of {math.ceil(config.batch_size / BATCH_DIVISOR)} to choose the share"
         steps += math.ceil(steps * FOLDS / BATCH_DIVISOR)
     return StagePlan(
         "adapt",
         work,
-        f"{config.epochs * boxes:,} crops forward and backward, {seen:,} forward",
+        f"{counted(config.epochs * boxes, 'crop')} forward and backward, {seen:,} forward",
         {"adapt step": steps, "read an image": reads, "look at a crop": seen},
     )
 
@@ -152,7 +154,7 @@ def _propose(recipe: Recipe, train: ImageSet) -> StagePlan:
     stored = images * min(crops, config.keep) + boxes
     if choosing := _choosing(recipe, images):
         units["propose in an image"] += choosing
-        work += f"; about {choosing:,} dense readings of images to choose settings"
+        work += f"; about {counted(choosing, 'dense reading')} of images to choose settings"
     return StagePlan("propose", work, _passes(images * crops + boxes, images, config), units, stored)
 
 
@@ -214,7 +216,10 @@ def _evaluate(recipe: Recipe, split: CategorySplit, val: ImageSet) -> StagePlan:
 
 def _passes(crops: int, images: int, config: ProposeConfig) -> str:
     dense = images * len(config.dense_sides) if config.scoring in ("dense", "regions") else 0
-    parts = [f"{dense:,} dense passes" if dense else "", f"at most {crops:,} crops" if crops else ""]
+    parts = [
+        counted(dense, "dense pass", "dense passes") if dense else "",
+        f"at most {counted(crops, 'crop')}" if crops else "",
+    ]
     return ", ".join(filter(None, parts))
 
 

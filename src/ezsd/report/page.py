@@ -37,7 +37,7 @@ from ezsd.run_metrics import (
     read_metrics_if_exist,
 )
 from ezsd.utils.files import digest, read_json_if_exists, write_text
-from ezsd.utils.format import number
+from ezsd.utils.format import counted, number
 
 _MARK = '<meta name="ezsd-inputs" content="'
 _WORST, _BEST, _TRAIN_CARDS = 8, 4, 6
@@ -187,14 +187,15 @@ def _stages(run: RunFolder) -> list[dict[str, Any]]:
     train = read_metrics_if_exist(run.metrics("train"), TrainMetrics)
     counts = read_metrics(run.metrics("evaluate"), EvaluateMetrics).counts
     done: dict[Stage, str] = {
-        "adapt": f"{number(adapt.steps)} steps, {number(adapt.crops)} crops of base boxes"
+        "adapt": f"{counted(adapt.steps, 'step')}, {counted(adapt.crops, 'crop')} of base boxes"
         if adapt.steps else "disabled; only the accuracy of the raw teacher was measured",
-        "propose": f"{number(targets.proposals)} proposals and {number(targets.base_boxes)} base boxes on "
-        f"{number(targets.images)} images" if targets.images else "not needed by this recipe",
-        "train": f"{number(train.steps)} steps, {number(train.images)} images, "
+        "propose": f"{counted(targets.proposals, 'proposal')} and "
+        f"{counted(targets.base_boxes, 'base box', 'base boxes')} on {counted(targets.images, 'image')}"
+        if targets.images else "not needed by this recipe",
+        "train": f"{counted(train.steps, 'step')}, {counted(train.images, 'image')}, "
         f"{number(train.images_per_second, 1)} images/s" if train.steps else "",
-        "evaluate": f"{number(counts.images)} images, {number(counts.boxes_base)} base and "
-        f"{number(counts.boxes_novel)} novel boxes",
+        "evaluate": f"{counted(counts.images, 'image')}, {number(counts.boxes_base)} base and "
+        f"{counted(counts.boxes_novel, 'novel box', 'novel boxes')}",
     }  # fmt: skip
     finished = {stage: read_json_if_exists(run.done(stage)) for stage in STAGES}
     return [

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ezsd.utils.format import byte_size, duration, number
+from ezsd.utils.format import byte_size, counted, duration, number
 
 
 def render(template: str, **values: Any) -> str:
@@ -32,5 +32,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "duration": duration, "byte_size": byte_size}
+    environment.filters |= {"counted": counted, "number": number, "duration": duration, "byte_size": byte_size}
     return environment

@@ -19,6 +19,7 @@ from ezsd.training.final_weights import FinalWeights, Measure
 from ezsd.training.loop import OnStep, Task, run_loop
 from ezsd.training.sampler import BatchPlan, repeat_factors
 from ezsd.utils.device import new_accelerator
+from ezsd.utils.format import counted, plural
 from ezsd.utils.workers import worker_errors
 
 logger = logging.getLogger(__name__)
@@ -106,8 +107,8 @@ def train_model(
         after_step=final.after_step,
         is_finished=final.is_finished,
     )
-    shown_as = f"{config.epochs:g} epochs of {len(dataset)} images"
-    logger.info(f"{job.name}: {steps} steps of {plan.images_per_step} images ({shown_as})")
+    shown_as = f"{config.epochs:g} {plural(config.epochs, 'epoch', 'epochs')} of {counted(len(dataset), 'image')}"
+    logger.info(f"{job.name}: {counted(steps, 'step')} of {counted(plan.images_per_step, 'image')} ({shown_as})")
     with worker_errors():
         result = run_loop(task, accelerator, job.seed, job.on_step)
     final.apply()

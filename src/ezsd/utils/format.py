@@ -21,20 +21,20 @@ def number(value: float | None, digits: int = 0) -> str:
     return NOT_MEASURED if value is None else f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def plural(count: int, one: str, more: str) -> str:
+def plural(count: float, one: str, more: str) -> str:
     """Return the words for a count: ``plural(1, "is", "are")`` is "is"."""
     return one if count == 1 else more
 
 
-def counted(count: int, one: str, more: str = "") -> str:
+def counted(count: int | None, one: str, more: str = "") -> str:
     """Return a count with its words: "1 image", "1,200 images".
 
     Args:
-        count: The count.
+        count: The count; None is "not measured".
         one: The words for one.
         more: The words for several; by default with an "s" at the end.
     """
-    return f"{count:,} {plural(count, one, more or f'{one}s')}"
+    return f"{number(count)} {one if count == 1 else more or f'{one}s'}"
 
 
 def duration(seconds: float | None, rough: bool = False) -> str:
