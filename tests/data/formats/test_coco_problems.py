@@ -314,3 +314,32 @@ def test_categories_that_boxes_count_from_zero_are_recognized(tiny: TinyCoco, sk
         entry["category_id"] += 1
     tiny.save()
     assert load_images(tiny.part(), SPLIT.names, skip_bad)
+
+
+@pytest.mark.parametrize("missing", [3, 8])
+def test_images_that_have_another_suffix_in_the_folder_are_named_and_counted(tiny: TinyCoco, missing: int) -> None:
+    names = sorted(entry["file_name"] for entry in tiny.content["images"])[:missing]
+    for name in names:
+        (tiny.images / name).rename((tiny.images / name).with_suffix(".webp"))
+    found = _problems(tiny)
+    assert len(found) == (missing if missing < 8 else 1)
+    first = (tiny.images / names[0]).with_suffix(".webp")
+    assert f"{missing} missing images have another suffix in the folder, such as {first}: " in found[0]
+
+
+def test_a_missing_image_does_not_have_another_suffix_if_two_files_could_be_it(tiny: TinyCoco) -> None:
+    path = tiny.images / tiny.content["images"][0]["file_name"]
+    path.rename(path.with_suffix(".webp"))
+    Image.new("RGB", (9, 9)).save(path.with_suffix(".bmp"))
+    (problem,) = _problems(tiny)
+    assert "the image does not exist" in problem and "suffix" not in problem
+
+
+@pytest.mark.parametrize("name, noted", [
+    ("v\ufffdlo", True), ("v\u00c3\u00a9lo", True), ("bell\x07", True), ("v\u00e9lo", False), ("\u6c7d\u8f66", False),
+])  # fmt: skip
+def test_names_that_lost_their_letters_are_noted(tiny: TinyCoco, name: str, noted: bool) -> None:
+    tiny.content["categories"][0]["name"] = name
+    tiny.save()
+    notes = [note for note in read_part(tiny.part()).images.notes if "garbled" in note]
+    assert [repr(name) in note and "1 name seems" in note for note in notes] == [True] * noted

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from ezsd.data.categories import CategorySplit
 from ezsd.data.formats.coco_boxes import Boxes, find_boxes
 from ezsd.data.formats.coco_entries import Record, Records, find_labels, find_records
 from ezsd.data.formats.coco_json import Annotations, read_annotations
-from ezsd.data.formats.coco_notes import box_notes, copy_notes, drawn_notes, mask_notes, size_notes
+from ezsd.data.formats.coco_notes import box_notes, copy_notes, drawn_notes, mask_notes, name_notes, size_notes
 from ezsd.data.formats.problems import Problems
 from ezsd.data.formats.segmentations import is_segmentation
 from ezsd.data.images import ImageCheck, check_images
@@ -197,7 +198,7 @@ def select_boxes(opened: OpenedPart, names: Sequence[str] | None = None, require
     of_file.extend(boxes.of_file)
     of_items.extend(boxes.of_items)
     images, notes = _assemble(content, found.records, sizes, boxes, labels.names)
-    notes = [*found.notes, *size_notes(found.records, checks), *notes]
+    notes = [*name_notes(labels.names), *found.notes, *size_notes(found.records, checks), *notes]
     if required and not of_file and images and not count_boxes(images)[0].total():
         of_file.add("boxes", f"no box is left to learn from. {' '.join(notes)}")
     skipped = Problems()
@@ -274,14 +275,27 @@ def _add_image_problems(
     if not found.places:
         of_file.add("images", "no image in images; expected at least one.")
     elif records and not any(os.path.exists(record.path) for record in records):
+        first = next(iter(found.other_suffix), records[0].path)
+        advice = _suffix_hint(found, first) or (
+            "Give the folder that file_name is relative to: --images of ezsd init, or images in the recipe."
+        )
         of_file.add("images", f"{part.images} contains none of the {counted(len(records), 'image')}. The first one is "
-                    f"expected at {records[0].path}. Give the folder that file_name is relative to: --images of ezsd "
-                    "init, or images in the recipe.")  # fmt: skip
+                    f"expected at {first}. {advice}")  # fmt: skip
     else:
         for record, check in zip(records, checks, strict=True):
             if check.problem:
                 where = record.label_file if record.width is not None else ""  # it has the size
-                of_items.add("image files", f"image {record.image_id}: {check.problem}", where)
+                hint = _suffix_hint(found, record.path)
+                text = f"image {record.image_id}: {check.problem}{'. ' if hint else ''}{hint}"
+                of_items.add("image files", text, where)
+
+
+def _suffix_hint(found: Records, path: Path) -> str:
+    """Return that a missing image is there with another suffix, as how many are; an empty text if it is not."""
+    if path not in found.other_suffix:
+        return ""
+    count = counted(len(found.other_suffix), "missing image has", "missing images have")
+    return f"{count} another suffix in the folder, such as {found.other_suffix[path]}: write it in file_name."
 
 
 def _assemble(

@@ -65,6 +65,7 @@ class Records:
         problems: What is wrong with single images.
         twice: Images that are one file; the whole annotation file is then unusable.
         notes: What was read in an unusual way.
+        other_suffix: The file that differs from a missing image by its suffix only, by path of the image.
     """
 
     records: list[Record]
@@ -72,6 +73,7 @@ class Records:
     problems: Problems
     twice: Problems
     notes: list[str]
+    other_suffix: dict[Path, Path]
 
 
 def find_labels(content: Annotations, names: Sequence[str] | None, required: Sequence[str] = ()) -> Labels:
@@ -176,7 +178,9 @@ def find_records(images: list[Any], part: Part) -> Records:
         places[key] = len(records)
         sides = _side(entry.get("width")), _side(entry.get("height"))
         records.append(Record(image_id, found.paths[place], *sides, _label_file(entry, part.images)))
-    return Records(records, places, problems, twice, [*_id_notes(used, by_id), *_name_notes(found.renamed)])
+    notes = [*_id_notes(used, by_id), *_name_notes(found.renamed)]
+    other_suffix = {found.paths[place]: other for place, other in found.other_suffix.items()}
+    return Records(records, places, problems, twice, notes, other_suffix)
 
 
 def _id_notes(used: list[int], by_id: dict[int, tuple[Any, str, dict[str, Any]]]) -> list[str]:

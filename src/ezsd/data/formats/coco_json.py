@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ezsd.data.formats.segmentations import box_around
+from ezsd.data.formats.text_files import as_text
 from ezsd.errors import DataError
 
 _LISTS = ("images", "annotations", "categories")
@@ -114,7 +115,7 @@ def read_json_file(path: Path) -> Any:
     """
     try:
         content = path.read_bytes()
-        return json.loads(content.decode(json.detect_encoding(content), "surrogatepass"))
+        return json.loads(as_text(content, json.detect_encoding(content), "surrogatepass"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}.") from None
 
@@ -155,7 +156,7 @@ def _read(absolute: Path, path: Path, modified: int, size: int) -> Annotations:
     """Parse a file; ``absolute``, ``modified`` and ``size`` tell whether it is the same as before."""
     try:
         data = absolute.read_bytes()
-        text = data.decode(json.detect_encoding(data), "surrogatepass")
+        text = as_text(data, json.detect_encoding(data), "surrogatepass")
         del data  # a file of COCO has half a gigabyte
         rows = _Rows()
         content = json.loads(text, object_hook=rows.take)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from ezsd.data.formats.coco_boxes import Boxes, copies
 from ezsd.data.formats.coco_entries import Record
 from ezsd.data.formats.coco_json import Annotations
 from ezsd.data.formats.problems import Problems
+from ezsd.data.formats.xml_files import UNREADABLE
 from ezsd.data.images import ImageCheck
 from ezsd.utils.format import counted, plural
 
@@ -33,6 +35,26 @@ def size_notes(records: Sequence[Record], checks: Sequence[ImageCheck]) -> list[
         notes.append(f"The annotations have no usable width and height of {counted(len(unsized), 'image')} (the first "
                      f"is {unsized[0]}); those of the files are used.")  # fmt: skip
     return notes
+
+
+def name_notes(names: Sequence[str]) -> list[str]:
+    """Return a note on names whose letters were lost or changed when a file was saved."""
+    garbled = [name for name in names if _is_garbled(name)]
+    if not garbled:
+        return []
+    return [f"{counted(len(garbled), 'name seems', 'names seem')} to be garbled by saving a file in another encoding "
+            f"(the first is {garbled[0]!r}); a teacher cannot read such a name. Correct the names in the "
+            "annotations."]  # fmt: skip
+
+
+def _is_garbled(name: str) -> bool:
+    """Return whether a name has replaced or control characters, or is UTF-8 that was read as Windows-1252."""
+    if any(character == UNREADABLE or unicodedata.category(character) == "Cc" for character in name):
+        return True
+    try:
+        return not name.isascii() and bool(name.encode("cp1252").decode("utf-8"))
+    except UnicodeError:
+        return False
 
 
 def box_notes(crowd: NDArray[np.bool_], left_out: Problems) -> list[str]:

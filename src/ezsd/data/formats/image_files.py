@@ -28,11 +28,13 @@ class FoundFiles:
         paths: [N] the path of each file. It can be missing.
         renamed: The names that differ from the name of their file, and that file.
         refused: Why a name must not be used, by index.
+        other_suffix: The file that differs from a missing one by its suffix only, by index.
     """
 
     paths: list[Path]
     renamed: list[tuple[str, Path]]
     refused: dict[int, str]
+    other_suffix: dict[int, Path]
 
 
 def find_files(folder: Path, names: Sequence[str]) -> FoundFiles:
@@ -55,7 +57,7 @@ def find_files(folder: Path, names: Sequence[str]) -> FoundFiles:
         paths.append(folder / name if path is None else Path(path))
         if path is None or not os.path.lexists(path):
             missing.append(place)
-    renamed = []
+    renamed, other_suffix = [], dict[int, Path]()
     if missing:
         index = _Index(root, [names[place] for place in missing])
         taken = {os.path.abspath(path) for path in paths}
@@ -67,7 +69,9 @@ def find_files(folder: Path, names: Sequence[str]) -> FoundFiles:
                 renamed.append((names[place], found))
             elif _inside(root, names[place]) is None:
                 refused[place] = f'file_name "{shown_name(names[place])}" is outside the image folder {folder}'
-    return FoundFiles(paths, renamed, refused)
+            elif (other := index.with_other_suffix(names[place])) is not None:
+                other_suffix[place] = other
+    return FoundFiles(paths, renamed, refused, other_suffix)
 
 
 def shown_name(name: str) -> str:
@@ -147,13 +151,17 @@ class _Index:
         self.root = root
         self.by_name: dict[str, list[str]] = defaultdict(list)
         self.by_last: dict[str, list[str]] = defaultdict(list)
+        self.by_stem: dict[str, list[str]] = defaultdict(list)
         self.wanted = Counter(map(_without_upload, map(_last, wanted)))
         count = 0
         for parent, folders, files in os.walk(root):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for file in filter(is_image_name, files):
                 path = os.path.join(parent, file)
-                self.by_name[_plain(os.path.relpath(path, root).replace(os.sep, "/"))].append(path)
+                name = _plain(os.path.relpath(path, root).replace(os.sep, "/"))
+                self.by_name[name].append(path)
+                for key in {_stem(name), _stem(PurePosixPath(name).name)}:
+                    self.by_stem[key].append(path)
                 self.by_last[_without_upload(_last(file))].append(path)
             count += len(files)
             if count > _MOST_FILES:
@@ -166,6 +174,16 @@ class _Index:
         last = _without_upload(_last(name))
         same = self.by_last.get(last, ())
         return Path(same[0]) if len(same) == 1 and self.wanted[last] == 1 else None
+
+    def with_other_suffix(self, name: str) -> Path | None:
+        for key in (_stem(os.path.normpath(_plain(name))), _stem(_last(name))):
+            if len(same := self.by_stem.get(key, ())) == 1:
+                return Path(same[0])
+        return None
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
 
 
 def _without_upload(name: str) -> str:
