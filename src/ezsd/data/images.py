@@ -54,7 +54,7 @@ if os.environ.get(_PIXELS):
     Image.MAX_IMAGE_PIXELS = _most_pixels(os.environ[_PIXELS]) // 2  # Pillow refuses images of twice this number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageCheck:
     """What is known of an image file.
 

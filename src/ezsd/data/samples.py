@@ -20,7 +20,7 @@ from ezsd.utils.format import counted, plural
 Segmentation = Sequence[Sequence[float]] | dict[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class AnnotatedImage:
     """One image file and its boxes.
 

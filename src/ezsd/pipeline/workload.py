@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ezsd.data.categories import CategorySplit
-from ezsd.data.samples import ImageSet, images_with, with_names
+from ezsd.data.formats.coco import count_boxes
+from ezsd.data.samples import ImageSet, images_with
 from ezsd.proposals.candidates import anchor_grid
 from ezsd.proposals.proposer import ranked_without_crops
 from ezsd.proposals.recall import recall_config
@@ -231,7 +232,8 @@ def _grid(config: ProposeConfig, part: ImageSet) -> int:
 
 def _boxes(part: ImageSet, names: Sequence[str] | None = None) -> int:
     """Count the boxes of all names of the part, or of the given names. Crowd boxes are excluded."""
-    return sum(len(with_names(image, part.names, part.names if names is None else names).boxes) for image in part)
+    counts = count_boxes(part)[0]
+    return counts.total() if names is None else sum(counts[name] for name in set(names))
 
 
 def describe_data(split: CategorySplit, images: Mapping[str, ImageSet]) -> str:

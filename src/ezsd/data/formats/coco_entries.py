@@ -21,7 +21,7 @@ LEFT_OUT = -2  # an image that exists, but is not used
 LARGEST_ID = 2**53  # the evaluator computes with float64
 
 
-@dataclass
+@dataclass(slots=True)
 class Record:
     """An image entry of the annotation file.
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ezsd.data.formats.json_stream import Irregular, parse_object
 from ezsd.data.formats.segmentations import box_around
 from ezsd.data.formats.text_files import as_text
 from ezsd.errors import DataError
@@ -155,12 +156,7 @@ def _no_collection() -> Iterator[None]:
 def _read(absolute: Path, path: Path, modified: int, size: int) -> Annotations:
     """Parse a file; ``absolute``, ``modified`` and ``size`` tell whether it is the same as before."""
     try:
-        data = absolute.read_bytes()
-        text = as_text(data, json.detect_encoding(data), "surrogatepass")
-        del data  # a file of COCO has half a gigabyte
-        rows = _Rows()
-        content = json.loads(text, object_hook=rows.take)
-        del text
+        content, rows = _parsed(absolute)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"Annotations {path} cannot be read: {error}. {_EXPECTED}") from None
     absent = [key for key in _LISTS if not isinstance(content, dict) or not isinstance(content.get(key), list)]
@@ -168,6 +164,17 @@ def _read(absolute: Path, path: Path, modified: int, size: int) -> Annotations:
         raise DataError(f"Annotations {path}: no list of {', '.join(absent)}. {_EXPECTED}")
     columns = rows.columns(content["images"], content["categories"], content["annotations"])
     return replace(columns, in_pixels=_says_pixels(content))
+
+
+def _parsed(path: Path) -> tuple[Any, _Rows]:
+    """Return the content of a file, in which annotations are their rows; a file of COCO has half a gigabyte."""
+    rows = _Rows()
+    try:
+        return parse_object(path, rows.take), rows
+    except Irregular:
+        rows = _Rows()
+        data = path.read_bytes()
+        return json.loads(as_text(data, json.detect_encoding(data), "surrogatepass"), object_hook=rows.take), rows
 
 
 class _Row(int):
@@ -190,11 +197,12 @@ class _Rows:
         self.places: list[str | None] = []
         self.drawn = array("b")
         self.odd: dict[int, Any] = {}
+        self._known: dict[Any, Any] = {}  # one object for each id of an image
 
     def take(self, entry: dict[str, Any]) -> Any:
         """Add an annotation and return its row; return any other JSON object as it is."""
         if "category_id" not in entry or "file_name" in entry:
-            return entry
+            return dict(zip(map(intern, entry), entry.values(), strict=True))  # keys take more memory than numbers
         get = entry.get
         row, box, crowd = len(self.ids), _four_numbers(get("bbox")), flag_of(get("iscrowd"))
         segmentation = packed_segmentation(get("segmentation"))
@@ -205,7 +213,8 @@ class _Rows:
             self.odd[row] = {key: value for key, value in entry.items() if key != "segmentation"}
         image, category = get("image_id"), get("category_id")
         self.ids.append(get("id"))
-        self.image_keys.append(image if image.__class__ is int else key_of(image))
+        key = image if image.__class__ is int else key_of(image)
+        self.image_keys.append(self._known.setdefault(key, key))
         self.category_keys.append(category if category.__class__ is int else key_of(category))
         self.boxes.extend(box)
         self.areas.append(_number(get("area")))

@@ -177,7 +177,7 @@ class _Index:
 
     def with_other_suffix(self, name: str) -> Path | None:
         for key in (_stem(os.path.normpath(_plain(name))), _stem(_last(name))):
-            if len(same := self.by_stem.get(key, ())) == 1:
+            if len(same := self.by_stem.get(key, [])) == 1:
                 return Path(same[0])
         return None
 
