@@ -271,8 +271,10 @@ def test_bad_images_are_listed_as_skipped_if_the_recipe_allows_them(coco: TinyCo
     with pytest.raises(EzsdError, match=image.name):
         check_recipe(path)
     expected = check_recipe(path, ["data.skip_bad=true"])
-    assert image.name in expected
+    assert f"skipped: {coco.annotations}: image 11: {image}: the image does not exist" in expected
     assert "train 7 images" in expected
+    advice = make_recipe(coco.images, coco.annotations, ["bar"], tmp_path / "other.yaml").advice
+    assert any(text.startswith(f"train: {coco.annotations}: image 11: ") for text in advice)
 
 
 def test_missing_data_is_reported_with_other_problems(tmp_path: Path) -> None:

@@ -274,7 +274,10 @@ def _problem_notes(reading: PartReading) -> list[str]:
     if not reading.of_items:
         return []
     stops = counted(len(reading.of_items), "problem stops", "problems stop")
-    return [*reading.of_items.shown(), f"{stops} a run until fixed, or skipped with data.skip_bad: true in the recipe."]
+    return [
+        *reading.of_items.shown(reading.where),
+        f"{stops} a run until fixed, or skipped with data.skip_bad: true in the recipe.",
+    ]
 
 
 def _split(parts: Mapping[str, _Part], base: Sequence[str], novel: Sequence[str]) -> CategorySplit:

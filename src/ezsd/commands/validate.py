@@ -55,7 +55,7 @@ def check_recipe(path: str | Path, changes: Sequence[str] = (), preset: str | No
     notes += advice_on_anchors(LabeledBoxes.of(train.images), recipe.detector)
     measurable = count_boxes(val.images)[0].total() > 0
     return "\n".join([
-        *(f"skipped: {line}" for part in (train, val) for line in part.of_items.shown()),
+        *(f"skipped: {line}" for part in (train, val) for line in part.of_items.shown(part.where)),
         *(f"note: {note}" for note in notes),
         *(describe_part(name, part.images) for name, part in (("train", train), ("val", val))),
         f"{'OK' if measurable else 'Nothing to measure, the val part has no boxes'}: "

@@ -1016,3 +1016,11 @@ def test_voc_with_attributes_of_its_root_is_not_taken_for_cvat(coco: TinyCoco, t
     for path in (tmp_path / "voc").rglob("*.xml"):
         path.write_text(path.read_text().replace("<annotation>", '<annotation verified="yes">'))
     assert open_dataset(tmp_path / "voc").description.startswith("Pascal VOC")
+
+
+def test_a_size_below_one_pixel_is_none(tmp_path: Path) -> None:
+    xml = "<annotation><size><width>0.5</width><height>0</height></size></annotation>"
+    found = open_dataset(_voc(tmp_path / "set", xml))
+    assert [(image["width"], image["height"]) for image in (found.parts["train"].content or {})["images"]] == [
+        (None, None)
+    ]

@@ -40,4 +40,4 @@ def check_box_format(reading: PartReading, box_format: str | None) -> None:
     if box_format is not None and wrong > right:
         counts = f"{counted(wrong, 'problem')}, and {counted(right, 'box', 'boxes')} without"
         text = f"--box-format {box_format} does not fit: {counts}. Leave it out."
-        raise DataError([text, *reading.of_items.shown()])
+        raise DataError([text, *reading.of_items.shown(reading.where)])

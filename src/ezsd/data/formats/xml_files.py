@@ -74,4 +74,4 @@ def number_in(text: str | None) -> float:
 def side_in(text: str | None) -> int | None:
     """Return the side of an image in a text; None if there is none."""
     value = number_in(text)
-    return int(value) if value > 0 else None
+    return int(value) if value >= 1 else None
