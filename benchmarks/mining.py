@@ -12,7 +12,8 @@ proposals in the same val images with a novel box, in turn, image after image:
   batches of 100.
 
 FLOPs are those of the teacher, two for a multiplication and an addition, and are counted in the first image. With
---random-clip the teacher is a model of open_clip with random weights, for speed only: there is no recall.
+--random-clip the teacher is a model of open_clip with random weights, for speed only: there is no recall. With
+--profile, only the operators that take most of the time of stage propose in one image are printed.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from ezsd.teacher.base import with_dense_reading
 from ezsd.teacher.clip import ClipTeacher
 from ezsd.utils.device import autocast
 from ezsd.utils.memory import keep_freed_memory
-from tables import Row, add_json_option, clock_of_computation, show
+from tables import Row, add_json_option, clock_of_computation, operators, show
 
 PUBLISHED_BATCH = 100
 Way = Callable[[AnnotatedImage], Tensor]
@@ -183,6 +184,7 @@ def main() -> None:
     parser.add_argument("run", help="a run folder, or a recipe")
     parser.add_argument("--images", type=int, default=60, help="use the first N val images with a novel box")
     parser.add_argument("--random-clip", metavar="ARCH", help="an architecture of open_clip, with random weights")
+    parser.add_argument("--profile", action="store_true", help="where the time goes")
     add_json_option(parser)
     given = parser.parse_args()
     keep_freed_memory()  # as the command line does
@@ -203,6 +205,9 @@ def main() -> None:
     adapted = "adapted" if norms is not None and given.random_clip is None else "not adapted"
     print(f"{len(val)} images, {teacher.name} ({adapted}), {config.precision}, {device}\n")
     proposer = Proposer(teacher, text, len(split.base), config, device)
+    if given.profile:
+        show(operators(partial(proposed, proposer, with_names(val[0], val.names, split.base))), given.json)
+        return
     show(benchmark(proposer, val, (split.base, split.novel), recall=given.random_clip is None), given.json)
 
 

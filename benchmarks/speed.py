@@ -1,13 +1,14 @@
 """Compare the speed with a plain closed-set detector: a training step, and inference with up to 10,000 names.
 
-    python benchmarks/speed.py recipes/coco2k.yaml
+    python benchmarks/speed.py recipes/coco2k.yaml --part training
     python benchmarks/speed.py recipes/coco2k.yaml --part inference --transformers
 
 The plain detector is that of closed_set.py: it has the same backbone, FPN, RPN, box-head layers, input and proposals,
 but classifies 48 fixed categories with a linear layer and regresses boxes for each. All are timed alternately in one
 process on random images; compare the ratio of the medians. With one thread (OMP_NUM_THREADS=1) they are CPU times. The
 precision is that of the training (`--set train.precision=fp32`). Inference also has the exported model (ONNX, always
-fp32), and detectors of `transformers` with random weights (fp32), if asked for.
+fp32), and detectors of `transformers` with random weights (fp32), if asked for. With --profile, only the operators that
+take most of the time are printed: of the training step as in the recipe, and of inference with each number of names.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ from ezsd.detector.roi_heads import Target
 from ezsd.inference.names_file import text_input
 from ezsd.inference.onnx_detector import network_input
 from ezsd.recipe import Recipe, load_recipe
+from ezsd.utils.batch_norm import fold_batch_norms
 from ezsd.utils.device import autocast
 from ezsd.utils.memory import keep_freed_memory
-from tables import Row, add_json_option, clock_of_computation, median_seconds, show
+from tables import Row, add_json_option, clock_of_computation, median_seconds, operators, show
 from transformer_models import grounding_dino_tiny, owl_vit_base
 from untrained_model import unit, write_untrained_model
 
@@ -48,6 +50,7 @@ class Setup:
     device: str
     batch: int
     rounds: int
+    profile: bool = False
 
 
 def images(recipe: Recipe, count: int, dim: int, distilled: int) -> tuple[list[Tensor], list[Target]]:
@@ -112,6 +115,8 @@ def training(recipe: Recipe, setup: Setup) -> list[Row]:
             for batch in distilled
         },
     }
+    if setup.profile:
+        return operators(steps[f"ours, {len(distilled[0][1][0]['distill_boxes'])} regions distilled"])
     return rows("training step", setup.batch, median_seconds(steps, setup.rounds, clock_of_computation()))
 
 
@@ -140,6 +145,7 @@ def spread_logits(plain: GeneralizedRCNN, pixels: list[Tensor], wanted: float) -
 def inference(recipe: Recipe, setup: Setup, batch: int, names: Sequence[int], transformers: bool) -> list[Row]:
     """Measure one batch in every way."""
     ours, plain = (model.eval() for model in detectors(recipe, setup))
+    fold_batch_norms(ours.backbone.body, torch.rand(1, 3, 64, 96, device=setup.device))  # as load_model does
     device, precision = setup.device, recipe.train.precision
     pixels = [image.to(device) for image in images(recipe, batch, setup.dim, 0)[0]]
 
@@ -155,6 +161,8 @@ def inference(recipe: Recipe, setup: Setup, batch: int, names: Sequence[int], tr
     ours.precision = precision
     works: dict[str, Callable[[], Any]] = {"plain": plain_inference}
     works |= {f"ours, {count:,} names": our_inference(unit(count, setup.dim).to(device)) for count in names}
+    if setup.profile:
+        return [{"what": name, "batch": batch, **row} for name, work in works.items() for row in operators(work)]
     if not torch.cuda.is_available():
         works |= exported(recipe, setup, pixels, names)
     if transformers:
@@ -198,23 +206,24 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2, help="images of a training step")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="images of an inference")
     parser.add_argument("--names", type=int, nargs="+", default=[65, 1203, 10_000])
-    parser.add_argument("--part", choices=["training", "inference", "both"], default="both")
+    parser.add_argument("--part", choices=["training", "inference"], required=True)
     parser.add_argument("--transformers", action="store_true", help="also detectors of the package transformers")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--profile", action="store_true", help="where the time goes")
     parser.add_argument("--set", action="append", default=[], dest="changes")
     add_json_option(parser)
     given = parser.parse_args()
     keep_freed_memory()  # as the command line does
     recipe = load_recipe(given.recipe, given.changes)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    setup = Setup(given.dim, device, given.batch, given.rounds)
+    setup = Setup(given.dim, device, given.batch, given.rounds, given.profile)
     torch.manual_seed(0)
     print(f"{recipe.detector.backbone}, {recipe.detector.image_size}, {recipe.train.precision}, {device}\n")
-    found = [] if given.part == "inference" else training(recipe, setup)
-    if given.part != "training":
-        for batch in given.batches:
-            found += inference(recipe, setup, batch, given.names, given.transformers)
-    show(found, given.json)
+    if given.part == "training":
+        show(training(recipe, setup), given.json)
+    else:
+        found = [inference(recipe, setup, batch, given.names, given.transformers) for batch in given.batches]
+        show([row for part in found for row in part], given.json)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,19 @@ def clock_of_computation() -> Callable[[], float]:
     return time.process_time if alone else time.perf_counter
 
 
+def operators(work: Callable[[], Any], count: int = 8) -> list[Row]:
+    """Return the operators of torch that take most of the CPU time of a function, and their shares of it."""
+    work()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profile:
+        work()
+    events = sorted(profile.key_averages(), key=lambda event: event.self_cpu_time_total, reverse=True)
+    total = sum(event.self_cpu_time_total for event in events)
+    shares = [{"operator": event.key, "calls": event.count, "%": 100 * event.self_cpu_time_total / total}
+              for event in events[:count]]  # fmt: skip
+    return [*shares, {"operator": "others", "calls": sum(event.count for event in events[count:]),
+                      "%": 100 - sum(row["%"] for row in shares)}]  # fmt: skip
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """Return rows with the same keys as a Markdown table; None is "not measured"."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]

@@ -27,3 +27,14 @@ def test_inference_is_measured_in_every_way(tmp_path: Path, monkeypatch: pytest.
         for name in ("plain", "ours, 3 names", "ours, 2,000 names", "ours, ONNX, 3 names", "ours, ONNX, 2,000 names")
     ]
     assert rows[0]["x plain"] == "1.00" and all(row["ms"] > 0 for row in rows)
+
+
+def test_a_profile_has_the_shares_of_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_recipe(parse_recipe(tiny_values("images", "boxes.json"), "test"), tmp_path / "recipe.yaml")
+    file = tmp_path / "rows.json"
+    for part in ("training", "inference"):
+        arguments = ["--part", part, "--profile", "--batches", "1", "--names", "3", "--dim", "16", "--json", str(file)]
+        monkeypatch.setattr(sys, "argv", ["speed.py", str(tmp_path / "recipe.yaml"), *arguments])
+        speed.main()
+        rows = [row for row in json.loads(file.read_text()) if row.get("what") != "plain"]
+        assert abs(sum(row["%"] for row in rows) - 100) < 0.1 and any("conv" in row["operator"] for row in rows)

@@ -69,13 +69,13 @@ def test_a_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     from tiny_teacher import TEACHER
 
     monkeypatch.setenv("EZSD_CACHE", str(tmp_path / "cache"))
-    coco, parsed = make_tiny_coco(tmp_path / "data"), list[Path]()
-    parse = coco_json.parse_object
+    coco, parsed = make_tiny_coco(tmp_path / "data"), list[int]()
+    loads = json.loads
 
-    def counted(path: Path, hook: Any) -> Any:
-        parsed.append(path)
-        return parse(path, hook)
+    def counted(text: str, **options: Any) -> Any:
+        parsed.append(len(text))
+        return loads(text, **options)
 
-    monkeypatch.setattr(coco_json, "parse_object", counted)
+    monkeypatch.setattr(coco_json.json, "loads", counted)
     make_recipe(OwnFiles(dataset=coco.annotations.parent), ["bar"], tmp_path / "r.yaml", TEACHER, "cpu")
-    assert parsed.count(coco.annotations) == 1
+    assert parsed.count(coco.annotations.stat().st_size) == 1

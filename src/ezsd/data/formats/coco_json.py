@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ezsd.data.formats.json_stream import Irregular, parse_object
 from ezsd.data.formats.segmentations import box_around
 from ezsd.data.formats.text_files import as_text
 from ezsd.errors import DataError
@@ -156,7 +155,12 @@ def _no_collection() -> Iterator[None]:
 def _read(absolute: Path, path: Path, modified: int, size: int) -> Annotations:
     """Parse a file; ``absolute``, ``modified`` and ``size`` tell whether it is the same as before."""
     try:
-        content, rows = _parsed(absolute)
+        data = absolute.read_bytes()
+        text = as_text(data, json.detect_encoding(data), "surrogatepass")
+        del data  # a file of COCO has half a gigabyte
+        rows = _Rows()
+        content = json.loads(text, object_hook=rows.take)
+        del text
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"Annotations {path} cannot be read: {error}. {_EXPECTED}") from None
     absent = [key for key in _LISTS if not isinstance(content, dict) or not isinstance(content.get(key), list)]
@@ -164,17 +168,6 @@ def _read(absolute: Path, path: Path, modified: int, size: int) -> Annotations:
         raise DataError(f"Annotations {path}: no list of {', '.join(absent)}. {_EXPECTED}")
     columns = rows.columns(content["images"], content["categories"], content["annotations"])
     return replace(columns, in_pixels=_says_pixels(content))
-
-
-def _parsed(path: Path) -> tuple[Any, _Rows]:
-    """Return the content of a file, in which annotations are their rows; a file of COCO has half a gigabyte."""
-    rows = _Rows()
-    try:
-        return parse_object(path, rows.take), rows
-    except Irregular:
-        rows = _Rows()
-        data = path.read_bytes()
-        return json.loads(as_text(data, json.detect_encoding(data), "surrogatepass"), object_hook=rows.take), rows
 
 
 class _Row(int):
@@ -202,7 +195,7 @@ class _Rows:
     def take(self, entry: dict[str, Any]) -> Any:
         """Add an annotation and return its row; return any other JSON object as it is."""
         if "category_id" not in entry or "file_name" in entry:
-            return dict(zip(map(intern, entry), entry.values(), strict=True))  # keys take more memory than numbers
+            return entry
         get = entry.get
         row, box, crowd = len(self.ids), _four_numbers(get("bbox")), flag_of(get("iscrowd"))
         segmentation = packed_segmentation(get("segmentation"))
