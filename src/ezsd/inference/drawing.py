@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 import supervision as sv
 from PIL import Image, ImageDraw, ImageFont
@@ -16,6 +17,7 @@ from ezsd.inference.view import names_of, scores_of
 
 _DRAWN_SIDE = 640  # smaller images are enlarged to this long side, so that labels are readable
 _PADDING = 3  # around the text of a label, in pixels
+_PALETTE = sv.ColorPalette.DEFAULT  # it is made anew by each access
 _CUT = "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -25,14 +27,15 @@ def draw(image: ImageInput, detections: sv.Detections) -> Image.Image:
     Raises:
         DataError: The image cannot be read.
     """
-    scene = Image.fromarray(read_pixels(image))
-    scale = max(1.0, _DRAWN_SIDE / max(scene.size))
-    size = round(scene.width * scale), round(scene.height * scale)
+    pixels = read_pixels(image)
+    height, width = pixels.shape[:2]
+    scale = max(1.0, _DRAWN_SIDE / max(width, height))
+    size = round(width * scale), round(height * scale)
     shown = _enlarged(detections, scale, size)
-    scene = scene.resize(size, Image.Resampling.LANCZOS)
+    scene = Image.fromarray(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC) if scale > 1 else pixels)
     if shown.mask is not None:
-        scene = sv.MaskAnnotator(opacity=0.4).annotate(scene, shown)
-    drawn: Image.Image = sv.BoxAnnotator(thickness=max(2, round(min(size) / 300))).annotate(scene, shown)
+        scene = sv.MaskAnnotator(_PALETTE, opacity=0.4).annotate(scene, shown)
+    drawn: Image.Image = sv.BoxAnnotator(_PALETTE, max(2, round(min(size) / 300))).annotate(scene, shown)
     _write_labels(drawn, shown)
     return drawn
 
@@ -54,7 +57,7 @@ def _write_labels(scene: Image.Image, shown: sv.Detections) -> None:
     classes = np.zeros(len(shown), dtype=int) if shown.class_id is None else shown.class_id
     pen = ImageDraw.Draw(scene)
     for label, font, (width, height), (left, top), index in zip(labels, fonts, sizes, places, classes, strict=True):
-        color = sv.ColorPalette.DEFAULT.by_idx(int(index))
+        color = _PALETTE.by_idx(int(index))
         pen.rectangle((left, top, left + width - 1, top + height - 1), fill=color.as_rgb())
         pen.text((left + _PADDING, top + _PADDING), label, fill=_readable_on(color).as_rgb(), font=font)
 
