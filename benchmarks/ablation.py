@@ -51,7 +51,6 @@ ADDITIONS: dict[str, tuple[str, ...]] = {
     "no-background-share": ("train.background_share=0",),
     "no-pseudo-boxes": ("train.pseudo_boxes=0",),
     "no-ignored-negatives": ("train.ignore_top=0",),
-    "ignored-without-chance": ("train.ignore_chance=false",),
     "no-novel-negatives": ("train.novel_negatives=false",),
     "no-novel-rivals": ("train.novel_rivals=false",),
     "no-scale-jitter": ("train.scale_jitter=[1, 1]",),

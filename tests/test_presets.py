@@ -83,8 +83,7 @@ LEFT_TO_THE_RECIPE = {
     "detector.head_channels", "detector.head_features", "detector.rois_per_image", "detector.masks",
     # keys of additions that the preset turns off
     "propose.size_power", "propose.dense_reading", "detector.quality_power", "train.base_labels",
-    "train.background_share", "train.ignore_chance", "train.validate_images", "train.patience",
-    "evaluate.opinion_powers",
+    "train.background_share", "train.validate_images", "train.patience", "evaluate.opinion_powers",
 }  # fmt: skip
 # What the baseline changes in each section.
 BASELINE = {

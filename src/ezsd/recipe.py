@@ -198,7 +198,6 @@ class TrainConfig(_Section):
     background_share: Fraction = 0.0  # of an uncertain proposal's name distribution; 0 = none
     proposals_per_image: CountOrZero = 200
     ignore_top: CountOrZero = 0  # ignore negatives on this number of best CLIP proposals; 0 = paper
-    ignore_chance: Flag = False  # ignore each of them with a probability of its weight, in every step anew
     pseudo_boxes: NotNegative = 0.0  # best CLIP proposals that are trained as objects, mean per image; 0 = paper
     class_loss: Literal["softmax", "federated", "seesaw"] = "softmax"  # the other two are for long-tailed data
     novel_negatives: Flag = False  # background is also classified against novel names; false = paper

@@ -82,7 +82,6 @@ def test_setting_affects_its_stage_and_later_stages(coco: TinyCoco, changes: dic
         ({"detector__semantic_regression": False}, "train evaluate"),
         ({"train__epochs": 3}, "train evaluate"),
         ({"train__ignore_top": 3}, "train evaluate"),
-        ({"train__ignore_chance": True}, "train evaluate"),
         ({"train__novel_rivals": True}, "train evaluate"),
         ({"train__background_share": 0.5}, "train evaluate"),
         ({"train__checkpoint_steps": 7}, ""),

@@ -68,7 +68,7 @@ def _added(entries: list[dict[str, Any]], chance: random.Random) -> list[dict[st
 CRAFT = {
     "scale_jitter": [0.6, 1.7], "color_jitter": 0.3, "ema": 0.8, "validate_steps": 3, "validate_images": 4,
     "names_weight": 1.0, "pseudo_boxes": 2.0, "repeat_threshold": 0.9, "class_loss": "federated",
-    "background_share": 0.3, "ignore_chance": True, "novel_rivals": True,
+    "background_share": 0.3, "novel_rivals": True,
 }  # fmt: skip
 
 

@@ -145,16 +145,6 @@ def test_distillation_weights_have_mean_one(images: ImageSet, store: TargetStore
     assert len(target["distill_boxes"]) == 2 + 5
 
 
-def test_proposals_are_ignored_as_often_as_they_are_likely_objects(images: ImageSet, store: TargetStore) -> None:
-    dataset = training(images, store, ignore_top=5, ignore_chance=True, flip=0.0)
-    found = best_regions(store[images[0].image_id], 5)
-    drawn = [dataset[0, seed][1]["ignored_boxes"] for seed in range(400)]
-    boxes = training(images, store, ignore_top=5, flip=0.0)[0, 0][1]["ignored_boxes"]
-    for box, weight in zip(boxes, found.weights[~found.is_base_box], strict=True):
-        share = sum(bool((some == box).all(dim=1).any()) for some in drawn) / len(drawn)
-        assert share == pytest.approx(float(weight), abs=0.1)
-
-
 @given(st.integers(1, 9), st.floats(0, 1), st.integers(0, 99))
 def test_uncertain_regions_get_background(count: int, share: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -32,7 +32,7 @@ _NOT_OF_RPN = (
     "detector.semantic_top_k", "detector.score_threshold", "detector.nms", "detector.detections_per_image",
     "train.epochs", "train.distillation_weight", "train.proposals_per_image", "train.ignore_top",
     "train.novel_negatives", "train.pseudo_boxes", "train.names_weight", "train.base_labels",
-    "train.background_share", "train.ignore_chance", "train.novel_rivals",
+    "train.background_share", "train.novel_rivals",
     "train.from_rpn", "train.class_loss", "detector.soft_nms", "detector.semantic_placement",
     "detector.objectness_power", "detector.quality_power", "detector.start_from", *_OF_VALIDATION,
 )  # fmt: skip
@@ -54,7 +54,6 @@ _ADDED: Inputs = {
     "train.names_weight": 0.0,
     "train.base_labels": 1.0,
     "train.background_share": 0.0,
-    "train.ignore_chance": False,
     "train.novel_rivals": False,
     "train.from_rpn": False,
     "train.pseudo_boxes": 0.0,

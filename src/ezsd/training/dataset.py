@@ -90,8 +90,7 @@ class TrainingDataset(Dataset[Example]):
             sample = flip(sample)
         if config.color_jitter:
             sample = replace(sample, image=jitter_color(sample.image, config.color_jitter, chance))
-        novel = torch.rand(len(regions), generator=chance) < regions.weights if config.ignore_chance else None
-        target = training_target(sample, crowd, regions, config, novel)
+        target = training_target(sample, crowd, regions, config)
         if self.masks:
             target["has_mask"] = known[~crowd]
         if self.names is not None:
@@ -110,9 +109,7 @@ def best_regions(regions: Regions, proposals: int) -> Regions:
     return regions[order[: int(regions.is_base_box.sum()) + proposals]]
 
 
-def training_target(
-    sample: Sample, crowd: Tensor, regions: Regions, config: TrainConfig, novel: Tensor | None = None
-) -> dict[str, Tensor]:
+def training_target(sample: Sample, crowd: Tensor, regions: Regions, config: TrainConfig) -> dict[str, Tensor]:
     """Return the training target of one image (see ``ZeroShotRoIHeads.losses``).
 
     Args:
@@ -120,12 +117,9 @@ def training_target(
         crowd: [N] bool, of the boxes of ``sample``; crowd boxes are not objects, negatives on them are ignored.
         regions: Regions of the teacher: base boxes, followed by proposals sorted by descending score.
         config: The recipe's section ``train`` (distillation weight, number of ignored proposals).
-        novel: [K] bool, which of the best proposals are ignored; None = all.
     """
     ignored = ~regions.is_base_box
     ignored &= ignored.cumsum(0) <= config.ignore_top
-    if novel is not None:
-        ignored &= novel
     distilled = len(regions.boxes) if config.distillation_weight or config.names_weight else 0
     target = {
         "boxes": sample.boxes[~crowd],
