@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 import supervision as sv
 from PIL import Image, ImageDraw, ImageFont
@@ -27,12 +26,11 @@ def draw(image: ImageInput, detections: sv.Detections) -> Image.Image:
     Raises:
         DataError: The image cannot be read.
     """
-    pixels = read_pixels(image)
-    height, width = pixels.shape[:2]
-    scale = max(1.0, _DRAWN_SIDE / max(width, height))
-    size = round(width * scale), round(height * scale)
+    scene = Image.fromarray(read_pixels(image))
+    scale = max(1.0, _DRAWN_SIDE / max(scene.size))
+    size = round(scene.width * scale), round(scene.height * scale)
     shown = _enlarged(detections, scale, size)
-    scene = Image.fromarray(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC) if scale > 1 else pixels)
+    scene = scene.resize(size, Image.Resampling.BICUBIC)
     if shown.mask is not None:
         scene = sv.MaskAnnotator(_PALETTE, opacity=0.4).annotate(scene, shown)
     drawn: Image.Image = sv.BoxAnnotator(_PALETTE, max(2, round(min(size) / 300))).annotate(scene, shown)
