@@ -35,7 +35,7 @@ def test_text_of_powershell_is_read_and_other_encodings_say_what_to_do(tmp_path:
     assert len((open_dataset(folder).parts["train"].content or {})["annotations"]) == 2
     assert not open_dataset(folder).notes
     (folder / "labels" / "a.txt").write_bytes(b"\xff")
-    with pytest.raises(DataError, match=r"a\.txt cannot be read as text: .* Save it as UTF-8\."):
+    with pytest.raises(DataError, match=r"a\.txt cannot be read as text: .* Save it as UTF-8"):
         open_dataset(folder)
 
 
