@@ -41,6 +41,7 @@ from ezsd.teacher.base import with_dense_reading
 from ezsd.utils.device import process_state, share_of_process
 from ezsd.utils.files import digest
 from ezsd.utils.format import counted
+from ezsd.utils.memory import return_freed_memory
 from ezsd.utils.progress import Advance, silent, track
 
 logger = logging.getLogger(__name__)
@@ -156,6 +157,7 @@ def _make_shard(job: _Job, proposer: Proposer, advance: Advance = silent) -> int
         advance(1, "")
     cost = _cost(job, regions, crops, proposer.config, time.monotonic() - started)
     write_shard(job.path, regions, {"key": job.key, "cost": cost})
+    return_freed_memory()
     return len(job.images)
 
 

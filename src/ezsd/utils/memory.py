@@ -23,12 +23,25 @@ def keep_freed_memory() -> None:
     By default glibc maps every block of more than 32 MB anew, and the kernel clears its pages each time. On a CPU this
     is a large part of the time of the teacher, whose activations are that large.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    mallopt = _c_function("mallopt")
     if mallopt is not None:
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, _NEVER)
+
+
+def return_freed_memory() -> None:
+    """Return freed memory to the system; Linux only.
+
+    After :func:`keep_freed_memory`, blocks of many sizes divide the kept memory more and more, so it grows with time.
+    """
+    trim = _c_function("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _c_function(name: str) -> Any:
+    """Return a function of glibc; None on other systems and with musl."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
 
 
 def is_out_of_memory(error: Exception) -> bool:
