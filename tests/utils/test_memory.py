@@ -34,6 +34,32 @@ def test_large_tensors_reuse_freed_memory() -> None:
     assert faults[1] < faults[0] / 2
 
 
+RETURNED = """
+import psutil, torch
+from ezsd.utils.memory import keep_freed_memory, return_freed_memory
+keep_freed_memory()
+def used():
+    return psutil.Process().memory_info().rss // 10**6
+before, small = used(), []
+for _ in range(20):
+    large = torch.ones(5 * 10**6)
+    small.append(torch.ones(10))  # stays, between large blocks that are freed
+    del large
+blocks = [(torch.ones(2 * 10**6 + 10**5 * n), small.append(torch.ones(1000)))[0] for n in range(20)]
+del blocks
+kept = used() - before
+return_freed_memory()
+print(kept, used() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of the C library of Linux")
+def test_freed_memory_is_returned_on_request() -> None:
+    done = subprocess.run([sys.executable, "-c", RETURNED], capture_output=True, check=True, text=True)
+    kept, left = map(int, done.stdout.split())
+    assert kept > 150 and left < kept / 4
+
+
 def test_a_batch_that_does_not_fit_is_divided_until_it_does() -> None:
     sizes: list[int] = []
 
