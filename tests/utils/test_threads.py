@@ -38,3 +38,32 @@ def test_an_error_is_raised_and_the_threads_are_restored() -> None:
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_calls_at_the_same_time_do_not_divide_the_threads_twice() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+
+        def inner(_: int) -> list[threading.Thread]:
+            return list(in_threads(lambda _: threading.current_thread(), [0, 1], 2))
+
+        for thread, again in in_threads(inner, [0, 1, 2], 2):
+            assert thread is again is not threading.main_thread()
+        assert torch.get_num_threads() == 4
+        assert threading.main_thread() not in in_threads(lambda _: threading.current_thread(), [0, 1], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_are_restored_if_not_all_results_are_used() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        results = in_threads(lambda item: item, range(20), 2)
+        assert next(results) == 0
+        results.close()  # type: ignore[attr-defined]
+        assert torch.get_num_threads() == 4
+        assert list(in_threads(lambda item: item, range(3), 2)) == [0, 1, 2]
+    finally:
+        torch.set_num_threads(before)
