@@ -37,21 +37,25 @@ def test_outputs_are_the_same(name: str, norms: int) -> None:
 
 
 class Shared(nn.Module):
-    """Uses the output of a convolution beside its norm, or a convolution twice."""
+    """Uses the output of a convolution beside its norm, or in two norms, or a convolution twice."""
 
-    def __init__(self, twice: bool) -> None:
+    def __init__(self, use: str) -> None:
         super().__init__()
-        self.conv, self.norm, self.twice = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), twice
+        self.conv, self.norm, self.use = nn.Conv2d(3, 3, 3, padding=1, bias=use != "two norms"), nn.BatchNorm2d(3), use
+        if use == "two norms":
+            self.other = nn.BatchNorm2d(3)
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.conv(images)
         found: Tensor = self.norm(features)
-        return found + (self.conv(found) if self.twice else features)
+        if self.use == "two norms":
+            return found + self.other(features)
+        return found + (self.conv(found) if self.use == "twice" else features)
 
 
-@pytest.mark.parametrize("twice", [False, True])
-def test_a_convolution_with_other_users_is_left_alone(twice: bool) -> None:
-    model = _with_statistics(Shared(twice))
+@pytest.mark.parametrize("use", ["beside", "twice", "two norms"])
+def test_a_convolution_with_other_users_is_left_alone(use: str) -> None:
+    model = _with_statistics(Shared(use))
     before, expected = copy.deepcopy(model.state_dict()), model(EXAMPLE)
     assert fold_batch_norms(model, EXAMPLE) == 0
     after = model.state_dict()

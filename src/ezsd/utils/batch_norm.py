@@ -36,7 +36,7 @@ def fold_batch_norms(model: Any, example: Tensor) -> int:
     if all(_alike(*pair) for pair in zip(expected, _outputs(model, example), strict=True)):
         return len(replaced)
     logger.debug("batch norms are not folded: convolutions have other users")
-    for conv, bias, name, norm in replaced:
+    for conv, bias, name, norm in reversed(replaced):  # a convolution before two norms has its first bias again
         conv.bias = bias
         _replace(model, name, norm)
     model.load_state_dict(saved)
@@ -67,9 +67,11 @@ def _followed(model: nn.Module, example: Tensor) -> dict[str, nn.Conv2d]:
             hooks.append(module.register_forward_hook(note_output))
         elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
             hooks.append(module.register_forward_pre_hook(note_input(name)))
-    model(example)
-    for hook in hooks:
-        hook.remove()
+    try:
+        model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
     once = {name for name, conv in found.items() if calls[conv] == calls[model.get_submodule(name)] == 1}
     return {name: conv for name, conv in found.items() if name in once}
 
