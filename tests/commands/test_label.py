@@ -21,6 +21,8 @@ from typer.testing import CliRunner, Result
 from ezsd.cli import app
 from ezsd.data.formats.coco import load_images
 from ezsd.data.formats.recognize import Source, open_dataset
+from ezsd.inference.detector import Detector
+from ezsd.inference.video import video_writer
 from ezsd.recipe import Part
 from tiny import SIZES, SPLIT, make_tiny_coco
 from tiny_run import make_model_of_run
@@ -93,6 +95,9 @@ def test_yolo_is_a_complete_data_set(model: Path, images: Path, expected: dict[s
         _label(model, images, "--to", "yolo", "--out", tmp_path / "set", "--threshold", 0.25, *again)
     content = yaml.safe_load((tmp_path / "set/data.yaml").read_text())
     assert content["names"] == list(SPLIT.names) and content["nc"] == 4
+    # Ultralytics resolves "path" against the working directory, and without it uses the folder of data.yaml:
+    # check_det_dataset, https://docs.ultralytics.com/reference/data/utils
+    assert "path" not in content and (tmp_path / "set" / content["train"]).is_dir()
     for file_name, found in expected.items():
         assert (tmp_path / "set/images" / file_name).read_bytes() == (images / file_name).read_bytes()
         lines = (tmp_path / "set/labels" / file_name).with_suffix(".txt").read_text().splitlines()
@@ -276,32 +281,37 @@ def test_files_of_label_studio_are_refused_with_the_format_to_export(model: Path
         assert "of Label Studio in its own JSON" in result.stderr and "as COCO, YOLO or Pascal VOC" in result.stderr
 
 
-def test_images_of_the_same_name_are_refused(model: Path, images: Path, tmp_path: Path) -> None:
+def test_images_of_the_same_name_are_refused(
+    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "cat.jpg").write_bytes((images / "000011.jpg").read_bytes())
-    for target in ("yolo", "coco"):
-        arguments = [
-            "label",
-            str(model),
-            *map(str, tmp_path.glob("*/cat.jpg")),
-            "--to",
-            target,
-            "--out",
-            str(tmp_path / "o"),
-        ]
-        result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 2 and "such as cat" in result.stderr
+    shutil.copyfile(tmp_path / "a/cat.jpg", tmp_path / "cat.jpeg")
+    pairs = {"yolo": ["a/cat.jpg", "cat.jpeg"], "coco": ["a/cat.jpg", "b/cat.jpg"]}
+    with monkeypatch.context() as unused:
+        unused.setattr(Detector, "load", None)  # nothing is detected before
+        for target, files in pairs.items():
+            sources = [str(tmp_path / file) for file in files]
+            arguments = ["label", str(model), *sources, "--to", target, "--out", str(tmp_path / "o")]
+            result = CliRunner().invoke(app, arguments)
+            assert result.exit_code == 2 and "such as cat" in result.stderr
+    (tmp_path / "cat.jpeg").unlink()
     _label(model, tmp_path, "--to", "yolo", "--out", tmp_path / "o")
     assert {path.parent.name for path in (tmp_path / "o/labels").rglob("*.txt")} == {"a", "b"}
 
 
-def test_labels_of_videos_are_refused(model: Path, tmp_path: Path) -> None:
-    from ezsd.inference.video import video_writer
-
-    with video_writer(tmp_path / "a.mp4", 10, (64, 64)) as write:
+@pytest.mark.parametrize("source", ["images and a video", "camera:0", "https://127.0.0.1:9/cat.jpg"])
+def test_what_is_not_an_image_file_is_refused_before_anything_is_detected(
+    source: str, model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Detector, "load", None)
+    folder = tmp_path / "images and a video"
+    folder.mkdir()
+    shutil.copyfile(images / "000011.jpg", folder / "000011.jpg")
+    with video_writer(folder / "a.mp4", 10, (64, 64)) as write:
         write(np.zeros((64, 64, 3), np.uint8))
-    result = CliRunner().invoke(
-        app, ["label", str(model), str(tmp_path / "a.mp4"), "--to", "coco", "--out", str(tmp_path)]
-    )
-    assert result.exit_code == 2 and "Save the frames of videos as images" in result.stderr
+    given = str(folder) if source == folder.name else source
+    result = CliRunner().invoke(app, ["label", str(model), given, "--to", "coco", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2 and "the frames of videos, as files first" in result.stderr, result.output
+    assert not (tmp_path / "out").exists()

@@ -157,13 +157,15 @@ def label(
     """Write pre-annotations of images for an annotation tool."""
     with error_messages():
         from ezsd.commands.detect import Asked
-        from ezsd.commands.label import write_labels
+        from ezsd.commands.label import check_image_files, write_labels
         from ezsd.inference.outputs import check_no_labels
         from ezsd.inference.sources import open_source
 
         if not overwrite:
             check_no_labels(out, [target.value])
-        source = open_source(sources, exclude=out)
+        # Nothing is opened yet: URLs are refused by the message for all that is not an image file.
+        source = open_source(sources, allow_network=True, exclude=out)
+        check_image_files(source, target.value)
         asked = Asked(str(model), teacher, precision.value, vocabulary, {"threshold": threshold})
         _, names, results = _detected(asked, source, "label", device, engine)
         typer.echo(f"wrote {write_labels(results, names, target.value, out, image_url)}")

@@ -33,7 +33,8 @@ def detect_files(engine: RayEngine, asked: Asked, source: Source, title: str = "
         ArtifactError: Ray cannot be used, or the model cannot be loaded.
     """
     began = time.monotonic()
-    parts = _parts(source.image_files(), asked.drawn)
+    files = source.image_files("--engine ray", "Leave it out for those.")
+    parts = _parts(files, asked.drawn)
     results, done = Results(), dict[int, Results]()
     with track(source.total, title) as advance:
         try:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ezsd.commands.detect import Results
-from ezsd.errors import DataError
 from ezsd.inference.outputs import (
     LOCAL_FILES,
     check_distinct,
@@ -15,8 +14,24 @@ from ezsd.inference.outputs import (
     write_label_studio,
     write_yolo,
 )
+from ezsd.inference.sources import Source
 
 TARGETS = ("coco", "yolo", "label-studio", "cvat")
+
+
+def check_image_files(source: Source, target: str) -> None:
+    """Check that a tool can find the images again, before anything is detected.
+
+    Args:
+        source: The images.
+        target: As in :func:`write_labels`.
+
+    Raises:
+        DataError: There is something else than image files, or labels of two images would share a name.
+    """
+    files = source.image_files("ezsd label", "Save images, or the frames of videos, as files first.")
+    names = [PurePosixPath(file.file_name) for file in files]
+    check_distinct([str(name.with_suffix("") if target == "yolo" else name) for name in names])
 
 
 def write_labels(
@@ -36,12 +51,8 @@ def write_labels(
         The file to import.
 
     Raises:
-        DataError: The detections are not of image files, or images share a name.
         ArtifactError: A file cannot be written.
     """
-    if elsewhere := [image.name for image in results.images if image.path is None]:
-        raise DataError(f"{elsewhere[0]} is not an image file. Save the frames of videos as images first.")
-    check_distinct([image.file_name for image in results.images])
     if target == "yolo":
         link_images(out, results.images)
         return write_yolo(out, results.images, names)

@@ -187,7 +187,8 @@ def write_yolo(folder: Path, images: Sequence[Labeled], names: Sequence[str]) ->
         target = folder / "labels" / PurePosixPath(image.file_name).with_suffix(".txt")
         write_text(target, "".join(f"{line}\n" for line in lines))
     path = folder / "data.yaml"
-    content = {"path": ".", "train": "images", "val": "images", "nc": len(names), "names": list(names)}
+    # No "path": Ultralytics then takes the folder of this file, and with "." the working directory.
+    content = {"train": "images", "val": "images", "nc": len(names), "names": list(names)}
     write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     return path
 

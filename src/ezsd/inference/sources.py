@@ -101,16 +101,21 @@ class Source:
                 yield from self._read(waiting.popleft())
         self.count_skipped()
 
-    def image_files(self) -> list[ImageFile]:
+    def image_files(self, user: str, advice: str) -> list[ImageFile]:
         """Return the files of a source of image files, without reading them.
+
+        Args:
+            user: What takes image files only, for the message.
+            advice: What to do with others, for the message.
 
         Raises:
             DataError: There is something else in it.
         """
         files = [part.files for part in self._parts]
         if None in files:
-            raise DataError("--engine ray takes image files, and folders and patterns of them. Leave it out for "
-                            "videos, streams and URLs.")  # fmt: skip
+            raise DataError(
+                f"{user} takes image files, and folders and patterns of them; no videos, streams and URLs. {advice}"
+            )
         return [file for some in files for file in some or ()]
 
     def skip(self, problems: Sequence[str]) -> None:
