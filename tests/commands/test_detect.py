@@ -196,6 +196,19 @@ def test_ctrl_c_keeps_what_was_found_and_completes_the_video(
     assert len(list(open_source(tmp_path / "out/a_detected.mp4"))) == 5
 
 
+def test_ctrl_c_before_the_first_image_is_not_an_error(
+    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> Iterator[Found]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(Detector, "stream", interrupted)
+    result = _detect(model, images, "--out", tmp_path / "out")
+    assert result.exit_code == 130 and "so far" not in result.stderr, result.output
+    assert not (tmp_path / "out/detections.json").exists()
+
+
 def test_missing_packages_are_named_with_their_extra(
     model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,27 @@ def test_label_writes_the_same_files(model: Path, images: Path, tmp_path: Path) 
     result = _run(*command, "--out", tmp_path / "ray", "--engine", "ray", "--actors", 2)
     assert result.exit_code == 0, result.output
     assert _files(tmp_path / "ray") == _files(tmp_path / "local")
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_file_that_is_given_twice_is_drawn_twice(model: Path, images: Path, tmp_path: Path) -> None:
+    command = ("detect", model, images / "000004.jpg", images / "000011.jpg", images / "000004.jpg", "--threshold", 0.2)
+    assert _run(*command, "--out", tmp_path / "local").exit_code == 0
+    assert _run(*command, "--out", tmp_path / "ray", "--engine", "ray").exit_code == 0
+    assert "000004_detected_2.jpg" in _files(tmp_path / "ray")
+    assert _files(tmp_path / "ray") == _files(tmp_path / "local")
+
+
+def test_ctrl_c_before_the_first_part_is_not_an_error(
+    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(Pickled):
+        def run(self, load: Any, jobs: Any) -> Iterator[Any]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(options, "RayEngine", Interrupted)
+    result = _run("detect", model, images, "--out", tmp_path / "out", "--engine", "ray")
+    assert result.exit_code == 130 and "Interrupted" in result.stderr and "so far" not in result.stderr
 
 
 @pytest.mark.parametrize("source", ["clip.mp4", "images"])

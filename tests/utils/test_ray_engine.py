@@ -24,11 +24,29 @@ def _load(device: str) -> Callable[[int], int]:
     return work
 
 
+def _read(path: str) -> str:
+    return Path(path).read_text()
+
+
 @pytest.mark.slow
 def test_job_of_a_killed_actor_is_done_again(local_ray: Path) -> None:
     local_ray.touch()
     assert sorted(RayEngine(actors=2).run(_load, range(5))) == [0, 10, 20, 30, 40]
     assert not local_ray.exists(), "no actor was killed"
+
+
+@pytest.mark.slow
+def test_actors_read_relative_paths_as_the_command_does(
+    local_ray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "new").write_text("content")
+    monkeypatch.chdir(tmp_path)  # a cluster was started elsewhere
+    assert list(RayEngine(actors=1).run(lambda device: _read, ["new"])) == ["content"]
+
+
+def test_an_actor_works_where_the_folder_of_the_command_is_missing(tmp_path: Path) -> None:
+    actor = ray_engine._Actor(_load, "cpu", str(tmp_path / "missing"))
+    assert actor({"job": 1}) == {"done": 10, "error": None}
 
 
 @pytest.mark.slow

@@ -99,7 +99,8 @@ class Results:
     def interrupt(self) -> None:
         """Note that these results are not all."""
         self.interrupted = True
-        logger.warning("interrupted: the results so far are written")
+        if self.images:
+            logger.warning("interrupted: the results so far are written")
 
 
 @dataclass(frozen=True)
@@ -166,10 +167,13 @@ def finished(results: Results, source: Source, seconds: float) -> Results:
 
     Raises:
         DataError: No image could be read.
+        KeyboardInterrupt: Ctrl-C came before the first result; there is nothing to write.
     """
     results.problems = source.problems
     results.summary.skipped, results.summary.seconds = len(source.problems), seconds
     if not results.images:
+        if results.interrupted:
+            raise KeyboardInterrupt
         raise DataError(_nothing_read(source.problems))
     return results
 
@@ -221,16 +225,16 @@ class Drawings:
 
     Args:
         folder: The folder to write to. Nothing in it is replaced except drawings of the same source.
-        names: The drawings of image files, if they were chosen before.
+        names: The drawings of image files in the order of their use, if they were chosen before.
     """
 
-    def __init__(self, folder: Path, names: Mapping[Path, Path] | None = None) -> None:
+    def __init__(self, folder: Path, names: Mapping[Path, Sequence[Path]] | None = None) -> None:
         self.folder = folder
         self.files: list[Path] = []
         self._pool = ThreadPoolExecutor(_DRAWERS)
         self._waiting: deque[tuple[Future[Any], Callable[[Any], None] | None]] = deque()
         self._taken: set[Path] = set()
-        self._names = names or {}
+        self._names = {path: deque(drawings) for path, drawings in (names or {}).items()}
         self._video: Video | None = None
         self._open = ExitStack()
         self._write: Callable[[np.ndarray[Any, Any]], None] | None = None
@@ -247,8 +251,8 @@ class Drawings:
     def add(self, frame: Frame, detections: sv.Detections) -> None:
         """Draw the detections of an image or of the next frame of a video."""
         if frame.video is None:
-            chosen = None if frame.path is None else self._names.get(frame.path)
-            path = chosen or self.free_name(frame.file_name, ".jpg")
+            chosen = self._names.get(frame.path) if frame.path else None
+            path = chosen.popleft() if chosen else self.free_name(frame.file_name, ".jpg")
             self._waiting.append((self._pool.submit(_draw_file, frame, detections, path), None))
         else:
             self._waiting.append((self._pool.submit(_drawn, frame, detections), self._sink(frame.video)))

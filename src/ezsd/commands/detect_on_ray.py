@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +36,7 @@ def detect_files(engine: RayEngine, asked: Asked, source: Source, title: str = "
     began = time.monotonic()
     files = source.image_files("--engine ray", "Leave it out for those.")
     parts = _parts(files, asked.drawn)
-    results, done = Results(), dict[int, Results]()
+    results, done, interrupted = Results(), dict[int, Results](), False
     with track(source.total, title) as advance:
         try:
             for index, part in engine.run(partial(_load, asked), parts):
@@ -44,10 +45,12 @@ def detect_files(engine: RayEngine, asked: Asked, source: Source, title: str = "
                 results.summary.join(part.summary)
                 advance(len(parts[index].files), counted(results.summary.objects, "object"))
         except KeyboardInterrupt:
-            results.interrupt()
+            interrupted = True
     source.count_skipped()
     ordered = [part for _, part in sorted(done.items())]
     results.images = [image for part in ordered for image in part.images]
+    if interrupted:
+        results.interrupt()
     source.problems = [problem for part in ordered for problem in part.problems]
     return finished(results, source, time.monotonic() - began)
 
@@ -56,21 +59,23 @@ def detect_files(engine: RayEngine, asked: Asked, source: Source, title: str = "
 class _Part:
     index: int
     files: Sequence[ImageFile]
-    drawings: dict[Path, Path]  # by image file
+    drawings: dict[Path, list[Path]]  # by image file, which may be given several times
 
 
 def _parts(files: Sequence[ImageFile], folder: Path | None) -> list[_Part]:
-    drawings = {} if folder is None else _drawings(files, folder)
+    drawings = [] if folder is None else _drawings(files, folder)
     parts: list[_Part] = []
     for start in range(0, len(files), _PART_IMAGES):
-        own = files[start : start + _PART_IMAGES]
-        parts.append(_Part(len(parts), own, {file.path: drawings[file.path] for file in own if drawings}))
+        own, names = files[start : start + _PART_IMAGES], defaultdict[Path, list[Path]](list)
+        for file, drawing in zip(own, drawings[start:], strict=False):
+            names[file.path].append(drawing)
+        parts.append(_Part(len(parts), own, dict(names)))
     return parts
 
 
-def _drawings(files: Sequence[ImageFile], folder: Path) -> dict[Path, Path]:
+def _drawings(files: Sequence[ImageFile], folder: Path) -> list[Path]:
     with Drawings(folder) as drawings:
-        return {file.path: drawings.free_name(file.file_name, ".jpg") for file in files}
+        return [drawings.free_name(file.file_name, ".jpg") for file in files]
 
 
 def _load(asked: Asked, device: str) -> Callable[[_Part], tuple[int, Results]]:

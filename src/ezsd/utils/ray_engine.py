@@ -11,7 +11,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -90,8 +90,8 @@ class RayEngine:
             data = ray.data.from_items([{"job": job} for job in jobs], override_num_blocks=len(jobs))
             with warnings.catch_warnings():  # Ray has no other way to limit the retries
                 warnings.simplefilter("ignore", DeprecationWarning)
-                results = data.map(_Actor, fn_constructor_args=(load, "cuda" if gpus else "cpu"), compute=pool,
-                                   num_cpus=None if gpus else 1, num_gpus=gpus or None,
+                results = data.map(_Actor, fn_constructor_args=(load, "cuda" if gpus else "cpu", os.getcwd()),
+                                   compute=pool, num_cpus=None if gpus else 1, num_gpus=gpus or None,
                                    max_restarts=-1, max_task_retries=_RETRIES)  # fmt: skip
             try:
                 for row in results.iter_rows():
@@ -139,8 +139,10 @@ class RayEngine:
 class _Actor:
     """Does jobs. Errors are part of the result, because Ray would wrap them in errors of its own."""
 
-    def __init__(self, load: Load[Any, Any], device: str) -> None:
+    def __init__(self, load: Load[Any, Any], device: str, folder: str) -> None:
         self._load, self._device = load, device
+        with suppress(OSError):  # a machine may have only the folders of absolute paths
+            os.chdir(folder)  # actors of a cluster start where ray start was called; paths may be relative
 
     @cached_property
     def _work(self) -> Callable[[Any], Any]:
