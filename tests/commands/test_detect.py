@@ -53,7 +53,7 @@ def test_a_folder_gives_drawings_detections_and_a_summary(model: Path, images: P
     assert [entry["image"] for entry in written["images"]] == list(map(str, sorted(images.iterdir())))
     count = sum(len(entry["detections"]) for entry in written["images"])
     assert count and f"found {count} objects in " in result.stdout and "of 8 images" in result.stdout
-    assert " images/s" in result.stdout
+    assert " images/s" in result.stdout and f"wrote drawings to {tmp_path}\n" in result.stdout
     for path in images.iterdir():
         with Image.open(tmp_path / f"{path.stem}_detected.jpg") as drawn:
             drawn.load()
@@ -175,6 +175,10 @@ def test_a_video_is_drawn_as_a_video_and_its_objects_are_numbered(model: Path, t
     assert [entry["frame"] for entry in frames] == [0, 2, 4, 6]
     tracks = [{found.get("track") for found in entry["detections"]} - {None} for entry in frames]
     assert tracks[1] and tracks[1] & tracks[2] & tracks[3]
+
+
+def test_nothing_is_said_of_drawings_that_are_not_asked_for(model: Path, images: Path, tmp_path: Path) -> None:
+    assert "drawings" not in _detect(model, images, "--out", tmp_path, "--save", "json").stdout
 
 
 def test_ctrl_c_keeps_what_was_found_and_completes_the_video(

@@ -216,6 +216,14 @@ def test_an_invalid_image_is_reported(tmp_path: Path, array: np.ndarray[Any, Any
             read_any(image)
 
 
+@pytest.mark.parametrize("make", [np.zeros, torch.zeros])
+def test_a_batch_in_a_call_says_to_give_a_list(detector: Detector, make: Any) -> None:
+    batch = make((2, 3, 64, 64)) if make is torch.zeros else make((2, 64, 64, 3), np.uint8)
+    with pytest.raises(DataError, match=r"Give a batch as a list: list\(images\)"):
+        detector(batch)
+    assert len(detector(list(batch))) == 2
+
+
 def test_images_are_converted_to_upright_rgb(tmp_path: Path) -> None:
     pixels = np.zeros((20, 30, 3), np.uint8)
     pixels[:, :5] = 255  # a white stripe on the left, which is at the top after rotation

@@ -129,6 +129,8 @@ def detect(
         limits = detector.thresholds.of_call(threshold).of(names).tolist()
         about = {"model": str(model), "threshold": threshold, "thresholds": dict(zip(names, limits, strict=True))}
         save(results, names, formats, out, about)
+        if drawn is not None:
+            typer.echo(f"wrote drawings to {drawn}")
         for path in results.files:
             typer.echo(f"wrote {path}")
         typer.echo(str(results.summary))

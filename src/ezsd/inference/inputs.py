@@ -41,6 +41,7 @@ def read_pixels(image: ImageInput) -> np.ndarray[Any, Any]:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise DataError(
                 f"The array has shape {image.shape} and type {image.dtype}; expected [H, W, 3] uint8 in RGB order."
+                f"{_of_batch(image.ndim)}"
             )
         return image.copy()
     if is_tensor(image):
@@ -77,6 +78,10 @@ def is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def _of_batch(dimensions: int) -> str:
+    return " Give a batch as a list: list(images)." if dimensions == 4 else ""
+
+
 def _from_pil(image: Image.Image) -> np.ndarray[Any, Any]:
     if image.mode[:1] in ("I", "F"):
         raise DataError(f"The image has pixels of mode {image.mode}; expected 8 bits per channel; convert the image.")
@@ -89,7 +94,7 @@ def _from_pil(image: Image.Image) -> np.ndarray[Any, Any]:
 def _from_tensor(image: Tensor) -> np.ndarray[Any, Any]:
     problem = f"The tensor has shape {list(image.shape)} and type {image.dtype}"
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-        raise DataError(f"{problem}; expected [3, H, W] in RGB order.")
+        raise DataError(f"{problem}; expected [3, H, W] in RGB order.{_of_batch(image.ndim)}")
     if image.is_floating_point():
         if not (float(image.min()) >= 0 and float(image.max()) <= 1):
             raise DataError(f"{problem}; expected uint8, or float with values in 0..1.")
