@@ -26,11 +26,11 @@ from ezsd.data.formats.problems import Problems
 from ezsd.data.images import decode_pixels
 from ezsd.errors import DataError, MissingExtraError
 from ezsd.inference.inputs import is_tensor, read_pixels
+from ezsd.inference.media_files import VIDEOS, files_below, inside, is_media, natural, until_magic
 from ezsd.inference.video import Video, camera_format, frame_pixels, open_video, video_frames
 
 logger = logging.getLogger(__name__)
 
-VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".mjpeg")
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _CAMERA = re.compile(r"camera:(\d+)")
 _NUMBERED = re.compile(r"%0?(\d*)d")
@@ -281,7 +281,7 @@ def _from_text(text: str, options: _Options) -> _Part:
 
 def _from_path(text: str, path: Path, options: _Options) -> _Part:
     if path.is_dir():
-        return _from_files(_files_below(path, options.exclude), path, f"{path} contains", options)
+        return _from_files(files_below(path, options.exclude), path, f"{path} contains", options)
     if path.exists():
         return _from_files([path], path.parent, "", options)
     if numbered := _NUMBERED.search(path.name):
@@ -289,46 +289,14 @@ def _from_path(text: str, path: Path, options: _Options) -> _Part:
         before, after = path.name[: numbered.start()], path.name[numbered.end() :]
         fits = re.compile(re.escape(before) + digits + re.escape(after))
         found = [each for each in path.parent.glob("*") if fits.fullmatch(each.name)]
-        return _from_files(sorted(found, key=_natural), path.parent, f"{text} matches", options)
+        return _from_files(sorted(found, key=natural), path.parent, f"{text} matches", options)
     if glob.has_magic(text):
-        root = Path(*_until_magic(path))
-        exclude = None if _inside(root, options.exclude) else options.exclude
+        root = Path(*until_magic(path))
+        exclude = None if inside(root, options.exclude) else options.exclude
         below = (Path(each) for each in glob.iglob(text, recursive=True))
-        found = [each for each in below if _is_media(each) and each.is_file() and not _inside(each, exclude)]
-        return _from_files(sorted(found, key=_natural), root, f"{text} matches", options)
+        found = [each for each in below if is_media(each) and each.is_file() and not inside(each, exclude)]
+        return _from_files(sorted(found, key=natural), root, f"{text} matches", options)
     raise DataError(f"{text} does not exist. Expected an image, a video, a folder, a pattern or a URL.")
-
-
-def _until_magic(path: Path) -> Iterator[str]:
-    for part in path.parts[:-1]:
-        if glob.has_magic(part):
-            return
-        yield part
-
-
-def _files_below(folder: Path, exclude: Path | None) -> list[Path]:
-    found = []
-    exclude = None if _inside(folder, exclude) else exclude  # the output folder is around the source
-    for parent, folders, files in os.walk(folder):
-        here = Path(parent)
-        folders[:] = [
-            name for name in folders if not name.startswith((".", "__MACOSX")) and not _inside(here / name, exclude)
-        ]
-        found += [here / name for name in files if _is_media(Path(name)) and not name.startswith(".")]
-    return sorted(found, key=_natural)
-
-
-def _inside(path: Path, folder: Path | None) -> bool:
-    return folder is not None and path.resolve().is_relative_to(folder)
-
-
-def _is_media(path: Path) -> bool:
-    return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEOS)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Return a key that sorts ``frame_2`` before ``frame_10``."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.as_posix())]
 
 
 def _from_files(paths: Sequence[Path], root: Path, where: str, options: _Options) -> _Part:
