@@ -296,6 +296,15 @@ def test_images_of_the_same_name_are_refused(
             arguments = ["label", str(model), *sources, "--to", target, "--out", str(tmp_path / "o")]
             result = CliRunner().invoke(app, arguments)
             assert result.exit_code == 2 and "such as cat" in result.stderr
+        folder = str(tmp_path)  # cat.jpeg and clip.mp4 beside the folders, and a second cat
+        shutil.copyfile(images / "000011.jpg", tmp_path / "cat.jpg")
+        with video_writer(tmp_path / "clip.mp4", 10, (64, 64)) as write:
+            write(np.zeros((64, 64, 3), np.uint8))
+        arguments = ["detect", str(model), folder, "--save", "json,yolo", "--out", str(tmp_path / "o")]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 2 and "such as cat" in result.stderr, result.output
+    (tmp_path / "clip.mp4").unlink()
+    (tmp_path / "cat.jpg").unlink()
     (tmp_path / "cat.jpeg").unlink()
     _label(model, tmp_path, "--to", "yolo", "--out", tmp_path / "o")
     assert {path.parent.name for path in (tmp_path / "o/labels").rglob("*.txt")} == {"a", "b"}

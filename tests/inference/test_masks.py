@@ -25,7 +25,7 @@ from ezsd.inference.batching import detect_annotated
 from ezsd.inference.detector import Detector
 from ezsd.inference.drawing import draw
 from ezsd.inference.masks import each_mask, paste_masks
-from ezsd.inference.outputs import detections_json, encode_mask
+from ezsd.inference.outputs import coco, detections_json, encode_mask, labeled
 from ezsd.inference.tiling import Tiling
 from tiny_run import make_model_folder
 
@@ -67,6 +67,13 @@ def test_pasted_masks_are_those_of_torchvision(size: tuple[int, int]) -> None:
         np.testing.assert_array_equal(mask_api.decode(encoded), mask)
         assert encoded == encode_mask(mask)
     assert paste_masks(masks[:0], boxes[:0], size).shape == (0, *size)
+
+
+def test_the_area_of_an_annotation_is_that_of_its_mask(detector: Detector, image: np.ndarray[Any, Any]) -> None:
+    ((frame, found, _),) = detector.stream([image], threshold=0.0)
+    annotations = coco([labeled(frame, found)], detector.vocabulary().names)["annotations"]
+    areas = [entry["area"] for entry in annotations]
+    assert areas == [float(mask_api.area(entry["segmentation"])) for entry in annotations] and max(areas) > 0
 
 
 class _Largest(TorchDispatchMode):

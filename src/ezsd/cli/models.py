@@ -113,7 +113,7 @@ def detect(
     """Detect objects by name in images, folders, videos and streams; write drawn images and detections.json."""
     with error_messages():
         from ezsd.commands.detect import SAVED, Asked, check_formats, save
-        from ezsd.inference.outputs import check_no_labels
+        from ezsd.inference.outputs import check_distinct, check_no_labels
         from ezsd.inference.sources import open_source
         from ezsd.inference.tiling import Tiling
 
@@ -122,6 +122,8 @@ def detect(
             check_no_labels(out, formats)
         tiling = None if tile is None else Tiling(tile, overlap, merge.value, batch_size)
         source = open_source(sources, allow_network=allow_network, stride=stride, exclude=out)
+        if "yolo" in formats:
+            check_distinct((file.file_name for file in source.known_files), "yolo")
         options = {"threshold": threshold, "batch_size": batch_size, "multi_label": multi_label, "track": track}
         drawn = out if "images" in formats else None
         asked = Asked(str(model), teacher, precision.value, vocabulary, {**options, "tiling": tiling}, drawn)

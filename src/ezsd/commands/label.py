@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ezsd.commands.detect import Results
 from ezsd.inference.outputs import (
@@ -30,8 +30,7 @@ def check_image_files(source: Source, target: str) -> None:
         DataError: There is something else than image files, or labels of two images would share a name.
     """
     files = source.image_files("ezsd label", "Save images, or the frames of videos, as files first.")
-    names = [PurePosixPath(file.file_name) for file in files]
-    check_distinct([str(name.with_suffix("") if target == "yolo" else name) for name in names])
+    check_distinct((file.file_name for file in files), target)
 
 
 def write_labels(

@@ -155,11 +155,10 @@ def coco(images: Sequence[Labeled], names: Sequence[str]) -> dict[str, Any]:
     for image_id, image in enumerate(images, start=1):
         for found in image.detections:
             x1, y1, x2, y2 = found["box"]
-            mask = {"segmentation": found["mask"]} if "mask" in found else {"segmentation": []}
             box = [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)]
             annotations.append({
                 "id": len(annotations) + 1, "image_id": image_id, "category_id": ids[found["name"]], "bbox": box,
-                "area": round(box[2] * box[3], 2), "iscrowd": 0, **mask, "score": found["score"],
+                "area": _area(found, box), "iscrowd": 0, "segmentation": found.get("mask", []), "score": found["score"],
             })  # fmt: skip
     return {
         "info": {"description": f"detections of ezsd {__version__}"},
@@ -172,6 +171,12 @@ def coco(images: Sequence[Labeled], names: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _area(found: dict[str, Any], box: Sequence[float]) -> float:
+    if mask := found.get("mask"):
+        return float(sv.rle_to_mask(mask["counts"], tuple(mask["size"][::-1])).sum())
+    return round(box[2] * box[3], 2)
+
+
 def write_yolo(folder: Path, images: Sequence[Labeled], names: Sequence[str]) -> Path:
     """Write a YOLO text file for each image below ``labels``, and ``data.yaml``.
 
@@ -181,7 +186,7 @@ def write_yolo(folder: Path, images: Sequence[Labeled], names: Sequence[str]) ->
         DataError: Two images would share a file.
     """
     index = {name: place for place, name in enumerate(names)}
-    check_distinct([str(PurePosixPath(image.file_name).with_suffix("")) for image in images])
+    check_distinct((image.file_name for image in images), "yolo")
     for image in images:
         lines = [_yolo_line(index[found["name"]], found["box"], image) for found in image.detections]
         target = folder / "labels" / PurePosixPath(image.file_name).with_suffix(".txt")
@@ -283,8 +288,10 @@ def _xml(root: ET.Element) -> str:
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def check_distinct(names: Sequence[str]) -> None:
-    """Raise DataError if a name is repeated, because the labels of one image would replace those of another."""
+def check_distinct(file_names: Iterable[str], target: str) -> None:
+    """Raise DataError if the labels of two images would share a name in a format; those of YOLO have no suffix."""
+    paths = map(PurePosixPath, file_names)
+    names = [str(path.with_suffix("") if target == "yolo" else path) for path in paths]
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise DataError(

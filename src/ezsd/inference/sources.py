@@ -101,6 +101,11 @@ class Source:
                 yield from self._read(waiting.popleft())
         self.count_skipped()
 
+    @property
+    def known_files(self) -> list[ImageFile]:
+        """The image files of the source, beside whatever else is in it."""
+        return [file for part in self._parts for file in part.files]
+
     def image_files(self, user: str, advice: str) -> list[ImageFile]:
         """Return the files of a source of image files, without reading them.
 
@@ -111,12 +116,11 @@ class Source:
         Raises:
             DataError: There is something else in it.
         """
-        files = [part.files for part in self._parts]
-        if None in files:
+        if any(part.others for part in self._parts):
             raise DataError(
                 f"{user} takes image files, and folders and patterns of them; no videos, streams and URLs. {advice}"
             )
-        return [file for some in files for file in some or ()]
+        return self.known_files
 
     def skip(self, problems: Sequence[str]) -> None:
         """Add the messages of images that cannot be read to ``problems``, and log the first ten of all."""
@@ -144,7 +148,8 @@ class _Part:
     jobs: Callable[[], Iterator[Job]]
     count: int | None
     missing: MissingExtraError | None = None  # why nothing of it can be read
-    files: Sequence[ImageFile] | None = None  # if it has only image files
+    files: Sequence[ImageFile] = ()
+    others: bool = True  # whether it has something else than image files
 
 
 @dataclass(frozen=True)
@@ -309,18 +314,19 @@ def _from_files(paths: Sequence[Path], root: Path, where: str, options: _Options
     videos = [path for path in paths if path.suffix.lower() in VIDEOS]
     if not videos:
         return _of_files(files)
+    images = [file for file in files if file.path.suffix.lower() not in VIDEOS]
     frames: Sequence[int | None] = [0] * len(videos)
     missing = None
     try:
         frames = [_frames_of(path, options.stride) for path in videos]
     except MissingExtraError as error:  # videos beside images are named and skipped when they are read
         missing = error if len(videos) == len(paths) else None
-    known = len(paths) - len(videos) + sum(count or 0 for count in frames)
-    return _Part(partial(_file_jobs, files, options), None if None in frames else known, missing)
+    known = len(images) + sum(count or 0 for count in frames)
+    return _Part(partial(_file_jobs, files, options), None if None in frames else known, missing, images)
 
 
 def _of_files(files: Sequence[ImageFile]) -> _Part:
-    return _Part(lambda: (partial(_read_file, file) for file in files), len(files), files=files)
+    return _Part(lambda: (partial(_read_file, file) for file in files), len(files), files=files, others=False)
 
 
 def _file_jobs(files: Sequence[ImageFile], options: _Options) -> Iterator[Job]:
