@@ -438,6 +438,21 @@ def test_full_disk_is_a_message_and_the_run_goes_on_when_there_is_space(
     assert _results(folder) == _results(finished)
 
 
+@pytest.mark.parametrize("free", [0, 2])  # no space for the lock; some for recipe.yaml, but not for run.log
+def test_new_run_on_a_full_disk_is_a_message(disk: Path, coco: TinyCoco, tmp_path: Path, free: int) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump(_values(coco)))
+    for left in disk.iterdir():
+        shutil.rmtree(left)
+    space = os.statvfs(disk)
+    (disk / "filler").write_bytes(bytes((space.f_bavail - free) * space.f_frsize))
+    process = _start(recipe, disk / "new")
+    shown = process.communicate()[1]
+    (disk / "filler").unlink()
+    assert process.returncode == 2, shown
+    assert "Cannot write" in shown and "Traceback" not in shown
+
+
 def _start(recipe: Path, folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "ezsd", "run", str(recipe), "--out", str(folder)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=_environment())

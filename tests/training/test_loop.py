@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,30 @@ def test_non_finite_loss_raises(tmp_path: Path) -> None:
     value, task = _task(tmp_path, losses=losses)
     with pytest.raises(ArtifactError, match="the training has diverged"):
         _run(task)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux that is a full disk")
+def test_full_disk_under_the_log_is_a_message(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+
+    def fill(step: int) -> None:
+        if step == 5:
+            log.unlink()
+            log.symlink_to("/dev/full")
+
+    _, task = _task(tmp_path / "checkpoints", steps=12, log=log, after_step=fill)
+    with pytest.raises(ArtifactError, match=r"Cannot write .*log\.jsonl: .*No space left"):
+        _run(task)
+
+
+def test_line_of_the_log_that_was_not_written_whole_is_left_out(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    _, task = _task(tmp_path / "checkpoints", steps=30, stop=25, log=log)
+    with pytest.raises(_Stopped):
+        _run(task)
+    whole = log.read_text()
+    log.write_text(whole[:-10])
+    _, task = _task(tmp_path / "checkpoints", steps=30, log=log)
+    _run(task)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [10, 30]
+    assert log.read_text().startswith(whole.splitlines()[0])

@@ -36,7 +36,7 @@ from ezsd.run_metrics import (
     read_metrics,
     read_metrics_if_exist,
 )
-from ezsd.utils.files import digest, read_json_if_exists, write_text
+from ezsd.utils.files import digest, read_json_if_exists, read_json_lines, write_text
 from ezsd.utils.format import counted, number
 
 _MARK = '<meta name="ezsd-inputs" content="'
@@ -225,7 +225,7 @@ def _plots(run: RunFolder, baseline: RunFolder | None) -> list[Plot]:
 
 def _curves(run: RunFolder) -> dict[str, Curve]:
     files = [path for path in (run.training.log, run.training.validation) if path.is_file()]
-    lines = [json.loads(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for path in files for line in read_json_lines(path)]
     curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for line in lines:
         for name, value in line.items():

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ezsd.errors import ArtifactError
 from ezsd.utils.checkpoint import load_latest, save_checkpoint
-from ezsd.utils.files import write_text
+from ezsd.utils.files import append_text, read_json_lines, write_text
 from ezsd.utils.progress import track
 from ezsd.utils.seeding import seeded
 
@@ -198,8 +198,8 @@ class TrainingLog:
         self.count = 0
         self.last = ""
         if self.path is not None:
-            lines = self.path.read_text().splitlines() if start and self.path.exists() else []
-            kept = [line for line in lines if json.loads(line)["step"] <= start]
+            lines = read_json_lines(self.path) if start and self.path.exists() else []
+            kept = [json.dumps(line) for line in lines if line["step"] <= start]
             write_text(self.path, "".join(f"{line}\n" for line in kept))
         if accelerator.log_with:
             accelerator.init_trackers("ezsd", init_kwargs={"tensorboard": {"purge_step": start + 1}})
@@ -237,8 +237,7 @@ class TrainingLog:
         line = {"step": step, "epoch": round(epoch, 3), "lr": rate, "loss": total, **means}
         logger.debug("step %d: %s", step, line)
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            append_text(self.path, json.dumps(line) + "\n")
         if self.accelerator.log_with:
             values = {**means, "loss": total, "lr": rate}
             self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step)

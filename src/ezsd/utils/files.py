@@ -38,10 +38,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise ArtifactError(
-            f"Cannot write {path}: {error}. Earlier results are kept. Free disk space or fix the "
-            "permissions of the folder, then run the same command again."
-        ) from error
+        raise _not_written(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -51,6 +48,26 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append ``text`` to a file; the end of it is lost if the process is killed or the disk is full.
+
+    Raises:
+        ArtifactError: If the disk is full or the file cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> ArtifactError:
+    return ArtifactError(
+        f"Cannot write {path}: {error}. Earlier results are kept. Free disk space or fix the "
+        "permissions of the folder, then run the same command again."
+    )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -70,6 +87,15 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path} is missing. Run the stage that writes it first.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON: {error}. {_AGAIN}") from error
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the JSON objects in the lines of a file, without lines that were not written to their end."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return [value for value in found if isinstance(value, dict)]
 
 
 def write_checked_json(path: Path, value: Mapping[str, Any]) -> None:

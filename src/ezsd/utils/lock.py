@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ezsd.errors import ArtifactError
@@ -33,9 +33,9 @@ def only_process(folder: Path) -> Iterator[None]:
                 f"{folder} is in use by {file.read().strip() or 'another process'}. "
                 "Wait until that process ends, stop it, or give another folder."
             )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
+        with suppress(OSError):  # on a full disk the lock holds all the same
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}\n".encode())
         yield
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -28,6 +29,22 @@ class ConsoleHandler(logging.Handler):
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.capitalize()}: "
         console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         console.print(f"{prefix}{record.getMessage()}")
+
+
+class _LogFile(logging.FileHandler):
+    """The log of a run folder. A full disk is reported where results are written, not by the log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 class _RootHandler(logging.Handler):
@@ -95,7 +112,7 @@ def quiet() -> Iterator[None]:
 def log_to_file(path: Path) -> Iterator[None]:
     """Append records of level INFO and higher to ``path`` within the context; the console output does not change."""
     level, propagate = _LOGGER.level, _LOGGER.propagate
-    added: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8", delay=True)]
+    added: list[logging.Handler] = [_LogFile(path, encoding="utf-8", delay=True)]
     added[0].setFormatter(logging.Formatter(_FILE_FORMAT))
     if propagate:
         added.append(_RootHandler(_LOGGER.getEffectiveLevel()))
