@@ -125,13 +125,29 @@ def test_finished_training_takes_no_more_steps_even_when_resumed(tmp_path: Path)
     assert completed == [1, 2, 3]
 
 
-def test_non_finite_loss_raises(tmp_path: Path) -> None:
+@pytest.mark.parametrize("checkpoint_steps", [1, 100])
+def test_non_finite_loss_raises_with_the_step_and_the_last_good_checkpoint_is_kept(
+    tmp_path: Path, checkpoint_steps: int
+) -> None:
     def losses(step: int) -> Iterator[Mapping[str, Tensor]]:
-        yield {"loss": value.sum() * torch.inf}
+        yield {"loss": value.sum() * (torch.nan if step == 3 else 1.0), "other": value.sum()}
 
-    value, task = _task(tmp_path, losses=losses)
-    with pytest.raises(ArtifactError, match="the training has diverged"):
+    value, task = _task(tmp_path, losses=losses, checkpoint_steps=checkpoint_steps)
+    with pytest.raises(ArtifactError, match=r"loss is nan in step 4: the training has diverged"):
         _run(task)
+    assert [path.name for path in tmp_path.iterdir()] == (["step-000003"] if checkpoint_steps == 1 else [])
+
+
+@pytest.mark.parametrize("checkpoint_steps", [1, 100])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, checkpoint_steps: int) -> None:
+    def losses(number: int) -> Iterator[Mapping[str, Tensor]]:
+        zero = value - value.detach()
+        yield {"loss": (zero.sqrt() if number == 3 else zero).sum()}  # 0, with an infinite gradient in step 4
+
+    value, task = _task(tmp_path, losses=losses, checkpoint_steps=checkpoint_steps, steps=4)
+    with pytest.raises(ArtifactError, match=r"A weight is not finite after step 4: the training has diverged"):
+        _run(task)
+    assert [path.name for path in tmp_path.iterdir()] == (["step-000003"] if checkpoint_steps == 1 else [])
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux that is a full disk")

@@ -28,6 +28,7 @@ from ezsd.utils.seeding import seeded
 
 LOG_STEPS = 10
 CHECKPOINT_SECONDS = 30.0
+_LOWER = "The last checkpoint is kept. Lower train.lr or set train.precision: fp32, and start over with --overwrite."
 
 OnStep = Callable[[float], bool]
 logger = logging.getLogger(__name__)
@@ -135,6 +136,7 @@ def run_loop(task: Task, accelerator: Accelerator, seed: int, on_step: OnStep | 
             now = time.monotonic()
             if accelerator.is_main_process and _is_due(task, step + 1, now - saved):
                 log.check()
+                _check_weights(task, step + 1)
                 save_checkpoint(
                     task.checkpoints, step + 1, task.tensors, task.optimizer, _state(kept, accelerator, now - began)
                 )
@@ -142,8 +144,16 @@ def run_loop(task: Task, accelerator: Accelerator, seed: int, on_step: OnStep | 
             if on_step is not None and not on_step(now - step_began):
                 break
     log.close()
+    _check_weights(task, completed)
     accelerator.wait_for_everyone()
     return LoopResult(kept["seconds"] + time.monotonic() - began, kept["seconds"], completed, kept)
+
+
+def _check_weights(task: Task, step: int) -> None:
+    """Raise ArtifactError if a trained weight is not finite; a finite loss can have such gradients."""
+    finite = [parameter.detach().isfinite().all() for parameter in task.parameters]
+    if not bool(torch.stack(finite).all()):
+        raise ArtifactError(f"A weight is not finite after step {step}: the training has diverged. {_LOWER}")
 
 
 def _is_due(task: Task, step: int, seconds: float) -> bool:
@@ -196,6 +206,7 @@ class TrainingLog:
         self.accelerator = accelerator
         self.sums: dict[str, Tensor] = {}
         self.count = 0
+        self.first_wrong = torch.zeros((), dtype=torch.long)  # a tensor, so that no step waits for it
         self.last = ""
         if self.path is not None:
             lines = read_json_lines(self.path) if start and self.path.exists() else []
@@ -209,6 +220,9 @@ class TrainingLog:
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
         self.count += 1
+        wrong = ~torch.stack(list(losses.values())).isfinite().all()
+        self.first_wrong = self.first_wrong.to(wrong.device)
+        self.first_wrong = torch.where(wrong & (self.first_wrong == 0), step, self.first_wrong)
         if step % LOG_STEPS == 0:
             self._flush(step, rate, epoch)
         return self.last
@@ -218,8 +232,7 @@ class TrainingLog:
         for name, value in self.sums.items():
             if not math.isfinite(float(value)):
                 raise ArtifactError(
-                    f"{name} is {float(value)}: the training has diverged. The last checkpoint is kept. Lower "
-                    "train.lr or set train.precision: fp32, and start over with --overwrite."
+                    f"{name} is {float(value)} in step {int(self.first_wrong)}: the training has diverged. {_LOWER}"
                 )
 
     def close(self) -> None:
