@@ -49,7 +49,9 @@ def _low_then_high(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
-Pixels = Annotated[int, Field(strict=True, ge=1, le=10_000)]  # a model of a stranger could ask for any memory
+# A model of a stranger could ask for any memory.
+Pixels = Annotated[int, Field(strict=True, ge=1, le=10_000)]
+Regions = Annotated[int, Field(strict=True, ge=1, le=10_000)]  # of an image
 ImageSize = Annotated[tuple[Pixels, Pixels], AfterValidator(_short_then_long)]
 Factors = Annotated[tuple[Positive, Positive], AfterValidator(_low_then_high)]
 
@@ -146,10 +148,9 @@ class DetectorConfig(_Section):
     fpn_channels: Count = 256
     # of each pyramid level; four sides: no level of stride 4
     anchor_sides: Annotated[tuple[Count, ...], Field(min_length=4, max_length=5)] = (32, 64, 128, 256, 512)
-    anchor_scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (
-        1.0,
-    )  # factors on the side, all on each level
-    rpn_proposals: Count = 1000  # after NMS, in training and inference
+    # factors on the side, all on each level
+    anchor_scales: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=9)] = (1.0,)
+    rpn_proposals: Regions = 1000  # after NMS, in training and inference
     roi_size: Count = 7
     head_convs: Count = 3
     head_channels: Count = 256
@@ -158,14 +159,14 @@ class DetectorConfig(_Section):
     masks: Literal["auto"] | Flag = "auto"  # auto: if the annotations have them
     semantic_regression: Flag = True
     semantic_placement: Literal["before", "after"] = "before"  # of the last hidden layer; after = paper
-    semantic_top_k: Count = 5  # top names of a region with separately regressed boxes; 1 = paper
+    semantic_top_k: Annotated[Count, Field(le=100)] = 5  # top names of a region that get own boxes; 1 = paper
     box_quality: Flag = False  # predict the IoU of boxes, in the RPN and the box head, and use it in the scores
     objectness_power: NotNegative = 0.0  # exponent of a region's objectness in the scores of its detections
     quality_power: NotNegative = 1.0  # exponent of a box's predicted IoU in its score
     score_threshold: Fraction = 0.001
     nms: Fraction = 0.5
     soft_nms: NotNegative = 0.0  # sigma of a Gaussian soft-NMS; 0 = hard NMS
-    detections_per_image: Count = 100
+    detections_per_image: Regions = 100
 
 
 class TrainConfig(_Section):

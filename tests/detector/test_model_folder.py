@@ -62,15 +62,27 @@ def test_a_config_cannot_ask_for_the_memory_of_any_backbone(tmp_path: Path, monk
         load_model(folder)
 
 
-def test_a_config_cannot_ask_for_images_of_any_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_size", [200_000, 200_000]), ("rpn_proposals", 10**6), ("detections_per_image", 10**6),
+        ("semantic_top_k", 10**6), ("anchor_scales", [1.0] * 10**5), ("dense_sides", [10**6]),
+    ],
+)  # fmt: skip
+def test_a_config_cannot_ask_for_any_size(tmp_path: Path, key: str, value: object) -> None:
     folder = make_model_folder(tmp_path / "model")
-    text = (folder / "config.json").read_text()
-    config = json.loads(text)
-    config["detector"]["image_size"] = [200_000, 200_000]
-    for damaged in (json.dumps(config), "[" * 100_000):
-        (folder / "config.json").write_text(damaged)
-        with pytest.raises(ArtifactError, match=r"config\.json"):
-            read_config(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (config if key == "dense_sides" else config["detector"])[key] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match=rf"is not a valid model config: (detector\.)?{key}: .*(at most|less than)"):
+        read_config(folder)
+
+
+def test_a_config_that_is_too_deep_is_refused(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path / "model")
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ArtifactError, match=r"config\.json"):
+        read_config(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import PureWindowsPath
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ezsd.errors import ArtifactError
-from ezsd.recipe import TORCHVISION_COCO, DetectorConfig, ProposeConfig, renamed_keys
+from ezsd.recipe import TORCHVISION_COCO, DetectorConfig, Pixels, ProposeConfig, renamed_keys
 
 THRESHOLDS = "thresholds.json"  # in a model folder, written by stage evaluate
 
@@ -43,7 +43,7 @@ class ModelConfig(BaseModel):
     setting: str
     teacher: str
     prompt: str
-    dense_sides: tuple[int, ...] = ProposeConfig().dense_sides
+    dense_sides: Annotated[tuple[Pixels, ...], Field(max_length=9)] = ProposeConfig().dense_sides
     dense_reading: str = ProposeConfig().dense_reading
     versions: dict[str, str]
 
@@ -74,7 +74,9 @@ def parse_config(values: Any, where: str) -> ModelConfig:
     try:
         return ModelConfig.model_validate({**values, "detector": renamed_keys(values["detector"], "detector")})
     except ValidationError as error:
-        raise ArtifactError(f"{where} is not a valid model config: {error.errors()[0]['msg']}.") from None
+        first = error.errors()[0]
+        key = ".".join(part for part in first["loc"] if isinstance(part, str))
+        raise ArtifactError(f"{where} is not a valid model config: {key}: {first['msg']}.") from None
     except (KeyError, TypeError, AttributeError):
         raise ArtifactError(f"{where} is not a valid model config: it has no section detector.") from None
 
