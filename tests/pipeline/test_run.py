@@ -213,6 +213,29 @@ def test_damaged_results_are_named_and_made_again(
     assert f"{stage} runs again" in shown and name in shown
 
 
+@pytest.mark.parametrize(
+    ("name", "stage", "text", "other"),
+    [
+        ("adapt/metrics.json", "adapt", '"crops": ', '"crops": 9'),
+        ("train/model/config.json", "train", '"nms": 0.5', '"nms": 0.7'),
+        ("evaluate/detections.json", "evaluate", '"score": 0.', '"score": 1.'),
+        ("evaluate/done.json", "evaluate", '"fingerprint": ', ""),
+    ],
+)
+def test_changed_value_in_a_result_is_found_when_its_stage_is_asked_for(
+    folder: Path, finished: Path, name: str, stage: Stage, text: str, other: str
+) -> None:
+    path = folder / name
+    content = path.read_text()
+    assert text in content
+    path.write_text(content.replace(text, other, 1))
+    before = _done(folder)
+    run_stage(folder, stage)
+    assert _redone(before, folder) == [stage]
+    assert other == "" or other not in path.read_text()
+    assert _results(folder) == _results(finished)
+
+
 def test_damaged_rpn_is_trained_again(coco: TinyCoco, tmp_path: Path) -> None:
     recipe, path = _recipe(coco, propose__scoring="regions"), tmp_path / "targets/rpn.safetensors"
     run_recipe(recipe, tmp_path, until="propose")
@@ -248,6 +271,14 @@ def test_run_stage_requires_finished_earlier_stages(folder: Path) -> None:
         run_stage(folder, "evaluate")
     assert "train" in run_stage(folder, "train")
     assert _redone(before, folder) == ["train"]
+
+
+@pytest.mark.parametrize("name", ["train/inputs.json", "adapt/confusion.json", "train/model/thresholds.json"])
+def test_json_of_another_kind_is_a_message(folder: Path, coco: TinyCoco, name: str) -> None:
+    (folder / name).write_text("[1]")
+    (folder / "report.html").unlink()
+    with pytest.raises(ArtifactError, match=rf"{name} is not a JSON object"):
+        run_recipe(_recipe(coco), folder)
 
 
 def test_run_stage_rejects_a_folder_without_a_run(tmp_path: Path) -> None:

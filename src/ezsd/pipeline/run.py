@@ -25,7 +25,7 @@ from ezsd.pipeline.adapt import run_adapt
 from ezsd.pipeline.context import RunContext
 from ezsd.pipeline.evaluate import run_evaluate
 from ezsd.pipeline.fingerprints import Inputs, absolute_teacher, fingerprint, stage_inputs
-from ezsd.pipeline.integrity import READS, damaged_results
+from ezsd.pipeline.integrity import CHECKSUMS, READS, checksums, damaged_results
 from ezsd.pipeline.propose import run_propose
 from ezsd.pipeline.state import check_earlier, is_done, is_redone, prepare_folder, refusal, reopen, stale_stages
 from ezsd.pipeline.train import run_train
@@ -211,6 +211,7 @@ class _Stages:
                 "seconds": seconds,
                 "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "environment": environment(),
+                CHECKSUMS: checksums(folder, stage),
             })  # fmt: skip
             logger.info(f"{stage}: finished in {duration(seconds)}")
         return metrics

@@ -12,7 +12,7 @@ from ezsd.recipe import Recipe, renamed_keys, save_recipe
 from ezsd.report.page import remove_report
 from ezsd.run_folder import STAGES, RunFolder, Stage
 from ezsd.utils.environment import environment, versions
-from ezsd.utils.files import read_json
+from ezsd.utils.files import read_json_object
 from ezsd.utils.format import shell_quoted
 
 _MARK = "run folder of"
@@ -73,7 +73,7 @@ def is_done(run: RunFolder, stage: Stage, inputs: Inputs) -> bool:
 
 def read_inputs(run: RunFolder, stage: Stage) -> Inputs:
     """Read the inputs that a stage was started with. Renamed recipe keys are returned with their new names."""
-    return renamed_keys(read_json(run.inputs(stage)))
+    return renamed_keys(read_json_object(run.inputs(stage)))
 
 
 def check_earlier(run: RunFolder, relevant: Sequence[Stage], wanted: Sequence[Stage], done: set[Stage]) -> None:

@@ -24,7 +24,7 @@ from ezsd.report.figures import FIGURES, OPTIONAL_PREFIXES, Figure
 from ezsd.report.render import render
 from ezsd.run_folder import RunFolder
 from ezsd.run_metrics import EvaluateMetrics, read_metrics
-from ezsd.utils.files import read_json
+from ezsd.utils.files import read_json_object
 from ezsd.utils.format import shell_quoted
 
 _LABEL_WIDTH, _COLUMN_WIDTH = 34, 18
@@ -102,8 +102,8 @@ def read_run(folder: Path) -> Run:
         raise ArtifactError(f"{folder}: stage evaluate is not finished. Run: ezsd evaluate {shell_quoted(folder)}")
     metrics = read_metrics(run.metrics("evaluate"), EvaluateMetrics)
     values = {figure.key: _value(metrics, figure.key) for figure in FIGURES}
-    values["cost.evaluate_s"] = read_json(run.done("evaluate"))["seconds"]
-    inputs = renamed_keys(read_json(run.inputs("evaluate")))
+    values["cost.evaluate_s"] = read_json_object(run.done("evaluate")).get("seconds")
+    inputs = renamed_keys(read_json_object(run.inputs("evaluate")))
     return Run(folder, metrics.setting, metrics.split, inputs, values)
 
 

@@ -89,6 +89,18 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path} cannot be read as JSON: {error}. {_AGAIN}") from error
 
 
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file written by ezsd.
+
+    Raises:
+        ArtifactError: If the file is missing or contains something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path} is not a JSON object. {_AGAIN}")
+    return value
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the JSON objects in the lines of a file, without lines that were not written to their end."""
     found = []
@@ -109,9 +121,7 @@ def read_checked_json(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: If the file is missing or damaged.
     """
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{path} is not a JSON object. {_AGAIN}")
+    value = read_json_object(path)
     expected = value.pop(_CHECKSUM, None)
     if expected not in (None, _json_checksum(value)):
         raise ArtifactError(_damaged(path))
@@ -199,4 +209,4 @@ def _file_digest(path: Path) -> bytes:
 
 def read_json_if_exists(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file written by ezsd, or an empty one if the file does not exist."""
-    return read_json(path) if path.is_file() else {}
+    return read_json_object(path) if path.is_file() else {}
