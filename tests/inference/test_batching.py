@@ -30,6 +30,26 @@ def test_detections_do_not_depend_on_the_batch(tmp_path: Path) -> None:
         )
 
 
+def test_a_batch_that_does_not_fit_in_memory_is_divided(tmp_path: Path) -> None:
+    model, _, text = load_model(make_model_folder(tmp_path))
+    detect, sizes = model.detect, []
+
+    def small(images: Any, *others: Any) -> Any:
+        sizes.append(len(images))
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return detect(images, *others)
+
+    model.detect = small  # type: ignore[method-assign]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = dict(detect_images(model, [torch.zeros(3, 64, 96, dtype=torch.uint8)] * 4, text, 4))
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 4 and sizes == [4, 2, 1, 1, 2, 1, 1]
+
+
 @pytest.mark.parametrize(("threads", "batch_size"), [(2, 4), (3, 4), (8, 3), (1, 4), (2, 1)])
 def test_no_more_images_than_a_batch_are_in_memory(tmp_path: Path, threads: int, batch_size: int) -> None:
     model, _, text = load_model(make_model_folder(tmp_path))

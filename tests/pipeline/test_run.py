@@ -433,6 +433,29 @@ def test_run_killed_in_every_stage_gives_the_results_of_an_uninterrupted_run(
     assert not list(folder.rglob("*.part"))
 
 
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    [
+        ("adapt", "adapt.batch_size"),
+        ("propose", "propose.batch_size, propose.dense_sides or detector.image_size"),
+        ("train", "train.batch_size, and raise train.accumulate"),
+        ("evaluate", "evaluate.batch_size or detector.image_size"),
+    ],
+)
+def test_lack_of_memory_names_the_settings_of_the_stage(
+    folder: Path, coco: TinyCoco, monkeypatch: pytest.MonkeyPatch, stage: Stage, settings: str
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    for later in STAGES[STAGES.index(stage) :]:
+        shutil.rmtree(folder / FOLDERS[later])
+    monkeypatch.setattr(f"ezsd.pipeline.run.run_{stage}", full)
+    with pytest.raises(ArtifactError, match=f"Memory is not sufficient .*allocate 2.00 GiB.* Lower {settings}"):
+        run_recipe(_recipe(coco), folder)
+    assert stage not in _done(folder)
+
+
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A file system in memory of 96 MB."""

@@ -280,6 +280,13 @@ def test_proposals_have_one_color_per_name(make: Callable[..., Path]) -> None:
     assert f"{SPLIT.names[2]} 0.75" in section
 
 
+def test_table_that_was_cut_off_is_a_message(make: Callable[..., Path]) -> None:
+    path = RunFolder(make()).per_category
+    path.write_text(path.read_text()[:-12])
+    with pytest.raises(ArtifactError, match=r"per_category\.csv cannot be read"):
+        write_report(path.parents[1])
+
+
 def test_report_is_current_until_the_run_changes(make: Callable[..., Path]) -> None:
     folder = make()
     assert not is_current(RunFolder(folder))

@@ -251,7 +251,14 @@ def _bars(run: RunFolder, baseline: RunFolder | None) -> dict[str, list[Bar]]:
 
 def _categories(run: RunFolder) -> dict[str, dict[str, str]]:
     with run.per_category.open(encoding="utf-8", newline="") as file:
-        return {row["name"]: row for row in csv.DictReader(file)}
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    try:
+        for row in rows.values():
+            int(row["boxes"])
+            float(row["ap50"] or 0)
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"{run.per_category} cannot be read: {error}. Remove it and run stage evaluate.") from None
+    return rows
 
 
 def _results(run: RunFolder, recipe: Recipe, names: Sequence[str]) -> Results | str:
