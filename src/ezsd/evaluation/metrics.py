@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
+from ezsd.utils.memory import paused_garbage_collection
+
 COCO_DETECTIONS = 100  # per image and category, as in the COCO evaluator
 LVIS_DETECTIONS = 300  # per image
 
@@ -23,6 +25,7 @@ class Figures:
     ar: float | None
 
 
+@paused_garbage_collection()
 def coco_metrics(
     ground_truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 from array import array
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from ezsd.data.formats.segmentations import box_around
 from ezsd.data.formats.text_files import as_text
 from ezsd.errors import DataError
+from ezsd.utils.memory import paused_garbage_collection
 
 _LISTS = ("images", "annotations", "categories")
 _EXPECTED = "Expected a COCO or LVIS JSON file with images, annotations and categories."
@@ -138,20 +137,8 @@ def _other_type(key: Any) -> Any:
     return str(key)
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Disable cyclic garbage collection: JSON has no cycles, and the search takes most of the loading time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
 @lru_cache(maxsize=2)
-@_no_collection()
+@paused_garbage_collection()  # JSON has no cycles
 def _read(absolute: Path, path: Path, modified: int, size: int) -> Annotations:
     """Parse a file; ``absolute``, ``modified`` and ``size`` tell whether it is the same as before."""
     try:
