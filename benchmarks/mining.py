@@ -3,11 +3,12 @@
     python benchmarks/mining.py runs/coco2k --images 60
     python benchmarks/mining.py recipes/coco2k.yaml --images 4 --random-clip ViT-B-32
 
-Takes a run folder with a finished stage adapt, or a recipe, whose teacher is then not adapted. Three ways find
+Takes a run folder with a finished stage adapt, or a recipe, whose teacher is then not adapted. Several ways find
 proposals in the same val images with a novel box, in turn, image after image:
 
-- dense + crops: stage propose as in the recipe; it also crops and stores the boxes that it keeps.
-- the same with the smallest of propose.dense_sides only.
+- grid + crops: dense scoring of the boxes of the anchor grid; the boxes that are kept are also cropped and stored.
+- regions + crops: the same with the regions of the base RPN, as `ezsd init` writes it, if the run folder has an RPN.
+- both with the smallest of propose.dense_sides only.
 - exhaustive, as published: every box of the anchor grid is cropped to a square with Pillow, resized, and encoded in
   batches of 100.
 
@@ -36,11 +37,12 @@ from ezsd.data.categories import load_split
 from ezsd.data.formats.coco import load_images
 from ezsd.data.samples import AnnotatedImage, ImageSet, images_with, read_image, with_names
 from ezsd.pipeline.choices import with_choices
+from ezsd.proposals.base_rpn import load_base_rpn
 from ezsd.proposals.candidates import select
 from ezsd.proposals.proposer import Proposer
 from ezsd.proposals.recall import RECALL_AT, novel_recall, recall_config
 from ezsd.recipe import Recipe, load_recipe, load_run_recipe
-from ezsd.run_folder import RunFolder
+from ezsd.run_folder import RunFolder, TargetsFolder
 from ezsd.run_metrics import ProposeMetrics, read_metrics_if_exist
 from ezsd.teacher import Teacher, load_teacher, text_embeddings
 from ezsd.teacher.base import with_dense_reading
@@ -121,24 +123,24 @@ def random_clip(architecture: str) -> Teacher:
     return ClipTeacher(f"{architecture} (random weights)", model, open_clip.get_tokenizer(architecture), architecture)
 
 
-def benchmark(proposer: Proposer, val: ImageSet, names: tuple[Sequence[str], Sequence[str]], recall: bool) -> list[Row]:
+def benchmark(
+    proposers: Sequence[Proposer], val: ImageSet, names: tuple[Sequence[str], Sequence[str]], recall: bool
+) -> list[Row]:
     """Mine all images in all ways; return one row for each way.
 
     Args:
-        proposer: The proposer of the recipe.
+        proposers: The proposer with the anchor grid, and others.
         val: Images with boxes of all names; all of them are used.
         names: The base and the novel names.
         recall: Whether the novel recall is measured.
     """
     base, novel = names
     images = [with_names(image, val.names, base) for image in val]
-    config = proposer.config
+    grid = proposers[0]
     every = replace(
-        proposer, config=recall_config(config).model_copy(update={"scoring": "exhaustive", "objectness": 0.0})
+        grid, config=recall_config(grid.config).model_copy(update={"scoring": "exhaustive", "objectness": 0.0})
     )
-    small = replace(proposer, config=config.model_copy(update={"dense_sides": (min(config.dense_sides),)}))
-    kept = f"dense + crops of {config.keep}, "
-    dense = {kept + " + ".join(map(str, own.config.dense_sides)) + " px": own for own in (proposer, small)}
+    dense = {_title(own): own for proposer in proposers for own in (proposer, with_smallest_side(proposer))}
     ways: dict[str, Way] = {name: partial(proposed, own) for name, own in dense.items()}
     ways["exhaustive, as published"] = partial(published, every)
     costs, clock = {name: Cost() for name in ways}, clock_of_computation()
@@ -147,10 +149,10 @@ def benchmark(proposer: Proposer, val: ImageSet, names: tuple[Sequence[str], Seq
             began = clock()
             costs[name].boxes[image.image_id] = way(image)
             costs[name].seconds += clock() - began
-    crop, _, boxes = teacher_flops(proposer, images[0])
+    crop, _, boxes = teacher_flops(grid, images[0])
     used = dict.fromkeys(ways, crop * boxes)
     for name, own in dense.items():
-        used[name] = teacher_flops(own, images[0])[1] + crop * config.keep
+        used[name] = teacher_flops(own, images[0])[1] + crop * own.config.keep
         if recall:  # of 300 boxes, not only those kept
             ranked = replace(own, config=recall_config(own.config)).rank(images)
             costs[name].boxes = {image.image_id: found for image, found in zip(images, ranked, strict=True)}
@@ -166,6 +168,18 @@ def benchmark(proposer: Proposer, val: ImageSet, names: tuple[Sequence[str], Seq
         }
         for name, cost in costs.items()
     ]
+
+
+def with_smallest_side(proposer: Proposer) -> Proposer:
+    """Return the proposer with one dense pass, the smallest."""
+    side = min(proposer.config.dense_sides)
+    return replace(proposer, config=proposer.config.model_copy(update={"dense_sides": (side,)}))
+
+
+def _title(proposer: Proposer) -> str:
+    config = proposer.config
+    source = "grid" if config.scoring == "dense" else "regions"
+    return f"{source} + crops of {config.keep}, {' + '.join(map(str, config.dense_sides))} px"
 
 
 def _recall(cost: Cost, val: ImageSet, novel: Sequence[str], wanted: bool) -> dict[str, float | None]:
@@ -195,7 +209,7 @@ def main() -> None:
     config = recipe.propose
     if run is not None:
         config = with_choices(config, read_metrics_if_exist(run.metrics("propose"), ProposeMetrics))
-    config = config.model_copy(update={"scoring": "dense", "objectness": 0.0})  # without an RPN, as published
+    grid = config.model_copy(update={"scoring": "dense", "objectness": 0.0})  # without an RPN, as published
     teacher = random_clip(given.random_clip).to(device) if given.random_clip else None
     if teacher is None:
         teacher = with_dense_reading(load_teacher(recipe.teacher, device, norms), config.dense_reading)
@@ -204,11 +218,14 @@ def main() -> None:
     val = replace(val, images=images_with(val, split.novel)[: given.images])
     adapted = "adapted" if norms is not None and given.random_clip is None else "not adapted"
     print(f"{len(val)} images, {teacher.name} ({adapted}), {config.precision}, {device}\n")
-    proposer = Proposer(teacher, text, len(split.base), config, device)
+    proposers = [Proposer(teacher, text, len(split.base), grid, device)]
+    if run is not None and config.scoring == "regions" and TargetsFolder(run.of("propose")).rpn.exists():
+        rpn = load_base_rpn(run.of("propose"), config.shortlist, device)
+        proposers.append(Proposer(teacher, text, len(split.base), config, device, rpn))
     if given.profile:
-        show(operators(partial(proposed, proposer, with_names(val[0], val.names, split.base))), given.json)
+        show(operators(partial(proposed, proposers[-1], with_names(val[0], val.names, split.base))), given.json)
         return
-    show(benchmark(proposer, val, (split.base, split.novel), recall=given.random_clip is None), given.json)
+    show(benchmark(proposers, val, (split.base, split.novel), recall=given.random_clip is None), given.json)
 
 
 if __name__ == "__main__":
