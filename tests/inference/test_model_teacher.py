@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from ezsd.cli import app
 from ezsd.errors import ArtifactError
 from ezsd.inference.detector import Detector
+from ezsd.teacher import save_norms
 from ezsd.teacher.origin import foreign
 from ezsd.utils.files import read_tensors, write_tensors
 from tiny import SPLIT
@@ -84,6 +85,18 @@ def test_another_teacher_than_that_of_the_model_is_refused(tmp_path: Path) -> No
     folder = make_model_folder(tmp_path / "model")  # with random text embeddings
     with pytest.raises(ArtifactError, match="is not the teacher of the model.*circle"):
         Detector.load(folder, "cpu", teacher=TEACHER).embed(NEW)
+
+
+def test_lost_norms_of_the_teacher_are_missed_only_for_other_names(tmp_path: Path) -> None:
+    norms = tmp_path / "norms.safetensors"
+    save_norms(ColourTeacher(), norms, ["image"])
+    folder = with_teacher(make_model_of_run(tmp_path / "run", norms=norms), TEACHER)
+    torch.testing.assert_close(Detector.load(folder, "cpu").embed(NEW), ColourTeacher().encode_names([TEXT]))
+    (folder / "teacher_norms.safetensors").unlink()
+    detector = Detector.load(folder, "cpu")
+    assert detector.embed().shape == (4, 16)
+    with pytest.raises(ArtifactError, match="no teacher_norms.safetensors.*own names of the model need no teacher"):
+        detector.embed(NEW)
 
 
 @pytest.mark.parametrize("teacher", ["offline", "pocket", "open_clip:ViT-B-32/openai"])

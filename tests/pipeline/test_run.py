@@ -186,6 +186,7 @@ def test_until_stops_and_the_next_call_resumes(coco: TinyCoco, tmp_path: Path, f
         ("targets/index.json", "propose"),
         ("targets/shard-00001.arrow", "propose"),
         ("train/model/model.safetensors", "train"),
+        ("train/model/teacher_norms.safetensors", "train"),
         ("train/model/config.json", "train"),
     ],
 )

@@ -26,6 +26,7 @@ class ModelConfig(BaseModel):
         setting: ``strict`` (novel names unknown during training), ``named`` (names known), ``few_shot`` (some boxes of
             novel names were used) or ``open`` (other data).
         teacher: The teacher that computes text embeddings of other names.
+        adapted: Whether the folder contains adapted norm parameters of the teacher; False in those of earlier versions.
         prompt: The prompt for these text embeddings.
         dense_sides: Long sides (pixels) of the whole image as input of the teacher.
         dense_reading: The teacher's reading of the whole image.
@@ -42,6 +43,7 @@ class ModelConfig(BaseModel):
     split: str
     setting: str
     teacher: str
+    adapted: bool = False
     prompt: str
     dense_sides: Annotated[tuple[Pixels, ...], Field(max_length=9)] = ProposeConfig().dense_sides
     dense_reading: str = ProposeConfig().dense_reading

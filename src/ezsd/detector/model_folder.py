@@ -40,6 +40,7 @@ def save_model(folder: Path, model: Rcnn, config: ModelConfig, text_embeddings: 
     if norms is not None:
         tensors, metadata = read_tensors(norms)
         write_tensors(folder / NORMS, tensors, metadata)
+    config = config.model_copy(update={"adapted": norms is not None})
     write_json(folder / CONFIG, config.model_dump(mode="json"))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ezsd.detector.model_config import ModelConfig
-from ezsd.detector.model_folder import norms_of_folder
+from ezsd.detector.model_folder import NORMS, norms_of_folder
 from ezsd.errors import ArtifactError
 from ezsd.recipe_files import read_values
 from ezsd.run_folder import RunFolder
@@ -42,7 +42,8 @@ class ModelTeacher:
         """Load the teacher.
 
         Raises:
-            ArtifactError: It is foreign and the user did not name it, or what the user named is another teacher.
+            ArtifactError: It is foreign and the user did not name it, what the user named is another teacher, or its
+                adapted norm parameters are missing.
             RecipeError: It is unknown or cannot be imported.
             MissingExtraError: Its packages are not installed.
         """
@@ -52,6 +53,11 @@ class ModelTeacher:
                 f"The model has the teacher {config.teacher}, which is loaded only if you name it: "
                 f"{self.refused.reason}. The own names of the model need no teacher. For other names, give it, if you "
                 f"trust it: --teacher {self.refused.named}, or teacher={self.refused.named!r} in Detector.load."
+            )
+        if config.adapted and self.norms is None:
+            raise ArtifactError(
+                f"The model folder has no {NORMS}, so its teacher {config.teacher} is not as it was adapted. The own "
+                "names of the model need no teacher. For other names, copy the file from where the folder is from."
             )
         teacher = load_teacher(self.named or config.teacher, device, self.norms)
         if self.named is not None:

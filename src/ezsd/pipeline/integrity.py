@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ezsd.data.target_store import TargetStore
 from ezsd.detector.model_config import ModelConfig
-from ezsd.detector.model_folder import CONFIG, MODEL, read_config
+from ezsd.detector.model_folder import CONFIG, MODEL, NORMS, read_config
 from ezsd.errors import ArtifactError
 from ezsd.pipeline.context import RunContext
 from ezsd.run_folder import RunFolder, Stage
@@ -68,7 +68,9 @@ def _damaged_weights(context: RunContext, stage: Stage) -> list[Path]:
         rpn = [folder.targets.rpn] if recipe.propose.asks_rpn else []
         return _damaged(rpn, read_tensors) + _damaged_targets(folder)
     if stage == "train":
-        return _damaged([folder.model / MODEL], read_tensors) + _damaged([folder.model / CONFIG], _read_config)
+        weights = [MODEL, NORMS] if recipe.adapt.enabled else [MODEL]
+        damaged = _damaged([folder.model / name for name in weights], read_tensors)
+        return damaged + _damaged([folder.model / CONFIG], _read_config)
     return []
 
 
