@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -399,11 +399,42 @@ def test_two_processes_have_the_losses_of_one_with_as_many_images_per_step(coco:
         assert second["loss"] == pytest.approx(first["loss"], rel=0.03)  # a process averages over its own boxes
 
 
-def _run_in_two_processes(coco: TinyCoco, folder: Path, *options: str, **changes: Any) -> str:
+_NOTE_WEIGHTS = """
+import os
+from pathlib import Path
+import torch
+from ezsd.cli import app
+from ezsd.pipeline import train
+from ezsd.utils.files import digest
+
+def noted(model, *others, train_model=train.train_model):
+    metrics = train_model(model, *others)
+    weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    Path(f"rank{os.environ['RANK']}").write_text(digest(weights.numpy().tobytes()))
+    return metrics
+
+train.train_model = noted
+app()
+"""
+
+
+def test_two_processes_train_on_their_own_images_and_have_the_same_weights(
+    coco: TinyCoco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("note_weights.py").write_text(_NOTE_WEIGHTS)
+    # Each process sees other images, so without the mean of their gradients the weights differ.
+    _run_in_two_processes(coco, tmp_path / "two", "--until", "train", program=("note_weights.py",), train__ema=0)
+    assert Path("rank0").read_text() == Path("rank1").read_text()
+
+
+def _run_in_two_processes(
+    coco: TinyCoco, folder: Path, *options: str, program: Sequence[str] = ("-m", "ezsd"), **changes: Any
+) -> str:
     recipe = folder.with_suffix(".yaml")
     recipe.write_text(yaml.safe_dump(_values(coco, **changes)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-               "-m", "ezsd", "run", str(recipe), "--out", str(folder), *options]  # fmt: skip
+               *program, "run", str(recipe), "--out", str(folder), *options]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
     assert done.returncode == 0, done.stderr
     return done.stderr
